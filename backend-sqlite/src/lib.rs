@@ -1,0 +1,1 @@
+//! SQLite as a lease store: one file, several processes on one host

@@ -1,0 +1,1 @@
+//! Paired micro-benchmarks and whole-system races

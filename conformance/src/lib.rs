@@ -1,0 +1,1 @@
+//! The executable definition of a correct lease store

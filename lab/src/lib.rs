@@ -1,0 +1,1 @@
+//! What engineers run and production never ships: conformance, demo, chaos, testbed

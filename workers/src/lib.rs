@@ -1,0 +1,1 @@
+//! The leasehold binary: workers, the guard and the operator's commands
