@@ -1,1 +1,21 @@
-//! The lease contract, the protocol as a pure step function, and the elector that drives it
+//! Leases, leader election and fencing on the store that you already run.
+//!
+//! One idea: **a store gives us a compare-and-set register; time is judged in one place, by each process's own
+//! clock; effects are fenced where they land.** A backend knows nothing of expiry; this crate knows nothing of SQL.
+#![forbid(unsafe_code)]
+
+mod backend;
+mod clock;
+pub mod deadline;
+pub mod elector;
+mod error;
+pub mod fence;
+mod record;
+pub mod writes;
+
+pub use backend::{
+    Capabilities, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome,
+};
+pub use clock::{Clock, Instant, ManualClock};
+pub use error::{BackendError, Certainty, InvalidName, InvalidSettings};
+pub use record::{Grant, LeaseName, Lineage, Observation, Record, Request, RequestId, Tag, Term, WallTime};

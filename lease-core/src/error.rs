@@ -1,0 +1,75 @@
+//! Errors. Contention is never one: it is a [`Conflict`](crate::PutOutcome::Conflict).
+
+use std::error::Error as StdError;
+
+/// Is it known that the store did nothing (R-3)?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Certainty {
+    /// Certainly not applied, and never will be. Every failed read is of this kind.
+    NotApplied,
+    /// It may have been applied, or may still be.
+    Unknown,
+}
+
+/// A store could not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{context}{}", source.as_ref().map(|s| format!(": {s}")).unwrap_or_default())]
+pub struct BackendError {
+    /// Whether a write may have happened all the same.
+    pub certainty: Certainty,
+    /// Trying again can't help until somebody changes a setting: a wrong password, `synchronous_commit=off`.
+    /// Before the first connection this ends [`Elector::run_until`](crate::Elector::run_until); later it is
+    /// treated like any other failure.
+    pub refused: bool,
+    /// What was tried, and what to do: lower case, no full stop, no secrets.
+    pub context: String,
+    /// The client library's own error.
+    #[source]
+    pub source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl BackendError {
+    /// Certainly not applied: may be tried again.
+    pub fn not_applied(context: impl Into<String>) -> Self {
+        Self { certainty: Certainty::NotApplied, refused: false, context: context.into(), source: None }
+    }
+
+    /// The outcome is unknown: only an acknowledged write settles it (U-1, U-2).
+    pub fn unknown(context: impl Into<String>) -> Self {
+        Self { certainty: Certainty::Unknown, refused: false, context: context.into(), source: None }
+    }
+
+    /// Certainly not applied, and trying again can't help until a setting is changed.
+    pub fn refused(context: impl Into<String>) -> Self {
+        Self { certainty: Certainty::NotApplied, refused: true, context: context.into(), source: None }
+    }
+
+    /// Adds the client library's error.
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+/// A lease name that some store could not hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "lease name {name:?} is not valid: use 1 to 253 characters of a-z, 0-9, '-' and '.', each dot-separated part \
+     beginning and ending with a letter or digit, for example outbox-forwarder"
+)]
+pub struct InvalidName {
+    /// The name as given.
+    pub name: String,
+}
+
+/// Settings that can't keep the protocol's promises; the message has the arithmetic.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} = {value} is not allowed: {why}")]
+pub struct InvalidSettings {
+    /// The setting as the builder names it, for example `renew_every`.
+    pub setting: &'static str,
+    /// Its value, with its unit.
+    pub value: String,
+    /// What is allowed, with the arithmetic, and what to do.
+    pub why: String,
+}

@@ -1,0 +1,301 @@
+//! What a register holds: the record, and the small values it is made of (protocol rules, E-1, §2).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::InvalidName;
+
+/// The name of a lease, valid in every store: what a Kubernetes object name allows (RFC 1123 subdomain).
+///
+/// 1 to 253 characters of `a-z`, `0-9`, `-` and `.`; each dot-separated part begins and ends with a letter or
+/// a digit. This is the one place where the rule is checked; backends need not check it again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LeaseName(String);
+
+impl LeaseName {
+    /// The longest allowed name, in characters.
+    pub const MAX_LEN: usize = 253;
+
+    /// Checks `name`.
+    pub fn new(name: impl Into<String>) -> Result<Self, InvalidName> {
+        let name = name.into();
+        let part_is_valid = |part: &str| {
+            let ends_well = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+            ends_well(part.chars().next())
+                && ends_well(part.chars().last())
+                && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        };
+        if name.len() <= Self::MAX_LEN && name.split('.').all(part_is_valid) {
+            Ok(Self(name))
+        } else {
+            Err(InvalidName { name })
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LeaseName {
+    type Err = InvalidName;
+    fn from_str(name: &str) -> Result<Self, InvalidName> {
+        Self::new(name)
+    }
+}
+
+impl TryFrom<String> for LeaseName {
+    type Error = InvalidName;
+    fn try_from(name: String) -> Result<Self, InvalidName> {
+        Self::new(name)
+    }
+}
+
+impl From<LeaseName> for String {
+    fn from(name: LeaseName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for LeaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// 128 random bits, written as 32 hexadecimal digits.
+macro_rules! random_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u128);
+
+        impl $name {
+            /// Fresh random bits from the operating system.
+            ///
+            /// # Panics
+            /// If the operating system has no randomness to give; no lease is safe then.
+            pub fn random() -> Self {
+                let mut bytes = [0; 16];
+                getrandom::fill(&mut bytes).expect("the operating system's random source must work");
+                Self(u128::from_be_bytes(bytes))
+            }
+
+            /// The 16 bytes, most significant first.
+            pub fn to_bytes(self) -> [u8; 16] {
+                self.0.to_be_bytes()
+            }
+
+            /// From 16 bytes, most significant first.
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(u128::from_be_bytes(bytes))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:032x})"), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = std::num::ParseIntError;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                u128::from_str_radix(text, 16).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+random_id! {
+    /// Names one write attempt; what `put_if` compares. Never reused, so it can't be rewound by a restore.
+    Tag
+}
+random_id! {
+    /// Names one acquisition (§2). Two processes with one workload name are still two grants.
+    Grant
+}
+random_id! {
+    /// Names one step-down request, and is copied by the release that answers it (H-2).
+    RequestId
+}
+
+/// Names the store's history as far as the store can tell: opaque, compared for equality only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Lineage(pub String);
+
+impl fmt::Display for Lineage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A term of leadership: the fencing token (F-2). Order of epochs is the contract, gaps are normal (E-1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Term {
+    /// Greater than every earlier term's. At most `i64::MAX`, so that any store can hold it.
+    pub epoch: u64,
+    /// Tells this acquisition from any other, also one with the same epoch.
+    pub grant: Grant,
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.epoch, self.grant)
+    }
+}
+
+/// A wall-clock time in milliseconds since 1970, **for people only**: nothing in the protocol compares it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WallTime(pub i64);
+
+impl WallTime {
+    /// This machine's idea of the time of day.
+    pub fn now() -> Self {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self(since.as_millis().try_into().unwrap_or(i64::MAX))
+    }
+
+    /// `span` later.
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(span.as_millis().try_into().unwrap_or(i64::MAX)))
+    }
+}
+
+/// An operator's or a successor's wish that the holder of `grant` steps down (H-2).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Request {
+    /// Names the request; the release that answers it carries the same id in [`Record::answered`].
+    pub id: RequestId,
+    /// The request is void for any other grant.
+    pub grant: Grant,
+    /// Who asks, for people.
+    pub by: String,
+}
+
+/// The content of a register (§2).
+///
+/// Serialises as one flat JSON object. Fields that this version doesn't know are kept in [`Record::extra`] and
+/// survive a read-modify-write.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Record {
+    /// Fresh in every write attempt.
+    pub tag: Tag,
+    /// The present grant; `None` means free.
+    #[serde(default)]
+    pub grant: Option<Grant>,
+    /// The epoch of the present grant, or of the last one if free (E-1).
+    pub epoch: u64,
+    /// Counts the holder's own writes in this term; requests and notes leave it alone (T-2).
+    pub beat: u64,
+    /// The workload instance that holds the lease, or held it last. For people, and for history rows.
+    pub holder: String,
+    /// How long the holder may act after a beat was sent, in milliseconds; fixed for a term.
+    pub ttl_ms: u64,
+    /// The greatest ttl that any term of this lease may have (T-3, T-5), in milliseconds.
+    pub max_ttl_ms: u64,
+    /// The lineage that the last init, acquire, renew or release saw (R-2, T-3).
+    pub lineage: Lineage,
+    /// Dense: one more with each new grant.
+    pub transitions: u64,
+    /// Every effect of the holder is fenced, so the lease may be taken at any moment (F-3).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub preemptible: bool,
+    /// Final: never taken again, by nobody; names where the lease lives now (M-1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
+    /// A pending wish that the holder steps down (H-2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Request>,
+    /// The request that the last release answered (H-2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<RequestId>,
+    /// When the present grant was made. For people.
+    pub acquired_at: WallTime,
+    /// When the last beat was written. For people.
+    pub renewed_at: WallTime,
+    /// When the lease runs out if no beat follows. For people.
+    pub expires_at: WallTime,
+    /// The holder's region. For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub region: String,
+    /// Why the last change was made. For people, and for history rows.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+    /// Fields written by other versions of this software.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, serde_json::Value>,
+}
+
+impl Record {
+    /// The present term; `None` if free.
+    pub fn term(&self) -> Option<Term> {
+        self.grant.map(|grant| Term { epoch: self.epoch, grant })
+    }
+
+    /// The holder's ttl.
+    pub fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms)
+    }
+
+    /// The lease's maximum ttl.
+    pub fn max_ttl(&self) -> Duration {
+        Duration::from_millis(self.max_ttl_ms)
+    }
+}
+
+/// What a linearizable read, or a write's answer, showed of one register.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Observation {
+    /// The record, or its absence.
+    pub record: Option<Record>,
+    /// The store's lineage at the moment of the read.
+    pub lineage: Lineage,
+    /// At least every epoch that the store has issued from its floor (E-1).
+    pub floor: u64,
+    /// The backend's own means for a later compare beside the tag (uid and resourceVersion, …); opaque to the core.
+    pub version: String,
+}
+
+impl Observation {
+    /// The tag that a later `put_if` compares; `None` means absent.
+    pub fn tag(&self) -> Option<Tag> {
+        self.record.as_ref().map(|record| record.tag)
+    }
+
+    /// The present grant, if there is a register and it isn't free.
+    pub fn grant(&self) -> Option<Grant> {
+        self.record.as_ref().and_then(|record| record.grant)
+    }
+
+    /// The epoch for the next grant written on this observation (E-1): above the record's and above the floor.
+    pub fn next_epoch(&self) -> u64 {
+        self.record.as_ref().map_or(0, |record| record.epoch).max(self.floor) + 1
+    }
+}

@@ -1,0 +1,166 @@
+//! How each change alters a record (§2, §5): pure, and the only place that builds one.
+
+use std::time::Duration;
+
+use crate::record::{Grant, Observation, Record, Request, RequestId, Tag, WallTime};
+
+/// What a write needs from outside the protocol: fresh random bits, and the time of day for people.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fresh {
+    /// The write attempt's tag.
+    pub tag: Tag,
+    /// A grant, should this write need one.
+    pub grant: Grant,
+    /// For people.
+    pub wall: WallTime,
+}
+
+impl Fresh {
+    /// From the operating system.
+    pub fn random() -> Self {
+        Self { tag: Tag::random(), grant: Grant::random(), wall: WallTime::now() }
+    }
+}
+
+/// Who wants the lease, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Candidate {
+    /// The workload instance, for people.
+    pub holder: String,
+    /// The region, for people.
+    pub region: String,
+    /// The ttl of a term.
+    pub ttl: Duration,
+    /// The candidate's idea of the lease's maximum ttl.
+    pub max_ttl: Duration,
+    /// Mark the record pre-emptible (F-3).
+    pub preemptible: bool,
+}
+
+fn millis(span: Duration) -> u64 {
+    span.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// A register that nobody has held: closed if `grant`, else free. `above` raises the epoch beyond the floor (T-5).
+pub fn init(
+    expected: &Observation,
+    max_ttl: Duration,
+    above: u64,
+    grant: Option<Grant>,
+    fresh: &Fresh,
+) -> Record {
+    Record {
+        tag: fresh.tag,
+        grant,
+        epoch: expected.floor.max(above) + u64::from(grant.is_some()),
+        beat: 0,
+        holder: String::new(),
+        ttl_ms: millis(max_ttl),
+        max_ttl_ms: millis(max_ttl),
+        lineage: expected.lineage.clone(),
+        transitions: u64::from(grant.is_some()),
+        preemptible: false,
+        sealed: None,
+        request: None,
+        answered: None,
+        acquired_at: fresh.wall,
+        renewed_at: fresh.wall,
+        expires_at: if grant.is_some() { fresh.wall.plus(max_ttl) } else { fresh.wall },
+        region: String::new(),
+        note: String::new(),
+        extra: Default::default(),
+    }
+}
+
+/// A new term for `candidate` on the register that `expected` shows (E-1).
+pub fn acquire(
+    expected: &Observation,
+    before: &Record,
+    who: &Candidate,
+    grant: Grant,
+    fresh: &Fresh,
+) -> Record {
+    Record {
+        tag: fresh.tag,
+        grant: Some(grant),
+        epoch: expected.next_epoch(),
+        beat: 0,
+        holder: who.holder.clone(),
+        ttl_ms: millis(who.ttl),
+        max_ttl_ms: before.max_ttl_ms.max(millis(who.max_ttl)),
+        lineage: expected.lineage.clone(),
+        transitions: before.transitions + 1,
+        preemptible: who.preemptible,
+        sealed: None,
+        request: None,
+        answered: None,
+        acquired_at: fresh.wall,
+        renewed_at: fresh.wall,
+        expires_at: fresh.wall.plus(who.ttl),
+        region: who.region.clone(),
+        note: String::new(),
+        extra: before.extra.clone(),
+    }
+}
+
+/// The next beat of the present term.
+pub fn renew(expected: &Observation, before: &Record, fresh: &Fresh) -> Record {
+    Record {
+        tag: fresh.tag,
+        beat: before.beat + 1,
+        lineage: expected.lineage.clone(),
+        renewed_at: fresh.wall,
+        expires_at: fresh.wall.plus(before.ttl()),
+        ..before.clone()
+    }
+}
+
+/// The present term gives the register up; a pending request for it is answered (H-2).
+pub fn release(expected: &Observation, before: &Record, fresh: &Fresh) -> Record {
+    Record {
+        tag: fresh.tag,
+        grant: None,
+        beat: before.beat + 1,
+        lineage: expected.lineage.clone(),
+        answered: pending_request(before).map(|request| request.id),
+        request: None,
+        renewed_at: fresh.wall,
+        expires_at: fresh.wall,
+        ..before.clone()
+    }
+}
+
+/// Asks the present holder to step down (H-2). Leaves grant and beat alone.
+pub fn request(before: &Record, grant: Grant, id: RequestId, by: &str, fresh: &Fresh) -> Record {
+    Record { tag: fresh.tag, request: Some(Request { id, grant, by: by.to_owned() }), ..before.clone() }
+}
+
+/// Ends the present term from outside, with an epoch above `above` too (H-3, F-4): a grant that nobody holds, or
+/// `free` if it is certain that nothing unfenced of the old holder's can happen any more.
+pub fn revoke(
+    expected: &Observation,
+    before: &Record,
+    above: u64,
+    free: bool,
+    note: &str,
+    fresh: &Fresh,
+) -> Record {
+    Record {
+        tag: fresh.tag,
+        grant: (!free).then_some(fresh.grant),
+        epoch: expected.next_epoch().max(above.saturating_add(1)),
+        beat: 0,
+        transitions: before.transitions + 1,
+        request: None,
+        answered: None,
+        renewed_at: fresh.wall,
+        expires_at: if free { fresh.wall } else { fresh.wall.plus(before.ttl()) },
+        note: note.to_owned(),
+        ..before.clone()
+    }
+}
+
+/// The record's pending request, if it is meant for the present grant.
+pub fn pending_request(record: &Record) -> Option<&Request> {
+    record.request.as_ref().filter(|request| record.grant == Some(request.grant))
+}
