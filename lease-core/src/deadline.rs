@@ -3,6 +3,7 @@
 //! Both answers come from one process's own clock. ρ bounds how far each machine's clock rate is off: a holder
 //! counts its ttl short by it, a candidate long, so the two never overlap whatever the wall clocks say.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -54,6 +55,40 @@ impl Deadline {
     /// How long one attempt to move the deadline may take before another is tried beside it (U-1).
     pub fn attempt_limit(self, now: Instant) -> Duration {
         (self.0.since(now) / 2).max(SHORTEST_ATTEMPT)
+    }
+}
+
+/// A deadline that one thread moves while others ask: what `is_leader_now()` reads.
+#[derive(Debug)]
+pub struct AtomicDeadline(AtomicU64);
+
+impl AtomicDeadline {
+    /// Starts at `deadline`.
+    pub fn new(deadline: Deadline) -> Self {
+        Self(AtomicU64::new(deadline.0.0))
+    }
+
+    /// The present deadline.
+    #[inline]
+    pub fn load(&self) -> Deadline {
+        Deadline(Instant(self.0.load(Ordering::Acquire)))
+    }
+
+    /// May the term still be acted on?
+    #[inline]
+    pub fn allows(&self, now: Instant) -> bool {
+        self.load().allows(now)
+    }
+
+    /// Moves the deadline, unless it was cleared: a term that is over never comes back.
+    pub fn extend(&self, deadline: Deadline) {
+        let later = |present| (present != 0).then_some(deadline.0.0.max(present));
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
+    }
+
+    /// The term is over, at once and for good.
+    pub fn clear(&self) {
+        self.0.store(0, Ordering::Release);
     }
 }
 

@@ -4,12 +4,17 @@
 //! clock; effects are fenced where they land.** A backend knows nothing of expiry; this crate knows nothing of SQL.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 mod backend;
 mod clock;
 pub mod deadline;
 pub mod elector;
 mod error;
+mod events;
 pub mod fence;
+mod leadership;
+pub mod lease_thread;
+mod memory;
 mod record;
 pub mod writes;
 
@@ -17,5 +22,10 @@ pub use backend::{
     Capabilities, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome,
 };
 pub use clock::{Clock, Instant, ManualClock};
+pub use elector::step::{Loss, StopReason};
+pub use elector::{Elector, ElectorBuilder, Ended, RunError, WorkloadId};
 pub use error::{BackendError, Certainty, InvalidName, InvalidSettings};
+pub use events::{EventKind, LeaseEvent};
+pub use leadership::Leadership;
+pub use memory::Memory;
 pub use record::{Grant, LeaseName, Lineage, Observation, Record, Request, RequestId, Tag, Term, WallTime};

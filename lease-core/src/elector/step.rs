@@ -104,7 +104,7 @@ pub enum StopReason {
 }
 
 /// Why a term is over.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Loss {
     /// The deadline passed without an acknowledged renewal.
     Expired,

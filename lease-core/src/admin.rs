@@ -1,0 +1,141 @@
+//! What operators do to a register: create it, ask for it, revoke it, raise its epoch (T-5, H-2, H-3, F-4).
+//!
+//! Each is an observation and a `put_if`, tried again while others write in between; none ever sleeps. All are safe
+//! to drop at any await and safe to run again.
+
+use std::time::Duration;
+
+use crate::backend::{Change, LeaseBackend, PutOutcome};
+use crate::error::BackendError;
+use crate::record::{LeaseName, Observation, Record, RequestId};
+use crate::writes::{self, Fresh};
+
+/// How often a change is tried again because somebody else wrote in between.
+const ATTEMPTS: usize = 16;
+
+/// Why an operator's change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// There is no such register: run `init`.
+    #[error("there is no lease {0} in this store: run `leasehold init` for it first")]
+    Absent(LeaseName),
+    /// Nobody holds the lease, so nobody can be asked or revoked.
+    #[error("lease {0} is free: there is no term to end")]
+    Free(LeaseName),
+    /// The register is final (M-1).
+    #[error("lease {0} was moved: {1}")]
+    Sealed(LeaseName, String),
+    /// `init --above` on a register that exists below that epoch.
+    #[error("lease {0} exists at epoch {1}: use `leasehold fence raise --above {2}` instead")]
+    ExistsBelow(LeaseName, u64, u64),
+    /// Others kept writing in between: run it again.
+    #[error("lease {0} changed {ATTEMPTS} times while this was tried: run it again")]
+    Contended(LeaseName),
+    /// The store failed. If the outcome is unknown, look before running it again.
+    #[error(transparent)]
+    Store(#[from] BackendError),
+}
+
+/// How `init` makes a register.
+#[derive(Clone, Copy, Debug)]
+pub struct Init {
+    /// Write it free. First installations only: on a store that lost its registers, two could lead.
+    pub new: bool,
+    /// An epoch that the new register's terms must exceed, after a loss.
+    pub above: u64,
+    /// The lease's maximum ttl: how long a closed register is waited out.
+    pub max_ttl: Duration,
+}
+
+/// Creates the register, unless it exists (T-5). Returns it, and whether this call made it.
+pub async fn init(
+    backend: &dyn LeaseBackend,
+    name: &LeaseName,
+    how: Init,
+) -> Result<(Observation, bool), AdminError> {
+    let seen = backend.observe(name).await?;
+    let seen = if seen.record.is_none() {
+        let fresh = Fresh::random();
+        let record = writes::init(&seen, how.max_ttl, how.above, (!how.new).then_some(fresh.grant), &fresh);
+        match backend.put_if(name, &seen, &record, Change::Init).await? {
+            PutOutcome::Written(written) => return Ok((written, true)),
+            PutOutcome::Conflict(seen) => seen,
+        }
+    } else {
+        seen
+    };
+    match &seen.record {
+        Some(record) if record.epoch < how.above => {
+            Err(AdminError::ExistsBelow(name.clone(), record.epoch, how.above))
+        }
+        Some(_) => Ok((seen, false)),
+        None => Err(AdminError::Contended(name.clone())),
+    }
+}
+
+/// Asks the present holder to step down (H-2). The release that answers carries the id in [`Record::answered`].
+pub async fn request_step_down(
+    backend: &dyn LeaseBackend,
+    name: &LeaseName,
+    by: &str,
+) -> Result<(RequestId, Observation), AdminError> {
+    let id = RequestId::random();
+    let written = change(backend, name, Change::Request, |_, record, fresh| {
+        let grant = record.grant.ok_or_else(|| AdminError::Free(name.clone()))?;
+        Ok(writes::request(record, grant, id, by, fresh))
+    })
+    .await?;
+    Ok((id, written))
+}
+
+/// Ends the present term from outside (H-3): a grant that nobody holds, or free if `holder_is_dead` or if the holder
+/// had marked its record pre-emptible (F-3).
+pub async fn revoke(
+    backend: &dyn LeaseBackend,
+    name: &LeaseName,
+    holder_is_dead: bool,
+    note: &str,
+) -> Result<Observation, AdminError> {
+    change(backend, name, Change::Revoke, |seen, record, fresh| {
+        if record.grant.is_none() {
+            return Err(AdminError::Free(name.clone()));
+        }
+        Ok(writes::revoke(seen, record, 0, holder_is_dead || record.preemptible, note, fresh))
+    })
+    .await
+}
+
+/// Ends the present term and makes every later one exceed `above`: an operator's answer to a resource that has
+/// admitted epochs which the store no longer knows (F-4).
+pub async fn fence_raise(
+    backend: &dyn LeaseBackend,
+    name: &LeaseName,
+    above: u64,
+    note: &str,
+) -> Result<Observation, AdminError> {
+    change(backend, name, Change::Revoke, |seen, record, fresh| {
+        Ok(writes::revoke(seen, record, above, false, note, fresh))
+    })
+    .await
+}
+
+async fn change(
+    backend: &dyn LeaseBackend,
+    name: &LeaseName,
+    change: Change,
+    write: impl Fn(&Observation, &Record, &Fresh) -> Result<Record, AdminError>,
+) -> Result<Observation, AdminError> {
+    let mut seen = backend.observe(name).await?;
+    for _ in 0..ATTEMPTS {
+        let Some(record) = &seen.record else { return Err(AdminError::Absent(name.clone())) };
+        if let Some(note) = &record.sealed {
+            return Err(AdminError::Sealed(name.clone(), note.clone()));
+        }
+        let next = write(&seen, record, &Fresh::random())?;
+        match backend.put_if(name, &seen, &next, change).await? {
+            PutOutcome::Written(written) => return Ok(written),
+            PutOutcome::Conflict(now) => seen = now,
+        }
+    }
+    Err(AdminError::Contended(name.clone()))
+}

@@ -1,0 +1,198 @@
+//! Settings of an elector, and the arithmetic that they must satisfy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast};
+
+use super::driver::StepFn;
+use super::step::{self, Rules};
+use super::{Elector, WorkloadId};
+use crate::backend::{Capabilities, Connector};
+use crate::clock::Clock;
+use crate::deadline::shortened;
+use crate::error::{BackendError, InvalidSettings};
+use crate::record::LeaseName;
+use crate::writes::Candidate;
+
+/// Builds an [`Elector`]. Only what differs from the defaults needs to be said.
+#[derive(Clone)]
+#[must_use]
+pub struct ElectorBuilder {
+    connector: Arc<dyn Connector>,
+    name: LeaseName,
+    workload: WorkloadId,
+    region: String,
+    ttl: Duration,
+    max_ttl: Option<Duration>,
+    renew_every: Option<Duration>,
+    retry_every: Option<Duration>,
+    stop_grace: Option<Duration>,
+    stop_budget: Duration,
+    preemptible: bool,
+    clock: Clock,
+    step: StepFn,
+}
+
+/// The longest ttl: a day. A longer one is a mistake in the unit.
+const LONGEST_TTL: Duration = Duration::from_secs(86_400);
+/// The shortest ttl: below it, scheduling jitter alone loses terms.
+const SHORTEST_TTL: Duration = Duration::from_millis(100);
+
+impl ElectorBuilder {
+    pub(super) fn new(connector: Arc<dyn Connector>, name: LeaseName, workload: WorkloadId) -> Self {
+        Self {
+            connector,
+            name,
+            workload,
+            region: String::new(),
+            ttl: Duration::from_secs(15),
+            max_ttl: None,
+            renew_every: None,
+            retry_every: None,
+            stop_grace: None,
+            stop_budget: Duration::from_secs(20),
+            preemptible: false,
+            clock: Clock::boot(),
+            step: Arc::new(step::step),
+        }
+    }
+
+    /// How long a term lasts without an acknowledged renewal. Default 15 s; 100 ms to 1 day.
+    ///
+    /// The worst failover after a crash takes ttl·(1+1/500) and one poll.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The greatest ttl that any candidate of this lease may use: how long a register is waited out whose last
+    /// holder nobody knows (T-3, T-5). Default: the ttl.
+    pub fn max_ttl(mut self, max_ttl: Duration) -> Self {
+        self.max_ttl = Some(max_ttl);
+        self
+    }
+
+    /// How often a leader renews. Default ttl/3, which is also the longest allowed.
+    pub fn renew_every(mut self, every: Duration) -> Self {
+        self.renew_every = Some(every);
+        self
+    }
+
+    /// How often a candidate looks without a watch, and how long anybody pauses after a failure. Default ttl/15, at
+    /// most `renew_every`.
+    pub fn retry_every(mut self, every: Duration) -> Self {
+        self.retry_every = Some(every);
+        self
+    }
+
+    /// How long before its deadline the work is told to stop. Default ttl/5.
+    pub fn stop_grace(mut self, grace: Duration) -> Self {
+        self.stop_grace = Some(grace);
+        self
+    }
+
+    /// How long the work may drain after shutdown before `run_until` gives up without releasing (H-1). Default 20 s.
+    pub fn stop_budget(mut self, budget: Duration) -> Self {
+        self.stop_budget = budget;
+        self
+    }
+
+    /// Where this workload runs, for people.
+    pub fn region(mut self, region: impl Into<String>) -> Self {
+        self.region = region.into();
+        self
+    }
+
+    /// Says that **every** effect of the holder is fenced (F-1), so that the lease may be taken at any moment (F-3).
+    pub fn every_effect_is_fenced(mut self) -> Self {
+        self.preemptible = true;
+        self
+    }
+
+    /// Another clock, for tests.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Another protocol: only for the conformance suite, which must see wrong ones fail.
+    #[doc(hidden)]
+    pub fn step(mut self, step: StepFn) -> Self {
+        self.step = step;
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// Names the setting, its value and the arithmetic that it breaks.
+    pub fn build(self) -> Result<Elector, InvalidSettings> {
+        let ttl = self.ttl;
+        let renew_every = self.renew_every.unwrap_or(ttl / 3);
+        let retry_every = self.retry_every.unwrap_or(ttl / 15);
+        let stop_grace = self.stop_grace.unwrap_or(ttl / 5);
+        let max_ttl = self.max_ttl.unwrap_or(ttl);
+        let refuse = |setting, value: Duration, why: String| -> Result<Elector, InvalidSettings> {
+            Err(InvalidSettings { setting, value: format!("{value:?}"), why })
+        };
+        if ttl < SHORTEST_TTL || ttl > LONGEST_TTL {
+            return refuse("ttl", ttl, format!("use {SHORTEST_TTL:?} to {LONGEST_TTL:?}"));
+        }
+        if max_ttl < ttl || max_ttl > LONGEST_TTL {
+            return refuse(
+                "max_ttl",
+                max_ttl,
+                format!("use at least the ttl, {ttl:?}, and at most {LONGEST_TTL:?}"),
+            );
+        }
+        if renew_every.is_zero() || renew_every > ttl / 3 {
+            let why =
+                format!("use more than 0 and at most ttl/3 = {:?}, so that two renewals may fail", ttl / 3);
+            return refuse("renew_every", renew_every, why);
+        }
+        if retry_every.is_zero() || retry_every > renew_every {
+            let why = format!("use more than 0 and at most renew_every = {renew_every:?}");
+            return refuse("retry_every", retry_every, why);
+        }
+        let room = shortened(ttl).saturating_sub(renew_every * 2);
+        if stop_grace > room {
+            let why = format!(
+                "ttl·(1−1/500) − 2·renew_every = {:?} − {:?} leaves {room:?}: use at most that, or a longer ttl, so \
+                 that one late renewal doesn't stop the work",
+                shortened(ttl),
+                renew_every * 2,
+            );
+            return refuse("stop_grace", stop_grace, why);
+        }
+        let who = Candidate {
+            holder: self.workload.0,
+            region: self.region,
+            ttl,
+            max_ttl,
+            preemptible: self.preemptible,
+        };
+        Ok(Elector {
+            name: self.name,
+            rules: Rules { who, renew_every, retry_every, stop_grace, creates_registers: false },
+            stop_budget: self.stop_budget,
+            clock: self.clock,
+            connector: self.connector,
+            step: self.step,
+            events: broadcast::channel(256).0,
+            holder_is_dead: Arc::new(Notify::new()),
+        })
+    }
+}
+
+/// Some stores keep whole seconds only; that is known once connected.
+pub(super) fn check_granularity(ttl: Duration, capabilities: &Capabilities) -> Result<(), BackendError> {
+    let granularity = capabilities.ttl_granularity;
+    if granularity.is_zero() || ttl.as_nanos().is_multiple_of(granularity.as_nanos()) {
+        return Ok(());
+    }
+    Err(BackendError::refused(format!(
+        "ttl = {ttl:?} is not allowed by {}: use a multiple of {granularity:?}",
+        capabilities.name
+    )))
+}

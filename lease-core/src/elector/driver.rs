@@ -1,0 +1,296 @@
+//! The thin asynchronous driver around [`step`](super::step::step): it runs on the lease thread, sends what the step
+//! says, and tells it what happened. It decides nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::step::{Action, CallId, Event, Jitter, Loss, Note, Reply, Request, Rules, State, StopReason};
+use crate::backend::{Connector, LeaseBackend};
+use crate::clock::{Clock, Instant};
+use crate::error::{BackendError, Certainty};
+use crate::events::{EventKind, LeaseEvent};
+use crate::leadership::Leadership;
+use crate::record::{LeaseName, Term};
+use crate::writes::Fresh;
+
+/// The step function; replaced only by the conformance suite's mutants.
+pub type StepFn = Arc<dyn Fn(State, Instant, Event, &Fresh, Jitter) -> (State, Vec<Action>) + Send + Sync>;
+
+pub(super) struct Driver {
+    pub(super) name: LeaseName,
+    pub(super) rules: Rules,
+    pub(super) clock: Clock,
+    pub(super) connector: Arc<dyn Connector>,
+    pub(super) step: StepFn,
+    /// From `run_until`: shutdown, work returned, abandon.
+    pub(super) control: mpsc::Receiver<Event>,
+    /// To `run_until`: each term that begins.
+    pub(super) terms: mpsc::Sender<Leadership>,
+    pub(super) events: broadcast::Sender<LeaseEvent>,
+    pub(super) holder_is_dead: Arc<Notify>,
+}
+
+/// A finished call: its id and how it ended.
+type Answer = (CallId, Result<Reply, BackendError>);
+
+struct Running {
+    backend: Arc<dyn LeaseBackend>,
+    state: State,
+    calls: JoinSet<Answer>,
+    under_way: Vec<(CallId, AbortHandle)>,
+    /// The present term's handle, until its work has returned and its release is done.
+    leadership: Option<Leadership>,
+    refused: Arc<Notify>,
+}
+
+impl Driver {
+    /// Runs until shutdown, or until the store refuses in a way that trying again can't mend.
+    pub(super) async fn run(mut self) -> Result<(), BackendError> {
+        let Some(backend) = self.connect().await? else {
+            self.report(EventKind::Stopped);
+            return Ok(());
+        };
+        let capabilities = backend.capabilities();
+        self.rules.creates_registers = capabilities.creates_registers;
+        super::builder::check_granularity(self.rules.who.ttl, &capabilities)?;
+        self.report(EventKind::Connected { backend: capabilities.name });
+
+        let (hint, mut hints) = mpsc::channel(4);
+        let mut background = JoinSet::new();
+        if capabilities.watch {
+            let watch =
+                watch(backend.clone(), self.name.clone(), self.clock.clone(), self.rules.retry_every, hint);
+            background.spawn(watch);
+        }
+        let mut running = Running {
+            backend,
+            state: State::new(self.rules.clone()),
+            calls: JoinSet::new(),
+            under_way: Vec::new(),
+            leadership: None,
+            refused: Arc::new(Notify::new()),
+        };
+        let mut event = Event::Tick;
+        loop {
+            self.apply(&mut running, event);
+            if running.state.is_stopped() {
+                return Ok(());
+            }
+            let wake = running.state.wake_at();
+            let refused = running.refused.clone();
+            let idle = running.calls.is_empty();
+            event = tokio::select! {
+                biased;
+                // Whoever drops the other end says `Shutdown` and `WorkReturned` first.
+                Some(control) = self.control.recv() => control,
+                () = refused.notified() => match &running.leadership {
+                    Some(leadership) => Event::FenceRefused(leadership.term()),
+                    None => Event::Tick,
+                },
+                Some(done) = running.calls.join_next_with_id(), if !idle => self.answered(&mut running, done),
+                () = self.holder_is_dead.notified() => Event::HolderIsDead,
+                Some(event) = hints.recv() => {
+                    if let Event::Watching(live) = event {
+                        self.report(EventKind::Watching(live));
+                    }
+                    event
+                }
+                () = sleep_until(&self.clock, wake) => Event::Tick,
+            };
+        }
+    }
+
+    /// Connects, again and again; `None` if told to stop meanwhile.
+    async fn connect(&mut self) -> Result<Option<Arc<dyn LeaseBackend>>, BackendError> {
+        loop {
+            let limit = self.clock.now().plus(self.rules.who.ttl);
+            let attempt = tokio::select! {
+                biased;
+                _ = self.control.recv() => return Ok(None),
+                attempt = self.connector.connect() => attempt,
+                () = self.clock.sleep_until(limit) => {
+                    Err(BackendError::not_applied("connecting took longer than the ttl; is the store reachable?"))
+                }
+            };
+            let error = match attempt {
+                Ok(backend) => return Ok(Some(backend)),
+                Err(error) if error.refused => return Err(error),
+                Err(error) => error,
+            };
+            self.report(EventKind::StoreFailed { operation: "connect", error: error.to_string() });
+            let again = self.clock.now().plus(self.rules.retry_every);
+            tokio::select! {
+                biased;
+                _ = self.control.recv() => return Ok(None),
+                () = self.clock.sleep_until(again) => {}
+            }
+        }
+    }
+
+    fn answered(
+        &self,
+        running: &mut Running,
+        done: Result<(tokio::task::Id, Answer), tokio::task::JoinError>,
+    ) -> Event {
+        let (id, reply) = match done {
+            Ok((_, answer)) => answer,
+            Err(panic) => {
+                let call = running.under_way.iter().find(|(_, handle)| handle.id() == panic.id());
+                let error = BackendError::unknown(format!("the backend panicked: {panic}"));
+                (call.map_or(0, |(id, _)| *id), Err(error))
+            }
+        };
+        running.under_way.retain(|(call, _)| *call != id);
+        match reply {
+            Ok(reply) => Event::Reply(id, reply),
+            Err(error) => {
+                let certainty = error.certainty;
+                self.report(EventKind::StoreFailed { operation: "lease I/O", error: error.to_string() });
+                Event::Reply(id, Reply::Failed(certainty))
+            }
+        }
+    }
+
+    fn apply(&self, running: &mut Running, event: Event) {
+        let before = running.state.clone();
+        let (state, actions) = (self.step)(before, self.clock.now(), event, &Fresh::random(), jitter());
+        running.state = state;
+        for action in actions {
+            self.perform(running, action);
+        }
+    }
+
+    fn perform(&self, running: &mut Running, action: Action) {
+        let term = running.leadership.as_ref().map(Leadership::term);
+        match action {
+            Action::Send(id, request) => {
+                let call = call(running.backend.clone(), self.name.clone(), id, request);
+                running.under_way.push((id, running.calls.spawn(call)));
+            }
+            Action::Drop(id) => {
+                running
+                    .under_way
+                    .iter()
+                    .filter(|(call, _)| *call == id)
+                    .for_each(|(_, handle)| handle.abort());
+                running.under_way.retain(|(call, _)| *call != id);
+                let error = "no answer within the time limit; its connection is closed".to_owned();
+                self.report(EventKind::StoreFailed { operation: "lease I/O", error });
+            }
+            Action::Begin(term, deadline) => {
+                let leadership = Leadership::new(term, deadline, self.clock.clone(), running.refused.clone());
+                let remaining = leadership.remaining();
+                running.leadership = Some(leadership.clone());
+                self.report(EventKind::Acquired { term, remaining });
+                // One term at a time: the channel has room unless `run_until` is gone, which `control` tells.
+                let _ = self.terms.try_send(leadership);
+            }
+            Action::Extend(deadline) => running.leadership.iter().for_each(|term| term.extend(deadline)),
+            Action::TellStop(reason) => {
+                if let Some(leadership) = &running.leadership {
+                    leadership.tell_stop(reason.clone());
+                    self.report(EventKind::StopTold { term: leadership.term(), reason });
+                }
+            }
+            Action::End(loss) => {
+                if let Some(leadership) = &running.leadership {
+                    leadership.end(loss);
+                    self.report(EventKind::Ended { term: leadership.term(), loss });
+                }
+            }
+            Action::Note(note) => self.note(note, term),
+            Action::Stopped => self.report(EventKind::Stopped),
+        }
+    }
+
+    fn note(&self, note: Note, term: Option<Term>) {
+        match (note, term) {
+            (Note::Following(other), _) if Some(other) == term => {}
+            (Note::Following(term), _) => self.report(EventKind::Following(term)),
+            (Note::RegisterAbsent, _) if self.rules.creates_registers => {}
+            (Note::RegisterAbsent, _) => self.report(EventKind::RegisterAbsent),
+            (Note::Sealed, _) => self.report(EventKind::Sealed),
+            (Note::Renewed, Some(term)) => self.report(EventKind::Renewed(term)),
+            (Note::Released { answered }, Some(term)) => self.report(EventKind::Released { term, answered }),
+            (Note::ReleaseAbandoned, Some(term)) => self.report(EventKind::ReleaseAbandoned(term)),
+            (Note::Renewed | Note::Released { .. } | Note::ReleaseAbandoned, None) => {}
+        }
+    }
+
+    fn report(&self, kind: EventKind) {
+        let event = LeaseEvent { lease: self.name.clone(), holder: self.rules.who.holder.clone(), kind };
+        event.log();
+        let _ = self.events.send(event);
+    }
+}
+
+async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, request: Request) -> Answer {
+    let reply = match request {
+        Request::Observe => backend
+            .observe(&name)
+            .await
+            .map(Reply::Seen)
+            .map_err(|error| BackendError { certainty: Certainty::NotApplied, ..error }),
+        Request::Put { expected, record, change } => {
+            backend.put_if(&name, &expected, &record, change).await.map(Reply::Put)
+        }
+    };
+    (id, reply)
+}
+
+/// Keeps a watch open and passes its hints on; a hint that waits already stands for later ones.
+async fn watch(
+    backend: Arc<dyn LeaseBackend>,
+    name: LeaseName,
+    clock: Clock,
+    pause: Duration,
+    hint: mpsc::Sender<Event>,
+) {
+    loop {
+        if let Ok(mut hints) = backend.watch(name.as_str()).await {
+            if hint.send(Event::Watching(true)).await.is_err() {
+                return;
+            }
+            // What changed before the watch was live is not hinted at: look once.
+            let _ = hint.try_send(Event::Hint);
+            while hints.next().await.is_some() {
+                let _ = hint.try_send(Event::Hint);
+            }
+            if hint.send(Event::Watching(false)).await.is_err() {
+                return;
+            }
+        }
+        clock.sleep_until(clock.now().plus(pause)).await;
+    }
+}
+
+async fn sleep_until(clock: &Clock, at: Option<Instant>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn jitter() -> Jitter {
+    let mut byte = [0];
+    getrandom::fill(&mut byte).expect("the operating system's random source must work");
+    Jitter(byte[0])
+}
+
+impl StopReason {
+    /// Was the lease asked for by somebody else?
+    pub fn is_step_down(&self) -> bool {
+        matches!(self, Self::StepDown { .. })
+    }
+}
+
+impl Loss {
+    /// Is it an alarm rather than a part of normal life (F-4)?
+    pub fn is_alarm(self) -> bool {
+        matches!(self, Self::FenceRefused | Self::RegisterGone)
+    }
+}

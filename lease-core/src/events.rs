@@ -1,0 +1,155 @@
+//! What happens to an elector, as a stream; logs and metrics are derived from it, here and nowhere else.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::elector::step::{Loss, StopReason};
+use crate::record::{LeaseName, RequestId, Term};
+
+/// Something that people want to know about one elector.
+#[derive(Clone, Debug)]
+pub struct LeaseEvent {
+    /// The lease.
+    pub lease: LeaseName,
+    /// This workload.
+    pub holder: String,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The store answers.
+    Connected {
+        /// The backend's name.
+        backend: &'static str,
+    },
+    /// A call to the store, or connecting to it, failed. The core tries again.
+    StoreFailed {
+        /// What was tried.
+        operation: &'static str,
+        /// The store's answer.
+        error: String,
+    },
+    /// The watch came up or went down; when it is down, candidates poll.
+    Watching(bool),
+    /// Another grant was seen for the first time.
+    Following(Term),
+    /// There is no register: an operator must run `init` (T-5).
+    RegisterAbsent,
+    /// The lease was moved to another store (M-1).
+    Sealed,
+    /// A term began.
+    Acquired {
+        /// The new term.
+        term: Term,
+        /// How long it lasts without a renewal.
+        remaining: Duration,
+    },
+    /// A beat was acknowledged.
+    Renewed(Term),
+    /// The work was told to stop; the lease is kept while it drains.
+    StopTold {
+        /// The term.
+        term: Term,
+        /// Why.
+        reason: StopReason,
+    },
+    /// A term is over.
+    Ended {
+        /// The term.
+        term: Term,
+        /// Why.
+        loss: Loss,
+    },
+    /// The register was given up.
+    Released {
+        /// The term that held it.
+        term: Term,
+        /// The request that this answers (H-2).
+        answered: Option<RequestId>,
+    },
+    /// The release was not acknowledged; the lease expires by itself (U-3).
+    ReleaseAbandoned(Term),
+    /// The elector has ended.
+    Stopped,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "no renewal was acknowledged before the deadline",
+            Self::Superseded => "another grant, or freedom, was seen: taken over or revoked",
+            Self::RegisterGone => "the register is gone from the store",
+            Self::FenceRefused => "a resource has admitted a later term",
+            Self::Returned => "the work returned",
+            Self::Abandoned => "the work did not stop in time; nothing is released",
+        })
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shutdown => f.write_str("the program shuts down"),
+            Self::StepDown { id, by } => write!(f, "{by} asked for the lease (request {id})"),
+            Self::Expiring => f.write_str("the deadline is near and no renewal was acknowledged"),
+        }
+    }
+}
+
+impl LeaseEvent {
+    /// Writes the event to the log, with `lease`, `holder` and `epoch` fields.
+    pub(crate) fn log(&self) {
+        use tracing::{debug, error, info, warn};
+        let (lease, holder) = (self.lease.as_str(), self.holder.as_str());
+        match &self.kind {
+            EventKind::Connected { backend } => info!(lease, holder, backend, "lease store connected"),
+            EventKind::StoreFailed { operation, error } => {
+                warn!(lease, holder, operation, error, "lease store failed; trying again");
+            }
+            EventKind::Watching(true) => debug!(lease, holder, "watching for changes"),
+            EventKind::Watching(false) => debug!(lease, holder, "watch is down; polling"),
+            EventKind::Following(term) => {
+                info!(lease, holder, epoch = term.epoch, "standing by: somebody else holds the lease");
+            }
+            EventKind::RegisterAbsent => warn!(
+                lease,
+                holder,
+                "no such lease in this store; waiting. run `leasehold init` for it (with --above N after a loss), \
+                 or point this workload at the right store"
+            ),
+            EventKind::Sealed => warn!(lease, holder, "the lease was moved to another store; waiting"),
+            EventKind::Acquired { term, remaining } => {
+                info!(lease, holder, epoch = term.epoch, grant = %term.grant, ?remaining, "leading");
+            }
+            EventKind::Renewed(term) => debug!(lease, holder, epoch = term.epoch, "renewed"),
+            EventKind::StopTold { term, reason } => {
+                info!(lease, holder, epoch = term.epoch, %reason, "stopping work; lease kept while it drains");
+            }
+            EventKind::Ended { term, loss: loss @ Loss::Returned } => {
+                info!(lease, holder, epoch = term.epoch, reason = %loss, "term over");
+            }
+            EventKind::Ended { term, loss: loss @ Loss::FenceRefused } => {
+                error!(lease, holder, epoch = term.epoch, reason = %loss, "FENCING_EPOCH_STALE: term over");
+            }
+            EventKind::Ended { term, loss } => {
+                warn!(lease, holder, epoch = term.epoch, reason = %loss, "term over");
+            }
+            EventKind::Released { term, answered } => {
+                let answered = answered.map(|id| id.to_string());
+                info!(lease, holder, epoch = term.epoch, answered, "released");
+            }
+            EventKind::ReleaseAbandoned(term) => {
+                warn!(
+                    lease,
+                    holder,
+                    epoch = term.epoch,
+                    "release not acknowledged; the lease expires by itself"
+                );
+            }
+            EventKind::Stopped => debug!(lease, holder, "elector stopped"),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What the work holds while it leads.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::deadline::{AtomicDeadline, Deadline};
+use crate::elector::step::{Loss, StopReason};
+use crate::record::Term;
+
+/// One term of leadership, as the work sees it. Cheap to clone; all clones are the same term.
+#[derive(Clone, Debug)]
+pub struct Leadership(Arc<Tenure>);
+
+#[derive(Debug)]
+struct Tenure {
+    term: Term,
+    clock: Clock,
+    deadline: AtomicDeadline,
+    stop: CancellationToken,
+    stop_reason: OnceLock<StopReason>,
+    lost: CancellationToken,
+    loss: OnceLock<Loss>,
+    /// Tells the elector that a fence refused the term (F-4).
+    refused: Arc<Notify>,
+}
+
+impl Leadership {
+    pub(crate) fn new(term: Term, deadline: Deadline, clock: Clock, refused: Arc<Notify>) -> Self {
+        Self(Arc::new(Tenure {
+            term,
+            clock,
+            deadline: AtomicDeadline::new(deadline),
+            stop: CancellationToken::new(),
+            stop_reason: OnceLock::new(),
+            lost: CancellationToken::new(),
+            loss: OnceLock::new(),
+            refused,
+        }))
+    }
+
+    /// May this process still act as the leader, at this very moment (T-1)?
+    ///
+    /// Computed from the clock at each call (one atomic load, one clock read), so it turns false at the deadline
+    /// even if every task and timer of the process hangs. It is a local check: the process can be paused right
+    /// after it. What makes effects safe is to admit [`term`](Self::term) in the effect's own atomic write (F-1).
+    #[inline]
+    pub fn is_leader_now(&self) -> bool {
+        self.0.deadline.allows(self.0.clock.now())
+    }
+
+    /// The term: the fencing token that goes into every write (F-2).
+    #[inline]
+    pub fn term(&self) -> Term {
+        self.0.term
+    }
+
+    /// How long [`is_leader_now`](Self::is_leader_now) stays true if no renewal is acknowledged any more.
+    pub fn remaining(&self) -> Duration {
+        self.0.deadline.load().at().since(self.0.clock.now())
+    }
+
+    /// Resolves when the work should stop: the program shuts down, somebody asked for the lease, the deadline is
+    /// near, or the term is over. The lease is kept while the work drains (H-1). Cancel safe.
+    pub async fn stop_requested(&self) {
+        self.0.stop.cancelled().await;
+    }
+
+    /// Has [`stop_requested`](Self::stop_requested) resolved?
+    pub fn should_stop(&self) -> bool {
+        self.0.stop.is_cancelled() || !self.is_leader_now()
+    }
+
+    /// A token that is cancelled when the work should stop, for child tasks.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.0.stop.child_token()
+    }
+
+    /// Why the work was asked to stop, once it was; `None` also if the term was lost without a warning.
+    pub fn stop_reason(&self) -> Option<&StopReason> {
+        self.0.stop_reason.get()
+    }
+
+    /// Resolves when the term is over, with the reason. Cancel safe.
+    pub async fn lost(&self) -> Loss {
+        self.0.lost.cancelled().await;
+        self.0.loss.get().copied().unwrap_or(Loss::Expired)
+    }
+
+    /// Says that a resource refused this term with `FENCING_EPOCH_STALE`: the term ends at once (F-4).
+    ///
+    /// Call it whenever an admission fails; the elector raises the alarm and campaigns again after the work returns.
+    pub fn fence_refused(&self) {
+        self.0.deadline.clear();
+        self.0.refused.notify_one();
+    }
+
+    pub(crate) fn extend(&self, deadline: Deadline) {
+        self.0.deadline.extend(deadline);
+    }
+
+    pub(crate) fn tell_stop(&self, reason: StopReason) {
+        let _ = self.0.stop_reason.set(reason);
+        self.0.stop.cancel();
+    }
+
+    pub(crate) fn end(&self, loss: Loss) {
+        self.0.deadline.clear();
+        let _ = self.0.loss.set(loss);
+        self.0.lost.cancel();
+        self.0.stop.cancel();
+    }
+}

@@ -1,0 +1,342 @@
+//! The elector as its user sees it, on the reference backend.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use lease_core::{
+    BackendError, Change, Elector, ElectorBuilder, Ended, EventKind, Leadership, LeaseBackend, LeaseEvent,
+    LeaseName, Loss, Memory, RunError, StopReason, WorkloadId, admin,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt;
+
+const TTL: Duration = Duration::from_millis(600);
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn name() -> LeaseName {
+    LeaseName::new("forwarder").unwrap()
+}
+
+fn elector(store: &Memory, holder: &str) -> ElectorBuilder {
+    let store = store.clone();
+    let connector = move || {
+        let backend: Arc<dyn LeaseBackend> = Arc::new(store.clone());
+        std::future::ready(Ok::<_, BackendError>(backend))
+    };
+    Elector::builder(connector, name(), WorkloadId::new(holder).unwrap()).ttl(TTL)
+}
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("waited {LIMIT:?} for {what}"))
+}
+
+/// Runs an elector whose work says that it leads and then waits to be stopped.
+fn spawn(
+    builder: ElectorBuilder,
+) -> (mpsc::Receiver<Leadership>, oneshot::Sender<()>, tokio::task::JoinHandle<Result<Ended, RunError<String>>>)
+{
+    let (began, begun) = mpsc::channel(8);
+    let (stop, stopped) = oneshot::channel();
+    let elector = builder.build().unwrap();
+    let task = tokio::spawn(elector.run_until(
+        async move {
+            let _ = stopped.await;
+        },
+        move |leadership| {
+            let began = began.clone();
+            async move {
+                began.send(leadership.clone()).await.unwrap();
+                leadership.stop_requested().await;
+                Ok(())
+            }
+        },
+    ));
+    (begun, stop, task)
+}
+
+#[tokio::test]
+async fn leads_and_releases_on_shutdown() {
+    let store = Memory::new();
+    let (mut begun, stop, task) = spawn(elector(&store, "a"));
+    let leadership = soon("a term", begun.recv()).await.unwrap();
+    assert!(leadership.is_leader_now());
+    stop.send(()).unwrap();
+    assert_eq!(soon("the end", task).await.unwrap().unwrap(), Ended::Shutdown);
+    assert!(!leadership.is_leader_now());
+    assert_eq!(leadership.lost().await, Loss::Returned);
+    let record = store.observe(&name()).await.unwrap().record.unwrap();
+    assert_eq!((record.grant, record.epoch), (None, leadership.term().epoch));
+}
+
+#[tokio::test]
+async fn a_release_hands_over_without_waiting_for_the_ttl() {
+    let store = Memory::new();
+    let slow = Duration::from_secs(3600);
+    let (mut begun, stop, task) = spawn(elector(&store, "a").ttl(slow));
+    let first = soon("a term", begun.recv()).await.unwrap();
+    let (mut next, stop_next, next_task) = spawn(elector(&store, "b").ttl(slow));
+    stop.send(()).unwrap();
+    let second = soon("the successor", next.recv()).await.unwrap();
+    assert!(second.term().epoch > first.term().epoch && !first.is_leader_now());
+    soon("the end", task).await.unwrap().unwrap();
+    stop_next.send(()).unwrap();
+    soon("the end", next_task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn releases_only_after_the_work_has_returned() {
+    let store = Memory::new();
+    let (began, mut begun) = mpsc::channel(1);
+    let (drained, mut may_drain) = mpsc::channel::<()>(1);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let run = elector(&store, "a").build().unwrap().run_until(
+        async move {
+            let _ = stopped.await;
+        },
+        move |leadership| {
+            let began = began.clone();
+            let drained = drained.clone();
+            async move {
+                began.send(()).await.unwrap();
+                leadership.stop_requested().await;
+                assert!(leadership.is_leader_now(), "the lease is kept while the work drains");
+                assert_eq!(leadership.stop_reason(), Some(&StopReason::Shutdown));
+                // Drain for longer than a ttl: the lease must be renewed meanwhile.
+                tokio::time::sleep(TTL * 2).await;
+                assert!(leadership.is_leader_now());
+                drained.send(()).await.unwrap();
+                Ok::<_, String>(())
+            }
+        },
+    );
+    let task = tokio::spawn(run);
+    soon("a term", begun.recv()).await.unwrap();
+    stop.send(()).unwrap();
+    let mut events = store.watch("").await.unwrap();
+    while may_drain.try_recv().is_err() {
+        assert!(store.observe(&name()).await.unwrap().grant().is_some(), "released before the work returned");
+        soon("a beat or the release", events.next()).await;
+    }
+    soon("the end", task).await.unwrap().unwrap();
+    assert!(store.observe(&name()).await.unwrap().grant().is_none());
+}
+
+#[tokio::test]
+async fn a_panic_in_the_work_counts_as_its_return() {
+    let store = Memory::new();
+    let run = elector(&store, "a").build().unwrap().run_until(std::future::pending(), |_| async {
+        if true {
+            panic!("out of cheese");
+        }
+        Ok::<_, String>(())
+    });
+    match soon("the end", run).await {
+        Err(RunError::Panicked(message)) => assert_eq!(message, "out of cheese"),
+        other => panic!("expected the panic, got {other:?}"),
+    }
+    assert!(store.observe(&name()).await.unwrap().grant().is_none(), "released");
+}
+
+#[tokio::test]
+async fn an_error_of_the_work_releases_and_is_returned() {
+    let store = Memory::new();
+    let run =
+        elector(&store, "a").build().unwrap().run_until(std::future::pending(), |_| async { Err("no disk") });
+    assert!(matches!(soon("the end", run).await, Err(RunError::Work("no disk"))));
+    assert!(store.observe(&name()).await.unwrap().grant().is_none(), "released");
+}
+
+#[tokio::test]
+async fn work_that_finishes_ends_the_run() {
+    let store = Memory::new();
+    let run = elector(&store, "a").build().unwrap();
+    let run = run.run_until(std::future::pending(), |_| async { Ok::<_, String>(()) });
+    assert_eq!(soon("the end", run).await.unwrap(), Ended::Finished);
+    assert!(store.observe(&name()).await.unwrap().grant().is_none(), "released");
+}
+
+#[tokio::test]
+async fn work_that_ignores_the_stop_is_given_up_without_a_release() {
+    let store = Memory::new();
+    let run = elector(&store, "a").stop_budget(Duration::from_millis(50)).build().unwrap();
+    let run = run.run_until(std::future::ready(()), |_| std::future::pending::<Result<(), String>>());
+    // Shutdown comes before the first term here, so nothing is ever held.
+    assert_eq!(soon("the end", run).await.unwrap(), Ended::Shutdown);
+
+    let (began, begun) = oneshot::channel();
+    let mut began = Some(began);
+    let run = elector(&store, "a").stop_budget(Duration::from_millis(50)).build().unwrap().run_until(
+        async move {
+            begun.await.unwrap();
+        },
+        move |_| {
+            let _ = began.take().map(|began| began.send(()));
+            std::future::pending::<Result<(), String>>()
+        },
+    );
+    assert!(matches!(soon("the end", run).await, Err(RunError::StopBudgetExceeded)));
+    assert!(store.observe(&name()).await.unwrap().grant().is_some(), "not released");
+}
+
+#[tokio::test]
+async fn a_dropped_run_releases_in_the_background() {
+    let store = Memory::new();
+    let (mut begun, _stop, task) = spawn(elector(&store, "a"));
+    soon("a term", begun.recv()).await.unwrap();
+    task.abort();
+    let mut hints = store.watch("").await.unwrap();
+    while store.observe(&name()).await.unwrap().grant().is_some() {
+        soon("the release", hints.next()).await;
+    }
+}
+
+#[tokio::test]
+async fn steps_down_when_asked_and_lets_the_other_one_lead() {
+    let store = Memory::new();
+    let (mut begun, _stop, _task) = spawn(elector(&store, "a"));
+    let first = soon("a term", begun.recv()).await.unwrap();
+    let (mut next, _stop_next, _next_task) = spawn(elector(&store, "b"));
+    let (id, _) = admin::request_step_down(&store, &name(), "operator").await.unwrap();
+    let second = soon("the successor", next.recv()).await.unwrap();
+    assert!(second.term().epoch > first.term().epoch);
+    assert_eq!(first.stop_reason(), Some(&StopReason::StepDown { id, by: "operator".into() }));
+    let history = store.history(&name(), 10).await.unwrap();
+    let told: Vec<_> =
+        history.iter().map(|row| (row.event_type.as_str(), row.holder_workload_id.as_str())).collect();
+    assert_eq!(told, [("acquired", "a"), ("stepped_down", "a"), ("taken_over", "b")]);
+}
+
+#[tokio::test]
+async fn a_revoked_holder_ends_at_once_and_the_lease_is_waited_out() {
+    let store = Memory::new();
+    let (mut begun, _stop, _task) = spawn(elector(&store, "a"));
+    let first = soon("a term", begun.recv()).await.unwrap();
+    admin::revoke(&store, &name(), false, "by hand").await.unwrap();
+    assert_eq!(soon("the loss", first.lost()).await, Loss::Superseded);
+    let again = soon("a later term", begun.recv()).await.unwrap();
+    assert!(again.term().epoch > first.term().epoch);
+}
+
+#[tokio::test]
+async fn a_fence_refusal_ends_the_term_and_raises_no_epoch() {
+    let store = Memory::new();
+    let (mut begun, _stop, _task) = spawn(elector(&store, "a"));
+    let first = soon("a term", begun.recv()).await.unwrap();
+    first.fence_refused();
+    assert!(!first.is_leader_now(), "at once");
+    assert_eq!(soon("the loss", first.lost()).await, Loss::FenceRefused);
+    let again = soon("a later term", begun.recv()).await.unwrap();
+    assert_eq!(again.term().epoch, first.term().epoch + 1, "only the next acquisition's own step");
+}
+
+#[tokio::test]
+async fn a_vanished_register_ends_the_term_and_heals_closed_above_its_epoch() {
+    let store = Memory::new().losing_registers();
+    let how = admin::Init { new: true, above: 41, max_ttl: TTL };
+    admin::init(&store, &name(), how).await.unwrap();
+    let (mut begun, _stop, _task) = spawn(elector(&store, "a"));
+    let first = soon("a term", begun.recv()).await.unwrap();
+    assert_eq!(first.term().epoch, 42);
+    store.delete(&name());
+    assert_eq!(soon("the loss", first.lost()).await, Loss::RegisterGone);
+    let again = soon("a later term", begun.recv()).await.unwrap();
+    assert!(again.term().epoch > first.term().epoch + 1, "the healed register's closed grant lies between");
+}
+
+#[tokio::test]
+async fn nobody_acquires_from_absence() {
+    let store = Memory::new().losing_registers();
+    let builder = elector(&store, "a");
+    let elector = builder.build().unwrap();
+    let mut events = elector.events();
+    let led = Arc::new(AtomicBool::new(false));
+    let leads = led.clone();
+    let task = tokio::spawn(elector.run_until(std::future::pending(), move |_| {
+        leads.store(true, Ordering::SeqCst);
+        async { Ok::<_, String>(()) }
+    }));
+    loop {
+        let event: LeaseEvent = soon("the complaint", events.next()).await.unwrap().unwrap();
+        if event.kind == EventKind::RegisterAbsent {
+            break;
+        }
+    }
+    assert!(!led.load(Ordering::SeqCst));
+    admin::init(&store, &name(), admin::Init { new: true, above: 0, max_ttl: TTL }).await.unwrap();
+    assert_eq!(soon("the end", task).await.unwrap().unwrap(), Ended::Finished);
+}
+
+/// The caller's runtime is blocked for several ttls; beats must not wait for it (§10, "process").
+#[test]
+fn a_blocked_runtime_of_the_callers_delays_no_renewal() {
+    let store = Memory::new();
+    let beats = Arc::new(AtomicU32::new(0));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let elector = elector(&store, "a").build().unwrap();
+        let mut events = elector.events();
+        let counted = beats.clone();
+        lease_core::lease_thread::handle().spawn(async move {
+            while let Some(Ok(event)) = events.next().await {
+                if matches!(event.kind, EventKind::Renewed(_)) {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        let beats = beats.clone();
+        let work = move |leadership: Leadership| {
+            let beats = beats.clone();
+            async move {
+                std::thread::sleep(TTL * 3); // What no async code should do, and some does.
+                assert!(leadership.is_leader_now());
+                assert!(beats.load(Ordering::SeqCst) >= 6, "renewed at least twice a ttl");
+                Ok::<_, String>(())
+            }
+        };
+        assert_eq!(elector.run_until(std::future::pending(), work).await.unwrap(), Ended::Finished);
+    });
+}
+
+#[test]
+fn refuses_settings_that_break_the_arithmetic_and_says_which() {
+    let store = Memory::new();
+    let seconds = Duration::from_secs;
+    for (builder, setting, says) in [
+        (elector(&store, "a").ttl(Duration::from_millis(5)), "ttl", "use 100ms to 86400s"),
+        (elector(&store, "a").ttl(seconds(15)).renew_every(seconds(6)), "renew_every", "ttl/3 = 5s"),
+        (elector(&store, "a").ttl(seconds(15)).retry_every(seconds(9)), "retry_every", "renew_every = 5s"),
+        (elector(&store, "a").ttl(seconds(15)).stop_grace(seconds(9)), "stop_grace", "leaves 4.97s"),
+        (elector(&store, "a").ttl(seconds(15)).max_ttl(seconds(9)), "max_ttl", "at least the ttl, 15s"),
+    ] {
+        let error = builder.build().err().expect("refused");
+        assert_eq!(error.setting, setting);
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_an_earlier_grant_is_void() {
+    let store = Memory::new();
+    let (mut begun, _stop, _task) = spawn(elector(&store, "a"));
+    let first = soon("a term", begun.recv()).await.unwrap();
+    let mut hints = store.watch("").await.unwrap();
+    loop {
+        let seen = store.observe(&name()).await.unwrap();
+        let before = seen.record.clone().unwrap();
+        let fresh = lease_core::writes::Fresh::random();
+        let other = lease_core::Grant::random();
+        let id = lease_core::RequestId::random();
+        let record = lease_core::writes::request(&before, other, id, "somebody", &fresh);
+        let put = store.put_if(&name(), &seen, &record, Change::Request).await.unwrap();
+        if matches!(put, lease_core::PutOutcome::Written(_)) {
+            break;
+        }
+    }
+    // Three more beats, and nobody was told to stop.
+    let beat = store.observe(&name()).await.unwrap().record.unwrap().beat;
+    while store.observe(&name()).await.unwrap().record.unwrap().beat < beat + 3 {
+        soon("a beat", hints.next()).await;
+    }
+    assert!(first.is_leader_now() && first.stop_reason().is_none());
+}
