@@ -106,10 +106,8 @@ async fn the_floor_is_never_below_an_epoch_made_from_it() -> anyhow::Result<()> 
         }
         assert!(store.backend.observe(&name("none")).await?.floor >= greatest);
     }
-    let closed =
-        writes::init(&store.backend.observe(&name("c")).await?, TTL, 0, Some(Grant(1)), &Fresh::random());
     let absent = store.backend.observe(&name("c")).await?;
-    let closed = writes::init(&absent, TTL, 0, closed.grant, &Fresh::random());
+    let closed = writes::init(&absent, TTL, 0, Some(Grant(1)), &Fresh::random());
     let made = written(store.backend.put_if(&name("c"), &absent, &closed, Change::Init).await?);
     assert!(made.floor >= record(&made).epoch);
     let revoked = writes::revoke(&made, record(&made), 0, false, "", &Fresh::random());
