@@ -1,5 +1,7 @@
 //! What a failed call means: certainly not applied, or unknown (R-3).
 
+use std::io::ErrorKind;
+
 use lease_core::BackendError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
@@ -62,9 +64,9 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
     let refused = |text| Some(Advice { refused: true, text });
     let passing = |text| Some(Advice { refused: false, text });
     let error = match error {
-        sqlx::Error::Tls(cause) if !is_interrupted(cause.as_ref()) => {
-            return refused("no TLS connection; check sslmode and sslrootcert in the url");
-        }
+        // rustls reports a certificate that it doesn't trust as invalid data.
+        sqlx::Error::Io(cause) if cause.kind() == ErrorKind::InvalidData => return refused(TLS),
+        sqlx::Error::Tls(_) => return refused(TLS),
         sqlx::Error::Encode(_) => return refused("a value does not fit the store"),
         error => database(error)?,
     };
@@ -89,10 +91,7 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
     }
 }
 
-/// A handshake that was cut, as opposed to one whose certificate is wrong.
-fn is_interrupted(cause: &(dyn std::error::Error + 'static)) -> bool {
-    cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() != std::io::ErrorKind::InvalidData)
-}
+const TLS: &str = "no TLS connection; check sslmode and sslrootcert in the url, and the server's certificate";
 
 pub(crate) const LOST_STATEMENTS: &str = "the pooler in between loses prepared statements; use PgBouncer 1.21 or \
     later with max_prepared_statements above 0, session pooling, or a direct connection";
