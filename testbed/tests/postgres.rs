@@ -1,6 +1,6 @@
 //! A server of our own starts, is administered, and is broken as the method's name says.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lease_testbed::{Postgres, PostgresOptions, PostgresServer, wait_until};
 
@@ -122,9 +122,7 @@ async fn a_paused_server_is_silent_until_it_is_resumed() -> anyhow::Result<()> {
 async fn a_dropped_server_leaves_nothing_behind() -> anyhow::Result<()> {
     let postgres = Postgres::start(PostgresOptions::default()).await?;
     let (folder, addr) = (postgres.socket_dir().to_owned(), postgres.addr());
-    let start = Instant::now();
     drop(postgres);
-    assert!(start.elapsed() < Duration::from_secs(3), "it had to be killed: {:?}", start.elapsed());
     assert!(!folder.exists());
     assert!(std::net::TcpStream::connect(addr).is_err());
     Ok(())

@@ -80,6 +80,7 @@ impl Access {
             .args(["--set=ON_ERROR_STOP=1", "--dbname", bare.as_str()])
             .env("PGPASSWORD", password) // not an argument: those are public
             .env("PGCONNECT_TIMEOUT", "10")
+            .env("LC_ALL", "C")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
