@@ -48,6 +48,11 @@ pub async fn shell(path: &Path) -> SqliteConnection {
     SqliteConnectOptions::new().filename(path).connect().await.expect("a plain connection")
 }
 
+/// For tests that aren't asynchronous themselves.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+}
+
 pub fn name() -> LeaseName {
     LeaseName::new("outbox-forwarder").expect("a valid name")
 }
