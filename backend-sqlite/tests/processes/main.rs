@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod disk;
 mod fuse;
 mod kills;
 mod locks;
@@ -33,6 +34,11 @@ fn main() {
         trial("many_processes_that_open_an_empty_file_at_once_all_succeed", opening::empty_file),
         trial("a_second_process_is_not_fooled_by_a_missing_log", opening::missing_log),
         trial("killed_writers_lose_no_acknowledged_write_and_double_no_epoch", kills::writers_in_a_loop),
+        trial("a_commit_that_could_not_be_made_durable_is_unknown", disk::crash_after_a_failed_sync),
+        trial(
+            "a_disk_that_recovers_goes_on_without_the_write_that_failed",
+            disk::recovery_after_a_failed_sync,
+        ),
         trial("a_full_disk_keeps_the_register_and_is_answered_honestly", places::full_disk),
         trial("a_file_that_is_mounted_by_itself_is_refused", places::mounted_file),
         trial("a_fuse_file_system_is_refused_before_anything_is_created", places::fuse),

@@ -10,7 +10,7 @@ use lease_sqlite::{Sqlite, SqliteConfig};
 use sqlx::Connection;
 
 use crate::common::*;
-use crate::{kills, places};
+use crate::{disk, kills, places};
 
 /// A process of ours in another role. Killed when dropped.
 pub struct Peer {
@@ -21,9 +21,14 @@ pub struct Peer {
 
 impl Peer {
     pub fn start(role: &str, path: &Path) -> Self {
+        Self::start_with(role, path, &[])
+    }
+
+    pub fn start_with(role: &str, path: &Path, environment: &[(&str, &Path)]) -> Self {
         let program = std::env::current_exe().expect("our own path");
         let mut command = Command::new(program);
         command.env("LEASE_SQLITE_ROLE", role).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.envs(environment.iter().copied());
         let mut child = command.spawn().expect("a second process");
         let hear = BufReader::new(child.stdout.take().expect("piped"));
         Self { tell: child.stdin.take(), child, hear }
@@ -80,7 +85,8 @@ pub fn say(line: &str) {
     println!("{line}");
 }
 
-fn wait_for_word() {
+/// Waits until the parent tells us to go on.
+pub fn wait_for_word() {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).expect("the parent speaks");
 }
@@ -97,6 +103,7 @@ pub fn play(role: &str, arguments: &[String]) {
         "open" => block_on(race(path)),
         "hold" => block_on(hold(path)),
         "write" => block_on(kills::write_for_ever(path)),
+        "failing disk" => block_on(disk::renew_on_a_failing_disk(Path::new(path))),
         "full disk" => block_on(places::on_a_full_disk(Path::new(path))),
         "mounted file" => block_on(places::on_a_mounted_file(Path::new(path))),
         "fuse" => block_on(places::on_fuse(Path::new(path))),
