@@ -13,7 +13,7 @@ use sqlx::sqlite::SqliteRow;
 
 use crate::config::SqliteConfig;
 use crate::connection::{Lane, Statement, open};
-use crate::error::{read_failed, write_failed};
+use crate::error::read_failed;
 use crate::file::{LeaseFile, check_place};
 use crate::{schema, watch};
 
@@ -47,7 +47,7 @@ const HISTORY: &str =
 pub struct Sqlite {
     file: LeaseFile,
     config: SqliteConfig,
-    /// Reads have a connection of their own: a write that waits for the file's lock doesn't hold them up.
+    /// Reads have a connection of their own: a write on a slow disk doesn't hold them up.
     reader: Lane,
     writer: Lane,
 }
@@ -79,11 +79,11 @@ impl Sqlite {
         check_place(&config.path)?;
         // What is opened between two equal looks at the path is what the path names.
         let file = LeaseFile::identify(&config.path)?;
-        let reader = open(&config).await?;
-        let writer = open(&config).await?;
+        let reader = Lane::reader(&config).await?;
+        let writer = Lane::writer(&config).await?;
         file.check().map_err(BackendError::not_applied)?;
         drop(keeper);
-        Ok(Self { file, config, reader: Lane::new(reader), writer: Lane::new(writer) })
+        Ok(Self { file, config, reader, writer })
     }
 
     /// The lineage of a register: a deleted one's differs, so that whoever makes it anew leaves a foreign stamp, and
@@ -155,12 +155,14 @@ impl LeaseBackend for Sqlite {
             return Ok(PutOutcome::Conflict(self.observe(name).await?));
         }
         let event = HistoryEvent::of(expected, record, change).map(HistoryEvent::as_str);
-        let statement = match (expected.tag(), event) {
-            (Some(tag), None) => sqlx::query(RENEW).bind(name.as_str()).bind(json).bind(tag.to_string()),
-            (Some(tag), Some(event)) => {
-                sqlx::query(CHANGE).bind(name.as_str()).bind(json).bind(tag.to_string()).bind(event)
+        let tag = expected.tag();
+        let statement = || {
+            let begun = |sql| sqlx::query(sql).bind(name.to_string()).bind(json.clone());
+            match (tag, event) {
+                (Some(tag), None) => begun(RENEW).bind(tag.to_string()),
+                (Some(tag), Some(event)) => begun(CHANGE).bind(tag.to_string()).bind(event),
+                (None, event) => begun(CREATE).bind(deleted).bind(event),
             }
-            (None, event) => sqlx::query(CREATE).bind(name.as_str()).bind(json).bind(deleted).bind(event),
         };
         if self.written(statement).await? {
             return Ok(PutOutcome::Written(Observation {
@@ -209,8 +211,8 @@ impl LeaseBackend for Sqlite {
 
 impl Sqlite {
     /// Runs a write; true if it was applied, to the file that the path names.
-    async fn written(&self, statement: Statement<'_>) -> Result<bool, BackendError> {
-        let applied = self.writer.execute(statement).await.map_err(write_failed)?.rows_affected() == 1;
+    async fn written(&self, statement: impl Fn() -> Statement<'static> + Send) -> Result<bool, BackendError> {
+        let applied = self.writer.write(self.config.busy_timeout, statement).await? == 1;
         match self.file.check() {
             // It is in the file that we have open, and nobody else will ever see it there.
             Err(gone) if applied => Err(BackendError::unknown(gone)),

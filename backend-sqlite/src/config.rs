@@ -31,8 +31,8 @@ impl SqliteConfig {
         Ok(Self { path, busy_timeout: Duration::from_secs(1), history_retention: None })
     }
 
-    /// How long a write waits for the file's one lock while other processes write; 1 s unless set. What hasn't got it
-    /// by then was certainly not applied. Keep it below the shortest ttl.
+    /// How long a write waits its turn while others write to the file; 1 s unless set. What hasn't begun by then was
+    /// certainly not applied. Keep it below the shortest ttl.
     ///
     /// # Errors
     /// Allowed are 10 ms to 60 s.
