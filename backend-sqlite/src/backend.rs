@@ -12,7 +12,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use crate::config::SqliteConfig;
-use crate::connection::{Lane, Statement, open};
+use crate::connection::{Lane, Statement, Writer, open};
 use crate::error::read_failed;
 use crate::file::{LeaseFile, check_place};
 use crate::{schema, watch};
@@ -49,7 +49,7 @@ pub struct Sqlite {
     config: SqliteConfig,
     /// Reads have a connection of their own: a write on a slow disk doesn't hold them up.
     reader: Lane,
-    writer: Lane,
+    writer: Writer,
 }
 
 /// Opens a [`Sqlite`] backend on the lease thread; see [`Sqlite::connector`].
@@ -79,8 +79,8 @@ impl Sqlite {
         check_place(&config.path)?;
         // What is opened between two equal looks at the path is what the path names.
         let file = LeaseFile::identify(&config.path)?;
-        let reader = Lane::reader(&config).await?;
-        let writer = Lane::writer(&config).await?;
+        let reader = Lane::open(&config).await?;
+        let writer = Writer::open(&config, &file).await?;
         file.check().map_err(BackendError::not_applied)?;
         drop(keeper);
         Ok(Self { file, config, reader, writer })
@@ -212,7 +212,7 @@ impl LeaseBackend for Sqlite {
 impl Sqlite {
     /// Runs a write; true if it was applied, to the file that the path names.
     async fn written(&self, statement: impl Fn() -> Statement<'static> + Send) -> Result<bool, BackendError> {
-        let applied = self.writer.write(self.config.busy_timeout, statement).await? == 1;
+        let applied = self.writer.write(statement).await? == 1;
         match self.file.check() {
             // It is in the file that we have open, and nobody else will ever see it there.
             Err(gone) if applied => Err(BackendError::unknown(gone)),
