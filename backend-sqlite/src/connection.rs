@@ -30,6 +30,15 @@ struct Inner {
     abandoned: bool,
 }
 
+/// What an acknowledged write survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Waits for the disk.
+    PowerCut,
+    /// Is in the kernel's hands; nothing waits for the disk, so a slow one delays nobody.
+    ProcessCrash,
+}
+
 /// Writes to one file, in the order in which they came as far as this process is concerned.
 ///
 /// They wait for the file's one lock here and not in SQLite. That would wait on its thread, where a dropped future
@@ -77,10 +86,20 @@ impl Lane {
 }
 
 impl Writer {
-    pub(crate) async fn open(config: &SqliteConfig, file: &LeaseFile) -> Result<Self, BackendError> {
+    pub(crate) async fn open(
+        config: &SqliteConfig,
+        file: &LeaseFile,
+        durability: Durability,
+    ) -> Result<Self, BackendError> {
         let lane = Lane::open(config).await?;
-        let impatient = lane.execute(sqlx::query("PRAGMA busy_timeout = 0")).await;
-        impatient.map_err(|error| open_failed(config.path(), error))?;
+        let synchronous = match durability {
+            Durability::PowerCut => "PRAGMA synchronous = FULL",
+            Durability::ProcessCrash => "PRAGMA synchronous = NORMAL",
+        };
+        for setting in [synchronous, "PRAGMA busy_timeout = 0"] {
+            let set = lane.execute(sqlx::query(setting)).await;
+            set.map_err(|error| open_failed(config.path(), error))?;
+        }
         Ok(Self { lane, queue: queue_of(file.lineage()), limit: config.busy_timeout })
     }
 

@@ -21,8 +21,6 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The options of each connection to the lease file.
 pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
-    // FULL for every write, not for acquisitions alone: a renewal may be what confirms an acquisition whose own
-    // fsync failed (U-2), and at one write in seconds there is nothing to save.
     SqliteConnectOptions::new()
         .filename(path)
         .synchronous(SqliteSynchronous::Full)

@@ -75,6 +75,41 @@ pub fn recovery_after_a_failed_sync() {
     assert_eq!(block_on(observe(&store)).record.unwrap().note, "second attempt");
 }
 
+/// A power cut ends all processes of the host: what it may take with it, a beat, need not wait for the disk; what it
+/// may not, an epoch or a freedom, must.
+pub fn only_beats_go_on() {
+    let place = Place::new();
+    let (mut peer, failing, hanging) = start("beats", &place);
+    assert_eq!(peer.hear(), "held");
+    fs::write(&hanging, "").unwrap();
+    peer.tell();
+    assert_eq!(peer.hear(), "renewed: beat 100");
+    fs::write(&failing, "").unwrap();
+    fs::remove_file(&hanging).unwrap();
+    peer.tell();
+    assert_eq!(peer.hear(), "Release: Unknown");
+    assert_eq!(peer.hear(), "Acquire: Unknown");
+}
+
+pub async fn beats_on_a_bad_disk(path: &Path) {
+    let store = Sqlite::connect(SqliteConfig::new(path).unwrap()).await.unwrap();
+    let mut held = acquire(&store, &init(&store).await, "a").await;
+    held = renew(&store, &held).await;
+    say("held");
+    wait_for_word();
+    while held.record.as_ref().unwrap().beat < 100 {
+        held = renew(&store, &held).await;
+    }
+    say(&format!("renewed: beat {}", observe(&store).await.record.unwrap().beat));
+    wait_for_word();
+    let free = writes::release(&held, held.record.as_ref().unwrap(), &Fresh::random());
+    for (record, change) in [(free, Change::Release), (acquisition(&held, "b"), Change::Acquire)] {
+        let error = store.put_if(&name(), &held, &record, change).await.unwrap_err();
+        say(&format!("{change:?}: {:?}", error.certainty));
+    }
+    wait_for_word();
+}
+
 /// Nobody waits for ever behind a disk that hangs, and what was given up does not come alive in a crowd later.
 pub fn abandoned_writes() {
     let place = Place::new();
