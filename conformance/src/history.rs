@@ -4,7 +4,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use lease_core::{Change, Grant, HistoryRow, Instant, LeaseName, Lineage, Loss, Observation, Record, Term};
+use lease_core::{
+    Change, Grant, HistoryRow, Instant, LeaseName, Lineage, Loss, Observation, Record, Tag, Term,
+};
 use serde::{Deserialize, Serialize};
 
 /// What an answer showed of a register.
@@ -20,6 +22,11 @@ impl View {
     /// The present grant.
     pub fn grant(&self) -> Option<Grant> {
         self.record.as_ref().and_then(|record| record.grant)
+    }
+
+    /// What the next write compares.
+    pub fn tag(&self) -> Option<Tag> {
+        self.record.as_ref().map(|record| record.tag)
     }
 
     /// What T-2 compares: lineage, grant and beat.

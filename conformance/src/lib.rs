@@ -13,6 +13,7 @@ mod harness;
 pub mod history;
 pub mod invariants;
 mod memory;
+pub mod mutants;
 mod recording;
 mod run;
 mod tap;

@@ -20,6 +20,7 @@ cases! { "handover":
     a_revocation_of_a_dead_holder_frees_at_once,
     a_fenced_holder_is_followed_at_once_on_the_callers_word,
     an_unfenced_holder_is_waited_out_whatever_the_caller_says,
+    a_sealed_register_is_never_taken,
 }
 
 async fn releases_only_after_the_work_has_returned(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -184,5 +185,28 @@ async fn an_unfenced_holder_is_waited_out_whatever_the_caller_says(cx: Arc<Cx>) 
     standby.says_holder_is_dead();
     cx.soon("further looks", standby.tap.reads(5)).await?;
     ensure!(term.is_leader_now() && standby.leads_already().is_none());
+    Ok(())
+}
+
+async fn a_sealed_register_is_never_taken(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, seen) = cx.init().await?;
+    let fresh = Fresh::random();
+    let sealed = lease_core::Record {
+        tag: fresh.tag,
+        grant: Some(fresh.grant),
+        epoch: seen.next_epoch(),
+        sealed: Some("another store".into()),
+        ..record(&seen)?.clone()
+    };
+    let outcome = backend.put_if(&cx.lease(), &seen, &sealed, Change::Seal).await?;
+    crate::context::written(outcome)?;
+    let mut actor = cx.actor("a")?;
+    let clock = Clock::boot();
+    clock.sleep_until(clock.now().plus(cx.ttl() * 2)).await;
+    ensure!(actor.leads_already().is_none());
+    ensure!(
+        backend.observe(&cx.lease()).await?.record == Some(sealed),
+        "somebody wrote to a sealed register"
+    );
     Ok(())
 }

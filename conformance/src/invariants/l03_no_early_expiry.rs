@@ -29,20 +29,23 @@ pub fn check(history: &History) -> Result<(), Violation> {
             }
             What::Sent { put: Some(put), .. } if put.change == Change::Acquire => {
                 let Some(own_ttl) = ttls.get(actor) else { continue };
-                let record = put.expected.record.as_ref();
+                // What the store really showed, whatever the candidate made of it.
+                let shown = sighted.get(actor).map(|(view, _)| *view);
+                let shown = shown.filter(|view| view.tag() == put.expected.tag()).unwrap_or(&put.expected);
+                let record = shown.record.as_ref();
                 let record = record.ok_or_else(|| Violation {
                     rule: "L-3",
                     what: format!("{actor} acquired from absence (T-5)"),
                 })?;
                 require("L-3", record.sealed.is_none(), || format!("{actor} took a sealed register (M-1)"))?;
-                let foreign = record.lineage != put.expected.lineage;
+                let foreign = record.lineage != shown.lineage;
                 if !foreign
                     && (record.grant.is_none() || record.preemptible || record.grant == put.record.grant)
                 {
                     continue;
                 }
                 let wait = if foreign { record.max_ttl().max(*own_ttl) } else { record.ttl().max(*own_ttl) };
-                let since = sighted.get(actor).filter(|(view, _)| view.beat() == put.expected.beat());
+                let since = sighted.get(actor).filter(|(view, _)| view.beat() == shown.beat());
                 let waited = since.map_or(Duration::ZERO, |(_, since)| event.at.since(*since));
                 require("L-3", waited >= lengthened(wait), || {
                     format!(
