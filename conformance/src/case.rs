@@ -15,7 +15,7 @@ use crate::harness::{Facility, Harness};
 /// How long a case waits for anything before it fails.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-pub(crate) type CaseFuture = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+pub(crate) type CaseFuture = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
 /// One case: a behaviour that every backend, or every backend of a kind, must show.
 #[derive(Clone, Copy)]

@@ -236,7 +236,12 @@ impl Cx {
             self.soon(&format!("{actor} to end"), control.ended()).await?;
         }
         let backend = self.harness.connect().await.context("the store must be there at the end")?;
-        for lease in self.recorder.leases() {
+        let mut leases = self.recorder.leases();
+        let resources = self.resources.lock().expect("not poisoned").clone();
+        leases.extend(resources.into_iter().map(|(lease, ..)| lease));
+        leases.sort();
+        leases.dedup();
+        for lease in leases {
             let history = self.history(&*backend, &lease).await?;
             let violations = invariants::judge(&history);
             if !violations.is_empty() {

@@ -65,9 +65,7 @@ pub trait Harness: Send + Sync + 'static {
         Err(self.missing(Facility::Restart))
     }
 
-    /// [`Facility::ChangeLineage`]: the store goes on in another history, with the same registers, until the
-    /// returned guard is dropped or for good. Other cases run beside this one: the harness gives a store of its own
-    /// to [`isolated`](Self::isolated) users.
+    /// [`Facility::ChangeLineage`]: the store goes on in another history, with the same registers.
     async fn change_lineage(&self) -> Result<(), Missing> {
         Err(self.missing(Facility::ChangeLineage))
     }
@@ -84,14 +82,16 @@ pub trait Harness: Send + Sync + 'static {
         Err(self.missing(Facility::ChangeLineage))
     }
 
-    /// [`Facility::FencedEffects`]: a fresh resource in the store, fenced by F-1.
+    /// [`Facility::FencedEffects`]: the resource of this name in the store, fenced by F-1; created if it is new.
     async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
         let _ = name;
         Err(self.missing(Facility::FencedEffects))
     }
 
     /// [`Facility::Processes`]: a command that ends up in [`actor_main`](crate::actor_main) with a harness on the same
-    /// store. The suite adds the environment that says what to do.
+    /// store. The suite adds
+    /// the environment that says what to do, a pipe on standard input whose end is the actor's, too, and reads its
+    /// standard output.
     fn actor_command(&self) -> Option<Command> {
         None
     }

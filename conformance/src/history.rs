@@ -2,6 +2,7 @@
 //!
 //! All instants are `CLOCK_BOOTTIME` of one host, so histories of several processes on it can be merged.
 
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use lease_core::{
@@ -142,6 +143,11 @@ pub enum What {
     Died,
     /// The actor did not run for a while: stopped by a signal.
     Paused,
+    /// A resource refused the term (F-1).
+    Refused {
+        /// The term.
+        term: Term,
+    },
     /// When another term began, this one's `is_leader_now()` was still true.
     StillTrue {
         /// The earlier term.
@@ -231,19 +237,33 @@ impl What {
 
 /// Takes events in, from any thread.
 #[derive(Clone, Debug, Default)]
-pub struct Recorder(Arc<Mutex<Vec<(LeaseName, Event)>>>);
+pub struct Recorder {
+    events: Arc<Mutex<Vec<(LeaseName, Event)>>>,
+    prints: bool,
+}
 
 impl Recorder {
+    /// Prints each event as one line of JSON on standard output instead, for the process that started this one.
+    pub fn printing() -> Self {
+        Self { prints: true, ..Self::default() }
+    }
+
     /// Takes one event in.
     pub fn record(&self, lease: &LeaseName, at: Instant, actor: &str, what: What) {
         let event = Event { at, actor: actor.to_owned(), what };
-        self.0.lock().expect("not poisoned").push((lease.clone(), event));
+        if self.prints {
+            let line = serde_json::to_string(&event).expect("events are plain data");
+            // Whoever reads is gone if this fails; then nobody wants to know.
+            let _ = writeln!(std::io::stdout().lock(), "{line}");
+            return;
+        }
+        self.events.lock().expect("not poisoned").push((lease.clone(), event));
     }
 
     /// The leases that something happened to.
     pub fn leases(&self) -> Vec<LeaseName> {
         let mut leases: Vec<_> =
-            self.0.lock().expect("not poisoned").iter().map(|(lease, _)| lease.clone()).collect();
+            self.events.lock().expect("not poisoned").iter().map(|(lease, _)| lease.clone()).collect();
         leases.sort();
         leases.dedup();
         leases
@@ -251,7 +271,7 @@ impl Recorder {
 
     /// What has happened to `lease` so far.
     pub fn history(&self, lease: &LeaseName) -> History {
-        let events = self.0.lock().expect("not poisoned");
+        let events = self.events.lock().expect("not poisoned");
         let events = events.iter().filter(|(of, _)| of == lease).map(|(_, event)| event.clone()).collect();
         let mut history = History { events, ..History::default() };
         history.sort();

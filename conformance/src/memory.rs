@@ -1,5 +1,6 @@
 //! The harness of the reference backend.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,17 +14,18 @@ use crate::harness::{EffectError, Facility, FencedResource, Harness, Missing};
 pub struct MemoryHarness {
     name: &'static str,
     store: Memory,
+    resources: Mutex<BTreeMap<String, Arc<MemoryResource>>>,
 }
 
 impl MemoryHarness {
     /// A store that keeps its registers, so that candidates create them (T-5).
     pub fn keeping() -> Self {
-        Self { name: "memory", store: Memory::new() }
+        Self { name: "memory", store: Memory::new(), resources: Mutex::default() }
     }
 
     /// A store that can lose its registers.
     pub fn losing() -> Self {
-        Self { name: "memory-losing", store: Memory::new().losing_registers() }
+        Self { name: "memory-losing", store: Memory::new().losing_registers(), resources: Mutex::default() }
     }
 }
 
@@ -60,8 +62,9 @@ impl Harness for MemoryHarness {
         Ok(Arc::new(same))
     }
 
-    async fn resource(&self, _name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
-        Ok(Arc::new(MemoryResource::default()))
+    async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
+        let mut resources = self.resources.lock().expect("not poisoned");
+        Ok(resources.entry(name.to_owned()).or_default().clone())
     }
 }
 

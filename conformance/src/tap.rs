@@ -23,6 +23,7 @@ struct State {
     plan: Mutex<Option<(Change, Plan)>>,
     hints: broadcast::Sender<()>,
     reads: AtomicU64,
+    failures: AtomicU64,
     called: Notify,
 }
 
@@ -68,6 +69,7 @@ impl Tap {
             plan: Mutex::new(None),
             hints: broadcast::channel(16).0,
             reads: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
             called: Notify::new(),
         }))
     }
@@ -133,10 +135,19 @@ impl Tap {
 
     /// Resolves when `more` further reads have been made.
     pub(crate) async fn reads(&self, more: u64) {
-        let until = self.0.reads.load(Ordering::SeqCst) + more;
+        self.counted(&self.0.reads, more).await;
+    }
+
+    /// Resolves when `more` further calls have failed because the actor is cut off.
+    pub(crate) async fn failures(&self, more: u64) {
+        self.counted(&self.0.failures, more).await;
+    }
+
+    async fn counted(&self, counter: &AtomicU64, more: u64) {
+        let until = counter.load(Ordering::SeqCst) + more;
         loop {
             let called = self.0.called.notified();
-            if self.0.reads.load(Ordering::SeqCst) >= until {
+            if counter.load(Ordering::SeqCst) >= until {
                 return;
             }
             called.await;
@@ -153,7 +164,12 @@ impl Tap {
         if self.0.dead.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        !cut.load(Ordering::SeqCst)
+        let passes = !cut.load(Ordering::SeqCst);
+        if !passes {
+            self.0.failures.fetch_add(1, Ordering::SeqCst);
+            self.0.called.notify_waiters();
+        }
+        passes
     }
 }
 

@@ -11,6 +11,8 @@ mod history;
 mod lineage;
 mod list;
 mod outage;
+mod process;
+mod properties;
 mod register;
 mod release;
 mod renew;
@@ -38,6 +40,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         list::CASES,
         history::CASES,
         cancellation::CASES,
+        properties::CASES,
+        process::CASES,
     ]
     .into_iter()
     .flatten()

@@ -57,6 +57,8 @@ pub struct Fate {
     pub mutant: String,
     /// The named trials that failed, with the first line of why.
     pub killed_by: Vec<(&'static str, String)>,
+    /// How long its trials took.
+    pub took: Duration,
     /// The named trials that passed all the same.
     pub survived: Vec<&'static str>,
 }
@@ -82,7 +84,13 @@ impl Mutant {
         };
         let harness: Arc<dyn Harness> =
             Arc::new(Wrong { inner: Arc::new(memory), kind: self.kind, store: self.store() });
-        let mut fate = Fate { mutant: self.to_string(), killed_by: Vec::new(), survived: Vec::new() };
+        let began = std::time::Instant::now();
+        let mut fate = Fate {
+            mutant: self.to_string(),
+            killed_by: Vec::new(),
+            survived: Vec::new(),
+            took: Duration::ZERO,
+        };
         for &id in self.killers {
             let case = cases::find(id).unwrap_or_else(|| panic!("{self} names no case: {id}"));
             match case.run(harness.clone(), core.clone(), limit) {
@@ -93,6 +101,7 @@ impl Mutant {
                 }
             }
         }
+        fate.took = began.elapsed();
         fate
     }
 

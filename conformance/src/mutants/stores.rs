@@ -38,7 +38,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "reports a conflict as written",
         || wrong(Wrong::ConflictIsWritten),
-        &["register::a_conflict_shows_the_register_and_changes_nothing", "acquire::only_one_of_two_leads"],
+        &[
+            "register::a_conflict_shows_the_register_and_changes_nothing",
+            "history::concurrent_acquisitions_leave_one_row",
+        ],
     ),
     mutant(
         "matches renewals and releases by the holder's name",
