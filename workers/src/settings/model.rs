@@ -181,12 +181,31 @@ impl Kind {
             Self::Bool => value.to_bool().is_some(),
             Self::Integer { min, max } | Self::Millis { min, max } => within(min, max),
             Self::Path => text.is_some_and(|t| !t.is_empty() && !t.chars().any(char::is_control)),
-            Self::Url(schemes) => text.and_then(|t| Url::parse(t).ok()).is_some_and(|url| {
-                schemes.contains(&url.scheme()) && url.host_str().is_none_or(|host| !host.is_empty())
-            }),
+            Self::Url(schemes) => text
+                .and_then(|t| Url::parse(t).ok())
+                .is_some_and(|url| schemes.contains(&url.scheme()) && !url.cannot_be_a_base()),
             Self::Address => text.is_some_and(is_address),
         };
         if fine { Ok(()) } else { Err(self.allowed(flag)) }
+    }
+
+    /// Its name, for machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Checked { .. } => "checked",
+            Self::OneOf(_) => "one_of",
+            Self::Bool => "bool",
+            Self::Integer { .. } => "integer",
+            Self::Millis { .. } => "millis",
+            Self::Path => "path",
+            Self::Url(_) => "url",
+            Self::Address => "address",
+        }
+    }
+
+    pub(super) fn is_text(self) -> bool {
+        !matches!(self, Self::Bool | Self::Integer { .. } | Self::Millis { .. })
     }
 
     /// What is allowed, as a sentence's end: "use …".
