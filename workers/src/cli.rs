@@ -1,6 +1,7 @@
 //! The command line: one tree of commands, and the settings' flags on each of them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -97,7 +98,7 @@ impl Cli {
                 }
             }
         }
-        let config = matches.get_one::<PathBuf>(CONFIG).cloned();
+        let config = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
         let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
         let settings = Settings::load(model, &sources)?;
         logs::start(&settings.block::<Log>()?);
@@ -133,7 +134,7 @@ fn with_flags(mut command: clap::Command, model: &Model) -> clap::Command {
         Arg::new(id).long(name).help(help).global(true).hide_short_help(true).allow_negative_numbers(true)
     };
     let config = flag(CONFIG, "config", format!("the settings file, TOML [env: {CONFIG}]"));
-    let path = clap::value_parser!(PathBuf);
+    let path = clap::value_parser!(OsString);
     command = command.arg(config.value_name("FILE").value_parser(path).hide_short_help(false));
     for (section, setting) in model.settings() {
         let key = format!("{}.{}", section.name, setting.key);

@@ -56,6 +56,16 @@ pub struct Model {
 const OTHER_VARIABLES: [&str; 4] =
     ["LEASEHOLD_CONFIG", "LEASEHOLD_LEASE", "LEASEHOLD_EPOCH", "LEASEHOLD_GRANT"];
 
+/// How variables begin that are this project's other tools'.
+const OF_OTHER_TOOLS: [&str; 6] = [
+    "LEASEHOLD_TEST",
+    "LEASEHOLD_LAB",
+    "LEASEHOLD_DEMO",
+    "LEASEHOLD_BENCH",
+    "LEASEHOLD_SEED",
+    "LEASEHOLD_CACHE",
+];
+
 impl Model {
     /// A model of these sections.
     ///
@@ -143,7 +153,7 @@ impl Model {
             rest.is_empty() || (rest.starts_with('_') && (rest.contains("_TCP") || rest.contains("_UDP")))
         });
         let of_a_service = name.contains("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || port;
-        prefixed && !of_a_service
+        prefixed && !of_a_service && !OF_OTHER_TOOLS.iter().any(|tool| name.starts_with(tool))
     }
 }
 

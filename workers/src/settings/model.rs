@@ -160,10 +160,13 @@ impl Kind {
         .unwrap_or_else(|| Value::from(text))
     }
 
-    /// What a flag's text stands for: as [`read`](Self::read), but times have a unit.
+    /// What a flag's text stands for: as [`read`](Self::read), but times have a unit. A time out of range stays a
+    /// text, so that it's shown as it was written.
     pub(super) fn read_flag(self, text: &str) -> Value {
         match self {
-            Self::Millis { .. } => parse_millis(text).map_or_else(|| Value::from(text), Value::from),
+            Self::Millis { min, max } => parse_millis(text)
+                .filter(|millis| (min..=max).contains(millis))
+                .map_or_else(|| Value::from(text), Value::from),
             _ => self.read(text),
         }
     }
