@@ -68,7 +68,13 @@ impl Cli {
     /// Reads the process's arguments and environment, does what they say, and returns the exit code.
     ///
     /// 0 done · 1 tried and failed · 2 bad input, nothing was started · 125 `run` itself failed · else `run`'s child's.
+    ///
+    /// Call it first thing in `main`: `run` starts this very program again, as a second process that must have one
+    /// thread only.
     pub fn run(self) -> ExitCode {
+        if let Some(code) = run::keeper() {
+            return code;
+        }
         match self.execute() {
             Ok(code) => code,
             Err(failure) => {
