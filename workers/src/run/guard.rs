@@ -162,11 +162,14 @@ impl<'a> Guard<'a> {
     }
 
     fn children_changed(&self) {
+        let mut dead = Vec::new();
+        tree::reap(|pid, _| dead.push(pid));
         if self.stage.get() != Stage::Standby {
             return self.pass_on(SIGCHLD);
         }
-        tree::reap(|_, _| {});
         match self.warm.take() {
+            // Another is started when a term begins: if that one dies too, something is wrong with all of them.
+            Some(keeper) if dead.contains(&keeper.pid()) => {}
             Some(keeper) => {
                 keeper.wake();
                 self.warm.set(Some(keeper));

@@ -80,6 +80,7 @@ struct Hold<'a> {
     /// When the keeper was told to kill what is left, and when we give up.
     stopping: Option<(Instant, Instant)>,
     lost: bool,
+    started: bool,
 }
 
 impl<'a> Hold<'a> {
@@ -92,6 +93,7 @@ impl<'a> Hold<'a> {
             deadline: Instant::ZERO,
             stopping: None,
             lost: false,
+            started: false,
         };
         this.deadline = this.present_deadline();
         this
@@ -174,7 +176,10 @@ impl<'a> Hold<'a> {
     fn heard(&mut self, message: FromKeeper) -> Option<End> {
         let (lease, epoch) = (self.guard.lease.as_str(), self.leadership.term().epoch);
         match message {
-            FromKeeper::Started { pid } => info!(lease, epoch, pid, "command started"),
+            FromKeeper::Started { pid } => {
+                info!(lease, epoch, pid, "command started");
+                self.started = true;
+            }
             FromKeeper::NotStarted { code, error } => return Some(End::NotStarted { code, error }),
             FromKeeper::CommandEnded { code, left } => {
                 info!(
@@ -220,6 +225,9 @@ impl<'a> Hold<'a> {
             End::Gone { code, by_itself: true } => Err(Done::Code(code)),
             End::Gone { code, by_itself: false } if self.guard.stop_signal.get().is_some() => {
                 Err(Done::Code(code))
+            }
+            End::KeeperFailed(why) if !self.started => {
+                Err(Done::Failed(format!("{why} before it started the command")))
             }
             End::Gone { .. } | End::KeeperFailed(_) if self.guard.once => Err(Done::Lost),
             End::KeeperFailed(_) => Err(Done::KeeperFailed),

@@ -5,7 +5,7 @@
 //! thread, no runtime and no store: as little as possible that can go wrong.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -48,10 +48,15 @@ pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> u8 {
     match keep() {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("leasehold run: the keeper failed: {error}");
+            say(format_args!("the keeper failed: {error}"));
             OUR_FAILURE
         }
     }
+}
+
+/// To whoever reads standard error, if anybody still does. Never before the work is done: it may block.
+fn say(what: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "leasehold run: {what}");
 }
 
 struct Keeper {
@@ -221,11 +226,11 @@ impl Keeper {
         if none_left {
             self.link.send(&FromKeeper::Gone { code, by_itself: term.by_itself });
             if self.guard_is_gone {
-                eprintln!(
-                    "leasehold run: lease {} epoch {}: the guard is gone; the command and all its descendants were \
-                     ended, and the lease runs out by itself",
+                say(format_args!(
+                    "lease {} epoch {}: the guard is gone; the command and all its descendants were ended, and the \
+                     lease runs out by itself",
                     term.start.lease, term.start.epoch
-                );
+                ));
             }
             return true;
         }

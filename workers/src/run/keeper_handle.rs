@@ -42,6 +42,10 @@ impl Keeper {
         Ok(Self { process, from: BufReader::new(from).lines(), to })
     }
 
+    pub(super) fn pid(&self) -> Pid {
+        self.process.pid
+    }
+
     /// A keeper that can't take a short line is stopped or dead. It will act on what it knew before, and it will be
     /// seen to be late or dead.
     pub(super) fn send(&self, message: &ToKeeper) {
