@@ -103,7 +103,8 @@ impl Cli {
         let config = matches.get_one::<PathBuf>("config").cloned();
         let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
         let settings = Settings::load(model, &sources)?;
-        logs::start(&settings.block::<Log>()?);
+        let usual = if matches!(arguments.command, Command::Run(_)) { run::LOG_FILTER } else { "info" };
+        logs::start(&settings.block::<Log>()?, usual);
         let app = App { settings, registry: self.registry };
         // `config` shows the settings before it refuses them.
         if !matches!(arguments.command, Command::Operation(operator::Operation::Config(_))) {

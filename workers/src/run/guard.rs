@@ -5,14 +5,13 @@ use std::ffi::OsString;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::LocalBoxStream;
-use lease_core::{Elector, LeaseName, RunError};
+use futures::{FutureExt, StreamExt};
+use lease_core::{Elector, EventKind, LeaseEvent, LeaseName, RunError};
 use rustix::process::{getpid, set_child_subreaper};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::keeper_handle::Keeper;
 use super::signals::{self, Heard};
@@ -63,8 +62,8 @@ pub(super) struct Guard<'a> {
     order: mpsc::Sender<i32>,
     /// Signals for the present command or keeper.
     pub(super) orders: RefCell<mpsc::Receiver<i32>>,
-    /// Something happened to the elector: the deadline may have moved.
-    pub(super) events: RefCell<LocalBoxStream<'static, ()>>,
+    /// A renewal was acknowledged: the deadline has moved.
+    pub(super) renewed: Notify,
 }
 
 impl<'a> Guard<'a> {
@@ -84,7 +83,7 @@ impl<'a> Guard<'a> {
             warm: Cell::new(None),
             order,
             orders: RefCell::new(orders),
-            events: RefCell::new(futures::stream::empty().boxed_local()),
+            renewed: Notify::new(),
         }
     }
 
@@ -97,7 +96,7 @@ impl<'a> Guard<'a> {
         self.warm_up();
         loop {
             let elector = (self.elector)()?;
-            let _ = self.events.replace(elector.events().map(drop).boxed_local());
+            let mut events = elector.events();
             let shutdown = self.shutdown.clone();
             let mut campaign = pin!(elector.run_until(shutdown.cancelled_owned(), |term| self.hold(term)));
             let outcome = loop {
@@ -105,8 +104,12 @@ impl<'a> Guard<'a> {
                     biased;
                     outcome = &mut campaign => break outcome,
                     Some(heard) = heard.recv() => self.hear(heard),
+                    Some(event) = events.next() => self.tell(event.ok()),
                 }
             };
+            while let Some(Some(event)) = events.next().now_or_never() {
+                self.tell(event.ok());
+            }
             match (outcome, self.stop_signal.get()) {
                 (Err(RunError::Work(Done::Code(code))), _) => return Ok(code),
                 // Nothing ran, or nothing more: like a command that the signal ended.
@@ -117,6 +120,19 @@ impl<'a> Guard<'a> {
                 (Err(RunError::Work(done)), _) => return Err(failed(&done)),
                 (Err(error), _) => return Err(failed(&error)),
             }
+        }
+    }
+
+    /// The few lines that a user of `run` wants from the election; failures are logged by the core. `None`: some events
+    /// were missed.
+    fn tell(&self, event: Option<LeaseEvent>) {
+        let (lease, holder) = (self.lease.as_str(), event.as_ref().map_or("", |event| event.holder.as_str()));
+        match event.as_ref().map(|event| &event.kind) {
+            Some(EventKind::Renewed(_)) | None => self.renewed.notify_one(),
+            Some(EventKind::Following(term)) => info!(lease, holder, epoch = term.epoch, "standing by"),
+            Some(EventKind::Acquired { term, .. }) => info!(lease, holder, epoch = term.epoch, "leading"),
+            Some(EventKind::Released { term, .. }) => info!(lease, holder, epoch = term.epoch, "released"),
+            Some(_) => {}
         }
     }
 

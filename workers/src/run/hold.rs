@@ -3,8 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use futures::StreamExt;
-use lease_core::{Clock, Instant, Leadership, StopReason};
+use lease_core::{Clock, Instant, Leadership};
 use rustix::process::Signal;
 use signal_hook::consts::SIGCHLD;
 use tracing::{error, info, warn};
@@ -125,7 +124,6 @@ impl<'a> Hold<'a> {
         }));
         let leadership = self.leadership.clone();
         let mut orders = guard.orders.borrow_mut();
-        let mut events = guard.events.borrow_mut();
         while orders.try_recv().is_ok() {} // meant for the command before
         loop {
             let overdue_at = self.overdue_at();
@@ -146,6 +144,8 @@ impl<'a> Hold<'a> {
                 () = leadership.stop_requested(), if self.stopping.is_none() => {
                     let signal = guard.stop_signal.get().unwrap_or(Signal::TERM.as_raw());
                     let drain = guard.stop_budget - (guard.stop_budget / 4).min(Duration::from_secs(2));
+                    let reason = leadership.stop_reason().map(ToString::to_string);
+                    info!(lease = %guard.lease, epoch = term.epoch, reason, "asking the command to end");
                     self.stop(signal, drain);
                 }
                 Some(signal) = orders.recv() => match self.stopping {
@@ -153,7 +153,7 @@ impl<'a> Hold<'a> {
                     Some((kill_at, _)) => self.keeper.send(&ToKeeper::Stop { signal, kill_at: nanos(kill_at) }),
                     None => self.keeper.send(&ToKeeper::Signal(signal)),
                 },
-                Some(()) = events.next() => {
+                () = guard.renewed.notified() => {
                     let deadline = self.present_deadline();
                     if deadline > self.deadline {
                         self.deadline = deadline;
@@ -182,10 +182,7 @@ impl<'a> Hold<'a> {
             }
             FromKeeper::NotStarted { code, error } => return Some(End::NotStarted { code, error }),
             FromKeeper::CommandEnded { code, left } => {
-                info!(
-                    lease,
-                    epoch, code, left, "command ended; the lease is kept until its descendants end too"
-                );
+                info!(lease, epoch, code, left, "command ended; the lease is kept until its descendants end");
                 if self.stopping.is_none() {
                     self.guard.stage.set(Stage::Lingering);
                 }
@@ -231,12 +228,7 @@ impl<'a> Hold<'a> {
             }
             End::Gone { .. } | End::KeeperFailed(_) if self.guard.once => Err(Done::Lost),
             End::KeeperFailed(_) => Err(Done::KeeperFailed),
-            End::Gone { .. } => {
-                if let Some(StopReason::StepDown { by, .. }) = self.leadership.stop_reason() {
-                    info!(lease = %self.guard.lease, by, "handed over; campaigning again");
-                }
-                Ok(())
-            }
+            End::Gone { .. } => Ok(()),
         }
     }
 }

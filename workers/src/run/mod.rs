@@ -35,6 +35,9 @@ use crate::{App, Failure};
 /// The guard's settings, part of the one model. The lease and its times are `leaderElection`'s: `--lease`, `--ttl`.
 pub(crate) const SECTIONS: &[Section] = &[];
 
+/// What is logged unless somebody says otherwise: the guard's own few lines, and the core's warnings.
+pub(crate) const LOG_FILTER: &str = "warn,lease_workers=info";
+
 /// The exit code of the guard's own failures, as `env`, `nohup` and `timeout` have it.
 const OUR_FAILURE: u8 = 125;
 

@@ -7,23 +7,23 @@ use std::time::Duration;
 use lease_testbed::{Process, wait_until};
 
 /// Generous: the machine may be busy with other things.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-pub struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// `leasehold`, for this place's lease `job`.
-    pub fn leasehold(&self, arguments: &[&str]) -> Process {
+    pub(crate) fn leasehold(&self, arguments: &[&str]) -> Process {
         Process::command(env!("CARGO_BIN_EXE_leasehold"))
             .unwrap()
             .current_dir(self.folder.path())
@@ -34,7 +34,7 @@ impl Place {
     }
 
     /// A guard that runs `script`, which works in this place's folder.
-    pub fn guard(&self, ttl: Duration, flags: &[&str], script: &str) -> Process {
+    pub(crate) fn guard(&self, ttl: Duration, flags: &[&str], script: &str) -> Process {
         let ttl = ttl.as_millis().to_string();
         let mut arguments = vec!["run", "--init", "--ttl", &ttl];
         arguments.extend_from_slice(flags);
@@ -42,46 +42,46 @@ impl Place {
         self.leasehold(&arguments)
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    pub fn lines(&self, name: &str) -> Vec<String> {
+    pub(crate) fn lines(&self, name: &str) -> Vec<String> {
         self.read(name).lines().map(str::to_owned).collect()
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.path(name), text).unwrap();
     }
 
     /// Waits until `name` has at least `count` whole lines, and returns them.
-    pub async fn await_lines(&self, name: &str, count: usize) -> Vec<String> {
+    pub(crate) async fn await_lines(&self, name: &str, count: usize) -> Vec<String> {
         until(&format!("{count} lines in {name}"), || self.read(name).matches('\n').count() >= count).await;
         self.lines(name)
     }
 }
 
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     wait_until(what, LIMIT, || std::future::ready(condition())).await.unwrap();
 }
 
-pub fn pid(text: &str) -> u32 {
+pub(crate) fn pid(text: &str) -> u32 {
     text.trim().parse().unwrap()
 }
 
 /// Neither there nor a zombie.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     state(pid).is_some_and(|state| state != "Z" && state != "X")
 }
 
 /// `R`, `S`, `T`, …
-pub fn state(pid: u32) -> Option<String> {
+pub(crate) fn state(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().next().map(str::to_owned)
 }
 
-pub fn children(pid: u32) -> Vec<u32> {
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists =
         tasks.map(|task| fs::read_to_string(Path::new(&task.path()).join("children")).unwrap_or_default());
@@ -89,12 +89,12 @@ pub fn children(pid: u32) -> Vec<u32> {
 }
 
 /// The guard's one child.
-pub fn keeper_of(guard: &Process) -> u32 {
+pub(crate) fn keeper_of(guard: &Process) -> u32 {
     let children = children(guard.id());
     assert_eq!(children.len(), 1, "a guard has one child, its keeper");
     children[0]
 }
 
-pub async fn await_death(what: &str, pids: &[u32]) {
+pub(crate) async fn await_death(what: &str, pids: &[u32]) {
     until(what, || pids.iter().all(|pid| !is_alive(*pid))).await;
 }
