@@ -71,7 +71,13 @@ impl Cli {
     /// Reads the process's arguments and environment, does what they say, and returns the exit code.
     ///
     /// 0 done · 1 tried and failed · 2 bad input, nothing was started · 125 `run` itself failed · else `run`'s child's.
+    ///
+    /// Call it first thing in `main`: `run` starts this very program again, as a second process that must have one
+    /// thread only.
     pub fn run(self) -> ExitCode {
+        if let Some(code) = run::keeper() {
+            return code;
+        }
         match self.execute() {
             Ok(code) => code,
             Err(failure) => {
@@ -101,7 +107,8 @@ impl Cli {
         let config = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
         let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
         let settings = Settings::load(model, &sources)?;
-        logs::start(&settings.block::<Log>()?);
+        let usual = if matches!(arguments.command, Command::Run(_)) { run::LOG_FILTER } else { "info" };
+        logs::start(&settings.block::<Log>()?, usual);
         let app = App { settings, registry: self.registry };
         // `config` shows the settings before it refuses them.
         if !matches!(arguments.command, Command::Operation(operator::Operation::Config(_))) {
