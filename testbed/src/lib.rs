@@ -1,1 +1,26 @@
-//! Real servers on free ports in throw-away folders, and the means to break them
+//! Real servers on free ports in throw-away folders, and the means to break them.
+//!
+//! Nothing that is started here outlives the process that started it, however that ends, SIGKILL included: a small
+//! supervisor notices, kills, and removes the folders.
+//!
+//! - [`Postgres`]: a server of our own, to crash, pause, restart, replicate and promote; [`PostgresServer`]: the
+//!   same, or the one that the user names.
+//! - [`Proxy`]: stands between a client and its server and delays, drops, cuts, holds and counts.
+//! - [`Process`]: a real child process, with its lines, signals and exit code.
+//! - [`wait_until`], [`wait_for`]: await a condition instead of sleeping; [`free_port`].
+
+mod ports;
+mod postgres;
+mod process;
+mod processes;
+mod supervisor;
+mod wait;
+
+pub use rustix::process::Signal;
+
+pub use self::{
+    ports::{ReservedPort, free_port},
+    postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive},
+    process::{Process, ProcessCommand},
+    wait::{wait_for, wait_until},
+};

@@ -1,0 +1,125 @@
+//! What a test may choose about a server.
+
+use std::{net::SocketAddr, path::Path};
+
+use super::archive::WalArchive;
+
+/// How a PostgreSQL server is started. The default is a quick one for plain tests: `fsync=off`, 100
+/// connections, a system identifier that other servers share.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    pub(super) fresh_system_identifier: bool,
+    pub(super) archive: Option<WalArchive>,
+    pub(super) settings: Settings,
+}
+
+/// A streaming standby's options; see [`Postgres::standby`](super::Postgres::standby).
+#[derive(Clone, Debug)]
+pub struct StandbyOptions {
+    pub(super) name: String,
+    pub(super) synchronous: bool,
+    pub(super) primary: Option<SocketAddr>,
+    pub(super) settings: Settings,
+}
+
+/// Settings of `postgresql.conf` in the order in which they were made: the last of one name counts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings(Vec<(String, String)>);
+
+// === impl PostgresOptions ===
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        let options = Self { fresh_system_identifier: false, archive: None, settings: Settings::default() };
+        options.fsync(false).max_connections(100)
+    }
+}
+
+impl PostgresOptions {
+    /// Whether commits wait for the disk. On for benches and whatever speaks of crashes; off saves time.
+    #[must_use]
+    pub fn fsync(self, on: bool) -> Self {
+        let value = if on { "on" } else { "off" };
+        self.setting("fsync", value).setting("full_page_writes", value)
+    }
+
+    /// How many connections the server takes, three of them for superusers only.
+    #[must_use]
+    pub fn max_connections(self, connections: u32) -> Self {
+        self.setting("max_connections", connections.to_string())
+    }
+
+    /// Any setting of `postgresql.conf`, its value without quotes.
+    #[must_use]
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.set(name.into(), value.into());
+        self
+    }
+
+    /// Runs `initdb` for this server alone, about a second, instead of copying a template: servers that are
+    /// copied from one template **share a system identifier**. A lineage (rule R-2) couldn't tell them apart.
+    #[must_use]
+    pub fn fresh_system_identifier(mut self) -> Self {
+        self.fresh_system_identifier = true;
+        self
+    }
+
+    /// Archives the WAL, and restores it from there. Two standbys of one primary that are both promoted get
+    /// *different* timelines only if they share an archive.
+    #[must_use]
+    pub fn archive(mut self, archive: &WalArchive) -> Self {
+        self.archive = Some(archive.clone());
+        self
+    }
+}
+
+// === impl StandbyOptions ===
+
+impl StandbyOptions {
+    /// A standby that the primary's commits don't wait for: a failover to it may lose acknowledged commits.
+    pub fn asynchronous(name: impl Into<String>) -> Self {
+        Self { name: name.into(), synchronous: false, primary: None, settings: Settings::default() }
+    }
+
+    /// A standby that every commit on the primary waits for, as `synchronous_commit=on` means it.
+    pub fn synchronous(name: impl Into<String>) -> Self {
+        Self { synchronous: true, ..Self::asynchronous(name) }
+    }
+
+    /// Streams from this address in place of the primary's own: a [`Proxy`](crate::Proxy) (in TCP mode) in front of
+    /// it, so that the replication can be delayed or cut.
+    #[must_use]
+    pub fn through(mut self, primary: SocketAddr) -> Self {
+        self.primary = Some(primary);
+        self
+    }
+
+    /// Any setting of `postgresql.conf`, in place of the primary's.
+    #[must_use]
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.set(name.into(), value.into());
+        self
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    pub(super) fn set(&mut self, name: String, value: String) {
+        self.0.push((name, value));
+    }
+
+    pub(super) fn path(&mut self, name: &str, path: &Path) {
+        self.set(name.to_owned(), path.display().to_string());
+    }
+
+    pub(super) fn extend(&mut self, others: &Self) {
+        self.0.extend_from_slice(&others.0);
+    }
+
+    /// The text of a `postgresql.conf`.
+    pub(super) fn to_conf(&self) -> String {
+        let line = |(name, value): &(String, String)| format!("{name} = '{}'\n", value.replace('\'', "''"));
+        self.0.iter().map(line).collect()
+    }
+}

@@ -1,0 +1,105 @@
+//! A data folder in a fraction of the time that `initdb` takes: made once, copied afterwards.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+
+use super::{PASSWORD, SUPERUSER, binaries::Binaries};
+use crate::supervisor::{Ending, Folder};
+
+/// Changes whenever the call of `initdb` does.
+const LAYOUT: u32 = 1;
+
+const INITDB_LIMIT: Duration = Duration::from_secs(120);
+
+/// Makes the data folder of a new cluster, below `folder`, owned by the user that runs the server.
+pub(super) async fn data_folder(
+    binaries: &Binaries,
+    folder: &Folder,
+    fresh: bool,
+) -> anyhow::Result<PathBuf> {
+    let data = folder.path().join("data");
+    let template = if fresh { None } else { cached_template(binaries) };
+    match &template {
+        Some(template) if template.is_dir() => copy(template, &data, binaries)?,
+        _ => {
+            initdb(binaries, folder, &data).await?;
+            if let Some(template) = template
+                && let Err(error) = store(&data, &template)
+            {
+                tracing::warn!(
+                    "starting servers stays slow, since no template of one can be kept: {error:#}"
+                );
+            }
+        }
+    }
+    Ok(data)
+}
+
+/// Where the template for this version is, or is to be; `None` without a cache folder.
+fn cached_template(binaries: &Binaries) -> Option<PathBuf> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = named("LEASEHOLD_CACHE")
+        .or_else(|| named("XDG_CACHE_HOME").map(|cache| cache.join("leasehold")))
+        .or_else(|| named("HOME").map(|home| home.join(".cache/leasehold")))?;
+    let arch = std::env::consts::ARCH;
+    Some(cache.join(format!("postgres-{}-{arch}-template-{LAYOUT}", binaries.version)))
+}
+
+async fn initdb(binaries: &Binaries, folder: &Folder, data: &Path) -> anyhow::Result<()> {
+    let password = folder.path().join("password");
+    binaries.user.write(&password, PASSWORD)?;
+    let mut command = binaries.command("initdb", Ending::Kill, folder.path())?;
+    command.args([
+        "--username",
+        SUPERUSER,
+        "--auth=scram-sha-256",
+        "--no-sync",
+        "--encoding=UTF8",
+        "--locale=C",
+    ]);
+    command.arg("--pwfile").arg(&password).arg("--pgdata").arg(data);
+    binaries.run(command, INITDB_LIMIT).await.context("cannot make a PostgreSQL cluster")?;
+    Ok(())
+}
+
+/// Puts a copy into the cache, whole or not at all: many processes may do so at once.
+fn store(data: &Path, template: &Path) -> anyhow::Result<()> {
+    let cache = template.parent().context("a cache folder has a parent")?;
+    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let unique = format!("{}.{}.{:?}", template.display(), std::process::id(), std::thread::current().id());
+    let unique = Path::new(&unique);
+    let stored = copy_tree(data, unique, &|_| Ok(())).and_then(|()| Ok(fs::rename(unique, template)?));
+    if stored.is_err() {
+        let _ = fs::remove_dir_all(unique);
+    }
+    // Another process was faster: its template is as good.
+    if template.is_dir() { Ok(()) } else { stored }
+}
+
+fn copy(template: &Path, data: &Path, binaries: &Binaries) -> anyhow::Result<()> {
+    copy_tree(template, data, &|path| binaries.user.own(path)).with_context(|| {
+        format!("cannot copy the template {}: remove it, and it is made anew", template.display())
+    })
+}
+
+fn copy_tree(from: &Path, to: &Path, own: &dyn Fn(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    fs::create_dir(to)?;
+    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+    own(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_tree(&source, &target, own)?;
+        } else {
+            fs::copy(&source, &target)?;
+            own(&target)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,374 @@
+//! Real processes for tests that are about processes: lines awaited, real signals, exit codes.
+
+use std::{
+    collections::VecDeque,
+    ffi::OsStr,
+    fmt,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, bail};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use tokio::sync::watch;
+
+use crate::{
+    processes,
+    supervisor::{Ending, supervisor},
+    wait::wait_until,
+};
+
+/// How many lines are kept; older ones are forgotten.
+const LINES_KEPT: usize = 20_000;
+
+/// How long a signal may take to show its effect.
+const SIGNAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// A command that becomes a [`Process`]; made by [`Process::command`].
+#[derive(Debug)]
+pub struct ProcessCommand {
+    name: String,
+    command: Command,
+}
+
+/// A child process that doesn't outlive this one, even if this one is killed by SIGKILL.
+///
+/// It has a process group of its own and nothing on standard input. Its output is kept line by line. Dropping
+/// this value kills the group by SIGKILL and waits for the child. It may be used from any runtime.
+pub struct Process {
+    name: String,
+    pid: Pid,
+    shared: Arc<Shared>,
+    events: watch::Receiver<u64>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Counts what happened: a line, the end of a stream, the exit.
+    events: watch::Sender<u64>,
+}
+
+struct State {
+    child: Child,
+    status: Option<ExitStatus>,
+    open_streams: u8,
+    lines: VecDeque<String>,
+    /// How many lines were forgotten.
+    forgotten: usize,
+}
+
+// === impl ProcessCommand ===
+
+impl ProcessCommand {
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Removes a variable from the environment that it inherits.
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    /// Inherits no environment. A mark of the testbed's own stays.
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.command.env_clear();
+        self
+    }
+
+    /// Sets its working directory; else it has ours.
+    #[must_use]
+    pub fn current_dir(mut self, folder: impl AsRef<Path>) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the system can start no process, or the working directory doesn't exist.
+    pub fn spawn(mut self) -> anyhow::Result<Process> {
+        supervisor()?.mark(&mut self.command);
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().with_context(|| format!("cannot start {}", self.name))?;
+        let pid = Pid::from_child(&child);
+        let stdout = child.stdout.take().context("no standard output")?;
+        let stderr = child.stderr.take().context("no standard error")?;
+        let (sender, events) = watch::channel(0);
+        let state = State { child, status: None, open_streams: 2, lines: VecDeque::new(), forgotten: 0 };
+        let shared = Arc::new(Shared { state: Mutex::new(state), events: sender });
+        let process = Process { name: self.name, pid, shared: shared.clone(), events };
+        for stream in [Box::new(stdout) as Box<dyn Read + Send>, Box::new(stderr)] {
+            let shared = shared.clone();
+            thread::Builder::new().name("testbed-lines".into()).spawn(move || shared.read(stream))?;
+        }
+        thread::Builder::new().name("testbed-wait".into()).spawn(move || shared.reap(pid))?;
+        Ok(process)
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// A command for `program`: a path, or a name that is looked up in PATH.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    ///
+    /// ```
+    /// # async fn example() -> anyhow::Result<()> {
+    /// use lease_testbed::{Process, Signal};
+    /// use std::time::Duration;
+    /// let limit = Duration::from_secs(10);
+    /// let sleeper = Process::command("sh")?.args(["-c", "echo ready; exec sleep 60"]).spawn()?;
+    /// sleeper.wait_for_line("ready", limit).await?;
+    /// sleeper.signal(Signal::TERM)?;
+    /// assert_eq!(sleeper.wait(limit).await?.code(), None);
+    /// # Ok(()) }
+    /// ```
+    pub fn command(program: impl AsRef<Path>) -> anyhow::Result<ProcessCommand> {
+        let program = program.as_ref();
+        let path = find_program(program).with_context(|| {
+            format!("there is no program {}: build or install it first", program.display())
+        })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(ProcessCommand { name, command: supervisor()?.command(&path, Ending::Kill)? })
+    }
+
+    /// Its process id. It may be another's as soon as [`exit_status`](Self::exit_status) is known.
+    pub fn id(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Sends a signal to the process itself, not to its group.
+    ///
+    /// # Errors
+    /// When the process has already ended.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let state = self.shared.lock();
+        if let Some(status) = state.status {
+            bail!("cannot send {signal:?} to {}: it has ended ({status})", self.name);
+        }
+        // It can't have been reaped: that happens under the same lock.
+        rustix::process::kill_process(self.pid, signal)
+            .with_context(|| format!("cannot send {signal:?} to {}", self.name))
+    }
+
+    /// SIGSTOP; returns when no thread of the process executes anything.
+    ///
+    /// # Errors
+    /// When the process has ended, or doesn't stop within 10 s.
+    pub async fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)?;
+        wait_until(&format!("{} has stopped", self.name), SIGNAL_LIMIT, async || {
+            processes::has_stopped(self.pid).unwrap_or(false)
+        })
+        .await
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// SIGKILL; returns when the process has ended.
+    ///
+    /// # Errors
+    /// When the process had already ended.
+    pub async fn kill(&self) -> anyhow::Result<ExitStatus> {
+        self.signal(Signal::KILL)?;
+        self.wait(SIGNAL_LIMIT).await
+    }
+
+    /// Waits for the process to end; it is not asked to.
+    ///
+    /// # Errors
+    /// When `limit` has passed first; the message has its last lines.
+    pub async fn wait(&self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        self.until(limit, |state| state.status).await.ok_or_else(|| {
+            anyhow!("{} did not end within {limit:?}; its last lines:\n{}", self.name, self.tail())
+        })
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.shared.lock().status
+    }
+
+    /// Waits for a line, on standard output or standard error, that contains `text`; lines that were printed
+    /// before count. Returns the first such line.
+    ///
+    /// # Errors
+    /// When `limit` has passed first, or the process has ended without such a line.
+    pub async fn wait_for_line(&self, text: &str, limit: Duration) -> anyhow::Result<String> {
+        self.wait_for_line_after(0, text, limit).await
+    }
+
+    /// As [`wait_for_line`](Self::wait_for_line), but the first `lines` lines don't count: take the number
+    /// from [`line_count`](Self::line_count) before causing what is awaited.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn wait_for_line_after(
+        &self,
+        lines: usize,
+        text: &str,
+        limit: Duration,
+    ) -> anyhow::Result<String> {
+        let found = self.until(limit, |state| {
+            let line = state
+                .lines
+                .iter()
+                .skip(lines.saturating_sub(state.forgotten))
+                .find(|line| line.contains(text));
+            match line {
+                Some(line) => Some(Ok(line.clone())),
+                None if state.status.is_some() && state.open_streams == 0 => Some(Err("it has ended")),
+                None => None,
+            }
+        });
+        let found = found.await.unwrap_or(Err("the time is over"));
+        found.map_err(|why| {
+            anyhow!(
+                "waited up to {limit:?} for {text:?} from {}: {why}; its last lines:\n{}",
+                self.name,
+                self.tail()
+            )
+        })
+    }
+
+    /// How many lines it has printed so far.
+    pub fn line_count(&self) -> usize {
+        let state = self.shared.lock();
+        state.forgotten + state.lines.len()
+    }
+
+    /// The lines that it has printed so far, the last 20,000 of them, both streams together.
+    pub fn lines(&self) -> Vec<String> {
+        self.shared.lock().lines.iter().cloned().collect()
+    }
+
+    fn tail(&self) -> String {
+        let lines = self.lines();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    async fn until<T>(&self, limit: Duration, mut reached: impl FnMut(&State) -> Option<T>) -> Option<T> {
+        let mut events = self.events.clone();
+        let wait = async {
+            loop {
+                events.mark_unchanged();
+                if let Some(value) = reached(&self.shared.lock()) {
+                    return value;
+                }
+                if events.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(limit, wait).await.ok()
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("name", &self.name).field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The group first, while the child's pid still names it.
+        let mut state = self.shared.lock();
+        if state.status.is_none() {
+            let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+            let _ = rustix::process::kill_process(self.pid, Signal::KILL);
+            state.reap();
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn read(&self, stream: impl Read) {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let mut state = self.lock();
+            if state.lines.len() == LINES_KEPT {
+                state.lines.pop_front();
+                state.forgotten += 1;
+            }
+            state.lines.push_back(line);
+            drop(state);
+            self.happened();
+        }
+        self.lock().open_streams -= 1;
+        self.happened();
+    }
+
+    /// Waits without reaping, then reaps under the lock, so that no signal goes to another's pid.
+    fn reap(&self, pid: Pid) {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while let Err(rustix::io::Errno::INTR) = rustix::process::waitid(WaitId::Pid(pid), options) {}
+        self.lock().reap();
+        self.happened();
+    }
+
+    fn happened(&self) {
+        self.events.send_modify(|count| *count += 1);
+    }
+}
+
+impl State {
+    fn reap(&mut self) {
+        if self.status.is_some() {
+            return;
+        }
+        self.status = self.child.wait().ok();
+        if let Ok(supervisor) = supervisor() {
+            supervisor.forget(Pid::from_child(&self.child));
+        }
+    }
+}
+
+/// A path as it is, a bare name by PATH; absolute, since the child may work in another folder.
+pub(crate) fn find_program(program: &Path) -> Option<PathBuf> {
+    let candidates = if program.components().count() > 1 {
+        vec![program.to_owned()]
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
+    };
+    candidates.into_iter().find(|path| path.is_file()).and_then(|path| std::path::absolute(path).ok())
+}

@@ -1,0 +1,121 @@
+//! Child processes: lines, signals, exit codes; ports and waiting.
+
+use std::{os::unix::process::ExitStatusExt, time::Duration};
+
+use lease_testbed::{Process, Signal, free_port, wait_for, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn sh(script: &str) -> anyhow::Result<Process> {
+    Process::command("sh")?.args(["-c", script]).spawn()
+}
+
+#[tokio::test]
+async fn lines_of_both_streams_are_awaited_and_the_exit_code_is_the_childs() -> anyhow::Result<()> {
+    let process = sh("echo one; echo two >&2; exit 7")?;
+    assert_eq!(process.wait_for_line("tw", LIMIT).await?, "two");
+    assert_eq!(process.wait_for_line("one", LIMIT).await?, "one");
+    assert_eq!(process.wait(LIMIT).await?.code(), Some(7));
+    let error = process.wait_for_line("three", LIMIT).await.unwrap_err().to_string();
+    assert!(error.contains("it has ended") && error.contains("two"), "{error}");
+    assert!(process.signal(Signal::TERM).is_err(), "its pid may be another's");
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_lines_after_the_mark_count() -> anyhow::Result<()> {
+    let process = sh("trap 'echo tick' USR1; echo tick; while :; do sleep 0.01; done")?;
+    process.wait_for_line("tick", LIMIT).await?;
+    let mark = process.line_count();
+    let none = process.wait_for_line_after(mark, "tick", Duration::from_millis(100)).await;
+    assert!(none.unwrap_err().to_string().contains("the time is over"));
+    process.signal(Signal::USR1)?;
+    process.wait_for_line_after(mark, "tick", LIMIT).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn real_signals_arrive() -> anyhow::Result<()> {
+    let process = sh("trap 'echo stopping; exit 3' TERM; echo ready; while :; do sleep 0.01; done")?;
+    process.wait_for_line("ready", LIMIT).await?;
+    process.signal(Signal::TERM)?;
+    process.wait_for_line("stopping", LIMIT).await?;
+    assert_eq!(process.wait(LIMIT).await?.code(), Some(3));
+
+    let process = sh("while :; do echo beat; sleep 0.01; done")?;
+    process.wait_for_line("beat", LIMIT).await?;
+    assert_eq!(process.kill().await?.signal(), Some(9));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_paused_process_does_nothing_until_it_is_resumed() -> anyhow::Result<()> {
+    let process = sh("while :; do echo beat; sleep 0.01; done")?;
+    process.wait_for_line("beat", LIMIT).await?;
+    process.pause().await?;
+    // What it wrote before may still be on its way through the pipe.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let lines = process.line_count();
+    let silence = process.wait_for_line_after(lines, "beat", Duration::from_millis(300)).await;
+    assert!(silence.is_err(), "a stopped process wrote a line");
+    process.resume()?;
+    process.wait_for_line_after(lines, "beat", LIMIT).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_environment_and_the_folder_are_as_asked() -> anyhow::Result<()> {
+    let process = Process::command("sh")?
+        .args(["-c", "echo in $(pwd); echo home=${HOME-none} lease=$LEASE; cat; echo end"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("LEASE", "a b")
+        .current_dir("/")
+        .spawn()?;
+    process.wait_for_line("end", LIMIT).await?;
+    assert_eq!(process.lines(), ["in /", "home=none lease=a b", "end"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn dropping_kills_the_whole_group() -> anyhow::Result<()> {
+    let process = sh("sleep 600 & echo child $!; wait")?;
+    let line = process.wait_for_line("child", LIMIT).await?;
+    let child = rustix::process::Pid::from_raw(line.trim_start_matches("child ").parse()?).unwrap();
+    rustix::process::test_kill_process(child)?;
+    drop(process);
+    let gone = async || rustix::process::test_kill_process(child).is_err();
+    wait_until("the grandchild has gone", LIMIT, gone).await
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    let error = Process::command("no-such-program").unwrap_err().to_string();
+    assert!(error.contains("there is no program no-such-program"), "{error}");
+}
+
+#[tokio::test]
+async fn waiting_in_vain_names_what_was_awaited() {
+    let limit = Duration::from_millis(50);
+    let error = wait_until("the moon is full", limit, async || false).await.unwrap_err().to_string();
+    assert!(error.contains("the moon is full") && error.contains("50ms"), "{error}");
+    let attempt = async || Err::<(), _>("cloudy");
+    let error = wait_for("the moon is full", limit, attempt).await.unwrap_err().to_string();
+    assert!(error.contains("cloudy"), "{error}");
+    let never = wait_until("time passes", limit, std::future::pending);
+    assert!(never.await.is_err(), "an attempt that hangs is bounded by the limit too");
+}
+
+#[tokio::test]
+async fn a_free_port_is_given_once_and_can_be_listened_on_again_and_again() -> anyhow::Result<()> {
+    let ports: Vec<u16> = (0..200).map(|_| free_port()).collect::<Result<_, _>>()?;
+    let different: std::collections::HashSet<&u16> = ports.iter().collect();
+    assert_eq!(different.len(), ports.len());
+    for _ in 0..2 {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", ports[0])).await?;
+        let (client, server) =
+            tokio::join!(tokio::net::TcpStream::connect(listener.local_addr()?), listener.accept());
+        drop((client?, server?));
+    }
+    Ok(())
+}
