@@ -1,0 +1,269 @@
+//! The register: each operation is one autocommit statement, so a dropped future leaves no transaction open.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lease_core::{
+    BackendError, Capabilities, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend, LeaseName,
+    Lineage, Observation, PutOutcome, Record, WallTime,
+};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{ConnectOptions, Row, SqliteConnection};
+use tokio::sync::Mutex;
+
+use crate::config::SqliteConfig;
+use crate::error::{open_failed, read_failed, write_failed};
+use crate::file::{LeaseFile, check_place};
+use crate::{schema, watch};
+
+const OBSERVE: &str = "SELECT (SELECT record FROM coordination_leases WHERE lease_name = ?1) AS record,
+                              (SELECT epoch FROM coordination_lease_floors WHERE lease_name = ?1) AS floor";
+
+const LIST: &str = "SELECT lease_name, record, floors.epoch AS floor
+                      FROM coordination_leases JOIN coordination_lease_floors AS floors USING (lease_name)
+                     WHERE substr(lease_name, 1, length(?1)) = ?1 ORDER BY lease_name";
+
+/// A write that changes no holder: a bare UPDATE by primary key.
+const RENEW: &str = "UPDATE coordination_leases SET record = ?2 WHERE lease_name = ?1 AND tag = ?3";
+
+/// A write that changes the holder: triggers add the history row (L-10) and raise the floor (E-1) in the same step.
+const CHANGE: &str =
+    "UPDATE coordination_leases SET record = ?2, last_event = ?4 WHERE lease_name = ?1 AND tag = ?3";
+
+/// Creates the register, if it is absent in the way that was seen: never there, or (?3) deleted.
+const CREATE: &str = "INSERT INTO coordination_leases (lease_name, record, last_event) SELECT ?1, ?2, ?4
+                       WHERE NOT EXISTS (SELECT 1 FROM coordination_leases WHERE lease_name = ?1)
+                         AND EXISTS (SELECT 1 FROM coordination_lease_floors WHERE lease_name = ?1) = ?3";
+
+const HISTORY: &str =
+    "SELECT *, CAST(round((julianday(event_at) - 2440587.5) * 86400000) AS INTEGER) AS event_at_ms
+                         FROM (SELECT * FROM coordination_lease_history WHERE lease_name = ?1
+                                ORDER BY sequence DESC LIMIT ?2)
+                        ORDER BY sequence";
+
+/// One lease file, opened.
+#[derive(Debug)]
+pub struct Sqlite {
+    file: LeaseFile,
+    path: PathBuf,
+    busy_timeout: Duration,
+    /// Reads have a connection of their own: a write that waits for the file's lock doesn't hold them up.
+    reader: Mutex<SqliteConnection>,
+    writer: Mutex<SqliteConnection>,
+}
+
+impl Sqlite {
+    /// Opens the lease file, and creates it if it doesn't exist. Any number of processes may do so at once.
+    ///
+    /// # Errors
+    /// `refused` for settings that can't work, each with a sentence that says what to do; else the file could not be
+    /// opened for now. May be dropped at any await.
+    pub async fn connect(config: SqliteConfig) -> Result<Self, BackendError> {
+        config.validate().map_err(|error| BackendError::refused(error.to_string()))?;
+        // The process may change its working directory later.
+        let path = std::path::absolute(&config.path).map_err(|error| {
+            BackendError::refused("the lease file's path can't be used").with_source(error)
+        })?;
+        check_place(&path)?;
+        let keeper = schema::prepare(&path, &config).await?;
+        check_place(&path)?;
+        // What is opened between two equal looks at the path is what the path names.
+        let file = LeaseFile::identify(&path)?;
+        let reader = open(&path, config.busy_timeout).await?;
+        let writer = open(&path, config.busy_timeout).await?;
+        file.check().map_err(BackendError::not_applied)?;
+        drop(keeper);
+        Ok(Self {
+            file,
+            path,
+            busy_timeout: config.busy_timeout,
+            reader: Mutex::new(reader),
+            writer: Mutex::new(writer),
+        })
+    }
+
+    /// Opens the lease file on the lease thread: what an elector takes.
+    pub fn connector(config: SqliteConfig) -> impl Connector + Clone {
+        move || {
+            let config = config.clone();
+            async move { Ok(Arc::new(Self::connect(config).await?) as Arc<dyn LeaseBackend>) }
+        }
+    }
+
+    /// The lineage of a register: a deleted one's differs, so that whoever makes it anew leaves a foreign stamp, and
+    /// even a free register is waited out (T-3): its holder may not have noticed yet.
+    fn lineage_of(&self, deleted: bool) -> Lineage {
+        let lineage = self.file.lineage();
+        if deleted { Lineage(format!("{lineage}:deleted")) } else { lineage }
+    }
+
+    fn observation(&self, row: &SqliteRow) -> Result<Observation, BackendError> {
+        let columns = || Ok((row.try_get("record")?, row.try_get("floor")?));
+        let (record, floor): (Option<String>, Option<i64>) =
+            columns().map_err(|error| read_failed("the lease file holds an unexpected type", error))?;
+        let record: Option<Record> =
+            record.map(|json| serde_json::from_str(&json)).transpose().map_err(|error| {
+                BackendError::not_applied("the lease file holds a record that can't be read")
+                    .with_source(error)
+            })?;
+        Ok(Observation {
+            lineage: self.lineage_of(record.is_none() && floor.is_some()),
+            record,
+            floor: floor.unwrap_or(0).try_into().unwrap_or(0),
+            version: String::new(),
+        })
+    }
+
+    /// The answer to a read counts only if the path named the file after it.
+    fn named<T>(&self, answer: T) -> Result<T, BackendError> {
+        self.file.check().map_err(BackendError::refused)?;
+        Ok(answer)
+    }
+}
+
+async fn open(path: &Path, busy_timeout: Duration) -> Result<SqliteConnection, BackendError> {
+    let failed = |error| open_failed(&path.display().to_string(), error);
+    let mut connection = schema::options(path, busy_timeout).connect().await.map_err(failed)?;
+    // SQLite opens the file when it is first read.
+    sqlx::query("SELECT count(*) FROM coordination_leases")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(failed)?;
+    Ok(connection)
+}
+
+#[async_trait]
+impl LeaseBackend for Sqlite {
+    async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
+        let mut reader = self.reader.lock().await;
+        let row = sqlx::query(OBSERVE).bind(name.as_str()).fetch_one(&mut *reader).await;
+        let row = row.map_err(|error| read_failed("could not read the lease", error))?;
+        self.named(self.observation(&row)?)
+    }
+
+    async fn put_if(
+        &self,
+        name: &LeaseName,
+        expected: &Observation,
+        record: &Record,
+        change: Change,
+    ) -> Result<PutOutcome, BackendError> {
+        if i64::try_from(record.epoch).is_err() {
+            return Err(BackendError::refused(format!(
+                "epoch {} is beyond what a store can hold",
+                record.epoch
+            )));
+        }
+        let json = serde_json::to_string(record)
+            .map_err(|error| BackendError::not_applied("the record can't be written").with_source(error))?;
+        self.file.check().map_err(BackendError::refused)?;
+        // The path names one file, and so one lineage, while `check` passes: this needs no place in the statement.
+        let deleted = expected.record.is_none() && expected.lineage == self.lineage_of(true);
+        if !deleted && expected.lineage != self.lineage_of(false) {
+            return Ok(PutOutcome::Conflict(self.observe(name).await?));
+        }
+        let event = HistoryEvent::of(expected, record, change).map(HistoryEvent::as_str);
+        let statement = match (expected.tag(), event) {
+            (Some(tag), None) => sqlx::query(RENEW).bind(name.as_str()).bind(json).bind(tag.to_string()),
+            (Some(tag), Some(event)) => {
+                sqlx::query(CHANGE).bind(name.as_str()).bind(json).bind(tag.to_string()).bind(event)
+            }
+            (None, event) => sqlx::query(CREATE).bind(name.as_str()).bind(json).bind(deleted).bind(event),
+        };
+        if self.written(statement).await? {
+            return Ok(PutOutcome::Written(Observation {
+                record: Some(record.clone()),
+                lineage: self.lineage_of(false),
+                floor: expected.floor.max(record.epoch),
+                version: String::new(),
+            }));
+        }
+        Ok(PutOutcome::Conflict(self.observe(name).await?))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "sqlite",
+            watch: true,
+            list: true,
+            history: true,
+            creates_registers: true,
+            ttl_granularity: Duration::from_millis(1),
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+        let failed = |error| read_failed("could not list the leases", error);
+        let mut reader = self.reader.lock().await;
+        let rows = sqlx::query(LIST).bind(prefix).fetch_all(&mut *reader).await.map_err(failed)?;
+        let entries: Result<_, _> =
+            rows.iter().map(|row| Ok((name_of(row)?, self.observation(row)?))).collect();
+        self.named(entries?)
+    }
+
+    async fn watch(&self, _prefix: &str) -> Result<Hints, BackendError> {
+        let connection = open(&self.path, self.busy_timeout).await?;
+        let hints = watch::watch(connection, self.file.clone()).await?;
+        self.named(hints)
+    }
+
+    async fn history(&self, name: &LeaseName, limit: u32) -> Result<Vec<HistoryRow>, BackendError> {
+        let failed = |error| read_failed("could not read the lease's history", error);
+        let mut reader = self.reader.lock().await;
+        let query = sqlx::query(HISTORY).bind(name.as_str()).bind(limit);
+        let rows = query.fetch_all(&mut *reader).await.map_err(failed)?;
+        let rows: Result<_, _> = rows.iter().map(history_row).collect();
+        self.named(rows?)
+    }
+}
+
+impl Sqlite {
+    /// Runs a write; true if it was applied, to the file that the path names.
+    async fn written(&self, statement: Statement<'_>) -> Result<bool, BackendError> {
+        let result = {
+            let mut writer = self.writer.lock().await;
+            statement.execute(&mut *writer).await
+        };
+        let applied = result.map_err(write_failed)?.rows_affected() == 1;
+        match self.file.check() {
+            // It is in the file that we have open, and nobody else will ever see it there.
+            Err(gone) if applied => Err(BackendError::unknown(gone)),
+            Err(gone) => Err(BackendError::refused(gone)),
+            Ok(()) => Ok(applied),
+        }
+    }
+}
+
+type Statement<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+fn name_of(row: &SqliteRow) -> Result<LeaseName, BackendError> {
+    let failed = |error| read_failed("the lease file holds an unexpected type", error);
+    let name: String = row.try_get("lease_name").map_err(failed)?;
+    LeaseName::new(name)
+        .map_err(|error| BackendError::not_applied("the lease file holds a bad name").with_source(error))
+}
+
+fn history_row(row: &SqliteRow) -> Result<HistoryRow, BackendError> {
+    let failed = |error| read_failed("the lease file holds an unexpected type", error);
+    let number = |column: &str| -> Result<u64, BackendError> {
+        let number: i64 = row.try_get(column).map_err(failed)?;
+        Ok(number.try_into().unwrap_or(0))
+    };
+    let text = |column: &str| -> Result<String, BackendError> { row.try_get(column).map_err(failed) };
+    let event = text("event_type")?;
+    Ok(HistoryRow {
+        sequence: row.try_get("sequence").map_err(failed)?,
+        lease_name: name_of(row)?,
+        transition_count: number("transition_count")?,
+        epoch: number("epoch")?,
+        holder_workload_id: text("holder_workload_id")?,
+        event_type: serde_json::from_value(event.clone().into()).map_err(|error| {
+            BackendError::not_applied(format!("the history holds an unknown event {event:?}"))
+                .with_source(error)
+        })?,
+        event_at: WallTime(row.try_get("event_at_ms").map_err(failed)?),
+        note: text("note")?,
+    })
+}

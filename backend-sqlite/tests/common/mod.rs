@@ -1,0 +1,99 @@
+//! What the tests of this backend share.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::{Change, LeaseBackend, LeaseName, Observation, PutOutcome, Record};
+use lease_sqlite::{Sqlite, SqliteConfig};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, SqliteConnection};
+
+pub const TTL: Duration = Duration::from_secs(15);
+
+/// A folder of the test's own, and the lease file in it.
+pub struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("leases.sqlite")
+    }
+
+    pub fn config(&self) -> SqliteConfig {
+        SqliteConfig::new(self.file())
+    }
+
+    pub async fn open(&self) -> Sqlite {
+        Sqlite::connect(self.config()).await.expect("the lease file opens")
+    }
+
+    /// An administrator's connection, by no code of ours.
+    pub async fn shell(&self) -> SqliteConnection {
+        shell(&self.file()).await
+    }
+}
+
+pub async fn shell(path: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(path).connect().await.expect("a plain connection")
+}
+
+pub fn name() -> LeaseName {
+    LeaseName::new("outbox-forwarder").expect("a valid name")
+}
+
+pub fn candidate(holder: &str) -> Candidate {
+    Candidate { holder: holder.into(), region: "eu-1".into(), ttl: TTL, max_ttl: TTL, preemptible: false }
+}
+
+pub async fn observe(store: &Sqlite) -> Observation {
+    store.observe(&name()).await.expect("the lease can be read")
+}
+
+/// Writes, expecting that it is applied.
+pub async fn put(store: &Sqlite, expected: &Observation, record: &Record, change: Change) -> Observation {
+    match store.put_if(&name(), expected, record, change).await.expect("the write is answered") {
+        PutOutcome::Written(now) => now,
+        PutOutcome::Conflict(now) => panic!("{change:?} met a conflict: {now:?}"),
+    }
+}
+
+/// A register that is free, as the core makes it.
+pub async fn init(store: &Sqlite) -> Observation {
+    let absent = observe(store).await;
+    let record = writes::init(&absent, TTL, 0, None, &Fresh::random());
+    put(store, &absent, &record, Change::Init).await
+}
+
+pub fn acquisition(expected: &Observation, holder: &str) -> Record {
+    let fresh = Fresh::random();
+    let before = expected.record.as_ref().expect("a register");
+    writes::acquire(expected, before, &candidate(holder), fresh.grant, &fresh)
+}
+
+pub fn beat(expected: &Observation) -> Record {
+    writes::renew(expected, expected.record.as_ref().expect("a register"), &Fresh::random())
+}
+
+pub async fn acquire(store: &Sqlite, expected: &Observation, holder: &str) -> Observation {
+    put(store, expected, &acquisition(expected, holder), Change::Acquire).await
+}
+
+pub async fn renew(store: &Sqlite, expected: &Observation) -> Observation {
+    put(store, expected, &beat(expected), Change::Renew).await
+}
+
+pub async fn release(store: &Sqlite, expected: &Observation) -> Observation {
+    let record = writes::release(expected, expected.record.as_ref().expect("a register"), &Fresh::random());
+    put(store, expected, &record, Change::Release).await
+}
