@@ -1,6 +1,5 @@
 //! The register: each operation is one autocommit statement, so a dropped future leaves no transaction open.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,49 +46,43 @@ const HISTORY: &str =
 #[derive(Debug)]
 pub struct Sqlite {
     file: LeaseFile,
-    path: PathBuf,
-    busy_timeout: Duration,
+    config: SqliteConfig,
     /// Reads have a connection of their own: a write that waits for the file's lock doesn't hold them up.
     reader: Mutex<SqliteConnection>,
     writer: Mutex<SqliteConnection>,
 }
 
+/// Opens a [`Sqlite`] backend on the lease thread; see [`Sqlite::connector`].
+#[derive(Clone, Debug)]
+pub struct SqliteConnector {
+    config: SqliteConfig,
+}
+
 impl Sqlite {
+    /// For the elector. Nothing is opened yet.
+    pub fn connector(config: SqliteConfig) -> SqliteConnector {
+        SqliteConnector { config }
+    }
+
     /// Opens the lease file, and creates it if it doesn't exist. Any number of processes may do so at once.
     ///
     /// # Errors
-    /// `refused` for settings that can't work, each with a sentence that says what to do; else the file could not be
-    /// opened for now. May be dropped at any await.
+    /// - refused, and the message says what to do: the path or its file system can't work, the file belongs to
+    ///   another program or to a newer version of this one;
+    /// - not applied, and worth trying again: another process keeps the file locked, or the disk fails.
+    ///
+    /// Cancellation safe.
     pub async fn connect(config: SqliteConfig) -> Result<Self, BackendError> {
-        config.validate().map_err(|error| BackendError::refused(error.to_string()))?;
-        // The process may change its working directory later.
-        let path = std::path::absolute(&config.path).map_err(|error| {
-            BackendError::refused("the lease file's path can't be used").with_source(error)
-        })?;
-        check_place(&path)?;
-        let keeper = schema::prepare(&path, &config).await?;
-        check_place(&path)?;
+        check_place(&config.path)?;
+        let keeper = schema::prepare(&config).await?;
+        check_place(&config.path)?;
         // What is opened between two equal looks at the path is what the path names.
-        let file = LeaseFile::identify(&path)?;
-        let reader = open(&path, config.busy_timeout).await?;
-        let writer = open(&path, config.busy_timeout).await?;
+        let file = LeaseFile::identify(&config.path)?;
+        let reader = open(&config).await?;
+        let writer = open(&config).await?;
         file.check().map_err(BackendError::not_applied)?;
         drop(keeper);
-        Ok(Self {
-            file,
-            path,
-            busy_timeout: config.busy_timeout,
-            reader: Mutex::new(reader),
-            writer: Mutex::new(writer),
-        })
-    }
-
-    /// Opens the lease file on the lease thread: what an elector takes.
-    pub fn connector(config: SqliteConfig) -> impl Connector + Clone {
-        move || {
-            let config = config.clone();
-            async move { Ok(Arc::new(Self::connect(config).await?) as Arc<dyn LeaseBackend>) }
-        }
+        Ok(Self { file, config, reader: Mutex::new(reader), writer: Mutex::new(writer) })
     }
 
     /// The lineage of a register: a deleted one's differs, so that whoever makes it anew leaves a foreign stamp, and
@@ -123,15 +116,23 @@ impl Sqlite {
     }
 }
 
-async fn open(path: &Path, busy_timeout: Duration) -> Result<SqliteConnection, BackendError> {
-    let failed = |error| open_failed(&path.display().to_string(), error);
-    let mut connection = schema::options(path, busy_timeout).connect().await.map_err(failed)?;
+async fn open(config: &SqliteConfig) -> Result<SqliteConnection, BackendError> {
+    let failed = |error| open_failed(config.path(), error);
+    let options = schema::options(config.path(), config.busy_timeout);
+    let mut connection = options.connect().await.map_err(failed)?;
     // SQLite opens the file when it is first read.
     sqlx::query("SELECT count(*) FROM coordination_leases")
         .fetch_one(&mut connection)
         .await
         .map_err(failed)?;
     Ok(connection)
+}
+
+#[async_trait]
+impl Connector for SqliteConnector {
+    async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
+        Ok(Arc::new(Sqlite::connect(self.config.clone()).await?))
+    }
 }
 
 #[async_trait]
@@ -204,7 +205,7 @@ impl LeaseBackend for Sqlite {
     }
 
     async fn watch(&self, _prefix: &str) -> Result<Hints, BackendError> {
-        let connection = open(&self.path, self.busy_timeout).await?;
+        let connection = open(&self.config).await?;
         let hints = watch::watch(connection, self.file.clone()).await?;
         self.named(hints)
     }

@@ -1,64 +1,81 @@
 //! Where the leases live, checked before anything starts.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lease_core::InvalidSettings;
 use rustix::fs::{Access, access};
 
-/// The settings of one lease file.
+/// Where the lease file is, and how to use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct SqliteConfig {
-    /// The lease file; created if it doesn't exist, its folder must. Nothing else may live in it.
-    pub path: PathBuf,
-    /// History rows older than this are removed when a newer one is written. Whole seconds. Default: 90 days. Of the
-    /// processes that share a file, the one that opened it last decides.
-    pub history_retention: Duration,
-    /// How long a write waits for the file's lock while other processes write. Default: 1 s; what doesn't get it by
-    /// then was certainly not applied.
-    pub busy_timeout: Duration,
+    pub(crate) path: PathBuf,
+    pub(crate) busy_timeout: Duration,
+    pub(crate) history_retention: Option<Duration>,
 }
 
 impl SqliteConfig {
-    /// The defaults, for the lease file at `path`.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            history_retention: Duration::from_secs(90 * 24 * 60 * 60),
-            busy_timeout: Duration::from_secs(1),
-        }
+    /// The lease file at `path`; [`connect`](crate::Sqlite::connect) creates it if it doesn't exist. A relative path
+    /// is taken from the present working directory, now.
+    ///
+    /// # Errors
+    /// What could not work: no path, a URL, `:memory:`, a folder, a file or folder that this process may not write,
+    /// a folder that doesn't exist.
+    pub fn new(path: impl Into<PathBuf>) -> Result<Self, InvalidSettings> {
+        let path = path.into();
+        let refused = |why| InvalidSettings { setting: "path", value: path.display().to_string(), why };
+        check_path(&path).map_err(refused)?;
+        let path =
+            std::path::absolute(&path).map_err(|error| refused(format!("it can't be used: {error}")))?;
+        Ok(Self { path, busy_timeout: Duration::from_secs(1), history_retention: None })
     }
 
-    /// Refuses what could not work, before anything is opened.
-    pub fn validate(&self) -> Result<(), InvalidSettings> {
-        check_path(&self.path).map_err(|why| InvalidSettings {
-            setting: "path",
-            value: self.path.display().to_string(),
-            why,
-        })?;
-        let century = Duration::from_secs(100 * 366 * 24 * 60 * 60);
-        in_range("history_retention", self.history_retention, Duration::from_secs(1), century)?;
-        in_range("busy_timeout", self.busy_timeout, Duration::from_millis(1), Duration::from_secs(60))
+    /// How long a write waits for the file's one lock while other processes write; 1 s unless set. What hasn't got it
+    /// by then was certainly not applied. Keep it below the shortest ttl.
+    ///
+    /// # Errors
+    /// Allowed are 10 ms to 60 s.
+    pub fn busy_timeout(mut self, limit: Duration) -> Result<Self, InvalidSettings> {
+        let allowed = Duration::from_millis(10)..=Duration::from_secs(60);
+        let why = "use 10 ms to 60 s, below the shortest ttl";
+        self.busy_timeout = checked("busy_timeout", limit, allowed, why)?;
+        Ok(self)
+    }
+
+    /// How old history rows get. Kept in the file, where the last process that sets it decides; 90 days at first.
+    ///
+    /// # Errors
+    /// Allowed are one hour to 100 years.
+    pub fn history_retention(mut self, period: Duration) -> Result<Self, InvalidSettings> {
+        let allowed = Duration::from_secs(3600)..=Duration::from_secs(100 * 366 * 86_400);
+        let why = "use one hour to 100 years, for example 90 days";
+        self.history_retention = Some(checked("history_retention", period, allowed, why)?);
+        Ok(self)
+    }
+
+    /// The lease file, as an absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 
-fn in_range(
+fn checked(
     setting: &'static str,
     value: Duration,
-    least: Duration,
-    most: Duration,
-) -> Result<(), InvalidSettings> {
-    if (least..=most).contains(&value) {
-        return Ok(());
+    allowed: RangeInclusive<Duration>,
+    why: &str,
+) -> Result<Duration, InvalidSettings> {
+    if allowed.contains(&value) {
+        return Ok(value);
     }
-    let why = format!("use {} to {} ms", least.as_millis(), most.as_millis());
-    Err(InvalidSettings { setting, value: format!("{} ms", value.as_millis()), why })
+    Err(InvalidSettings { setting, value: format!("{value:?}"), why: why.to_owned() })
 }
 
 const EXAMPLE: &str = "for example /var/lib/leasehold/leases.sqlite";
 
-fn check_path(path: &Path) -> Result<(), String> {
+/// Checked again at each opening: the world may have changed.
+pub(crate) fn check_path(path: &Path) -> Result<(), String> {
     let Some(text) = path.to_str() else {
         return Err("SQLite takes only paths that are valid UTF-8; choose another".into());
     };

@@ -1,5 +1,7 @@
 //! What SQLite's errors mean for a write: did it certainly not happen?
 
+use std::path::Path;
+
 use lease_core::BackendError;
 
 // SQLite's primary result codes; the low byte of each extended one.
@@ -39,7 +41,8 @@ pub(crate) fn write_failed(error: sqlx::Error) -> BackendError {
 }
 
 /// Opening or preparing the file failed.
-pub(crate) fn open_failed(path: &str, error: sqlx::Error) -> BackendError {
+pub(crate) fn open_failed(path: &Path, error: sqlx::Error) -> BackendError {
+    let path = path.display();
     match primary_code(&error) {
         Some(NOT_A_DATABASE) => BackendError::refused(format!(
             "{path} is not an SQLite database; choose another path for the leases"

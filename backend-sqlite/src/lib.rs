@@ -12,9 +12,11 @@
 mod backend;
 mod config;
 mod error;
+mod fence;
 mod file;
 mod schema;
 mod watch;
 
-pub use backend::Sqlite;
+pub use backend::{Sqlite, SqliteConnector};
 pub use config::SqliteConfig;
+pub use fence::{Fence, FenceError};

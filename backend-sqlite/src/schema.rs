@@ -33,28 +33,29 @@ pub(crate) fn options(path: &Path, busy_timeout: Duration) -> SqliteConnectOptio
 
 /// Creates the file or migrates it, and puts it into WAL mode. While the returned connection is open, SQLite keeps
 /// the `-wal` and `-shm` files.
-pub(crate) async fn prepare(path: &Path, config: &SqliteConfig) -> Result<SqliteConnection, BackendError> {
-    let shown = path.display().to_string();
-    let failed = |error| open_failed(&shown, error);
+pub(crate) async fn prepare(config: &SqliteConfig) -> Result<SqliteConnection, BackendError> {
+    let path = config.path();
+    let failed = |error| open_failed(path, error);
     let options = options(path, OPENING_TIMEOUT).create_if_missing(true);
     let mut connection = options.connect().await.map_err(failed)?;
-    let retention = i64::try_from(config.history_retention.as_secs()).unwrap_or(i64::MAX);
-    if inspect(&mut connection).await.map_err(failed)?.must_be_created(&shown)? {
+    if inspect(&mut connection).await.map_err(failed)?.must_be_created(path)? {
         // Many may be here at once: whoever gets the lock first creates, the others find it done.
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        if inspect(&mut transaction).await.map_err(failed)?.must_be_created(&shown)? {
+        if inspect(&mut transaction).await.map_err(failed)?.must_be_created(path)? {
             sqlx::raw_sql(SCHEMA).execute(&mut *transaction).await.map_err(failed)?;
             let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}");
             sqlx::raw_sql(sqlx::AssertSqlSafe(marks)).execute(&mut *transaction).await.map_err(failed)?;
         }
         transaction.commit().await.map_err(failed)?;
     }
-    let differs =
-        "SELECT NOT EXISTS (SELECT 1 FROM coordination_lease_settings WHERE history_retention_seconds = ?)";
-    if sqlx::query_scalar(differs).bind(retention).fetch_one(&mut connection).await.map_err(failed)? {
-        let set = "INSERT INTO coordination_lease_settings (id, history_retention_seconds) VALUES (1, ?)
-                   ON CONFLICT (id) DO UPDATE SET history_retention_seconds = excluded.history_retention_seconds";
-        sqlx::query(set).bind(retention).execute(&mut connection).await.map_err(failed)?;
+    if let Some(period) = config.history_retention {
+        // No write, and so no waiting for the lock, if it is so already.
+        let set = "UPDATE coordination_lease_settings SET history_retention_seconds = ?1";
+        let differs = "SELECT history_retention_seconds <> ?1 FROM coordination_lease_settings";
+        let seconds = i64::try_from(period.as_secs()).unwrap_or(i64::MAX);
+        if sqlx::query_scalar(differs).bind(seconds).fetch_one(&mut connection).await.map_err(failed)? {
+            sqlx::query(set).bind(seconds).execute(&mut connection).await.map_err(failed)?;
+        }
     }
     use_wal(&mut connection).await.map_err(failed)?;
     inspect(&mut connection).await.map_err(failed)?; // The first read in WAL mode makes -wal and -shm.
@@ -76,7 +77,8 @@ async fn inspect(connection: &mut SqliteConnection) -> Result<Found, sqlx::Error
 }
 
 impl Found {
-    fn must_be_created(&self, path: &str) -> Result<bool, BackendError> {
+    fn must_be_created(&self, path: &Path) -> Result<bool, BackendError> {
+        let path = path.display();
         if self.application_id == 0 && self.version == 0 && self.objects == 0 {
             return Ok(true);
         }

@@ -46,11 +46,12 @@ CREATE TABLE coordination_lease_history (
 CREATE INDEX coordination_lease_history_by_lease ON coordination_lease_history (lease_name, sequence);
 CREATE INDEX coordination_lease_history_by_time ON coordination_lease_history (event_at);
 
--- One row; the process that opened the file last sets it.
+-- One row.
 CREATE TABLE coordination_lease_settings (
     id                        INTEGER PRIMARY KEY CHECK (id = 1),
     history_retention_seconds INTEGER NOT NULL
 );
+INSERT INTO coordination_lease_settings (id, history_retention_seconds) VALUES (1, 90 * 86400);
 
 -- What an administrator may delete: one row allows the deletion of one register, once.
 CREATE TABLE coordination_lease_deletions (lease_name TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;

@@ -31,7 +31,7 @@ impl Place {
     }
 
     pub fn config(&self) -> SqliteConfig {
-        SqliteConfig::new(self.file())
+        SqliteConfig::new(self.file()).expect("a usable path")
     }
 
     pub async fn open(&self) -> Sqlite {

@@ -1,0 +1,140 @@
+//! The fence: F-1 inside the transaction that makes the effect.
+
+use lease_core::fence::{FENCING_EPOCH_STALE, Stale};
+use lease_core::{Grant, Term};
+use sqlx::{Connection, Row, SqliteConnection};
+
+/// Guards one resource in an SQLite database: **the database that holds the effects**, not the lease file.
+///
+/// A term is admitted in the same transaction as its effects, or they are not fenced. The rule itself lives in the
+/// database ([`SCHEMA`](Self::SCHEMA)), so programs in other languages and people with a shell are held to it too.
+///
+/// ```
+/// # use lease_core::{Grant, Term};
+/// # use lease_sqlite::{Fence, FenceError};
+/// # use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("app.sqlite");
+/// let mut app = SqliteConnectOptions::new().filename(path).create_if_missing(true).connect().await?;
+/// Fence::install(&mut app).await?; // once; again does no harm
+/// # sqlx::raw_sql("CREATE TABLE sent (id INTEGER)").execute(&mut app).await?;
+///
+/// let fence = Fence::new("outbox");
+/// let term = Term { epoch: 7, grant: Grant::random() }; // in earnest: leadership.term()
+/// let mut transaction = app.begin_with("BEGIN IMMEDIATE").await?;
+/// fence.admit(&mut transaction, &term).await?; // first of all; on an error, let the transaction drop
+/// sqlx::query("INSERT INTO sent VALUES (1)").execute(&mut *transaction).await?;
+/// transaction.commit().await?;
+///
+/// let old = Term { epoch: 6, grant: Grant::random() };
+/// let mut transaction = app.begin_with("BEGIN IMMEDIATE").await?;
+/// assert!(matches!(fence.admit(&mut transaction, &old).await, Err(FenceError::Stale(_))));
+/// # Ok(()) }
+/// ```
+///
+/// # Begin with `BEGIN IMMEDIATE`
+/// It takes the database's write lock at once, and waits for it. A plain `BEGIN` is as safe but takes the lock at the
+/// first write: if the transaction has read before, and anybody has written since, SQLite refuses the write with
+/// `SQLITE_BUSY` and without waiting, and the transaction must be begun anew.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    resource: String,
+}
+
+const NO_TRANSACTION: &str = "begin a transaction first, with begin_with(\"BEGIN IMMEDIATE\"): a term is admitted \
+     together with its effects or guards nothing";
+
+/// Why a term was not admitted. Either way, roll the transaction back.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    /// A later term has acted on the resource. The refused one is over (F-4): tell the elector, stop acting.
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    /// The database could not answer; nothing is known about the term. A busy database may be tried again, from the
+    /// transaction's beginning.
+    #[error("the fence could not be asked: {0}")]
+    Store(#[from] sqlx::Error),
+}
+
+impl Fence {
+    /// The table of marks, the view and the rule, as one script; each statement does nothing if it was run before.
+    pub const SCHEMA: &str = include_str!("fence.sql");
+
+    /// The fence of `resource`: any name; the promise is per resource.
+    pub fn new(resource: impl Into<String>) -> Self {
+        Self { resource: resource.into() }
+    }
+
+    /// Runs [`SCHEMA`](Self::SCHEMA). Several processes may do so at once.
+    pub async fn install(database: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(Self::SCHEMA).execute(database).await.map(drop)
+    }
+
+    /// Admits `term` if and only if no later one was admitted (F-1), and raises the mark if it is new.
+    ///
+    /// The first statement of a transaction, before any read that the effects depend on. What was admitted holds if
+    /// the transaction commits, and is undone with it. Keep the transaction much shorter than the ttl. May be dropped
+    /// at any await; drop the transaction too.
+    ///
+    /// # Errors
+    /// See [`FenceError`]. Among the errors of the store is the absence of a transaction (one that was begun with
+    /// `begin` or `begin_with`): without one, the mark would be raised and guard nothing.
+    pub async fn admit(&self, transaction: &mut SqliteConnection, term: &Term) -> Result<(), FenceError> {
+        let refused = Stale { refused: *term };
+        // The store can't issue, nor ever admit, such an epoch.
+        let epoch = i64::try_from(term.epoch).map_err(|_| refused)?;
+        in_transaction(transaction)?;
+        let admitted =
+            sqlx::query("INSERT INTO leasehold_admit (resource, epoch, grant_id) VALUES (?, ?, ?)")
+                .bind(&self.resource)
+                .bind(epoch)
+                .bind(term.grant.to_string())
+                .execute(transaction)
+                .await;
+        match admitted {
+            Ok(_) => Ok(()),
+            Err(sqlx::Error::Database(error)) if error.message() == FENCING_EPOCH_STALE => {
+                Err(refused.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The greatest term that the resource has admitted. A look: to decide anything, [`admit`](Self::admit).
+    pub async fn mark(&self, database: &mut SqliteConnection) -> Result<Option<Term>, sqlx::Error> {
+        let sql = "SELECT epoch, grant_id FROM leasehold_fence_marks WHERE resource = ?";
+        let Some(row) = sqlx::query(sql).bind(&self.resource).fetch_optional(database).await? else {
+            return Ok(None);
+        };
+        let (epoch, grant): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
+        let epoch = epoch.try_into().map_err(decode)?;
+        Ok(Some(Term { epoch, grant: grant.parse().map_err(decode)? }))
+    }
+
+    /// Takes the next term from the resource itself, without any lease: the mark's epoch + 1 and a fresh grant.
+    ///
+    /// For mode `disabled`, where one instance is meant to run: an accidental second one fences the first out instead
+    /// of doubling its work. The term is valid once the transaction has committed.
+    pub async fn take_term(&self, transaction: &mut SqliteConnection) -> Result<Term, FenceError> {
+        in_transaction(transaction)?;
+        let grant = Grant::random();
+        let sql = "INSERT INTO leasehold_fence_marks (resource, epoch, grant_id) VALUES (?, 1, ?)
+                   ON CONFLICT (resource) DO UPDATE SET epoch = epoch + 1, grant_id = excluded.grant_id
+                   RETURNING epoch";
+        let taken = sqlx::query_scalar(sql).bind(&self.resource).bind(grant.to_string());
+        let epoch: i64 = taken.fetch_one(transaction).await?;
+        Ok(Term { epoch: epoch.try_into().map_err(decode)?, grant })
+    }
+}
+
+fn in_transaction(connection: &SqliteConnection) -> Result<(), sqlx::Error> {
+    match connection.is_in_transaction() {
+        true => Ok(()),
+        false => Err(sqlx::Error::InvalidArgument(NO_TRANSACTION.to_owned())),
+    }
+}
+
+fn decode(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}

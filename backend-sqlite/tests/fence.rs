@@ -1,0 +1,203 @@
+//! The fence: what a database with effects admits, from whichever language.
+
+mod common;
+
+use common::shell;
+use lease_core::fence::Stale;
+use lease_core::{Grant, Term};
+use lease_sqlite::{Fence, FenceError};
+use sqlx::{Connection, SqliteConnection};
+
+const BEGIN: &str = "BEGIN IMMEDIATE";
+
+struct App {
+    folder: tempfile::TempDir,
+}
+
+impl App {
+    async fn new() -> Self {
+        let app = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::File::create(app.folder.path().join("app.sqlite")).unwrap();
+        let mut database = app.open().await;
+        Fence::install(&mut database).await.unwrap();
+        let effects = "CREATE TABLE effects (sequence INTEGER PRIMARY KEY AUTOINCREMENT, epoch INTEGER)";
+        sqlx::raw_sql(effects).execute(&mut database).await.unwrap();
+        app
+    }
+
+    async fn open(&self) -> SqliteConnection {
+        shell(&self.folder.path().join("app.sqlite")).await
+    }
+}
+
+fn term(epoch: u64, grant: u128) -> Term {
+    Term { epoch, grant: Grant(grant) }
+}
+
+/// One fenced effect.
+async fn act(database: &mut SqliteConnection, fence: &Fence, term: &Term) -> Result<(), FenceError> {
+    let mut transaction = database.begin_with(BEGIN).await?;
+    fence.admit(&mut transaction, term).await?;
+    let effect = sqlx::query("INSERT INTO effects (epoch) VALUES (?)").bind(term.epoch as i64);
+    effect.execute(&mut *transaction).await?;
+    Ok(transaction.commit().await?)
+}
+
+async fn effects(database: &mut SqliteConnection) -> Vec<i64> {
+    let epochs = sqlx::query_scalar("SELECT epoch FROM effects ORDER BY sequence");
+    epochs.fetch_all(database).await.unwrap()
+}
+
+#[tokio::test]
+async fn admits_the_first_the_same_and_every_later_term_and_refuses_the_rest() {
+    let app = App::new().await;
+    let mut database = app.open().await;
+    let fence = Fence::new("outbox");
+    assert_eq!(fence.mark(&mut database).await.unwrap(), None);
+    for admitted in [term(5, 1), term(5, 1), term(9, 2)] {
+        act(&mut database, &fence, &admitted).await.unwrap();
+        assert_eq!(fence.mark(&mut database).await.unwrap(), Some(admitted));
+    }
+    for refused in [term(8, 3), term(9, 3), term(5, 1), term(u64::MAX, 4)] {
+        let error = act(&mut database, &fence, &refused).await.unwrap_err();
+        assert!(matches!(error, FenceError::Stale(stale) if stale == (Stale { refused })), "{error}");
+        assert!(error.to_string().starts_with("FENCING_EPOCH_STALE"), "{error}");
+    }
+    assert_eq!(fence.mark(&mut database).await.unwrap(), Some(term(9, 2)), "a refusal changes nothing");
+    assert_eq!(effects(&mut database).await, [5, 5, 9]);
+    act(&mut database, &Fence::new("another resource"), &term(1, 1))
+        .await
+        .expect("the promise is per resource");
+}
+
+#[tokio::test]
+async fn the_mark_goes_back_with_the_transaction_that_raised_it() {
+    let app = App::new().await;
+    let mut database = app.open().await;
+    let fence = Fence::new("outbox");
+    let mut transaction = database.begin_with(BEGIN).await.unwrap();
+    fence.admit(&mut transaction, &term(7, 1)).await.unwrap();
+    transaction.rollback().await.unwrap();
+    assert_eq!(fence.mark(&mut database).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn admission_outside_a_transaction_is_refused() {
+    let app = App::new().await;
+    let mut database = app.open().await;
+    let fence = Fence::new("outbox");
+    let error = fence.admit(&mut database, &term(1, 1)).await.unwrap_err();
+    assert!(error.to_string().contains("BEGIN IMMEDIATE"), "{error}");
+    let error = fence.take_term(&mut database).await.unwrap_err();
+    assert!(error.to_string().contains("BEGIN IMMEDIATE"), "{error}");
+    assert_eq!(fence.mark(&mut database).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_program_without_leases_takes_a_term_that_fences_the_earlier_instance_out() {
+    let app = App::new().await;
+    let mut database = app.open().await;
+    let fence = Fence::new("outbox");
+    act(&mut database, &fence, &term(41, 1)).await.unwrap();
+    let mut transaction = database.begin_with(BEGIN).await.unwrap();
+    let first = fence.take_term(&mut transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    let mut transaction = database.begin_with(BEGIN).await.unwrap();
+    let second = fence.take_term(&mut transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!((first.epoch, second.epoch), (42, 43));
+    act(&mut database, &fence, &second).await.unwrap();
+    assert!(matches!(act(&mut database, &fence, &first).await, Err(FenceError::Stale(_))));
+}
+
+#[tokio::test]
+async fn the_rule_holds_for_programs_in_any_language() {
+    let app = App::new().await;
+    let mut database = app.open().await;
+    let grant = Grant(7).to_string();
+    let admit =
+        |epoch: &str, grant: &str| format!("INSERT INTO leasehold_admit VALUES ('outbox', {epoch}, {grant})");
+    let mut run = async |sql: String| sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut database).await;
+    run(admit("10", &format!("'{grant}'"))).await.unwrap();
+    // A driver that sends the epoch as text, or the grant in upper case, would slip past a mere comparison.
+    for (epoch, grant) in [
+        ("'9'", format!("'{grant}'")),
+        ("9.5", format!("'{grant}'")),
+        ("NULL", format!("'{grant}'")),
+        ("0", format!("'{grant}'")),
+        ("11", "NULL".to_owned()),
+        ("11", format!("'{}'", "AB".repeat(16))),
+        ("11", "'12'".to_owned()),
+        ("11", format!("x'{}'", "41".repeat(32))),
+    ] {
+        let error = run(admit(epoch, &grant)).await.unwrap_err();
+        assert!(error.to_string().contains("a term is an integer epoch"), "{epoch} {grant}: {error}");
+    }
+    for or in ["OR IGNORE", "OR REPLACE"] {
+        let forced = admit("9", &format!("'{grant}'")).replace("INSERT", &format!("INSERT {or}"));
+        let error = run(forced).await.unwrap_err();
+        assert!(error.to_string().contains("FENCING_EPOCH_STALE"), "{or}: {error}");
+    }
+    assert_eq!(Fence::new("outbox").mark(&mut database).await.unwrap(), Some(term(10, 7)));
+}
+
+#[tokio::test]
+async fn installing_again_and_by_many_at_once_keeps_the_marks() {
+    let app = App::new().await;
+    let mut database = app.open().await;
+    act(&mut database, &Fence::new("outbox"), &term(3, 1)).await.unwrap();
+    let mut installers = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let mut other = app.open().await;
+        installers.spawn(async move { Fence::install(&mut other).await });
+    }
+    for installed in installers.join_all().await {
+        installed.unwrap();
+    }
+    assert_eq!(Fence::new("outbox").mark(&mut database).await.unwrap(), Some(term(3, 1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_effect_of_an_old_term_follows_one_of_a_later_term_under_concurrency() {
+    let app = App::new().await;
+    let mut workers = tokio::task::JoinSet::new();
+    for worker in 1..=8_u64 {
+        let mut database = app.open().await;
+        workers.spawn(async move {
+            let fence = Fence::new("outbox");
+            let (mut admitted, mut refused) = (0, 0);
+            for round in 0..25 {
+                match act(&mut database, &fence, &term(round * 8 + worker, worker.into())).await {
+                    Ok(()) => admitted += 1,
+                    Err(FenceError::Stale(_)) => refused += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            (admitted, refused)
+        });
+    }
+    let (mut admitted, mut refused) = (0, 0);
+    for (a, r) in workers.join_all().await {
+        (admitted, refused) = (admitted + a, refused + r);
+    }
+    let effects = effects(&mut app.open().await).await;
+    assert!(effects.is_sorted(), "{effects:?}");
+    assert_eq!(effects.len(), admitted);
+    assert!(refused > 0, "the workers never met: this run shows nothing");
+}
+
+#[tokio::test]
+async fn a_rule_that_admits_everything_lets_stale_effects_through() {
+    let app = App::new().await;
+    let mut database = app.open().await;
+    let replace = "DROP TRIGGER leasehold_admit_term;
+                   CREATE TRIGGER leasehold_admit_term INSTEAD OF INSERT ON leasehold_admit BEGIN
+                       INSERT INTO leasehold_fence_marks VALUES (NEW.resource, NEW.epoch, NEW.grant_id)
+                           ON CONFLICT (resource) DO UPDATE SET epoch = NEW.epoch, grant_id = NEW.grant_id;
+                   END";
+    sqlx::raw_sql(replace).execute(&mut database).await.unwrap();
+    let fence = Fence::new("outbox");
+    act(&mut database, &fence, &term(5, 1)).await.unwrap();
+    act(&mut database, &fence, &term(4, 2)).await.unwrap();
+    assert_eq!(effects(&mut database).await, [5, 4], "so the rule is what the other tests depend on");
+}
