@@ -259,6 +259,11 @@ impl Record {
         self.grant.map(|grant| Term { epoch: self.epoch, grant })
     }
 
+    /// Is this what `term` left behind when it gave the register up?
+    pub fn released(&self, term: Term) -> bool {
+        self.grant.is_none() && self.epoch == term.epoch
+    }
+
     /// The holder's ttl.
     pub fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl_ms)

@@ -304,13 +304,20 @@ impl State {
             Role::Ousted => Instant::ZERO,
             Role::Leader(t) if t.stage == Stage::Releasing || self.hinted => Instant::ZERO,
             Role::Leader(_) => self.due_at,
-            Role::Candidate if self.hinted || self.pending.is_some() || self.heal.is_some() => Instant::ZERO,
+            Role::Candidate if self.hinted || self.heal.is_some() || self.shows_pending() => Instant::ZERO,
             Role::Candidate => match self.claim_at() {
                 Some(at) => at.min(self.due_at),
                 None => self.due_at,
             },
         };
         Some(at.max(self.not_before))
+    }
+
+    /// Does the register show the grant of an acquisition whose outcome was unknown?
+    fn shows_pending(&self) -> bool {
+        self.pending
+            .as_ref()
+            .is_some_and(|p| self.observation().and_then(Observation::grant) == Some(p.grant))
     }
 
     /// From when on the register as last seen may be taken.
@@ -456,6 +463,9 @@ impl Stepper<'_> {
                 let mine = record.as_ref().is_some_and(|record| record.term() == Some(tenure.term));
                 match record {
                     Some(record) if mine => self.heed_request(&record),
+                    Some(record) if tenure.stage == Stage::Releasing && record.released(tenure.term) => {
+                        self.released(record.answered);
+                    }
                     Some(_) => self.end(Loss::Superseded),
                     None => {
                         self.state.heal = Some((tenure.term.epoch, tenure.deadline));
@@ -467,11 +477,22 @@ impl Stepper<'_> {
         }
     }
 
+    /// The register was given up; whoever asked for it comes first, also if it only polls.
+    fn released(&mut self, answered: Option<RequestId>) {
+        self.state.role = Role::Candidate;
+        self.actions.push(Action::Note(Note::Released { answered }));
+        if answered.is_some() {
+            self.state.hold_off_until = self.now.plus(self.state.rules.retry_every * 2);
+        }
+    }
+
     fn saw_as_candidate(&mut self, record: Option<&Record>) {
+        if self.state.shows_pending() {
+            return;
+        }
         if let Some(pending) = &self.state.pending {
-            let applied = record.is_some_and(|record| record.grant == Some(pending.grant));
             let may_yet_apply = record.is_some_and(|record| record.tag == pending.expected);
-            if !applied && !may_yet_apply {
+            if !may_yet_apply {
                 self.state.pending = None;
             }
         }
@@ -517,15 +538,8 @@ impl Stepper<'_> {
             }
             Kind::Release => {
                 let answered = observation.record.as_ref().and_then(|record| record.answered);
-                if let Role::Leader(tenure) = &self.state.role
-                    && tenure.stage == Stage::Releasing
-                {
-                    self.state.role = Role::Candidate;
-                    self.actions.push(Action::Note(Note::Released { answered }));
-                    if answered.is_some() {
-                        // Whoever asked comes first, also if it only polls.
-                        self.state.hold_off_until = self.now.plus(self.state.rules.retry_every * 2);
-                    }
+                if self.tenure().is_some_and(|tenure| tenure.stage == Stage::Releasing) {
+                    self.released(answered);
                 }
                 self.saw(call.id, observation);
             }
@@ -668,12 +682,13 @@ impl Stepper<'_> {
             return;
         };
         if let Some(pending) = &self.state.pending {
-            if record.grant == Some(pending.grant) && pending.deadline.allows(self.now) {
+            let applied = record.grant == Some(pending.grant);
+            if applied && pending.deadline.allows(self.now) {
                 // U-2: seeing one's own grant proves nothing; a renewal that is acknowledged does.
                 let beat = writes::renew(&observation, &record, self.fresh);
                 return self.put(Kind::Confirm, observation, beat, Change::Renew);
             }
-            if record.grant == Some(pending.grant) {
+            if applied {
                 self.state.pending = None;
             }
         }

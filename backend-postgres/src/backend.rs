@@ -1,0 +1,170 @@
+//! The register: `observe` and `put_if`, each one statement.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lease_core::{
+    BackendError, Capabilities, Change, Connector, Hints, HistoryRow, LeaseBackend, LeaseName, Observation,
+    PutOutcome, Record,
+};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use crate::config::PostgresConfig;
+use crate::pool::{NewestTimeline, Pool};
+use crate::statements::{PgQuery, Standing, bind_put, floor, history_row, lease_name, observation, query};
+use crate::{error, schema, watch};
+
+/// PostgreSQL as a lease store.
+pub struct Postgres {
+    pool: Pool,
+    /// A transaction pooler stands in between.
+    pooled: bool,
+}
+
+/// Connects a [`Postgres`] backend on the lease thread; see [`Postgres::connector`].
+#[derive(Clone)]
+pub struct PostgresConnector {
+    config: PostgresConfig,
+    newest: Arc<NewestTimeline>,
+}
+
+impl Postgres {
+    /// For the elector. Nothing is opened yet.
+    pub fn connector(config: PostgresConfig) -> PostgresConnector {
+        PostgresConnector { config, newest: Arc::default() }
+    }
+
+    /// Opens the store on the present tokio runtime, and checks that it may hold leases.
+    ///
+    /// # Errors
+    /// - refused, and the message says what to do: the tables are missing or too old ([`migrate`](crate::migrate)
+    ///   makes them), a missing privilege, `synchronous_commit` or `fsync` off, an old primary, a pooler that loses
+    ///   prepared statements, no synchronous standby although one was asked for;
+    /// - not applied, and worth trying again: no connection, or a standby that may be promoted yet.
+    ///
+    /// Cancellation safe.
+    pub async fn connect(config: PostgresConfig) -> Result<Self, BackendError> {
+        Self::connector(config).open().await
+    }
+
+    /// All rows of a statement that changes nothing.
+    async fn rows(&self, what: &str, query: PgQuery<'_>) -> Result<Vec<PgRow>, BackendError> {
+        let mut lent = self.pool.take().await?;
+        match query.fetch_all(&mut lent.connection).await {
+            Ok(rows) => {
+                lent.keep();
+                Ok(rows)
+            }
+            Err(failure) => {
+                lent.failed(&failure);
+                Err(error::not_applied(what, failure))
+            }
+        }
+    }
+
+    /// Checks the row's server before it believes the row.
+    fn believe(&self, row: &PgRow) -> Result<Observation, BackendError> {
+        let standing = Standing::of(row)?;
+        self.pool.judge(&standing)?;
+        observation(row, &standing)
+    }
+}
+
+impl PostgresConnector {
+    async fn open(&self) -> Result<Postgres, BackendError> {
+        let pool = Pool::new(self.config.clone(), self.newest.clone());
+        schema::check(&pool).await?;
+        let pooled = pool.probe_for_pooler().await?;
+        Ok(Postgres { pool, pooled })
+    }
+}
+
+#[async_trait]
+impl Connector for PostgresConnector {
+    async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
+        Ok(Arc::new(self.open().await?))
+    }
+}
+
+#[async_trait]
+impl LeaseBackend for Postgres {
+    async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
+        let statement = query(&self.pool.statements.observe).bind(name.as_str());
+        let rows = self.rows(&format!("reading lease {name}"), statement).await?;
+        let row = rows.first().ok_or_else(|| BackendError::not_applied("the server answered with no row"))?;
+        self.believe(row)
+    }
+
+    async fn put_if(
+        &self,
+        name: &LeaseName,
+        expected: &Observation,
+        record: &Record,
+        change: Change,
+    ) -> Result<PutOutcome, BackendError> {
+        let context = || format!("writing lease {name} ({change:?})");
+        let statement = query(self.pool.statements.put(change, expected.record.is_some()));
+        let statement = bind_put(statement, name, expected, record, change)?;
+        let (system_id, timeline) = expected.lineage.0.split_once('/').unwrap_or_default();
+        let mut lent = self.pool.take().await?;
+        // A renewal's statement compares the timeline alone: the other half of the lineage is compared here.
+        let written = if change == Change::Renew && lent.system_id != system_id {
+            None
+        } else {
+            match statement.fetch_optional(&mut lent.connection).await {
+                Ok(written) => written,
+                Err(failure) => {
+                    lent.failed(&failure);
+                    return Err(error::of_write(context(), failure));
+                }
+            }
+        };
+        lent.keep();
+        let Some(written) = written else { return Ok(PutOutcome::Conflict(self.observe(name).await?)) };
+        let issued = written.try_get("issued").map_err(|failure| error::of_write(context(), failure))?;
+        Ok(PutOutcome::Written(Observation {
+            record: Some(record.clone()),
+            lineage: expected.lineage.clone(),
+            floor: floor(timeline, issued)?,
+            version: String::new(),
+        }))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "postgres",
+            watch: true,
+            list: true,
+            history: true,
+            creates_registers: false,
+            ttl_granularity: Duration::from_millis(1),
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+        let context = "listing leases";
+        let rows = self.rows(context, query(&self.pool.statements.list).bind(prefix)).await?;
+        let read = |row: &PgRow| {
+            let name = lease_name(row).map_err(|failure| error::not_applied(context, failure))?;
+            Ok((name, self.believe(row)?))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// LISTENs on a connection of its own. Wakes on releases, revocations and requests only.
+    async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
+        watch::hints(&self.pool.config, self.pooled, prefix).await
+    }
+
+    async fn history(&self, name: &LeaseName, limit: u32) -> Result<Vec<HistoryRow>, BackendError> {
+        let context = format!("reading the history of lease {name}");
+        let statement = query(&self.pool.statements.history).bind(name.as_str()).bind(i64::from(limit));
+        let rows = self.rows(&context, statement).await?;
+        rows.iter()
+            .rev()
+            .map(|row| history_row(row).map_err(|failure| error::not_applied(context.as_str(), failure)))
+            .collect()
+    }
+}

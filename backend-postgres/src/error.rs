@@ -1,0 +1,109 @@
+//! What a failed call means: certainly not applied, or unknown (R-3).
+
+use lease_core::BackendError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+/// The fence's own SQLSTATE; see `migrations/0002_fence.sql`.
+pub(crate) const STALE: &str = "LH001";
+
+/// Of a call that changes nothing, or that failed before its statement was sent.
+pub(crate) fn not_applied(context: impl Into<String>, error: sqlx::Error) -> BackendError {
+    with_advice(BackendError::not_applied(context), error)
+}
+
+/// Of a write whose statement was sent.
+pub(crate) fn of_write(context: impl Into<String>, error: sqlx::Error) -> BackendError {
+    let failed = match &error {
+        sqlx::Error::Encode(_) => BackendError::not_applied(context),
+        _ if database(&error).is_some_and(is_rolled_back) => BackendError::not_applied(context),
+        _ => BackendError::unknown(context),
+    };
+    with_advice(failed, error)
+}
+
+/// Has the server answered to the end, so that the connection may be used again?
+pub(crate) fn is_answered(error: &sqlx::Error) -> bool {
+    database(error).is_some_and(|error| error.severity() == PgSeverity::Error)
+}
+
+/// Does a pooler refuse `options` at start-up?
+pub(crate) fn refuses_startup_options(error: &sqlx::Error) -> bool {
+    database(error).is_some_and(|e| e.code() == "08P01" && e.message().contains("startup parameter"))
+}
+
+pub(crate) fn database(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error().and_then(|error| error.try_downcast_ref())
+}
+
+/// An ERROR ends an autocommit statement's transaction before its commit, so nothing of it remains. Not so a FATAL
+/// or PANIC one, which may come while a commit already done waits for its standby (57P01), and what poolers say.
+fn is_rolled_back(error: &PgDatabaseError) -> bool {
+    let code = error.code();
+    let told_by_others = ["08", "57", "58", "XX"].iter().any(|class| code.starts_with(class));
+    error.severity() == PgSeverity::Error && !told_by_others && code != "40003"
+}
+
+fn with_advice(mut failed: BackendError, error: sqlx::Error) -> BackendError {
+    if let Some(advice) = advice(&error) {
+        failed.refused = advice.refused;
+        failed.context = format!("{}: {}", failed.context, advice.text);
+    }
+    failed.with_source(error)
+}
+
+struct Advice {
+    /// Trying again can't help.
+    refused: bool,
+    text: &'static str,
+}
+
+/// What to do about the errors that a setting causes.
+fn advice(error: &sqlx::Error) -> Option<Advice> {
+    let refused = |text| Some(Advice { refused: true, text });
+    let passing = |text| Some(Advice { refused: false, text });
+    let error = match error {
+        sqlx::Error::Tls(_) => return refused("no TLS connection; check sslmode and sslrootcert in the url"),
+        sqlx::Error::Encode(_) => return refused("a value does not fit the store"),
+        error => database(error)?,
+    };
+    match error.code() {
+        "28000" | "28P01" => refused("the server refuses this user; check user, password and pg_hba.conf"),
+        "3D000" => refused("there is no such database; create it, or correct the url"),
+        "42501" => refused(
+            "the role lacks a privilege; grant it with roles.sql, or for tables to be made use a role that may",
+        ),
+        "3F000" | "42P01" | "42703" | "42883" => refused(crate::schema::NOT_MIGRATED),
+        "26000" | "42P05" => refused(LOST_STATEMENTS),
+        "25006" => passing("the server is read-only: a standby, or a full disk; use the primary"),
+        "55000" if error.message().contains("recovery") => {
+            passing("the server is a standby in recovery, which can't hold leases; use the primary")
+        }
+        "55P03" => passing("another session has locked the row for longer than lock_timeout"),
+        _ if error.code().starts_with("22") || error.code().starts_with("23") => {
+            refused("the store does not accept a value")
+        }
+        _ => None,
+    }
+}
+
+pub(crate) const LOST_STATEMENTS: &str = "the pooler in between loses prepared statements; use PgBouncer 1.21 or \
+    later with max_prepared_statements above 0, session pooling, or a direct connection";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lease_core::Certainty;
+
+    #[test]
+    fn a_broken_connection_leaves_a_write_unknown_and_a_read_not_applied() {
+        let broken = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        assert_eq!(of_write("renew", broken()).certainty, Certainty::Unknown);
+        assert_eq!(not_applied("observe", broken()).certainty, Certainty::NotApplied);
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_encoded_was_certainly_not_written() {
+        let error = of_write("renew", sqlx::Error::Encode("too large".into()));
+        assert_eq!((error.certainty, error.refused), (Certainty::NotApplied, true));
+    }
+}

@@ -1,0 +1,141 @@
+//! Fences for effects in Postgres (F-1): admission in the caller's own transaction.
+
+use lease_core::Term;
+use lease_core::fence::Stale;
+use lease_core::{Grant, InvalidSettings};
+use sqlx::postgres::PgConnection;
+use sqlx::types::Uuid;
+use sqlx::{AssertSqlSafe, Connection};
+use std::sync::Arc;
+
+use crate::config::Schema;
+use crate::{error, schema};
+
+/// The mark of one fenced resource, in the database that holds the effects.
+///
+/// ```no_run
+/// # async fn example(pool: sqlx::PgPool, term: lease_core::Term) -> Result<(), Box<dyn std::error::Error>> {
+/// let fence = lease_postgres::Fence::new("outbox");
+/// let mut tx = pool.begin().await?;
+/// fence.admit(&mut tx, &term).await?; // first: before any read that the effects depend on
+/// sqlx::query("UPDATE audit_outbox SET pending_forward = false WHERE id = 7").execute(&mut *tx).await?;
+/// tx.commit().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Fence {
+    resource: String,
+    admit: Arc<str>,
+    mark: Arc<str>,
+}
+
+/// Why a term was not admitted. Roll the transaction back in either case.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    /// A later term has acted here: this one is over (F-4).
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    /// The database did not answer; nothing was admitted.
+    #[error("asking the fence: {0}")]
+    Store(#[from] sqlx::Error),
+}
+
+impl Fence {
+    /// The fence of `resource`, in the schema `public`.
+    pub fn new(resource: impl Into<String>) -> Self {
+        Self::of(resource.into(), &Schema::new(Schema::DEFAULT).expect("the default is valid"))
+    }
+
+    /// The fence of `resource`, in another schema.
+    ///
+    /// # Errors
+    /// As for [`PostgresConfig::schema`](crate::PostgresConfig::schema).
+    pub fn in_schema(resource: impl Into<String>, schema: &str) -> Result<Self, InvalidSettings> {
+        Ok(Self::of(resource.into(), &Schema::new(schema)?))
+    }
+
+    fn of(resource: String, schema: &Schema) -> Self {
+        Self {
+            resource,
+            admit: schema.render("SELECT {schema}.leasehold_admit($1, $2, $3)").into(),
+            mark: schema
+                .render("SELECT epoch, grant_id FROM {schema}.leasehold_fence_marks WHERE resource = $1")
+                .into(),
+        }
+    }
+
+    /// Makes the marks' table and the admitting function in a database that is not a lease store
+    /// ([`migrate`](crate::migrate) makes them in one that is). May be repeated, also by many at once.
+    ///
+    /// # Errors
+    /// The database's: nothing was made. The role must be allowed to create tables in the schema.
+    pub async fn install(connection: &mut PgConnection, in_schema: &str) -> Result<(), sqlx::Error> {
+        let name =
+            Schema::new(in_schema).map_err(|invalid| sqlx::Error::InvalidArgument(invalid.to_string()))?;
+        let mut tx = connection.begin().await?;
+        schema::one_at_a_time(&mut tx).await?;
+        schema::run(&mut tx, &name, schema::FENCE).await?;
+        tx.commit().await
+    }
+
+    /// Admits `term`, and raises the mark if it is a new one, **in the transaction that `connection` is in**; to be
+    /// called before anything else in it. The effects are safe if and only if they commit together with this.
+    ///
+    /// Without a transaction the mark is raised all the same, but guards nothing.
+    ///
+    /// # Errors
+    /// [`FenceError::Stale`]: a later term has been admitted; [`FenceError::Store`] otherwise, among others 40001
+    /// from a transaction that is not READ COMMITTED. In both cases the transaction can only be rolled back.
+    pub async fn admit(&self, connection: &mut PgConnection, term: &Term) -> Result<(), FenceError> {
+        let refused = Stale { refused: *term };
+        // The store can't issue, nor ever admit, such an epoch.
+        let epoch = i64::try_from(term.epoch).map_err(|_| refused)?;
+        let admitted = sqlx::query(AssertSqlSafe(self.admit.clone()))
+            .bind(&self.resource)
+            .bind(epoch)
+            .bind(Uuid::from_u128(term.grant.0))
+            .execute(connection)
+            .await;
+        match admitted {
+            Ok(_) => Ok(()),
+            Err(failure) if error::database(&failure).is_some_and(|e| e.code() == error::STALE) => {
+                Err(refused.into())
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// The greatest term admitted so far, for people.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn mark(&self, connection: &mut PgConnection) -> Result<Option<Term>, sqlx::Error> {
+        let row: Option<(i64, Uuid)> = sqlx::query_as(AssertSqlSafe(self.mark.clone()))
+            .bind(&self.resource)
+            .fetch_optional(connection)
+            .await?;
+        row.map(|(epoch, grant)| {
+            let epoch = u64::try_from(epoch).map_err(|failure| sqlx::Error::Decode(failure.into()))?;
+            Ok(Term { epoch, grant: Grant(grant.as_u128()) })
+        })
+        .transpose()
+    }
+
+    /// A new term from the fence itself, for programs that run without leases (mode `disabled`): one above the
+    /// greatest admitted, with a fresh grant, and admitted at once, so that an earlier instance is fenced out. In a
+    /// transaction, to be committed before the term is used.
+    ///
+    /// # Errors
+    /// As for [`admit`](Self::admit).
+    pub async fn take_term(&self, connection: &mut PgConnection) -> Result<Term, FenceError> {
+        // One at a time, so that two instances that start together get two terms.
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 7810759524420219996))")
+            .bind(&self.resource)
+            .execute(&mut *connection)
+            .await?;
+        let marked = self.mark(connection).await?.map_or(0, |term| term.epoch);
+        let term = Term { epoch: marked + 1, grant: Grant::random() };
+        self.admit(connection, &term).await?;
+        Ok(term)
+    }
+}

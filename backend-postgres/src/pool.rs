@@ -1,0 +1,234 @@
+//! A small pool of our own. sqlx's asks each connection that comes back for a sign of life (a second round trip for
+//! each statement), retries and sleeps while connecting (R-3), and takes back what was dropped in mid-statement.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lease_core::BackendError;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row, SqlSafeStr};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::config::{PostgresConfig, server};
+use crate::error;
+use crate::statements::{Standing, Statements, query};
+
+/// No server takes longer to open a connection, unless it is out of reach.
+const OPENING_LIMIT: Duration = Duration::from_secs(10);
+/// A connection that nobody has used for longer may have been forgotten by a firewall on the way.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) struct Pool {
+    pub(crate) config: PostgresConfig,
+    pub(crate) statements: Statements,
+    options: PgConnectOptions,
+    /// A pooler in between refused `options` at start-up.
+    plain: AtomicBool,
+    idle: Mutex<Vec<(Instant, Opened)>>,
+    slots: Semaphore,
+    newest: Arc<NewestTimeline>,
+}
+
+/// A connection whose server was found fit.
+pub(crate) struct Opened {
+    pub(crate) connection: PgConnection,
+    pub(crate) system_id: String,
+    pub(crate) pid: i32,
+}
+
+/// The greatest timeline seen under a system identifier, kept over reconnections.
+#[derive(Default)]
+pub(crate) struct NewestTimeline(Mutex<Option<(String, u64)>>);
+
+impl Pool {
+    pub(crate) fn new(config: PostgresConfig, newest: Arc<NewestTimeline>) -> Self {
+        let own_limit = config.options.get_options().is_some_and(|options| options.contains("lock_timeout"));
+        let options = config.options.clone();
+        let options = match own_limit {
+            true => options,
+            // U-5: the server itself gives up what nobody waits for any more.
+            false => options.options([("lock_timeout", config.lock_timeout.as_millis().to_string())]),
+        };
+        Self {
+            statements: Statements::new(&config),
+            options,
+            plain: AtomicBool::new(false),
+            idle: Mutex::new(Vec::new()),
+            slots: Semaphore::new(config.pool_size as usize),
+            newest,
+            config,
+        }
+    }
+
+    /// A connection that is ready for a statement. Every failure is NotApplied: no statement was sent.
+    pub(crate) async fn take(&self) -> Result<Lent<'_>, BackendError> {
+        let slot = self.slots.acquire().await.expect("the semaphore is never closed");
+        let idle = loop {
+            match self.idle().pop() {
+                Some((since, _)) if since.elapsed() > IDLE_LIMIT => {}
+                Some((_, opened)) => break Some(opened),
+                None => break None,
+            }
+        };
+        let opened = match idle {
+            Some(opened) => opened,
+            None => self.open().await?,
+        };
+        Ok(Lent { pool: self, opened: Some(opened), _slot: slot })
+    }
+
+    async fn open(&self) -> Result<Opened, BackendError> {
+        let at = server(&self.config.options);
+        match tokio::time::timeout(OPENING_LIMIT, self.open_unlimited(&at)).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                Err(BackendError::not_applied(format!("connecting to {at}: no answer for {OPENING_LIMIT:?}")))
+            }
+        }
+    }
+
+    async fn open_unlimited(&self, at: &str) -> Result<Opened, BackendError> {
+        let failed = |error| error::not_applied(format!("connecting to {at}"), error);
+        let mut connection = match self.plain.load(Ordering::Relaxed) {
+            true => PgConnection::connect_with(&self.config.options).await.map_err(failed)?,
+            false => match PgConnection::connect_with(&self.options).await {
+                Err(error) if error::refuses_startup_options(&error) => {
+                    self.plain.store(true, Ordering::Relaxed);
+                    PgConnection::connect_with(&self.config.options).await.map_err(failed)?
+                }
+                connected => connected.map_err(failed)?,
+            },
+        };
+        let row =
+            query(&self.statements.observe).bind("").fetch_one(&mut connection).await.map_err(failed)?;
+        let standing = Standing::of(&row)?;
+        self.judge(&standing)?;
+        for sql in self.statements.urgent() {
+            (&mut connection)
+                .prepare_with(AssertSqlSafe(sql.clone()).into_sql_str(), &[])
+                .await
+                .map_err(failed)?;
+        }
+        if standing.lock_timeout == "0" {
+            tracing::warn!(
+                server = at,
+                "no lock_timeout: statements that nobody waits for would pile up behind a locked row; \
+                 run ALTER ROLE {} SET lock_timeout = '1s'",
+                self.config.options.get_username(),
+            );
+        }
+        Ok(Opened { connection, system_id: standing.system_id, pid: standing.pid })
+    }
+
+    /// May this server hold leases (PG-1, R-2)?
+    pub(crate) fn judge(&self, standing: &Standing) -> Result<(), BackendError> {
+        let refuse = |why: String| Err(BackendError::refused(why));
+        let at = server(&self.config.options);
+        let user = self.config.options.get_username();
+        if standing.fsync != "on" {
+            return refuse(format!(
+                "{at} runs with fsync = off, so a crash loses acknowledged beats; set fsync = on"
+            ));
+        }
+        if standing.synchronous_commit == "off" {
+            return refuse(format!(
+                "synchronous_commit is off for {user} at {at}, so a crash loses acknowledged beats; \
+                 run ALTER ROLE {user} SET synchronous_commit = on"
+            ));
+        }
+        let waits = standing.synchronous_commit != "local" && !standing.synchronous_standby_names.is_empty();
+        if self.config.synchronous_replication && !waits {
+            return refuse(format!(
+                "commits at {at} do not wait for a synchronous standby, which require_synchronous_replication asks \
+                 for; set synchronous_standby_names, and synchronous_commit = on"
+            ));
+        }
+        let number = standing.timeline_number()?;
+        let mut newest = self.newest.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *newest {
+            Some((system_id, newest)) if *system_id == standing.system_id => {
+                if number < *newest {
+                    return refuse(format!(
+                        "{at} is on timeline {number}, and timeline {newest} of the same cluster was seen before: \
+                         this is an old primary; shut it down, and connect to the present one"
+                    ));
+                }
+                *newest = number;
+            }
+            other => *other = Some((standing.system_id.clone(), number)),
+        }
+        Ok(())
+    }
+
+    /// Does a transaction pooler stand in between? One that loses prepared statements is refused.
+    ///
+    /// Two connections: while the second keeps a server's connection to itself by a transaction, the first must
+    /// find its statement on whatever server's connection it is given now.
+    pub(crate) async fn probe_for_pooler(&self) -> Result<bool, BackendError> {
+        let failed = |failure| error::not_applied("looking for a pooler", failure);
+        let pid = |row: &PgRow| row.try_get::<i32, _>("pid");
+        let mut first = self.take().await?;
+        let mut second = self.take().await?;
+        let apart = sqlx::raw_sql("BEGIN; SELECT pg_backend_pid() AS pid")
+            .fetch_one(&mut second.connection)
+            .await
+            .and_then(|row| pid(&row))
+            .map_err(failed)?;
+        let shared = apart == first.pid;
+        if !shared {
+            let again = query(&self.statements.observe).bind("").fetch_one(&mut first.connection).await;
+            if again.and_then(|row| pid(&row)).map_err(failed)? == first.pid {
+                sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.map_err(failed)?;
+                first.keep();
+                second.keep();
+                return Ok(false);
+            }
+        }
+        sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.map_err(failed)?;
+        Ok(true)
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Opened)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection on loan. Dropped, it is closed; only [`keep`](Self::keep) gives it back (U-4).
+pub(crate) struct Lent<'a> {
+    pool: &'a Pool,
+    opened: Option<Opened>,
+    _slot: SemaphorePermit<'a>,
+}
+
+impl Lent<'_> {
+    /// Its statement has been answered to the end: the next caller may have it.
+    pub(crate) fn keep(mut self) {
+        if let Some(opened) = self.opened.take() {
+            self.pool.idle().push((Instant::now(), opened));
+        }
+    }
+
+    /// What becomes of it after a failed statement. When one connection is broken, the idle ones probably are too.
+    pub(crate) fn failed(self, error: &sqlx::Error) {
+        match error {
+            error if error::is_answered(error) => self.keep(),
+            sqlx::Error::Io(_) | sqlx::Error::Database(_) => self.pool.idle().clear(),
+            _ => {}
+        }
+    }
+}
+
+impl Deref for Lent<'_> {
+    type Target = Opened;
+    fn deref(&self) -> &Opened {
+        self.opened.as_ref().expect("only keep takes it, and ends the loan")
+    }
+}
+
+impl DerefMut for Lent<'_> {
+    fn deref_mut(&mut self) -> &mut Opened {
+        self.opened.as_mut().expect("only keep takes it, and ends the loan")
+    }
+}

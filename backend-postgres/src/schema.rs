@@ -1,0 +1,124 @@
+//! The tables: made by `migrate`, checked by every connection's owner, granted by `roles.sql`.
+
+use lease_core::BackendError;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Row};
+
+use crate::config::{PostgresConfig, Schema, server};
+use crate::error::not_applied;
+use crate::pool::Pool;
+use crate::statements::query;
+
+/// Makes a role that may hold leases and nothing else:
+/// `psql -v role=leasehold -v schema=public -f roles.sql`, run by the tables' owner after [`migrate`].
+pub const ROLES_SQL: &str = include_str!("../roles.sql");
+
+pub(crate) const FENCE: &str = include_str!("../migrations/0002_fence.sql");
+
+/// Each is applied once, in this order; a released one never changes.
+const MIGRATIONS: [&str; 2] = [include_str!("../migrations/0001_leases.sql"), FENCE];
+
+pub(crate) const NOT_MIGRATED: &str = "the lease tables are missing or older than this program; run `leasehold init` as a role that may create tables";
+
+/// Makes or upgrades the tables in the configured schema (and the schema), in one transaction, and writes the
+/// configured history retention. Returns the schema's version.
+///
+/// Any number of processes may do so at once; once done, it changes nothing. Programs that only hold leases don't
+/// need it: they run as a role that may not create tables ([`ROLES_SQL`]).
+///
+/// # Errors
+/// Nothing is applied then. Refused if the role may not create tables. Cancellation safe, in the sense that an
+/// abandoned transaction either commits as a whole or not at all.
+pub async fn migrate(config: &PostgresConfig) -> Result<i32, BackendError> {
+    let at = server(&config.options);
+    let context = format!("making the lease tables in schema {} of {at}", config.schema.name());
+    let failed = |failure| not_applied(context.clone(), failure);
+    let mut connection = PgConnection::connect_with(&config.options).await.map_err(failed)?;
+    let version = apply(&mut connection, config).await.map_err(failed)?;
+    connection.close().await.map_err(failed)?;
+    Ok(version)
+}
+
+async fn apply(connection: &mut PgConnection, config: &PostgresConfig) -> Result<i32, sqlx::Error> {
+    let schema = &config.schema;
+    let mut tx = connection.begin().await?;
+    one_at_a_time(&mut tx).await?;
+    let exists: bool = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL")
+        .bind(schema.name())
+        .persistent(false)
+        .fetch_one(&mut *tx)
+        .await?;
+    if !exists {
+        // Not IF NOT EXISTS, which asks for the privilege even where there is nothing to do.
+        run(&mut tx, schema, "CREATE SCHEMA {schema}").await?;
+    }
+    run(
+        &mut tx,
+        schema,
+        "CREATE TABLE IF NOT EXISTS {schema}.leasehold_schema \
+         (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())",
+    )
+    .await?;
+    let version = schema.render("SELECT coalesce(max(version), 0) FROM {schema}.leasehold_schema");
+    let mut version: i32 =
+        sqlx::query_scalar(AssertSqlSafe(version)).persistent(false).fetch_one(&mut *tx).await?;
+    for migration in MIGRATIONS.iter().skip(version.max(0) as usize) {
+        version += 1;
+        run(&mut tx, schema, migration).await?;
+        run(
+            &mut tx,
+            schema,
+            &format!("INSERT INTO {{schema}}.leasehold_schema (version) VALUES ({version})"),
+        )
+        .await?;
+    }
+    if let Some(retention) = config.history_retention {
+        let seconds = retention.as_secs();
+        let set = format!(
+            "UPDATE {{schema}}.leasehold_settings SET history_retention = make_interval(secs => {seconds})"
+        );
+        run(&mut tx, schema, &set).await?;
+    }
+    tx.commit().await?;
+    Ok(version)
+}
+
+/// Serialises those who make tables; freed with the transaction, so it holds through poolers too.
+pub(crate) async fn one_at_a_time(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // "leasehold" in ASCII, cut to 63 bits; without lock_timeout, since the other may take its time.
+    sqlx::raw_sql("SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock(7810759524420219996)")
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
+}
+
+/// Runs statements of ours.
+pub(crate) async fn run(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    sql: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(schema.render(sql))).execute(connection).await.map(drop)
+}
+
+/// Are the tables there, and new enough? Later versions keep what earlier programs need.
+pub(crate) async fn check(pool: &Pool) -> Result<(), BackendError> {
+    let context = format!("looking for the tables in schema {}", pool.config.schema.name());
+    let mut lent = pool.take().await?;
+    let row = query(&pool.statements.schema_version)
+        .fetch_one(&mut lent.connection)
+        .await
+        .map_err(|failure| not_applied(context.as_str(), failure))?;
+    lent.keep();
+    let version: Option<i32> =
+        row.try_get("version").map_err(|failure| not_applied(context.as_str(), failure))?;
+    match version {
+        Some(version) if version as usize >= MIGRATIONS.len() => Ok(()),
+        found => Err(BackendError::refused(format!(
+            "{context}: version {} was found, {} is needed: {}",
+            found.unwrap_or(0),
+            MIGRATIONS.len(),
+            NOT_MIGRATED
+        ))),
+    }
+}

@@ -1,0 +1,376 @@
+//! The statements' texts, and how a record becomes a row and a row an observation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lease_core::{
+    BackendError, Change, Grant, HistoryEvent, HistoryRow, LeaseName, Lineage, Observation, Record, Request,
+    RequestId, Tag, WallTime,
+};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::types::{Json, Uuid};
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::config::PostgresConfig;
+use crate::error;
+
+type Sql = Arc<str>;
+pub(crate) type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
+
+/// The columns of a record: name, how a parameter `$` is written into it, how it is read. [`bind_record`] has the
+/// same order. Columns of later versions are not named here, so they survive.
+const COLUMNS: [(&str, &str, &str); 21] = [
+    ("tag", "$::uuid", "l.tag"),
+    ("grant_id", "$::uuid", "l.grant_id"),
+    ("epoch", "$::bigint", "l.epoch"),
+    ("beat", "$::bigint", "l.beat"),
+    ("holder_workload_id", "$::text", "l.holder_workload_id"),
+    ("region", "$::text", "l.region"),
+    ("ttl_ms", "$::bigint", "l.ttl_ms"),
+    ("max_ttl_ms", "$::bigint", "l.max_ttl_ms"),
+    ("lineage", "$::text", "l.lineage"),
+    ("transition_count", "$::bigint", "l.transition_count"),
+    ("preemptible", "$::boolean", "l.preemptible"),
+    ("sealed", "$::text", "l.sealed"),
+    ("request_id", "$::uuid", "l.request_id"),
+    ("request_grant", "$::uuid", "l.request_grant"),
+    ("request_by", "$::text", "l.request_by"),
+    ("answered", "$::uuid", "l.answered"),
+    ("acquired_at", "to_timestamp($::float8 / 1000)", "(extract(epoch FROM l.acquired_at) * 1000)::bigint"),
+    ("renewed_at", "to_timestamp($::float8 / 1000)", "(extract(epoch FROM l.renewed_at) * 1000)::bigint"),
+    ("expires_at", "to_timestamp($::float8 / 1000)", "(extract(epoch FROM l.expires_at) * 1000)::bigint"),
+    ("note", "$::text", "l.note"),
+    ("extra", "$::jsonb", "l.extra"),
+];
+
+/// R-2: the timeline from the log that is being written; the control file lags after a promotion.
+const TIMELINE: &str = "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)";
+/// The whole lineage, read anew, so that a pooler that was turned to another server is noticed too.
+const LINEAGE: &str = "(SELECT system_identifier::text FROM pg_control_system()) || '/' || \
+                       left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)";
+/// E-1: what the sequence has issued. Its first value is 1, and is also shown before it was ever issued.
+const ISSUED: &str = "(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {schema}.leasehold_epochs)";
+
+/// All statements, for one schema.
+pub(crate) struct Statements {
+    pub(crate) observe: Sql,
+    pub(crate) list: Sql,
+    pub(crate) history: Sql,
+    pub(crate) schema_version: Sql,
+    present: [Sql; CHANGES.len()],
+    absent: [Sql; CHANGES.len()],
+}
+
+const CHANGES: [Change; 7] = [
+    Change::Init,
+    Change::Acquire,
+    Change::Renew,
+    Change::Release,
+    Change::Revoke,
+    Change::Request,
+    Change::Seal,
+];
+
+impl Statements {
+    pub(crate) fn new(config: &PostgresConfig) -> Self {
+        let sql = |text: String| Sql::from(config.schema.render(&text));
+        Self {
+            observe: sql(read("LEFT JOIN {schema}.coordination_leases l ON l.lease_name = $1")),
+            list: sql(read(
+                "JOIN {schema}.coordination_leases l ON starts_with(l.lease_name, $1) ORDER BY 1",
+            )),
+            history: sql(
+                "SELECT history_id, lease_name, transition_count, epoch, holder_workload_id, event_type, \
+                 (extract(epoch FROM event_at) * 1000)::bigint AS event_at, note \
+                 FROM {schema}.coordination_lease_history WHERE lease_name = $1 \
+                 ORDER BY history_id DESC LIMIT $2"
+                    .to_owned(),
+            ),
+            schema_version: sql("SELECT max(version) AS version FROM {schema}.leasehold_schema".to_owned()),
+            present: CHANGES.map(|change| sql(put(config, change, true))),
+            absent: CHANGES.map(|change| sql(put(config, change, false))),
+        }
+    }
+
+    /// The statement of a `put_if`.
+    pub(crate) fn put(&self, change: Change, present: bool) -> &Sql {
+        let index = CHANGES.iter().position(|c| *c == change).expect("CHANGES has every change");
+        if present { &self.present[index] } else { &self.absent[index] }
+    }
+
+    /// Those that must never cost the round trip of a first preparation.
+    pub(crate) fn urgent(&self) -> [&Sql; 3] {
+        [Change::Renew, Change::Acquire, Change::Release].map(|change| self.put(change, true))
+    }
+}
+
+/// Runs one of our own texts, which hold no input but the checked name of the schema.
+pub(crate) fn query<'q>(sql: &Sql) -> PgQuery<'q> {
+    sqlx::query(AssertSqlSafe(sql.clone()))
+}
+
+fn read(join: &str) -> String {
+    let columns = COLUMNS.map(|(name, _, read)| format!("{read} AS {name}")).join(", ");
+    format!(
+        "SELECT l.lease_name, s.*, {columns} FROM (SELECT \
+         (SELECT system_identifier::text FROM pg_control_system()) AS system_id, \
+         {TIMELINE} AS timeline, {ISSUED} AS issued, pg_backend_pid() AS pid, \
+         current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync, \
+         current_setting('synchronous_standby_names') AS synchronous_standby_names, \
+         current_setting('lock_timeout') AS lock_timeout) s {join}"
+    )
+}
+
+/// One statement for one `put_if`: it compares and writes, and answers with one row if and only if it wrote.
+fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
+    let first = 3; // $1 is the name, $2 the lineage.
+    let value = |index: usize| COLUMNS[index].1.replace('$', &format!("${}", first + index));
+    let after = first + COLUMNS.len();
+
+    // A renewal is a bare UPDATE by primary key; the system identifier was compared when its connection was opened.
+    let lineage = if change == Change::Renew { TIMELINE } else { LINEAGE };
+    // PG-1, as part of the compare: what would not survive a crash is not written.
+    let mut durable =
+        "current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off'".to_owned();
+    if config.synchronous_replication {
+        durable += " AND current_setting('synchronous_commit') <> 'local' \
+                    AND current_setting('synchronous_standby_names') <> ''";
+    }
+    let guard = format!("{lineage} = $2::text AND {durable}");
+    let issued = match change {
+        Change::Init | Change::Acquire | Change::Revoke => "nextval('{schema}.leasehold_epochs')",
+        _ => ISSUED,
+    };
+    let write = if present {
+        let set: Vec<_> = (0..COLUMNS.len()).map(|i| format!("{} = {}", COLUMNS[i].0, value(i))).collect();
+        format!(
+            "UPDATE {{schema}}.coordination_leases l SET {} \
+             WHERE l.lease_name = $1::text AND l.tag = ${after}::uuid AND {guard} RETURNING {issued} AS issued",
+            set.join(", ")
+        )
+    } else {
+        let names = COLUMNS.map(|(name, ..)| name).join(", ");
+        let values: Vec<_> = (0..COLUMNS.len()).map(value).collect();
+        format!(
+            "INSERT INTO {{schema}}.coordination_leases AS l (lease_name, {names}) \
+             SELECT $1::text, {} WHERE {guard} ON CONFLICT (lease_name) DO NOTHING RETURNING {issued} AS issued",
+            values.join(", ")
+        )
+    };
+    // After these somebody should act at once. Never on a beat or an acquisition: a notifying commit that waits for
+    // a synchronous standby holds up every other one in the cluster.
+    let notify = match change {
+        Change::Release | Change::Revoke | Change::Request => {
+            format!(", pg_notify('{}', $1::text)::text", config.schema.channel())
+        }
+        _ => String::new(),
+    };
+    if !leaves_history(change) {
+        return write + &notify;
+    }
+    let event = after + usize::from(present);
+    format!(
+        "WITH put AS ({write}, l.lease_name, l.transition_count, l.epoch, l.holder_workload_id, l.note), \
+         logged AS (INSERT INTO {{schema}}.coordination_lease_history \
+         (lease_name, transition_count, epoch, holder_workload_id, event_type, note) \
+         SELECT lease_name, transition_count, epoch, holder_workload_id, ${event}::text, note FROM put) \
+         SELECT issued{notify} FROM put"
+    )
+}
+
+fn leaves_history(change: Change) -> bool {
+    matches!(change, Change::Acquire | Change::Release | Change::Revoke | Change::Seal)
+}
+
+/// Binds what [`put`] numbers.
+pub(crate) fn bind_put<'q>(
+    query: PgQuery<'q>,
+    name: &'q LeaseName,
+    expected: &'q Observation,
+    record: &'q Record,
+    change: Change,
+) -> Result<PgQuery<'q>, BackendError> {
+    let whole = &expected.lineage.0;
+    let lineage = match change {
+        Change::Renew => whole.rsplit('/').next().unwrap_or(whole),
+        _ => whole,
+    };
+    let mut query = bind_record(query.bind(name.as_str()).bind(lineage), record)?;
+    if let Some(tag) = expected.tag() {
+        query = query.bind(uuid(tag.0));
+    }
+    if leaves_history(change) {
+        query = query.bind(HistoryEvent::of(expected, record, change).map(HistoryEvent::as_str));
+    }
+    Ok(query)
+}
+
+fn bind_record<'q>(query: PgQuery<'q>, record: &'q Record) -> Result<PgQuery<'q>, BackendError> {
+    let request = record.request.as_ref();
+    Ok(query
+        .bind(uuid(record.tag.0))
+        .bind(record.grant.map(|grant| uuid(grant.0)))
+        .bind(bigint("epoch", record.epoch)?)
+        .bind(bigint("beat", record.beat)?)
+        .bind(&record.holder)
+        .bind(&record.region)
+        .bind(bigint("ttl_ms", record.ttl_ms)?)
+        .bind(bigint("max_ttl_ms", record.max_ttl_ms)?)
+        .bind(&record.lineage.0)
+        .bind(bigint("transitions", record.transitions)?)
+        .bind(record.preemptible)
+        .bind(&record.sealed)
+        .bind(request.map(|request| uuid(request.id.0)))
+        .bind(request.map(|request| uuid(request.grant.0)))
+        .bind(request.map(|request| request.by.as_str()))
+        .bind(record.answered.map(|id| uuid(id.0)))
+        .bind(millis(record.acquired_at))
+        .bind(millis(record.renewed_at))
+        .bind(millis(record.expires_at))
+        .bind(&record.note)
+        .bind(Json(&record.extra)))
+}
+
+fn uuid(bits: u128) -> Uuid {
+    Uuid::from_u128(bits)
+}
+
+fn bigint(field: &str, value: u64) -> Result<i64, BackendError> {
+    i64::try_from(value).map_err(|_| {
+        BackendError::refused(format!("{field} = {value} is above {}, the store's greatest", i64::MAX))
+    })
+}
+
+/// For people, so years that the store can't write are moved to the nearest that it can.
+fn millis(time: WallTime) -> f64 {
+    const YEAR_1: i64 = -62_135_596_800_000;
+    const YEAR_9999: i64 = 253_402_300_799_000;
+    time.0.clamp(YEAR_1, YEAR_9999) as f64
+}
+
+// === rows ===
+
+/// How the store stands: read with every observation, and when a connection is opened.
+pub(crate) struct Standing {
+    pub(crate) system_id: String,
+    /// Eight hexadecimal digits, as the names of log files begin.
+    pub(crate) timeline: String,
+    pub(crate) issued: i64,
+    pub(crate) pid: i32,
+    pub(crate) synchronous_commit: String,
+    pub(crate) fsync: String,
+    pub(crate) synchronous_standby_names: String,
+    pub(crate) lock_timeout: String,
+}
+
+impl Standing {
+    pub(crate) fn of(row: &PgRow) -> Result<Self, BackendError> {
+        let read = || -> Result<Self, sqlx::Error> {
+            Ok(Self {
+                system_id: row.try_get("system_id")?,
+                timeline: row.try_get("timeline")?,
+                issued: row.try_get("issued")?,
+                pid: row.try_get("pid")?,
+                synchronous_commit: row.try_get("synchronous_commit")?,
+                fsync: row.try_get("fsync")?,
+                synchronous_standby_names: row.try_get("synchronous_standby_names")?,
+                lock_timeout: row.try_get("lock_timeout")?,
+            })
+        };
+        read().map_err(|error| error::not_applied("reading the store's state", error))
+    }
+
+    pub(crate) fn lineage(&self) -> Lineage {
+        Lineage(format!("{}/{}", self.system_id, self.timeline))
+    }
+
+    pub(crate) fn timeline_number(&self) -> Result<u64, BackendError> {
+        timeline_number(&self.timeline)
+    }
+}
+
+fn timeline_number(hex: &str) -> Result<u64, BackendError> {
+    // Above, the floor would not fit beside the sequence's 46 bits into the epoch's 63.
+    u64::from_str_radix(hex, 16).ok().filter(|number| *number < 1 << 17).ok_or_else(|| {
+        BackendError::refused(format!("timeline {hex:?} is not one that epochs can be made from"))
+    })
+}
+
+/// E-1: above every epoch that was made from it, also after a failover that lost the newest values.
+pub(crate) fn floor(timeline: &str, issued: i64) -> Result<u64, BackendError> {
+    let issued = u64::try_from(issued).ok().filter(|issued| *issued < 1 << 46).ok_or_else(|| {
+        BackendError::refused(format!("the sequence leasehold_epochs stands at {issued}: not 0 to 2^46"))
+    })?;
+    Ok(timeline_number(timeline)? << 46 | issued)
+}
+
+pub(crate) fn observation(row: &PgRow, standing: &Standing) -> Result<Observation, BackendError> {
+    Ok(Observation {
+        record: record(row).map_err(|error| error::not_applied("reading a register", error))?,
+        lineage: standing.lineage(),
+        floor: floor(&standing.timeline, standing.issued)?,
+        version: String::new(),
+    })
+}
+
+fn record(row: &PgRow) -> Result<Option<Record>, sqlx::Error> {
+    let Some(tag) = row.try_get::<Option<Uuid>, _>("tag")? else { return Ok(None) };
+    let id = |column: &str| row.try_get::<Option<Uuid>, _>(column).map(|id| id.map(|id| id.as_u128()));
+    let request = match (id("request_id")?, id("request_grant")?) {
+        (Some(id), Some(grant)) => {
+            Some(Request { id: RequestId(id), grant: Grant(grant), by: row.try_get("request_by")? })
+        }
+        _ => None,
+    };
+    Ok(Some(Record {
+        tag: Tag(tag.as_u128()),
+        grant: id("grant_id")?.map(Grant),
+        epoch: count(row, "epoch")?,
+        beat: count(row, "beat")?,
+        holder: row.try_get("holder_workload_id")?,
+        ttl_ms: count(row, "ttl_ms")?,
+        max_ttl_ms: count(row, "max_ttl_ms")?,
+        lineage: Lineage(row.try_get("lineage")?),
+        transitions: count(row, "transition_count")?,
+        preemptible: row.try_get("preemptible")?,
+        sealed: row.try_get("sealed")?,
+        request,
+        answered: id("answered")?.map(RequestId),
+        acquired_at: WallTime(row.try_get("acquired_at")?),
+        renewed_at: WallTime(row.try_get("renewed_at")?),
+        expires_at: WallTime(row.try_get("expires_at")?),
+        region: row.try_get("region")?,
+        note: row.try_get("note")?,
+        extra: row.try_get::<Json<BTreeMap<String, serde_json::Value>>, _>("extra")?.0,
+    }))
+}
+
+pub(crate) fn lease_name(row: &PgRow) -> Result<LeaseName, sqlx::Error> {
+    decode("lease_name", LeaseName::new(row.try_get::<String, _>("lease_name")?))
+}
+
+pub(crate) fn history_row(row: &PgRow) -> Result<HistoryRow, sqlx::Error> {
+    let event: String = row.try_get("event_type")?;
+    Ok(HistoryRow {
+        sequence: row.try_get("history_id")?,
+        lease_name: lease_name(row)?,
+        transition_count: count(row, "transition_count")?,
+        epoch: count(row, "epoch")?,
+        holder_workload_id: row.try_get("holder_workload_id")?,
+        event_type: decode("event_type", serde_json::from_value(event.into()))?,
+        event_at: WallTime(row.try_get("event_at")?),
+        note: row.try_get("note")?,
+    })
+}
+
+fn count(row: &PgRow, column: &str) -> Result<u64, sqlx::Error> {
+    decode(column, u64::try_from(row.try_get::<i64, _>(column)?))
+}
+
+fn decode<T, E>(column: &str, value: Result<T, E>) -> Result<T, sqlx::Error>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    value.map_err(|error| sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(error) })
+}

@@ -1,0 +1,433 @@
+//! A whole fleet in one thread: real step functions, one register, and a network, clocks and processes that misbehave
+//! as a seed and a list of faults say. Time is simulated; nothing here waits.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+
+use lease_core::elector::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State};
+use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::{
+    Certainty, Change, Grant, Instant, Lineage, Observation, PutOutcome, Record, RequestId, Tag, Term,
+    WallTime,
+};
+
+pub const TTL: Duration = Duration::from_millis(3_000);
+pub const MAX_TTL: Duration = Duration::from_millis(4_000);
+pub const RETRY: Duration = Duration::from_millis(200);
+pub const RENEW: Duration = Duration::from_millis(1_000);
+
+/// What goes wrong, or what an operator does, at some moment.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// A process dies and starts anew after this many milliseconds.
+    Crash(usize, u64),
+    /// A process stands still for this many milliseconds; its clock doesn't.
+    Pause(usize, u64),
+    /// A process is asked to stop, and starts anew 100 ms after it has ended.
+    Stop(usize),
+    /// Requests to the store are lost for this many milliseconds.
+    LoseRequests(u64),
+    /// Replies of the store are lost for this many milliseconds: applied all the same.
+    LoseReplies(u64),
+    /// Messages take up to this many milliseconds for the next two seconds.
+    Slow(u64),
+    /// The store goes on in another lineage, without what it wrote in the last so many milliseconds.
+    FailOver(u64),
+    /// An administrator deletes the register.
+    Delete,
+    /// An operator runs `init`.
+    Init,
+    /// An operator asks the holder to step down.
+    StepDown,
+    /// An operator revokes the holder's grant.
+    Revoke,
+    /// Somebody says that the holder is dead, which must count for nothing on a record not marked pre-emptible.
+    HolderIsDead(usize),
+}
+
+#[derive(Clone, Debug)]
+enum Happens {
+    Arrives { node: usize, incarnation: u64, call: CallId, request: Box<Request> },
+    Replies { node: usize, incarnation: u64, call: CallId, reply: Box<Reply> },
+    Wakes { node: usize, alarm: u64 },
+    Returns { node: usize, incarnation: u64, term: Term },
+    Starts { node: usize },
+    Faults(Fault),
+}
+
+struct Node {
+    state: Option<State>,
+    incarnation: u64,
+    /// Clock rate in parts per million beside one, and its offset.
+    drift_ppm: i64,
+    offset: u64,
+    paused_until: u64,
+    /// Each step sets the alarm anew; an older one rings for nobody.
+    alarm: u64,
+    working: Option<Term>,
+    return_delay: u64,
+}
+
+#[derive(Clone)]
+struct Store {
+    register: Option<Record>,
+    floor: u64,
+}
+
+/// The step function, or a wrong one.
+pub type StepFn = fn(State, Instant, Event, &Fresh, Jitter) -> (State, Vec<Action>);
+
+pub struct World {
+    step: StepFn,
+    /// True time, in nanoseconds.
+    now: u64,
+    nodes: Vec<Node>,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    happenings: BTreeMap<u64, Happens>,
+    next: u64,
+    random: u64,
+    store: Store,
+    lineage: u64,
+    past: Vec<(u64, Store)>,
+    requests_lost_until: u64,
+    replies_lost_until: u64,
+    slow: (u64, u64),
+    /// Every term that began, in order of beginning.
+    pub terms: Vec<(Term, usize)>,
+    pub events: u64,
+    creates_registers: bool,
+}
+
+pub const MS: u64 = 1_000_000;
+
+impl World {
+    pub fn new(nodes: usize, seed: u64, creates_registers: bool, step: StepFn) -> Self {
+        let mut world = Self {
+            step,
+            now: 0,
+            nodes: Vec::new(),
+            queue: BinaryHeap::new(),
+            happenings: BTreeMap::new(),
+            next: 0,
+            random: seed | 1,
+            store: Store { register: None, floor: 0 },
+            lineage: 1,
+            past: Vec::new(),
+            requests_lost_until: 0,
+            replies_lost_until: 0,
+            slow: (0, 0),
+            terms: Vec::new(),
+            events: 0,
+            creates_registers,
+        };
+        for node in 0..nodes {
+            let drift_ppm = world.below(4001) as i64 - 2000; // ρ = 1/500 = 2000 ppm
+            let offset = world.below(1_000_000) * MS;
+            let start = world.below(500) * MS;
+            world.nodes.push(Node {
+                state: None,
+                incarnation: 0,
+                drift_ppm,
+                offset,
+                paused_until: 0,
+                alarm: 0,
+                working: None,
+                return_delay: 0,
+            });
+            world.schedule(start, Happens::Starts { node });
+        }
+        if !creates_registers {
+            world.admin_init();
+        }
+        world
+    }
+
+    pub fn fault_at(&mut self, at_ms: u64, fault: Fault) {
+        self.schedule(at_ms * MS, Happens::Faults(fault));
+    }
+
+    /// xorshift64*: the schedule is a function of the seed alone.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % bound.max(1)
+    }
+
+    fn bits(&mut self) -> u128 {
+        (u128::from(self.below(u64::MAX)) << 64) | u128::from(self.below(u64::MAX))
+    }
+
+    fn fresh(&mut self) -> Fresh {
+        Fresh { tag: Tag(self.bits()), grant: Grant(self.bits()), wall: WallTime(self.below(1 << 40) as i64) }
+    }
+
+    fn schedule(&mut self, at: u64, what: Happens) {
+        self.next += 1;
+        self.queue.push(Reverse((at.max(self.now), self.next)));
+        self.happenings.insert(self.next, what);
+    }
+
+    fn clock(&self, node: usize) -> Instant {
+        let node = &self.nodes[node];
+        Instant(
+            node.offset + (self.now as i128 * (1_000_000 + i128::from(node.drift_ppm)) / 1_000_000) as u64,
+        )
+    }
+
+    /// True time at which a node's clock shows `at`, rounded up.
+    fn true_time(&self, node: usize, at: Instant) -> u64 {
+        let node = &self.nodes[node];
+        let own = at.0.saturating_sub(node.offset);
+        (i128::from(own) * 1_000_000 / i128::from(1_000_000 + node.drift_ppm)) as u64 + 1
+    }
+
+    fn rules(&self, node: usize) -> Rules {
+        Rules {
+            who: Candidate {
+                holder: format!("node-{node}"),
+                region: String::new(),
+                ttl: if node % 2 == 0 { TTL } else { MAX_TTL },
+                max_ttl: MAX_TTL,
+                preemptible: false,
+            },
+            renew_every: RENEW,
+            retry_every: RETRY,
+            stop_grace: Duration::from_millis(600),
+            creates_registers: self.creates_registers,
+        }
+    }
+
+    /// Lets the fleet run until `until_ms`, checking L-1 and L-2 after every event.
+    pub fn run_until(&mut self, until_ms: u64) {
+        while let Some(Reverse((at, _))) = self.queue.peek().copied()
+            && at <= until_ms * MS
+        {
+            let Some(Reverse((at, id))) = self.queue.pop() else { return };
+            let Some(what) = self.happenings.remove(&id) else { continue };
+            self.now = at;
+            self.events += 1;
+            self.happen(what);
+            let leaders: Vec<_> = self.leaders().collect();
+            assert!(leaders.len() <= 1, "L-1 at {} ms: {leaders:?}", self.now / MS);
+        }
+        self.now = self.now.max(until_ms * MS);
+    }
+
+    pub fn leaders(&self) -> impl Iterator<Item = (usize, Term)> + '_ {
+        self.nodes.iter().enumerate().filter_map(|(index, node)| {
+            node.state.as_ref().and_then(|state| state.leads(self.clock(index))).map(|term| (index, term))
+        })
+    }
+
+    fn happen(&mut self, what: Happens) {
+        match what {
+            Happens::Starts { node } => {
+                if self.nodes[node].state.is_none() {
+                    self.nodes[node].incarnation += 1;
+                    self.nodes[node].working = None;
+                    self.nodes[node].state = Some(State::new(self.rules(node)));
+                    self.nodes[node].return_delay = self.below(1500) * MS;
+                    self.step(node, Event::Tick);
+                }
+            }
+            Happens::Wakes { node, alarm }
+                if self.nodes[node].alarm == alarm && self.nodes[node].state.is_some() =>
+            {
+                let paused = self.nodes[node].paused_until;
+                if paused > self.now {
+                    self.schedule(paused, Happens::Wakes { node, alarm });
+                } else {
+                    self.step(node, Event::Tick);
+                }
+            }
+            Happens::Arrives { node, incarnation, call, request } => {
+                if self.now < self.requests_lost_until {
+                    return self.fail(node, incarnation, call, Certainty::NotApplied);
+                }
+                let reply = self.serve(&request);
+                if self.now < self.replies_lost_until {
+                    return self.fail(node, incarnation, call, Certainty::Unknown);
+                }
+                let delay = self.delay();
+                let reply = Happens::Replies { node, incarnation, call, reply: Box::new(reply) };
+                self.schedule(self.now + delay, reply);
+            }
+            Happens::Replies { node, incarnation, call, reply } if self.is_live(node, incarnation) => {
+                let paused = self.nodes[node].paused_until;
+                if paused > self.now {
+                    let later = Happens::Replies { node, incarnation, call, reply };
+                    self.schedule(paused, later);
+                } else {
+                    self.step(node, Event::Reply(call, *reply));
+                }
+            }
+            Happens::Returns { node, incarnation, term } if self.is_live(node, incarnation) => {
+                let paused = self.nodes[node].paused_until;
+                if paused > self.now {
+                    self.schedule(paused, Happens::Returns { node, incarnation, term });
+                } else if self.nodes[node].working == Some(term) {
+                    self.nodes[node].working = None;
+                    self.step(node, Event::WorkReturned);
+                }
+            }
+            Happens::Wakes { .. } | Happens::Replies { .. } | Happens::Returns { .. } => {}
+            Happens::Faults(fault) => self.suffer(fault),
+        }
+    }
+
+    fn is_live(&self, node: usize, incarnation: u64) -> bool {
+        self.nodes[node].incarnation == incarnation && self.nodes[node].state.is_some()
+    }
+
+    /// A connection error reaches the caller half of the time; else it hears nothing at all.
+    fn fail(&mut self, node: usize, incarnation: u64, call: CallId, certainty: Certainty) {
+        if self.below(2) == 0 {
+            let delay = self.delay();
+            let reply = Box::new(Reply::Failed(certainty));
+            self.schedule(self.now + delay, Happens::Replies { node, incarnation, call, reply });
+        }
+    }
+
+    fn delay(&mut self) -> u64 {
+        let usual = self.below(5 * MS);
+        if self.now < self.slow.1 { usual + self.below(self.slow.0 * MS) } else { usual }
+    }
+
+    fn step(&mut self, node: usize, event: Event) {
+        let (now, fresh, jitter) = (self.clock(node), self.fresh(), Jitter(self.below(256) as u8));
+        let incarnation = self.nodes[node].incarnation;
+        let state = self.nodes[node].state.take().expect("a live node steps");
+        let (state, actions) = (self.step)(state, now, event, &fresh, jitter);
+        let wake = state.wake_at();
+        let stopped = state.is_stopped();
+        self.nodes[node].state = Some(state);
+        for action in actions {
+            self.act(node, incarnation, action);
+        }
+        if stopped {
+            self.nodes[node].state = None;
+            self.schedule(self.now + 100 * MS, Happens::Starts { node });
+        } else if let Some(wake) = wake {
+            let at = self.true_time(node, wake);
+            self.nodes[node].alarm += 1;
+            let alarm = self.nodes[node].alarm;
+            self.schedule(at, Happens::Wakes { node, alarm });
+        }
+    }
+
+    fn act(&mut self, node: usize, incarnation: u64, action: Action) {
+        let delay = self.nodes[node].return_delay;
+        match action {
+            Action::Send(call, request) => {
+                let delay = self.delay();
+                let request = Box::new(request);
+                self.schedule(self.now + delay, Happens::Arrives { node, incarnation, call, request });
+            }
+            Action::Begin(term, _) => {
+                if let Some((last, who)) = self.terms.last() {
+                    assert!(term.epoch > last.epoch, "L-2: {term} of {node} after {last} of {who}");
+                }
+                assert_eq!(self.nodes[node].working, None, "one term's work at a time");
+                self.terms.push((term, node));
+                self.nodes[node].working = Some(term);
+            }
+            Action::TellStop(_) | Action::End(_) => {
+                if let Some(term) = self.nodes[node].working {
+                    self.schedule(self.now + delay, Happens::Returns { node, incarnation, term });
+                }
+            }
+            Action::Drop(_) | Action::Extend(_) | Action::Note(_) | Action::Stopped => {}
+        }
+    }
+
+    // === the store ===
+
+    fn observation(&self) -> Observation {
+        Observation {
+            record: self.store.register.clone(),
+            lineage: Lineage(self.lineage.to_string()),
+            floor: self.store.floor,
+            version: String::new(),
+        }
+    }
+
+    fn serve(&mut self, request: &Request) -> Reply {
+        match request {
+            Request::Observe => Reply::Seen(self.observation()),
+            Request::Put { expected, record, change } => {
+                let present = self.observation();
+                if present.tag() != expected.tag() || present.lineage != expected.lineage {
+                    return Reply::Put(PutOutcome::Conflict(present));
+                }
+                self.write(record.clone(), *change);
+                Reply::Put(PutOutcome::Written(self.observation()))
+            }
+        }
+    }
+
+    fn write(&mut self, record: Record, change: Change) {
+        self.past.push((self.now, self.store.clone()));
+        if change == Change::Acquire || record.grant.is_some() {
+            self.store.floor = self.store.floor.max(record.epoch);
+        }
+        self.store.register = Some(record);
+    }
+
+    fn admin_init(&mut self) {
+        if self.store.register.is_none() {
+            let fresh = self.fresh();
+            let record = writes::init(&self.observation(), MAX_TTL, 0, Some(fresh.grant), &fresh);
+            self.write(record, Change::Init);
+        }
+    }
+
+    fn suffer(&mut self, fault: Fault) {
+        let count = self.nodes.len();
+        match fault {
+            Fault::Crash(node, ms) => {
+                let node = node % count;
+                self.nodes[node].state = None;
+                self.nodes[node].incarnation += 1;
+                self.schedule(self.now + ms * MS, Happens::Starts { node });
+            }
+            Fault::Pause(node, ms) => self.nodes[node % count].paused_until = self.now + ms * MS,
+            Fault::Stop(node) => self.tell(node % count, Event::Shutdown),
+            Fault::HolderIsDead(node) => self.tell(node % count, Event::HolderIsDead),
+            Fault::LoseRequests(ms) => self.requests_lost_until = self.now + ms * MS,
+            Fault::LoseReplies(ms) => self.replies_lost_until = self.now + ms * MS,
+            Fault::Slow(ms) => self.slow = (ms, self.now + 2_000 * MS),
+            Fault::FailOver(ms) => {
+                let since = self.now.saturating_sub(ms * MS);
+                if let Some((_, store)) = self.past.iter().find(|(at, _)| *at >= since) {
+                    self.store = store.clone();
+                }
+                self.past.clear();
+                self.lineage += 1;
+                self.store.floor = self.lineage << 46;
+            }
+            Fault::Delete => self.store.register = None,
+            Fault::Init => self.admin_init(),
+            Fault::StepDown => {
+                let Some(record) = self.store.register.clone() else { return };
+                if let Some(grant) = record.grant {
+                    let (id, fresh) = (RequestId(self.bits()), self.fresh());
+                    self.write(writes::request(&record, grant, id, "operator", &fresh), Change::Request);
+                }
+            }
+            Fault::Revoke => {
+                let Some(record) = self.store.register.clone() else { return };
+                let fresh = self.fresh();
+                let revoked = writes::revoke(&self.observation(), &record, 0, false, "", &fresh);
+                self.write(revoked, Change::Revoke);
+            }
+        }
+    }
+
+    fn tell(&mut self, node: usize, event: Event) {
+        if self.nodes[node].state.is_some() && self.nodes[node].paused_until <= self.now {
+            self.step(node, event);
+        }
+    }
+}
