@@ -9,6 +9,7 @@ mod chaos;
 mod effects;
 mod fleet;
 mod judge;
+mod stats;
 mod store;
 mod trace;
 

@@ -61,7 +61,7 @@ impl Store {
     /// For an elector.
     pub(crate) fn connector(&self) -> anyhow::Result<Arc<dyn Connector>> {
         Ok(match self.mode {
-            Mode::Sqlite => Arc::new(Sqlite::connector(SqliteConfig::new(&self.leases))),
+            Mode::Sqlite => Arc::new(Sqlite::connector(SqliteConfig::new(&self.leases)?)),
             Mode::Postgres => Arc::new(Postgres::connector(PostgresConfig::new(&self.leases)?)),
         })
     }
