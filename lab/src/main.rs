@@ -4,13 +4,17 @@
 //! failed, 2 bad input.
 
 mod actor;
+mod arena;
 mod args;
 mod chaos;
 mod effects;
+mod failover;
 mod fleet;
+mod handover;
 mod judge;
 mod stats;
 mod store;
+mod testbed;
 mod trace;
 
 use std::process::ExitCode;
@@ -29,6 +33,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Chaos(chaos::Args),
+    Failover(failover::Args),
+    Handover(handover::Args),
+    #[command(subcommand)]
+    Testbed(testbed::Command),
     #[command(hide = true)]
     Actor(actor::Args),
     #[command(hide = true)]
@@ -41,6 +49,9 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match Cli::parse().command {
         Command::Chaos(args) => chaos::run(args).await,
+        Command::Failover(args) => failover::run(args).await,
+        Command::Handover(args) => handover::run(args).await,
+        Command::Testbed(command) => testbed::run(command).await,
         Command::Actor(args) => actor::run(args).await,
         Command::HoldLock(args) => store::hold_lock(args).await,
     };

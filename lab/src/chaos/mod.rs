@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use self::cell::{Cell, Chronicle, Shared};
 use self::plan::{Plan, StorePlan};
 use self::report::Report;
-pub(crate) use self::store::Arena;
+use crate::arena::Arena;
 use crate::effects::Effects;
 use crate::fleet::{Fleet, Part};
 use crate::judge;
@@ -99,8 +99,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let limit = args.time_limit.unwrap_or(Duration::from_secs(60 + 2 * args.takeovers));
     let store_plan = StorePlan::new(seed, args.mode, args.ttl);
     let (store_faults, sightings, chronicles) = tokio::join!(
-        arena.break_by(store_plan, &enough),
-        arena.observe(&leases, &enough),
+        store::break_by(&arena, store_plan, &enough),
+        store::observe(&arena, &leases, &enough),
         async {
             let progress = progress(&shared, args.takeovers as usize, limit);
             let chronicles = collect(&mut cells);

@@ -9,8 +9,10 @@ use serde::Serialize;
 
 use super::cell::{Chronicle, Mark};
 use super::Args;
+use super::plan::StoreFault;
 use crate::judge::{RULES, Violation};
 use crate::stats::Spread;
+use crate::trace::Nanos;
 
 /// How many violations, problems and lines of the timeline are shown.
 const SHOWN: usize = 12;
@@ -26,6 +28,7 @@ pub(super) struct Report {
     takeovers: usize,
     takeovers_wanted: u64,
     faults: BTreeMap<&'static str, usize>,
+    outages: BTreeMap<&'static str, Spread>,
     failovers: BTreeMap<&'static str, Spread>,
     effects_written: usize,
     effects_refused: usize,
@@ -49,12 +52,17 @@ impl Report {
         args: &Args,
         seed: u64,
         took: Duration,
-        store_faults: BTreeMap<&'static str, usize>,
+        store_faults: Vec<(StoreFault, Nanos, Nanos)>,
         chronicles: BTreeMap<LeaseName, Chronicle>,
         violations: Vec<Violation>,
     ) -> Self {
         let timeline = excerpt(&chronicles);
-        let mut faults = store_faults;
+        let mut faults = BTreeMap::new();
+        let mut outages = BTreeMap::<&'static str, Vec<Duration>>::new();
+        for (fault, from, to) in store_faults {
+            *faults.entry(fault.name()).or_default() += 1;
+            outages.entry(fault.name()).or_default().push(Duration::from_nanos(to - from));
+        }
         let mut failovers = BTreeMap::<&'static str, Vec<Duration>>::new();
         let (mut effects, mut refused_writes, mut takeovers) = ([0; 3], 0, 0);
         let mut problems = Vec::new();
@@ -79,7 +87,8 @@ impl Report {
             takeovers,
             takeovers_wanted: args.takeovers,
             faults,
-            failovers: failovers.into_iter().map(|(fault, times)| (fault, Spread::of(times))).collect(),
+            outages: spreads(outages),
+            failovers: spreads(failovers),
             effects_written: effects[0],
             effects_refused: effects[1],
             effects_failed: effects[2],
@@ -90,6 +99,10 @@ impl Report {
             timeline,
         }
     }
+}
+
+fn spreads(times: BTreeMap<&'static str, Vec<Duration>>) -> BTreeMap<&'static str, Spread> {
+    times.into_iter().map(|(fault, times)| (fault, Spread::of(times))).collect()
 }
 
 fn verdicts(
@@ -162,6 +175,9 @@ impl fmt::Display for Report {
         writeln!(f, "\nFaults")?;
         for (fault, count) in &self.faults {
             writeln!(f, "{count:>6}  {fault}")?;
+        }
+        for (fault, spread) in &self.outages {
+            writeln!(f, "        {spread}  {fault}, how long")?;
         }
         writeln!(f, "\nFrom the fault to the successor's term")?;
         for (fault, spread) in &self.failovers {
