@@ -66,7 +66,8 @@ impl Supervisor {
     fn start() -> anyhow::Result<Self> {
         let (end, lifeline) = std::io::pipe().context("cannot make a pipe")?;
         let mut sh = Command::new("/bin/sh")
-            .args(["-c", SUPERVISOR, "testbed-supervisor", MARK])
+            .args(["-c", r#"eval "$SUPERVISOR""#, "testbed-supervisor", MARK]) // short, for whoever reads `ps`
+            .env("SUPERVISOR", SUPERVISOR)
             .env_remove(MARK) // a supervisor is nobody's child: a runner within a runner cleans up for itself
             .stdin(end)
             .stdout(Stdio::piped())

@@ -55,7 +55,10 @@ where
         match tokio::time::timeout(left, attempt()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => last = format!("{error:?}"),
-            Err(_) => bail!("waited {limit:?} in vain until {what}: {last}"),
+            Err(_) => {}
+        }
+        if start.elapsed() >= limit {
+            bail!("waited {limit:?} in vain until {what}: {last}");
         }
         tokio::time::sleep(POLL_EVERY).await;
     }

@@ -59,8 +59,8 @@ async fn a_crash_loses_nothing_that_was_acknowledged_and_all_that_was_not() -> a
     postgres.psql("create table t (n int primary key)").await?;
     for round in 0..3 {
         postgres.psql(&format!("insert into t values ({round})")).await?;
-        let open =
-            postgres.psql(&format!("begin; insert into t values ({}); select pg_sleep(60)", 100 + round));
+        let unfinished = format!("begin; insert into t values ({}); select pg_sleep(60)", 100 + round);
+        let open = postgres.psql(&unfinished);
         let crash = async {
             let waiting = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
             let waits = async || postgres.psql(waiting).await.is_ok_and(|n| n == "1");

@@ -104,7 +104,7 @@ async fn runner(role: &str) -> anyhow::Result<()> {
 
 async fn nothing_survives(role: &str, signal: Option<Signal>) -> anyhow::Result<()> {
     // A folder for temporary files of its own: what is left in it at the end is what survived.
-    let folder = temporary_folder(role)?;
+    let folder = temporary_folder(&format!("{role}{signal:?}"))?;
     let runner =
         Process::command(std::env::current_exe()?)?.env(ROLE, role).env("TMPDIR", &folder).spawn()?;
     runner.wait_for_line("ready", LIMIT).await?;
@@ -140,9 +140,9 @@ async fn nothing_survives(role: &str, signal: Option<Signal>) -> anyhow::Result<
     Ok(())
 }
 
-fn temporary_folder(role: &str) -> anyhow::Result<PathBuf> {
+fn temporary_folder(trial: &str) -> anyhow::Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
-    let folder = std::env::temp_dir().join(format!("runner-{role}-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("runner-{trial}-{}", std::process::id()));
     std::fs::create_dir(&folder)?;
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o711))?;
     Ok(folder)
