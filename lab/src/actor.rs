@@ -92,7 +92,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     });
     let claimant = Claimant::start(trace.clone());
     let effects = Effects::connect(&args.store).await.ok();
-    let worker = Arc::new(Worker { args, trace: trace.clone(), pause, state: tokio::sync::Mutex::new((effects, 0)) });
+    let worker =
+        Arc::new(Worker { args, trace: trace.clone(), pause, state: tokio::sync::Mutex::new((effects, 0)) });
     let ended = elector
         .run_until(shutdown, |leadership| {
             let (worker, claimant, trace) = (worker.clone(), claimant.clone(), trace.clone());

@@ -8,7 +8,10 @@ use jiff::SignedDuration;
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let how = "use a number with its unit, for example 2s or 500ms";
     let span: SignedDuration = text.parse().map_err(|error| format!("{error}; {how}"))?;
-    Duration::try_from(span).ok().filter(|span| !span.is_zero()).ok_or_else(|| format!("must be more than 0; {how}"))
+    Duration::try_from(span)
+        .ok()
+        .filter(|span| !span.is_zero())
+        .ok_or_else(|| format!("must be more than 0; {how}"))
 }
 
 #[cfg(test)]

@@ -67,7 +67,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let arena = Arena::start(args.mode, &fleet, &leases, args.ttl).await?;
     let mut lanes = JoinSet::new();
     for (index, lease) in leases.iter().enumerate() {
-        let share = args.times / leases.len() as u64 + u64::from((index as u64) < args.times % leases.len() as u64);
+        let share =
+            args.times / leases.len() as u64 + u64::from((index as u64) < args.times % leases.len() as u64);
         lanes.spawn(lane(fleet.clone(), arena.store.clone(), lease.clone(), args.ttl, share));
     }
     let mut measured = Vec::new();
@@ -91,7 +92,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("Failover on {} at ttl {:?}, {} leases at once: SIGKILL of the holder", report.mode, args.ttl, leases.len());
+        println!(
+            "Failover on {} at ttl {:?}, {} leases at once: SIGKILL of the holder",
+            report.mode,
+            args.ttl,
+            leases.len()
+        );
         println!("  after its last beat was observed  {}", report.after_the_last_beat_was_observed);
         println!("  after its last beat was sent      {}", report.after_the_last_beat_was_sent);
         let word = if report.holds { "ok  " } else { "FAIL" };
@@ -123,7 +129,8 @@ async fn lane(
     for time in 1..=times {
         let mut standby = fleet.spawn(&part(time))?;
         let mut seen = Vec::new();
-        let follows = |entry: &Entry| matches!(entry, Entry::Saw { epoch: e, .. } if *e == epoch).then_some(());
+        let follows =
+            |entry: &Entry| matches!(entry, Entry::Saw { epoch: e, .. } if *e == epoch).then_some(());
         standby.await_entry("the standby to follow the holder", limit, &mut seen, follows).await?;
         // Kill at another point of the holder's beat each time.
         let phase = ttl.mul_f64(0.2 + 0.5 * (time as f64 * 0.618).fract());
@@ -157,11 +164,9 @@ fn measure(holder: &[Entry], successor: &[Entry], old: u64) -> Option<Failover> 
     })?;
     // A beat that was applied but not yet acknowledged to the killed holder has no line: then the one before counts.
     let sent = holder.iter().rev().find_map(|entry| match entry {
-        Entry::Put { sent, act: Act::Acquire | Act::Renew, epoch, beat, outcome: Outcome::Written, .. }
-            if *epoch == old && *beat <= last =>
-        {
-            Some(*sent)
-        }
+        Entry::Put {
+            sent, act: Act::Acquire | Act::Renew, epoch, beat, outcome: Outcome::Written, ..
+        } if *epoch == old && *beat <= last => Some(*sent),
         _ => None,
     })?;
     let span = |from: Nanos| Duration::from_nanos(begin - from);

@@ -94,7 +94,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("Clean hand-over on postgres: SIGTERM of an idle leader to the successor's first fenced commit");
+        println!(
+            "Clean hand-over on postgres: SIGTERM of an idle leader to the successor's first fenced commit"
+        );
         println!("  hand-over         {}", report.hand_over);
         println!("  the bare commits  {}", report.bare);
         report.parts.iter().for_each(|(part, spread)| println!("    {spread}  {part}"));

@@ -31,7 +31,10 @@ impl Spread {
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, min_ms, median_ms, p99_ms, max_ms } = self;
-        write!(f, "n={count:<4} min {min_ms:>8.1}  median {median_ms:>8.1}  p99 {p99_ms:>8.1}  max {max_ms:>8.1} ms")
+        write!(
+            f,
+            "n={count:<4} min {min_ms:>8.1}  median {median_ms:>8.1}  p99 {p99_ms:>8.1}  max {max_ms:>8.1} ms"
+        )
     }
 }
 

@@ -126,7 +126,9 @@ impl Tail {
         bytes[..complete]
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())
-            .map(|line| serde_json::from_slice(line).with_context(|| format!("bad line in {}", self.path.display())))
+            .map(|line| {
+                serde_json::from_slice(line).with_context(|| format!("bad line in {}", self.path.display()))
+            })
             .collect()
     }
 }

@@ -150,7 +150,7 @@ impl Cell {
         let ttl = self.shared.ttl;
         let Some(link) = self.seats[index].link.clone() else { return Ok(()) };
         match fault {
-            Fault::Cut => link.cut(),
+            Fault::Cut => link.cut().await,
             Fault::HalfOpen => {
                 link.hold();
                 self.until(patience, |cell| cell.newest_effect > term.epoch).await?;
@@ -159,7 +159,7 @@ impl Cell {
             _ => {
                 link.delay(ttl.mul_f64(chance / 8.0));
                 self.until(ttl, |_| false).await?;
-                link.delay(Duration::ZERO);
+                link.deliver();
             }
         }
         Ok(())
@@ -184,7 +184,9 @@ impl Cell {
         self.seats[index].asked = false;
         match actor.process.exit_status() {
             Some(status) if status.success() => {}
-            ended => self.problem(index, &actor, &format!("asked to end by SIGTERM, it ended with {ended:?}")),
+            ended => {
+                self.problem(index, &actor, &format!("asked to end by SIGTERM, it ended with {ended:?}"))
+            }
         }
         Ok(())
     }
@@ -194,7 +196,6 @@ impl Cell {
         for index in 0..self.seats.len() {
             if let Some(link) = &self.seats[index].link {
                 link.deliver();
-                link.delay(Duration::ZERO);
             }
             self.signal(index, Signal::CONT);
         }
@@ -272,7 +273,8 @@ impl Cell {
                     }
                     // Whoever stopped itself goes on once a successor has made effects; again and again, since it
                     // says so just before it stops.
-                    let over = |term: Term| term.epoch < self.newest_effect || self.shared.enough.is_cancelled();
+                    let over =
+                        |term: Term| term.epoch < self.newest_effect || self.shared.enough.is_cancelled();
                     if actor.paused.is_some_and(over) {
                         let _ = actor.process.signal(Signal::CONT);
                     }
@@ -318,7 +320,9 @@ impl Cell {
                     if kind == 0 {
                         self.newest_effect = self.newest_effect.max(term.epoch);
                     }
-                    (kind == 1).then(|| (*after, format!("{who}: the fence refuses a late write of epoch {}", term.epoch)))
+                    (kind == 1).then(|| {
+                        (*after, format!("{who}: the fence refuses a late write of epoch {}", term.epoch))
+                    })
                 }
                 Entry::Put { outcome: Outcome::Refused, .. } => {
                     self.chronicle.refused_writes += 1;

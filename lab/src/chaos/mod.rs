@@ -17,13 +17,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::cell::{Cell, Chronicle, Shared};
+use self::link::Link;
 use self::plan::{Plan, StorePlan};
 use self::report::Report;
 use crate::arena::Arena;
 use crate::effects::Effects;
 use crate::fleet::{Fleet, Part};
 use crate::judge;
-use crate::store::Mode;
+use crate::store::{Mode, Store};
 
 /// Kill, stop, pause and cut off real processes at random, crash their store, and judge by what they leave behind
 /// whether two ever led at once, an epoch came back, an old term changed anything, or a late effect got through.
@@ -79,19 +80,27 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Effects::sabotage(&arena.store).await?;
     }
     let enough = CancellationToken::new();
-    let shared = Arc::new(Shared { fleet, ttl: args.ttl, takeovers: AtomicUsize::new(0), enough: enough.clone() });
+    let shared =
+        Arc::new(Shared { fleet, ttl: args.ttl, takeovers: AtomicUsize::new(0), enough: enough.clone() });
 
     let mut cells = JoinSet::new();
     for (index, lease) in leases.iter().enumerate() {
-        let part = |actor: u64| Part {
-            store: arena.store.clone(),
+        let part = |actor: u64, store: Store| Part {
+            store,
             lease: lease.clone(),
             // The last two share a name, as two pods of a careless deployment would.
             workload: format!("{lease}/{}", actor.min(args.actors - 2)),
             ttl: args.ttl,
             every: Some(EFFECT_EVERY),
         };
-        let parts = (0..args.actors).map(|actor| (part(actor), None)).collect();
+        let mut parts = Vec::new();
+        for actor in 0..args.actors {
+            let linked =
+                arena.server.as_ref().map(|server| Link::before(&arena.store, server)).transpose()?;
+            let (link, store) =
+                linked.map_or((None, arena.store.clone()), |(link, store)| (Some(link), store));
+            parts.push((part(actor, store), link));
+        }
         let cell = Cell::new(lease.clone(), parts, shared.clone());
         let (lease, plan) = (lease.clone(), Plan::new(seed, index, args.mode));
         cells.spawn(async move { cell.run(plan).await.map(|chronicle| (lease, chronicle)) });

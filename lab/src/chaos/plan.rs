@@ -171,7 +171,9 @@ mod tests {
 
     #[test]
     fn every_fault_of_a_mode_is_in_its_plan_and_the_pause_comes_first() {
-        let kinds = |mode| Plan::new(1, 0, mode).take(500).map(|step| step.fault).collect::<std::collections::BTreeSet<_>>();
+        let kinds = |mode| {
+            Plan::new(1, 0, mode).take(500).map(|step| step.fault).collect::<std::collections::BTreeSet<_>>()
+        };
         assert_eq!(kinds(Mode::Sqlite).len(), 5);
         assert_eq!(kinds(Mode::Postgres).len(), 8);
         assert_eq!(Plan::new(1, 0, Mode::Sqlite).next().unwrap().fault, Fault::PauseBeforeEffect);

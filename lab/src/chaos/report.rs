@@ -7,8 +7,8 @@ use std::time::Duration;
 use lease_core::LeaseName;
 use serde::Serialize;
 
-use super::cell::{Chronicle, Mark};
 use super::Args;
+use super::cell::{Chronicle, Mark};
 use super::plan::StoreFault;
 use crate::judge::{RULES, Violation};
 use crate::stats::Spread;
@@ -124,7 +124,11 @@ fn verdicts(
             false => format!("{rule}: {claim}"),
             true => format!("{rule} is violated, for the sabotaged fence admits everybody"),
         };
-        verdicts.push(Verdict { holds: (count > 0) == sabotaged, claim, found: format!("{count} violations") });
+        verdicts.push(Verdict {
+            holds: (count > 0) == sabotaged,
+            claim,
+            found: format!("{count} violations"),
+        });
     }
     if !args.sabotage_admission {
         verdicts.push(Verdict {
@@ -171,7 +175,11 @@ fn excerpt(chronicles: &BTreeMap<LeaseName, Chronicle>) -> Vec<String> {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sabotaged = if self.sabotaged { ", its admission sabotaged" } else { "" };
-        writeln!(f, "Chaos on {}{sabotaged}: {} takeovers in {:.0} s", self.mode, self.takeovers, self.took_secs)?;
+        writeln!(
+            f,
+            "Chaos on {}{sabotaged}: {} takeovers in {:.0} s",
+            self.mode, self.takeovers, self.took_secs
+        )?;
         writeln!(f, "\nFaults")?;
         for (fault, count) in &self.faults {
             writeln!(f, "{count:>6}  {fault}")?;
@@ -183,9 +191,12 @@ impl fmt::Display for Report {
         for (fault, spread) in &self.failovers {
             writeln!(f, "        {spread}  {fault}")?;
         }
-        writeln!(f, "\nEffects: {} written, {} refused by the fence, {} failed; {} writes of holders and candidates \
-            refused by the register", self.effects_written, self.effects_refused, self.effects_failed,
-            self.register_writes_refused)?;
+        writeln!(
+            f,
+            "\nEffects: {} written, {} refused by the fence, {} failed; {} writes of holders and candidates \
+            refused by the register",
+            self.effects_written, self.effects_refused, self.effects_failed, self.register_writes_refused
+        )?;
         writeln!(f, "\nExcerpt of one lease's timeline")?;
         self.timeline.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         writeln!(f)?;

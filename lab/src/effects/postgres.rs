@@ -66,7 +66,11 @@ impl Effects {
         .bind(effect.before as i64)
         .execute(&mut *transaction)
         .await?;
-        if commit { transaction.commit().await? } else { transaction.rollback().await? }
+        if commit {
+            transaction.commit().await?
+        } else {
+            transaction.rollback().await?
+        }
         Ok(())
     }
 

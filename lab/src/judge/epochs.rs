@@ -23,7 +23,11 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     for pair in acquisitions.windows(2) {
         if pair[1].epoch <= pair[0].epoch || pair[1].transition_count <= pair[0].transition_count {
             let rows: [&dyn std::fmt::Debug; 2] = [pair[0], pair[1]];
-            found.push(violation("L-2", "a later acquisition in the store's history has no greater epoch", &rows));
+            found.push(violation(
+                "L-2",
+                "a later acquisition in the store's history has no greater epoch",
+                &rows,
+            ));
         }
     }
     for claimed in &evidence.claims {

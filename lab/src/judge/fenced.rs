@@ -12,7 +12,9 @@ pub(super) fn check(effects: &[EffectRow]) -> Vec<Violation> {
             Some(before) if effect.term.epoch < before.term.epoch => {
                 found.push(violation("L-7", "a stale effect", &[before, effect]));
             }
-            Some(before) if effect.term.epoch == before.term.epoch && effect.term.grant != before.term.grant => {
+            Some(before)
+                if effect.term.epoch == before.term.epoch && effect.term.grant != before.term.grant =>
+            {
                 found.push(violation("L-7", "effects of two grants of one epoch", &[before, effect]));
             }
             _ => greatest = Some(effect),

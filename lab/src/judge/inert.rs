@@ -110,9 +110,13 @@ mod tests {
 
     #[test]
     fn rejects_a_register_that_goes_back() {
-        let seen = |epoch, grant: Option<u128>, beat| Sighting { at: 0, epoch, grant: grant.map(Grant), beat };
+        let seen =
+            |epoch, grant: Option<u128>, beat| Sighting { at: 0, epoch, grant: grant.map(Grant), beat };
         let register = |sightings| check(&Evidence { sightings, ..Default::default() }).len();
-        assert_eq!(register(vec![seen(1, Some(1), 0), seen(1, Some(1), 3), seen(1, None, 4), seen(2, Some(2), 0)]), 0);
+        assert_eq!(
+            register(vec![seen(1, Some(1), 0), seen(1, Some(1), 3), seen(1, None, 4), seen(2, Some(2), 0)]),
+            0
+        );
         assert_eq!(register(vec![seen(2, Some(2), 0), seen(1, Some(1), 4)]), 1);
         assert_eq!(register(vec![seen(2, Some(2), 5), seen(2, Some(2), 4)]), 1);
         assert_eq!(register(vec![seen(2, None, 5), seen(2, Some(2), 6)]), 1);

@@ -108,7 +108,8 @@ pub(crate) fn violations(lease: &str, evidence: &Evidence) -> Vec<Violation> {
         fenced::check(&evidence.effects),
         fenced::check_durable(&evidence.effects, &evidence.acknowledged),
     ];
-    let named = found.into_iter().flatten().map(|violation| Violation { lease: lease.to_owned(), ..violation });
+    let named =
+        found.into_iter().flatten().map(|violation| Violation { lease: lease.to_owned(), ..violation });
     named.collect()
 }
 

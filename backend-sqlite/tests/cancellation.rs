@@ -1,0 +1,167 @@
+//! U-4: a future may be dropped at any await. Each test drops one after 0, 1, 2, … steps until it completes.
+
+mod common;
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use common::*;
+use lease_core::writes::{self, Fresh};
+use lease_core::{BackendError, Change, HistoryEvent, LeaseBackend, LeaseName, PutOutcome};
+use lease_sqlite::Sqlite;
+use sqlx::Connection;
+
+/// Runs `future` for a number of steps, and then drops it: 0, not even polled; 1, polled once; 2, polled once and woken;
+/// 3, polled twice; … `None` if it was dropped before it was done.
+async fn stopped<F: Future>(steps: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = steps;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => {
+                left -= 1; // for the waking, which is when this closure runs again
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+/// Nobody holds the write lock, and nobody reads an old snapshot for ever: the log can be checkpointed away.
+async fn assert_nothing_is_held(place: &Place) {
+    let mut shell = place.shell().await;
+    let transaction = shell.begin_with("BEGIN IMMEDIATE").await.expect("no lock is left behind");
+    transaction.rollback().await.unwrap();
+    let blocked: i64 =
+        sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut shell).await.unwrap();
+    assert_eq!(blocked, 0, "a reader is left behind");
+}
+
+#[tokio::test]
+async fn a_write_dropped_at_any_await_leaves_no_lock_and_the_next_one_works() {
+    let place = Place::new();
+    let store = place.open().await;
+    let mut now = init(&store).await;
+    let (mut drops, mut applied_all_the_same) = (0, 0);
+    for steps in 0.. {
+        let record = acquisition(&now, "dropped");
+        let outcome = stopped(steps, store.put_if(&name(), &now, &record, Change::Acquire)).await;
+        if let Some(outcome) = outcome {
+            assert!(matches!(outcome, Ok(PutOutcome::Written(_))), "{outcome:?}");
+            break;
+        }
+        drops += 1;
+        // The outcome is unknown: a write on what was seen before settles it.
+        let next = acquisition(&now, "next");
+        now = match store.put_if(&name(), &now, &next, Change::Acquire).await.unwrap() {
+            PutOutcome::Written(now) => now,
+            PutOutcome::Conflict(seen) => {
+                assert_eq!(seen.record.as_ref(), Some(&record), "a conflict only with the dropped write");
+                applied_all_the_same += 1;
+                acquire(&store, &seen, "next").await
+            }
+        };
+        assert_nothing_is_held(&place).await;
+    }
+    assert!(drops > 1 && applied_all_the_same > 0, "{drops} drops, of which {applied_all_the_same} applied");
+    let rows = store.history(&name(), 1000).await.unwrap();
+    assert_eq!(rows.len(), drops + applied_all_the_same + 1, "one row for each acquisition that was applied");
+    assert!(
+        rows.iter().all(|row| matches!(row.event_type, HistoryEvent::Acquired | HistoryEvent::TakenOver))
+    );
+}
+
+#[tokio::test]
+async fn a_write_dropped_while_it_waits_for_the_lock_ends_with_its_busy_timeout() {
+    let place = Place::new();
+    let config = place.config().busy_timeout(Duration::from_millis(50)).unwrap();
+    let store = Sqlite::connect(config).await.unwrap();
+    let held = acquire(&store, &init(&store).await, "a").await;
+    let mut blocker = place.shell().await;
+    let transaction = blocker.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let dropped = stopped(1, store.put_if(&name(), &held, &beat(&held), Change::Renew)).await;
+    assert!(dropped.is_none());
+    assert_eq!(observe(&store).await, held, "reads don't wait behind it");
+    // This one waits behind it, then for the lock itself: once it fails, the first has ended.
+    let error = store.put_if(&name(), &held, &beat(&held), Change::Renew).await.unwrap_err();
+    assert_eq!(error.certainty, lease_core::Certainty::NotApplied, "{error}");
+    transaction.rollback().await.unwrap();
+    assert_eq!(observe(&store).await, held);
+    renew(&store, &held).await;
+    assert_nothing_is_held(&place).await;
+}
+
+#[tokio::test]
+async fn abandoned_writes_do_not_pile_up_behind_a_lock() {
+    let place = Place::new();
+    let store = place.open().await;
+    let mut blocker = place.shell().await;
+    let transaction = blocker.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    for lease in ["first", "second", "third", "fourth"] {
+        let lease = LeaseName::new(lease).unwrap();
+        let absent = store.observe(&lease).await.unwrap();
+        let record = writes::init(&absent, TTL, 0, None, &Fresh::random());
+        assert!(stopped(1, store.put_if(&lease, &absent, &record, Change::Init)).await.is_none());
+    }
+    transaction.rollback().await.unwrap();
+    init(&store).await; // Comes after all that was sent before it.
+    let names: Vec<_> = store.list("").await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["first", "outbox-forwarder"], "only one statement is ever at the store (U-5)");
+}
+
+#[tokio::test]
+async fn a_read_dropped_at_any_await_leaves_nothing_behind() {
+    let place = Place::new();
+    let store = place.open().await;
+    let held = acquire(&store, &init(&store).await, "a").await;
+    let reads: [(&str, Reading); 4] = [
+        ("observe", Box::new(|store| Box::pin(async { store.observe(&name()).await.map(drop) }))),
+        ("list", Box::new(|store| Box::pin(async { store.list("").await.map(drop) }))),
+        ("history", Box::new(|store| Box::pin(async { store.history(&name(), 9).await.map(drop) }))),
+        ("watch", Box::new(|store| Box::pin(async { store.watch("").await.map(drop) }))),
+    ];
+    for (operation, read) in &reads {
+        let mut drops = 0;
+        for steps in 0.. {
+            if let Some(answer) = stopped(steps, read(&store)).await {
+                answer.unwrap_or_else(|error| panic!("{operation}: {error}"));
+                break;
+            }
+            drops += 1;
+            assert_eq!(observe(&store).await, held, "{operation} after {steps} steps");
+            assert_nothing_is_held(&place).await;
+        }
+        assert!(drops > 0, "{operation} was never dropped");
+    }
+}
+
+type Reading =
+    Box<dyn for<'a> Fn(&'a Sqlite) -> std::pin::Pin<Box<dyn Future<Output = Result<(), BackendError>> + 'a>>>;
+
+#[tokio::test]
+async fn opening_dropped_at_any_await_leaves_a_file_that_opens() {
+    let mut drops = 0;
+    for steps in 0.. {
+        let place = Place::new();
+        let opened = stopped(steps, Sqlite::connect(place.config())).await;
+        let done = opened.is_some();
+        if let Some(opened) = opened {
+            opened.unwrap();
+        }
+        drops += usize::from(!done);
+        let store = place.open().await;
+        acquire(&store, &init(&store).await, "a").await;
+        assert_nothing_is_held(&place).await;
+        if done {
+            break;
+        }
+    }
+    assert!(drops > 5, "opening was dropped at {drops} places only");
+}

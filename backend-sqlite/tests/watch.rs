@@ -1,0 +1,65 @@
+//! The watch: a hint for each change, whoever makes it, and nothing left behind. Alone in its process: it counts
+//! threads and descriptors.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::*;
+use futures::StreamExt;
+use lease_core::LeaseBackend;
+use tokio::time::timeout;
+
+const GENEROUS: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn every_change_wakes_a_watcher_and_a_dropped_watch_leaves_nothing_behind() {
+    let place = Place::new();
+    let store = place.open().await;
+    let threads_before = threads();
+    let mut hints = store.watch("").await.unwrap();
+
+    let free = init(&store).await;
+    timeout(GENEROUS, hints.next()).await.expect("a hint").expect("the watch lives");
+    let other = place.open().await;
+    let held = acquire(&other, &free, "a").await;
+    timeout(GENEROUS, hints.next()).await.expect("a hint").expect("the watch lives");
+    release(&other, &held).await;
+    timeout(GENEROUS, hints.next()).await.expect("a hint").expect("the watch lives");
+    drop((hints, other));
+
+    // SQLite's threads end on their own once they are told to.
+    let mut most_descriptors = 0;
+    for polls in 0..10 {
+        let mut another = store.watch("").await.unwrap();
+        for _ in 0..polls {
+            assert!(futures::poll!(another.next()).is_pending(), "nothing has changed");
+        }
+        drop(another);
+        let ended = async {
+            while threads() > threads_before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(GENEROUS, ended).await.expect("the watch's thread ends");
+        // While another connection has locks, SQLite keeps a closed one's descriptor of the database, and uses it for
+        // the next: closing it would drop those locks.
+        if polls == 0 {
+            most_descriptors = descriptors(&place);
+        }
+        assert!(descriptors(&place) <= most_descriptors, "{} after {polls}", descriptors(&place));
+    }
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// Descriptors of files in the test's folder.
+fn descriptors(place: &Place) -> usize {
+    let open =
+        fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    open.filter(|target| target.starts_with(place.folder())).count()
+}
