@@ -1,0 +1,183 @@
+//! The command line: one tree of commands, and the settings' flags on each of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::failure::Failure;
+use crate::modes::{Mode, Registry, Store};
+use crate::settings::{BadSetting, Block, LeaderElection, Log, Model, Operator, Settings, Sources, Workload};
+use crate::{logs, operator, roles, run};
+
+/// Leases, leader election and fencing on the store that you already run
+#[derive(Debug, Parser)]
+#[command(name = "leasehold", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Examples:
+  leasehold init --new nightly --sqlite-path /var/lib/leasehold/leases.db
+  leasehold run --lease nightly --sqlite-path /var/lib/leasehold/leases.db -- ./report.sh
+  leasehold --config leasehold.toml worker outbox-forwarder
+  leasehold --mode postgres --postgres-url-file /etc/leasehold/url watch
+
+Settings come from flags, else the environment, else the file (--config or LEASEHOLD_CONFIG), else defaults;
+`leasehold config` shows which, --help lists them all.
+
+Exit codes: 0 done; 1 tried and failed; 2 bad input, nothing was started; 125 `run` itself failed, else `run`
+ends with its program's code.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Operation(operator::Operation),
+    /// Run a program only while it holds the lease
+    Run(run::Run),
+    /// Run one of the workers
+    #[command(subcommand)]
+    Worker(roles::Role),
+}
+
+/// The program: the standard modes and commands, and what an outsider adds.
+pub struct Cli {
+    registry: Registry,
+}
+
+impl Default for Cli {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Cli {
+    /// The program as it ships.
+    pub fn new() -> Self {
+        Self { registry: Registry::standard() }
+    }
+
+    /// Adds a mode, or replaces the one of the same name.
+    #[must_use]
+    pub fn with_mode(mut self, mode: impl Mode) -> Self {
+        self.registry.add(mode);
+        self
+    }
+
+    /// Reads the process's arguments and environment, does what they say, and returns the exit code.
+    ///
+    /// 0 done · 1 tried and failed · 2 bad input, nothing was started · 125 `run` itself failed · else `run`'s child's.
+    pub fn run(self) -> ExitCode {
+        match self.execute() {
+            Ok(code) => code,
+            Err(failure) => {
+                let message = failure.to_string();
+                if !message.is_empty() {
+                    eprintln!("error: {message}");
+                }
+                failure.exit_code()
+            }
+        }
+    }
+
+    fn execute(self) -> Result<ExitCode, Failure> {
+        let model = self.model();
+        let matches = with_flags(Arguments::command(), &model).get_matches();
+        let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let mut flags = BTreeMap::new();
+        for (_, setting) in model.settings() {
+            let of_file = setting.from_file.map(|from| from.flag);
+            for flag in [setting.flag, of_file].into_iter().flatten() {
+                if let Some(text) = matches.get_one::<String>(flag) {
+                    flags.insert(flag.to_owned(), text.clone());
+                }
+            }
+        }
+        let config = matches.get_one::<PathBuf>("config").cloned();
+        let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
+        let settings = Settings::load(model, &sources)?;
+        logs::start(&settings.block::<Log>()?);
+        let app = App { settings, registry: self.registry };
+        // `config` shows the settings before it refuses them.
+        if !matches!(arguments.command, Command::Operation(operator::Operation::Config(_))) {
+            app.settings.leader_election()?;
+        }
+        match &arguments.command {
+            Command::Operation(operation) => operator::run(operation, &app),
+            Command::Run(args) => run::run(args, &app),
+            Command::Worker(role) => roles::run(role, &app),
+        }
+    }
+
+    fn model(&self) -> Model {
+        let mut sections = vec![LeaderElection::SECTION];
+        sections.extend(self.registry.sections());
+        sections.push(Workload::SECTION);
+        sections.extend_from_slice(roles::SECTIONS);
+        sections.extend_from_slice(run::SECTIONS);
+        sections.extend([Operator::SECTION, Log::SECTION]);
+        Model::new(sections)
+    }
+}
+
+/// Every setting's flag, on every command.
+fn with_flags(mut command: clap::Command, model: &Model) -> clap::Command {
+    let flag = |name: &'static str, help: String| {
+        Arg::new(name)
+            .long(name)
+            .help(help)
+            .global(true)
+            .hide_short_help(true)
+            .allow_negative_numbers(true)
+            .help_heading("Settings")
+    };
+    let config = flag("config", "the settings file, TOML [env: LEASEHOLD_CONFIG]".to_owned());
+    command = command
+        .arg(config.value_name("FILE").value_parser(clap::value_parser!(PathBuf)).hide_short_help(false));
+    for (section, setting) in model.settings() {
+        let key = format!("{}.{}", section.name, setting.key);
+        let default = setting.default.unwrap_or(setting.unset);
+        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+        if let Some(name) = setting.flag {
+            let help = format!("{}{default} [env: {}] [file: {key}]", setting.help, setting.env);
+            command = command.arg(flag(name, help).value_name("VALUE"));
+        }
+        if let Some(from) = setting.from_file {
+            let help = format!("a file that holds {key} [env: {}]", from.env);
+            command = command.arg(flag(from.flag, help).value_name("FILE"));
+        }
+    }
+    command
+}
+
+/// What a command works with: the settings and the modes.
+pub struct App {
+    settings: Settings,
+    registry: Registry,
+}
+
+impl App {
+    /// The effective settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The lease store that the settings name, not connected yet; `None` in mode `disabled`.
+    ///
+    /// # Errors
+    /// A setting that can't be used.
+    pub fn store(&self) -> Result<Option<Store>, BadSetting> {
+        self.registry.open(&self.settings)
+    }
+
+    /// Runs a command's future on a runtime of its own.
+    ///
+    /// # Errors
+    /// The future's, or that no runtime could start.
+    pub fn block_on<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::new(format!("no runtime could start: {error}")))?;
+        runtime.block_on(work)
+    }
+}
