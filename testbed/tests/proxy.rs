@@ -354,6 +354,7 @@ async fn a_server_that_crashes_breaks_its_clients_connections() -> anyhow::Resul
     let mut client = PgConnection::connect(&url).await?;
     postgres.crash().await?;
     assert!(timeout(LIMIT, client.execute("select 1")).await?.is_err());
+    drop(client);
     assert!(timeout(LIMIT, PgConnection::connect(&url)).await?.is_err());
     wait_until("no connection is left", LIMIT, async || proxy.open_connections() == 0).await
 }

@@ -263,9 +263,9 @@ impl Connection {
                 What::Bytes(bytes, answered) => {
                     // When the client has gone, what it sent before may still be held or under way: go on.
                     if client_listens && gate.lets_pass().await {
+                        // First, so that whoever has a reply finds it counted.
+                        self.shared.round_trips().replies(&answered);
                         client_listens = stream.write_all(&bytes).await.is_ok();
-                        let mut round_trips = self.shared.round_trips();
-                        answered.iter().for_each(|sql| round_trips.reply(sql));
                     }
                 }
             }

@@ -58,7 +58,9 @@ impl RoundTrips {
         self.by_sql.entry(sql.to_owned()).or_default().requests += 1;
     }
 
-    pub(super) fn reply(&mut self, sql: &str) {
-        self.by_sql.entry(sql.to_owned()).or_default().replies += 1;
+    pub(super) fn replies(&mut self, answered: &[String]) {
+        for sql in answered {
+            self.by_sql.entry(sql.clone()).or_default().replies += 1;
+        }
     }
 }
