@@ -40,7 +40,7 @@ pub(crate) struct Opened {
 }
 
 /// The greatest timeline seen under a system identifier, kept over reconnections.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct NewestTimeline(Mutex<Option<(String, u64)>>);
 
 impl Pool {
@@ -196,18 +196,15 @@ impl Pool {
             .await
             .and_then(|row| pid(&row))
             .map_err(failed)?;
-        let shared = apart == first.pid;
-        if !shared {
+        let mut pooled = apart == first.pid;
+        if !pooled {
             let again = query(&self.statements.observe).bind("").fetch_one(&mut first.connection).await;
-            if again.and_then(|row| pid(&row)).map_err(failed)? == first.pid {
-                sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.map_err(failed)?;
-                first.keep();
-                second.keep();
-                return Ok(false);
-            }
+            pooled = again.and_then(|row| pid(&row)).map_err(failed)? != first.pid;
         }
         sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.map_err(failed)?;
-        Ok(true)
+        first.keep();
+        second.keep();
+        Ok(pooled)
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Opened)>> {
