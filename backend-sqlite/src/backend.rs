@@ -73,6 +73,7 @@ impl Sqlite {
     ///
     /// Cancellation safe.
     pub async fn connect(config: SqliteConfig) -> Result<Self, BackendError> {
+        config.check().map_err(|error| BackendError::refused(error.to_string()))?;
         check_place(&config.path)?;
         let keeper = schema::prepare(&config).await?;
         check_place(&config.path)?;

@@ -54,6 +54,15 @@ impl SqliteConfig {
         Ok(self)
     }
 
+    /// Checked when it is opened, too: the world may have changed.
+    pub(crate) fn check(&self) -> Result<(), InvalidSettings> {
+        check_path(&self.path).map_err(|why| self.refused(why))
+    }
+
+    fn refused(&self, why: String) -> InvalidSettings {
+        InvalidSettings { setting: "path", value: self.path.display().to_string(), why }
+    }
+
     /// The lease file, as an absolute path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -74,8 +83,7 @@ fn checked(
 
 const EXAMPLE: &str = "for example /var/lib/leasehold/leases.sqlite";
 
-/// Checked again at each opening: the world may have changed.
-pub(crate) fn check_path(path: &Path) -> Result<(), String> {
+fn check_path(path: &Path) -> Result<(), String> {
     let Some(text) = path.to_str() else {
         return Err("SQLite takes only paths that are valid UTF-8; choose another".into());
     };

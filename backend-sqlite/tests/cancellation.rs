@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use common::*;
@@ -11,28 +9,6 @@ use lease_core::writes::{self, Fresh};
 use lease_core::{BackendError, Change, HistoryEvent, LeaseBackend, LeaseName, PutOutcome};
 use lease_sqlite::Sqlite;
 use sqlx::Connection;
-
-/// Runs `future` for a number of steps, and then drops it: 0, not even polled; 1, polled once; 2, polled once and woken;
-/// 3, polled twice; … `None` if it was dropped before it was done.
-async fn stopped<F: Future>(steps: usize, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut left = steps;
-    std::future::poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        match future.as_mut().poll(context) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if left == 0 => Poll::Ready(None),
-            Poll::Pending => {
-                left -= 1; // for the waking, which is when this closure runs again
-                Poll::Pending
-            }
-        }
-    })
-    .await
-}
 
 /// Nobody holds the write lock, and nobody reads an old snapshot for ever: the log can be checkpointed away.
 async fn assert_nothing_is_held(place: &Place) {
