@@ -7,6 +7,7 @@ mod actor;
 mod arena;
 mod args;
 mod chaos;
+mod conformance;
 mod effects;
 mod failover;
 mod fleet;
@@ -35,6 +36,7 @@ enum Command {
     Chaos(chaos::Args),
     Failover(failover::Args),
     Handover(handover::Args),
+    Conformance(conformance::Args),
     #[command(subcommand)]
     Testbed(testbed::Command),
     #[command(hide = true)]
@@ -51,6 +53,7 @@ async fn main() -> ExitCode {
         Command::Chaos(args) => chaos::run(args).await,
         Command::Failover(args) => failover::run(args).await,
         Command::Handover(args) => handover::run(args).await,
+        Command::Conformance(args) => conformance::run(args).await,
         Command::Testbed(command) => testbed::run(command).await,
         Command::Actor(args) => actor::run(args).await,
         Command::HoldLock(args) => store::hold_lock(args).await,
