@@ -16,6 +16,9 @@ use sqlx::{AssertSqlSafe, Connection};
 
 use super::{Place, failed};
 
+/// What the suite may have open at once: cases run side by side, some with dozens of candidates.
+const CONNECTIONS: u32 = 800;
+
 /// One schema for the leases, and one for each fenced resource.
 pub(super) struct Schemas {
     url: String,
@@ -31,8 +34,10 @@ impl Schemas {
         let server = match url {
             Some(_) => None,
             None => Some(
-                lease_testbed::Postgres::start(PostgresOptions::default().fsync(true).max_connections(300))
-                    .await?,
+                lease_testbed::Postgres::start(
+                    PostgresOptions::default().fsync(true).max_connections(CONNECTIONS),
+                )
+                .await?,
             ),
         };
         let url = match (url, &server) {
