@@ -17,6 +17,16 @@ use std::process::ExitCode;
 use crate::settings::{Block, Section};
 use crate::{App, Failure};
 
+/// An HTTP client that gives up after `limit`.
+///
+/// # Errors
+/// The system's certificates can't be read.
+pub fn http_client(limit: std::time::Duration) -> reqwest::Result<reqwest::Client> {
+    // Two libraries may bring providers of their own; we choose one for the process.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(limit).redirect(reqwest::redirect::Policy::none()).build()
+}
+
 /// The roles' settings, part of the one model.
 pub(crate) const SECTIONS: &[Section] =
     &[forwarder::Settings::SECTION, ingest::Settings::SECTION, health::Settings::SECTION];

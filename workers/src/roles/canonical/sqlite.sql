@@ -12,6 +12,6 @@ CREATE TABLE IF NOT EXISTS canonical_events (
     -- Who brought it: the forwarders' lease, and the epoch of the term.
     forwarder_lease      TEXT    NOT NULL,
     forwarder_epoch      INTEGER NOT NULL,
-    ingested_at          INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
+    ingested_at          INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER)),
     UNIQUE (tenant_id, workload_instance_id, producer_sequence)
 ) STRICT;

@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::roles::canonical::Ingested;
 use crate::roles::cloudevents::{BATCH, CloudEvent, EVENT_TYPE, term_headers};
+use crate::roles::http_client;
 use crate::roles::outbox::PendingRow;
 
 /// The way to one canonical-ingest, for one lease.
@@ -46,10 +47,7 @@ pub(super) enum SendError {
 impl Sender {
     /// `limit` bounds each request.
     pub(super) fn new(url: Url, lease: LeaseName, limit: Duration) -> anyhow::Result<Self> {
-        // Two libraries may bring providers of their own; we choose one for the process.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder().timeout(limit).redirect(reqwest::redirect::Policy::none()).build()?;
-        Ok(Self { client, url, lease })
+        Ok(Self { client: http_client(limit)?, url, lease })
     }
 
     /// Sends one batch in the name of `term`.

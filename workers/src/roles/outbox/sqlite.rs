@@ -96,7 +96,7 @@ impl Outbox for SqliteOutbox {
         self.fence.admit(&mut tx, &term).await?;
         let marked = sqlx::query(
             "UPDATE audit_outbox SET pending_forward = 0, forwarded_epoch = ?1,
-                    forwarded_at = CAST(unixepoch('subsec') * 1000 AS INTEGER)
+                    forwarded_at = CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER)
              WHERE outbox_id IN (SELECT value FROM json_each(?2)) AND pending_forward = 1",
         )
         .bind(term.epoch as i64)
@@ -109,7 +109,7 @@ impl Outbox for SqliteOutbox {
 
     async fn oldest_pending_age(&self) -> Result<Duration, StoreError> {
         let age: Option<i64> = sqlx::query_scalar(
-            "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) - created_at
+            "SELECT CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER) - created_at
              FROM audit_outbox WHERE pending_forward = 1 ORDER BY outbox_id LIMIT 1",
         )
         .fetch_optional(&self.pool)

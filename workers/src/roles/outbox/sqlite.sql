@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS audit_outbox (
     -- The producer's epoch when it wrote the row: data, compared by nobody.
     fencing_epoch        INTEGER NOT NULL,
     pending_forward      INTEGER NOT NULL DEFAULT 1 CHECK (pending_forward IN (0, 1)),
-    created_at           INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
+    created_at           INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER)),
     -- Who marked it: the epoch of the forwarder's term, and when.
     forwarded_epoch      INTEGER,
     forwarded_at         INTEGER
