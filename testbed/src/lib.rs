@@ -13,6 +13,7 @@ mod ports;
 mod postgres;
 mod process;
 mod processes;
+mod proxy;
 mod supervisor;
 mod wait;
 
@@ -22,5 +23,6 @@ pub use self::{
     ports::{ReservedPort, free_port},
     postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive},
     process::{Process, ProcessCommand},
+    proxy::{Direction, Flow, Hold, LostReply, Proxy, Request, RoundTripCount, RoundTrips},
     wait::{wait_for, wait_until},
 };

@@ -36,6 +36,11 @@ impl ReservedPort {
     pub fn number(&self) -> u16 {
         self.port
     }
+
+    /// The port on 127.0.0.1.
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
 }
 
 /// A port on 127.0.0.1 that no other caller in any process is given while this process lives ([`ReservedPort`]).

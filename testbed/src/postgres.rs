@@ -11,7 +11,7 @@ mod template;
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
 };
@@ -137,7 +137,7 @@ impl Postgres {
 
     /// Where it listens: what a [`Proxy`](crate::Proxy) is put in front of.
     pub fn addr(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port()))
+        self.port.addr()
     }
 
     /// The folder with its unix socket, for the same [`port`](Self::port).

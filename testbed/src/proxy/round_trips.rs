@@ -1,0 +1,66 @@
+//! Counts of what went through a proxy.
+
+use std::collections::BTreeMap;
+
+/// What has gone through a [`Proxy`](super::Proxy) up to one moment: requests that were passed on to the server, and
+/// replies that were passed on to the client, by the text of their SQL. Start-up and authentication don't count.
+///
+/// There is one entry for each different text, so inline values make it grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoundTrips {
+    by_sql: BTreeMap<String, RoundTripCount>,
+}
+
+/// A number of round trips.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundTripCount {
+    /// Requests that were passed on to the server.
+    pub requests: u64,
+    /// Replies that were passed on to the client, errors included.
+    pub replies: u64,
+}
+
+impl RoundTrips {
+    /// All of them.
+    pub fn total(&self) -> RoundTripCount {
+        self.matching("")
+    }
+
+    /// Those whose SQL contains `text`. Several statements in one request are one text, joined by `"; "`.
+    pub fn matching(&self, text: &str) -> RoundTripCount {
+        let counts = self.by_sql.iter().filter(|(sql, _)| sql.contains(text)).map(|(_, count)| count);
+        counts.fold(RoundTripCount::default(), |sum, count| RoundTripCount {
+            requests: sum.requests + count.requests,
+            replies: sum.replies + count.replies,
+        })
+    }
+
+    /// Every text with its count, where that isn't zero.
+    pub fn by_sql(&self) -> impl Iterator<Item = (&str, RoundTripCount)> {
+        self.by_sql.iter().map(|(sql, count)| (sql.as_str(), *count))
+    }
+
+    /// What came after an `earlier` snapshot of the same proxy.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let difference = |(sql, count): (&String, &RoundTripCount)| {
+            let before = earlier.by_sql.get(sql).copied().unwrap_or_default();
+            let count = RoundTripCount {
+                requests: count.requests - before.requests,
+                replies: count.replies - before.replies,
+            };
+            (count != RoundTripCount::default()).then(|| (sql.clone(), count))
+        };
+        Self { by_sql: self.by_sql.iter().filter_map(difference).collect() }
+    }
+
+    pub(super) fn request(&mut self, sql: &str) {
+        self.by_sql.entry(sql.to_owned()).or_default().requests += 1;
+    }
+
+    pub(super) fn replies(&mut self, answered: &[String]) {
+        for sql in answered {
+            self.by_sql.entry(sql.clone()).or_default().replies += 1;
+        }
+    }
+}
