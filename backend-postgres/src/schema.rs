@@ -85,8 +85,8 @@ async fn apply(connection: &mut PgConnection, config: &PostgresConfig) -> Result
 
 /// Serialises those who make tables; freed with the transaction, so it holds through poolers too.
 pub(crate) async fn one_at_a_time(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // "leasehold" in ASCII, cut to 63 bits; without lock_timeout, since the other may take its time.
-    sqlx::raw_sql("SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock(7810759524420219996)")
+    // The other may take its time, and so may a table that is in use.
+    sqlx::raw_sql("SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock(7810759524420219996)")
         .execute(&mut *connection)
         .await?;
     Ok(())

@@ -8,12 +8,12 @@ use lease_core::{
     BackendError, Capabilities, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend, LeaseName,
     Lineage, Observation, PutOutcome, Record, WallTime,
 };
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{ConnectOptions, Row, SqliteConnection};
-use tokio::sync::Mutex;
 
 use crate::config::SqliteConfig;
-use crate::error::{open_failed, read_failed, write_failed};
+use crate::connection::{Lane, Statement, open};
+use crate::error::{read_failed, write_failed};
 use crate::file::{LeaseFile, check_place};
 use crate::{schema, watch};
 
@@ -48,8 +48,8 @@ pub struct Sqlite {
     file: LeaseFile,
     config: SqliteConfig,
     /// Reads have a connection of their own: a write that waits for the file's lock doesn't hold them up.
-    reader: Mutex<SqliteConnection>,
-    writer: Mutex<SqliteConnection>,
+    reader: Lane,
+    writer: Lane,
 }
 
 /// Opens a [`Sqlite`] backend on the lease thread; see [`Sqlite::connector`].
@@ -82,7 +82,7 @@ impl Sqlite {
         let writer = open(&config).await?;
         file.check().map_err(BackendError::not_applied)?;
         drop(keeper);
-        Ok(Self { file, config, reader: Mutex::new(reader), writer: Mutex::new(writer) })
+        Ok(Self { file, config, reader: Lane::new(reader), writer: Lane::new(writer) })
     }
 
     /// The lineage of a register: a deleted one's differs, so that whoever makes it anew leaves a foreign stamp, and
@@ -116,18 +116,6 @@ impl Sqlite {
     }
 }
 
-async fn open(config: &SqliteConfig) -> Result<SqliteConnection, BackendError> {
-    let failed = |error| open_failed(config.path(), error);
-    let options = schema::options(config.path(), config.busy_timeout);
-    let mut connection = options.connect().await.map_err(failed)?;
-    // SQLite opens the file when it is first read.
-    sqlx::query("SELECT count(*) FROM coordination_leases")
-        .fetch_one(&mut connection)
-        .await
-        .map_err(failed)?;
-    Ok(connection)
-}
-
 #[async_trait]
 impl Connector for SqliteConnector {
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
@@ -138,10 +126,10 @@ impl Connector for SqliteConnector {
 #[async_trait]
 impl LeaseBackend for Sqlite {
     async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
-        let mut reader = self.reader.lock().await;
-        let row = sqlx::query(OBSERVE).bind(name.as_str()).fetch_one(&mut *reader).await;
-        let row = row.map_err(|error| read_failed("could not read the lease", error))?;
-        self.named(self.observation(&row)?)
+        let failed = |error| read_failed("could not read the lease", error);
+        let rows = self.reader.rows(sqlx::query(OBSERVE).bind(name.as_str())).await.map_err(failed)?;
+        let row = rows.first().ok_or_else(|| failed(sqlx::Error::RowNotFound))?;
+        self.named(self.observation(row)?)
     }
 
     async fn put_if(
@@ -197,8 +185,7 @@ impl LeaseBackend for Sqlite {
 
     async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
         let failed = |error| read_failed("could not list the leases", error);
-        let mut reader = self.reader.lock().await;
-        let rows = sqlx::query(LIST).bind(prefix).fetch_all(&mut *reader).await.map_err(failed)?;
+        let rows = self.reader.rows(sqlx::query(LIST).bind(prefix)).await.map_err(failed)?;
         let entries: Result<_, _> =
             rows.iter().map(|row| Ok((name_of(row)?, self.observation(row)?))).collect();
         self.named(entries?)
@@ -212,9 +199,8 @@ impl LeaseBackend for Sqlite {
 
     async fn history(&self, name: &LeaseName, limit: u32) -> Result<Vec<HistoryRow>, BackendError> {
         let failed = |error| read_failed("could not read the lease's history", error);
-        let mut reader = self.reader.lock().await;
-        let query = sqlx::query(HISTORY).bind(name.as_str()).bind(limit);
-        let rows = query.fetch_all(&mut *reader).await.map_err(failed)?;
+        let rows = self.reader.rows(sqlx::query(HISTORY).bind(name.as_str()).bind(limit)).await;
+        let rows = rows.map_err(failed)?;
         let rows: Result<_, _> = rows.iter().map(history_row).collect();
         self.named(rows?)
     }
@@ -223,11 +209,7 @@ impl LeaseBackend for Sqlite {
 impl Sqlite {
     /// Runs a write; true if it was applied, to the file that the path names.
     async fn written(&self, statement: Statement<'_>) -> Result<bool, BackendError> {
-        let result = {
-            let mut writer = self.writer.lock().await;
-            statement.execute(&mut *writer).await
-        };
-        let applied = result.map_err(write_failed)?.rows_affected() == 1;
+        let applied = self.writer.execute(statement).await.map_err(write_failed)?.rows_affected() == 1;
         match self.file.check() {
             // It is in the file that we have open, and nobody else will ever see it there.
             Err(gone) if applied => Err(BackendError::unknown(gone)),
@@ -236,8 +218,6 @@ impl Sqlite {
         }
     }
 }
-
-type Statement<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
 fn name_of(row: &SqliteRow) -> Result<LeaseName, BackendError> {
     let failed = |error| read_failed("the lease file holds an unexpected type", error);

@@ -1,4 +1,4 @@
-//! U-4: a future may be dropped at any await. Each test drops one after 0, 1, 2, … polls until it completes.
+//! U-4: a future may be dropped at any await. Each test drops one after 0, 1, 2, … steps until it completes.
 
 mod common;
 
@@ -7,20 +7,29 @@ use std::task::Poll;
 use std::time::Duration;
 
 use common::*;
-use lease_core::{BackendError, Change, HistoryEvent, LeaseBackend, PutOutcome};
+use lease_core::writes::{self, Fresh};
+use lease_core::{BackendError, Change, HistoryEvent, LeaseBackend, LeaseName, PutOutcome};
 use lease_sqlite::Sqlite;
 use sqlx::Connection;
 
-/// Runs `future` for at most `polls` polls, each when it asks for it; `None` if it was dropped before it was done.
-async fn polled<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+/// Runs `future` for a number of steps, and then drops it: 0, not even polled; 1, polled once; 2, polled once and woken;
+/// 3, polled twice; … `None` if it was dropped before it was done.
+async fn stopped<F: Future>(steps: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    let mut left = polls;
+    let mut left = steps;
     std::future::poll_fn(|context| {
         if left == 0 {
             return Poll::Ready(None);
         }
         left -= 1;
-        future.as_mut().poll(context).map(Some)
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => {
+                left -= 1; // for the waking, which is when this closure runs again
+                Poll::Pending
+            }
+        }
     })
     .await
 }
@@ -41,9 +50,9 @@ async fn a_write_dropped_at_any_await_leaves_no_lock_and_the_next_one_works() {
     let store = place.open().await;
     let mut now = init(&store).await;
     let (mut drops, mut applied_all_the_same) = (0, 0);
-    for polls in 0.. {
+    for steps in 0.. {
         let record = acquisition(&now, "dropped");
-        let outcome = polled(polls, store.put_if(&name(), &now, &record, Change::Acquire)).await;
+        let outcome = stopped(steps, store.put_if(&name(), &now, &record, Change::Acquire)).await;
         if let Some(outcome) = outcome {
             assert!(matches!(outcome, Ok(PutOutcome::Written(_))), "{outcome:?}");
             break;
@@ -77,7 +86,7 @@ async fn a_write_dropped_while_it_waits_for_the_lock_ends_with_its_busy_timeout(
     let held = acquire(&store, &init(&store).await, "a").await;
     let mut blocker = place.shell().await;
     let transaction = blocker.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    let dropped = polled(1, store.put_if(&name(), &held, &beat(&held), Change::Renew)).await;
+    let dropped = stopped(1, store.put_if(&name(), &held, &beat(&held), Change::Renew)).await;
     assert!(dropped.is_none());
     assert_eq!(observe(&store).await, held, "reads don't wait behind it");
     // This one waits behind it, then for the lock itself: once it fails, the first has ended.
@@ -87,6 +96,24 @@ async fn a_write_dropped_while_it_waits_for_the_lock_ends_with_its_busy_timeout(
     assert_eq!(observe(&store).await, held);
     renew(&store, &held).await;
     assert_nothing_is_held(&place).await;
+}
+
+#[tokio::test]
+async fn abandoned_writes_do_not_pile_up_behind_a_lock() {
+    let place = Place::new();
+    let store = place.open().await;
+    let mut blocker = place.shell().await;
+    let transaction = blocker.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    for lease in ["first", "second", "third", "fourth"] {
+        let lease = LeaseName::new(lease).unwrap();
+        let absent = store.observe(&lease).await.unwrap();
+        let record = writes::init(&absent, TTL, 0, None, &Fresh::random());
+        assert!(stopped(1, store.put_if(&lease, &absent, &record, Change::Init)).await.is_none());
+    }
+    transaction.rollback().await.unwrap();
+    init(&store).await; // Comes after all that was sent before it.
+    let names: Vec<_> = store.list("").await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["first", "outbox-forwarder"], "only one statement is ever at the store (U-5)");
 }
 
 #[tokio::test]
@@ -102,13 +129,13 @@ async fn a_read_dropped_at_any_await_leaves_nothing_behind() {
     ];
     for (operation, read) in &reads {
         let mut drops = 0;
-        for polls in 0.. {
-            if let Some(answer) = polled(polls, read(&store)).await {
+        for steps in 0.. {
+            if let Some(answer) = stopped(steps, read(&store)).await {
                 answer.unwrap_or_else(|error| panic!("{operation}: {error}"));
                 break;
             }
             drops += 1;
-            assert_eq!(observe(&store).await, held, "{operation} after {polls} polls");
+            assert_eq!(observe(&store).await, held, "{operation} after {steps} steps");
             assert_nothing_is_held(&place).await;
         }
         assert!(drops > 0, "{operation} was never dropped");
@@ -121,9 +148,9 @@ type Reading =
 #[tokio::test]
 async fn opening_dropped_at_any_await_leaves_a_file_that_opens() {
     let mut drops = 0;
-    for polls in 0.. {
+    for steps in 0.. {
         let place = Place::new();
-        let opened = polled(polls, Sqlite::connect(place.config())).await;
+        let opened = stopped(steps, Sqlite::connect(place.config())).await;
         let done = opened.is_some();
         if let Some(opened) = opened {
             opened.unwrap();

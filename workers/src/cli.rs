@@ -14,6 +14,17 @@ use crate::{logs, operator, roles, run};
 /// Leases, leader election and fencing on the store that you already run
 #[derive(Debug, Parser)]
 #[command(name = "leasehold", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Examples:
+  leasehold init --new nightly --sqlite-path /var/lib/leasehold/leases.db
+  leasehold run --lease nightly --sqlite-path /var/lib/leasehold/leases.db -- ./report.sh
+  leasehold --config leasehold.toml worker outbox-forwarder
+  leasehold --mode postgres --postgres-url-file /etc/leasehold/url watch
+
+Settings come from flags, else the environment, else the file (--config or LEASEHOLD_CONFIG), else defaults;
+`leasehold config` shows which, --help lists them all.
+
+Exit codes: 0 done; 1 tried and failed; 2 bad input, nothing was started; 125 `run` itself failed, else `run`
+ends with its program's code.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -88,6 +99,10 @@ impl Cli {
         let settings = Settings::load(model, &sources)?;
         logs::start(&settings.block::<Log>()?);
         let app = App { settings, registry: self.registry };
+        // `config` shows the settings before it refuses them.
+        if !matches!(arguments.command, Command::Operation(operator::Operation::Config(_))) {
+            app.settings.leader_election()?;
+        }
         match &arguments.command {
             Command::Operation(operation) => operator::run(operation, &app),
             Command::Run(args) => run::run(args, &app),

@@ -50,6 +50,11 @@ impl Store {
     }
 }
 
+/// A plain session, past the backend.
+pub async fn session(url: &str) -> sqlx::Result<sqlx::PgConnection> {
+    <sqlx::PgConnection as sqlx::Connection>::connect(url).await
+}
+
 pub fn name(text: &str) -> LeaseName {
     LeaseName::new(text).expect("a valid name")
 }

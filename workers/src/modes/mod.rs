@@ -36,6 +36,7 @@ pub trait Mode: Send + Sync + 'static {
     fn open(&self, settings: &Settings) -> Result<Store, BadSetting>;
 }
 
+type Look = dyn Fn() -> Result<(), String> + Send + Sync;
 type Preparation = Pin<Box<dyn Future<Output = Result<String, BackendError>> + Send>>;
 
 /// A lease store that the settings name. Cheap to clone; it's a [`Connector`], for `Elector::builder`.
@@ -45,6 +46,7 @@ pub struct Store {
     description: String,
     advice: &'static str,
     connector: Arc<dyn Connector>,
+    look: Option<Arc<Look>>,
     prepare: Option<Arc<dyn Fn() -> Preparation + Send + Sync>>,
 }
 
@@ -58,7 +60,14 @@ impl Store {
         connector: impl Connector,
     ) -> Self {
         let connector = Arc::new(connector);
-        Self { mode, description: description.into(), advice, connector, prepare: None }
+        Self { mode, description: description.into(), advice, connector, look: None, prepare: None }
+    }
+
+    /// For stores that opening would create: says, before an operator's command opens it, that it isn't there. Else
+    /// a mistyped path would become an empty store, and a look at it an answer.
+    pub fn looked_for_by(mut self, look: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.look = Some(Arc::new(look));
+        self
     }
 
     /// What `leasehold migrate-schema` and `leasehold init` do first: tables, migrations. Must be safe to run again.
@@ -80,6 +89,10 @@ impl Store {
     /// What to check when it doesn't answer.
     pub fn advice(&self) -> &'static str {
         self.advice
+    }
+
+    pub(crate) fn look(&self) -> Result<(), String> {
+        self.look.as_ref().map_or(Ok(()), |look| look())
     }
 
     /// Makes the store ready to hold leases; nothing to do for stores that need no preparation.

@@ -4,9 +4,12 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::output::line;
 use crate::{App, Failure};
 
+/// Show the effective settings and where each comes from, and check them
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Secrets are not shown. Exit code 2 if the settings can't be used.")]
 pub(crate) struct Config {
     /// Write JSON
     #[arg(long)]
@@ -14,15 +17,20 @@ pub(crate) struct Config {
 }
 
 pub(super) fn run(args: &Config, app: &App) -> Result<ExitCode, Failure> {
-    app.settings().leader_election()?;
-    let effective = app.settings().effective();
+    let settings = app.settings();
+    let effective = settings.effective();
     if args.json {
-        let file = app.settings().file();
-        println!("{}", json!({ "file": file, "settings": effective }));
-        return Ok(ExitCode::SUCCESS);
+        line(json!({ "file": settings.file(), "settings": effective }))?;
+    } else {
+        match settings.file() {
+            Some(file) => line(format!("settings file: {}", file.display()))?,
+            None => line("settings file: none (--config or LEASEHOLD_CONFIG names one)")?,
+        }
+        for setting in effective {
+            line(setting)?;
+        }
     }
-    for setting in effective {
-        println!("{setting}  # {}: {}", setting.layer, setting.origin);
-    }
+    settings.leader_election()?;
+    app.store()?;
     Ok(ExitCode::SUCCESS)
 }

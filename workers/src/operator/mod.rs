@@ -1,20 +1,72 @@
-//! The operator's commands.
+//! The operator's commands: short-lived, each call to the store limited in time, answers in sentences.
+
+mod config;
+mod fence;
+mod history;
+mod init;
+mod output;
+mod revoke;
+mod session;
+mod status;
+mod step_down;
+mod wakes;
+mod watch;
 
 use std::process::ExitCode;
 
-use crate::{App, Failure};
+use lease_core::{LeaseName, Record};
 
-mod config;
+use crate::settings::{BadSetting, LeaderElection, Settings};
+use crate::{App, Failure};
 
 /// What an operator does.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Operation {
-    /// Show the effective settings and where each comes from
+    Init(init::Init),
+    MigrateSchema(init::MigrateSchema),
+    Status(status::Status),
+    Watch(watch::Watch),
+    History(history::History),
+    StepDown(step_down::StepDown),
+    Revoke(revoke::Revoke),
+    /// Answer a fence that has admitted epochs which the store no longer knows
+    #[command(subcommand)]
+    Fence(fence::Fence),
     Config(config::Config),
 }
 
 pub(crate) fn run(operation: &Operation, app: &App) -> Result<ExitCode, Failure> {
     match operation {
+        Operation::Init(args) => init::run(args, app),
+        Operation::MigrateSchema(args) => init::migrate_schema(args, app),
+        Operation::Status(args) => status::run(args, app),
+        Operation::Watch(args) => watch::run(args, app),
+        Operation::History(args) => history::run(args, app),
+        Operation::StepDown(args) => step_down::run(args, app),
+        Operation::Revoke(args) => revoke::run(args, app),
+        Operation::Fence(args) => fence::run(args, app),
         Operation::Config(args) => config::run(args, app),
     }
+}
+
+/// The lease that an argument names, or else the settings.
+fn lease(argument: Option<&LeaseName>, settings: &Settings) -> Result<LeaseName, BadSetting> {
+    let set = settings.block::<LeaderElection>()?.lease_name;
+    let name = argument.cloned().or(set);
+    name.ok_or_else(|| {
+        settings
+            .refuse::<LeaderElection>("leaseName", "name the lease, as the command's argument or by --lease")
+    })
+}
+
+/// Who asks, for people.
+fn operator(settings: &Settings) -> Result<String, BadSetting> {
+    let user = ["USER", "LOGNAME"].into_iter().find_map(|key| std::env::var(key).ok());
+    Ok(format!("{}@{}", user.as_deref().unwrap_or("operator"), settings.workload_id()?))
+}
+
+/// Is the present grant nobody's, because an operator ended the term before it? The record keeps the old holder's name
+/// then, and says why; a new term begins with neither note nor history. For people only: nothing decides by it.
+fn ended_by_operator(record: &Record) -> bool {
+    record.beat == 0 && (!record.note.is_empty() || record.acquired_at != record.renewed_at)
 }

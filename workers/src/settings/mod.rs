@@ -262,7 +262,13 @@ impl Settings {
             return BadSetting { setting: full, value: None, why: why.into() };
         };
         let effective = self.effective_of(section, setting);
-        let value = effective.value.map_or_else(|| format!("({})", setting.unset), |value| value.to_string());
+        let unit = if matches!(setting.kind, Kind::Millis { .. }) { "ms" } else { "" };
+        let unit = if effective.layer == Layer::Flag.name() { unit } else { "" };
+        let value = match effective.value {
+            Some(value) => format!("{value}{unit}"),
+            None if setting.unset.is_empty() => "(not set)".to_owned(),
+            None => format!("({})", setting.unset),
+        };
         BadSetting { setting: effective.origin, value: Some(value), why: why.into() }
     }
 
@@ -301,12 +307,18 @@ impl Settings {
     }
 }
 
+/// One line for people.
 impl fmt::Display for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.value {
-            Some(serde_json::Value::String(text)) => write!(f, "{} = {text:?}", self.key),
-            Some(value) => write!(f, "{} = {value}", self.key),
-            None => write!(f, "{} is not set", self.key),
+        let value = match &self.value {
+            Some(value) => value.to_string(),
+            None if self.unset.is_empty() => "(not set)".to_owned(),
+            None => format!("(not set: {})", self.unset),
+        };
+        let text = format!("{} = {value}", self.key);
+        match self.layer {
+            "default" => write!(f, "{text}"),
+            layer => write!(f, "{text:<60} # {layer}: {}", self.origin),
         }
     }
 }

@@ -1,0 +1,63 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+# Everything is built once, in cargo's dev profile with optimisation (see Cargo.toml); benches use release.
+
+MODE ?= sqlite
+SEED ?=
+CARGO ?= cargo
+LAB = target/debug/leasehold-lab
+
+.PHONY: help demo test build lint unit bars bench soak conformance testbed clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+demo: ## the main job: three forwarders and an ingest under kills and stops (MODE=sqlite|postgres)
+	@sh scripts/setup.sh $(MODE)
+	@$(CARGO) build --locked -p lease-workers -p lease-lab
+	@$(LAB) demo --mode $(MODE)
+
+test: lint unit bars ## everything that must hold; what CI runs
+
+build: ## the binaries leasehold and leasehold-lab
+	@sh scripts/setup.sh
+	@$(CARGO) build --locked --workspace
+
+lint: ## format, clippy without warnings, documentation without warnings
+	@sh scripts/setup.sh postgres
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+
+unit: ## every test of the workspace, the conformance suite on each store and the mutants among them
+	@sh scripts/setup.sh postgres
+	$(CARGO) test --locked --workspace
+
+bars: ## what is promised under faults: chaos on each store, failover after SIGKILL (minutes)
+	@sh scripts/setup.sh postgres
+	@$(CARGO) build --locked -p lease-workers -p lease-lab
+	$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)
+	$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)
+	$(LAB) failover --mode sqlite --ttl 2s --times 50
+	$(LAB) failover --mode postgres --ttl 2s --times 50
+	$(LAB) failover --mode postgres --ttl 15s --times 3
+
+bench: ## paired benches with their bars: renewal, hand-over, is_leader_now (release build)
+	@sh scripts/setup.sh postgres
+	$(CARGO) build --locked --release -p lease-benches -p lease-lab
+	target/release/leasehold-bench
+	target/release/leasehold-lab handover --mode postgres --times 200
+
+soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
+	@sh scripts/setup.sh postgres
+	@$(CARGO) build --locked -p lease-workers -p lease-lab
+	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
+	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)
+	$(LAB) chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
+
+conformance: ## judge one store: MODE=sqlite|postgres
+	@sh scripts/setup.sh $(MODE)
+	@$(CARGO) build --locked -p lease-lab
+	@$(LAB) conformance --mode $(MODE)
+
+clean: ## remove what was built
+	$(CARGO) clean

@@ -1,0 +1,145 @@
+//! What the workspace promises about itself, read from `cargo metadata`, offline.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+
+/// Which package of ours may depend on which (development dependencies aside, which ship nowhere).
+const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
+    ("lease-core", &[]),
+    ("lease-sqlite", &["lease-core"]),
+    ("lease-postgres", &["lease-core"]),
+    ("lease-conformance", &["lease-core"]),
+    ("lease-testbed", &[]),
+    ("lease-workers", &["lease-core", "lease-postgres", "lease-sqlite"]),
+    (
+        "lease-lab",
+        &[
+            "lease-conformance",
+            "lease-core",
+            "lease-postgres",
+            "lease-sqlite",
+            "lease-testbed",
+            "lease-workers",
+        ],
+    ),
+    (
+        "lease-benches",
+        &[
+            "lease-conformance",
+            "lease-core",
+            "lease-lab",
+            "lease-postgres",
+            "lease-sqlite",
+            "lease-testbed",
+            "lease-workers",
+        ],
+    ),
+];
+
+/// Licences under which anybody may ship us; one of a package's alternatives must be here.
+const LICENCES: &[&str] = &[
+    "0BSD",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "MPL-2.0",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+fn metadata() -> Metadata {
+    let options = ["--offline".to_owned(), "--locked".to_owned()];
+    MetadataCommand::new().other_options(options).exec().expect("cargo metadata works offline")
+}
+
+fn ours(metadata: &Metadata) -> Vec<&Package> {
+    metadata.workspace_packages()
+}
+
+#[test]
+fn packages_depend_only_on_what_the_architecture_allows() {
+    let metadata = metadata();
+    let names: BTreeSet<_> = ours(&metadata).iter().map(|package| package.name.to_string()).collect();
+    let listed: BTreeSet<_> = MAY_DEPEND_ON.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(names, listed, "each package of the workspace has a row in MAY_DEPEND_ON");
+    for package in ours(&metadata) {
+        let allowed =
+            MAY_DEPEND_ON.iter().find(|(name, _)| *name == package.name.as_str()).expect("listed").1;
+        for dependency in &package.dependencies {
+            let shipped = dependency.kind != DependencyKind::Development;
+            let inside = names.contains(&dependency.name);
+            assert!(
+                !shipped || !inside || allowed.contains(&dependency.name.as_str()),
+                "{} must not depend on {}",
+                package.name,
+                dependency.name
+            );
+        }
+    }
+}
+
+#[test]
+fn each_direct_dependency_has_one_version() {
+    let metadata = metadata();
+    let direct: BTreeSet<_> =
+        ours(&metadata).iter().flat_map(|package| &package.dependencies).map(|d| d.name.as_str()).collect();
+    let mut versions: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let resolve = metadata.resolve.as_ref().expect("a resolved graph");
+    let members: BTreeSet<_> = metadata.workspace_members.iter().collect();
+    for node in resolve.nodes.iter().filter(|node| members.contains(&node.id)) {
+        for dependency in &node.deps {
+            let package = &metadata[&dependency.pkg];
+            if direct.contains(package.name.as_str()) {
+                versions.entry(package.name.as_str()).or_default().insert(package.version.to_string());
+            }
+        }
+    }
+    assert!(versions.len() > 10, "the graph was read");
+    let doubled: Vec<_> = versions.iter().filter(|(_, versions)| versions.len() > 1).collect();
+    assert!(doubled.is_empty(), "direct dependencies in several versions: {doubled:?}");
+}
+
+#[test]
+fn dependencies_have_licences_that_let_us_ship() {
+    let metadata = metadata();
+    let mut refused = Vec::new();
+    for package in &metadata.packages {
+        let licence = package.license.clone().unwrap_or_default().replace('/', " OR ");
+        // "A OR (B AND C)": every part of one alternative must be allowed.
+        let allowed = licence.split(" OR ").any(|alternative| {
+            let parts = alternative.trim_matches(['(', ')', ' ']).split(" AND ");
+            let bare = |part: &str| {
+                part.split(" WITH ").next().unwrap_or(part).trim_matches(['(', ')', ' ']).to_owned()
+            };
+            parts.map(bare).all(|part| LICENCES.contains(&part.as_str()))
+        });
+        if !allowed {
+            refused.push(format!("{} {}: {licence:?}", package.name, package.version));
+        }
+    }
+    assert!(metadata.packages.len() > 50, "the graph was read");
+    assert!(refused.is_empty(), "not allowed: {refused:#?}");
+}
+
+#[test]
+fn nothing_brings_another_tls_than_rustls() {
+    let metadata = metadata();
+    let other = ["openssl", "openssl-sys", "native-tls", "aws-lc-sys", "boring-sys"];
+    let resolved: BTreeSet<_> =
+        metadata.resolve.as_ref().expect("a resolved graph").nodes.iter().map(|node| &node.id).collect();
+    let found: Vec<_> = metadata
+        .packages
+        .iter()
+        .filter(|package| resolved.contains(&package.id) && other.contains(&package.name.as_str()))
+        .map(|package| package.name.to_string())
+        .collect();
+    assert!(found.is_empty(), "use rustls with ring: {found:?}");
+}

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Makes sure that everything the two README commands need is here. Installs only missing pieces; silent when none are.
+# Exit code 1 and a sentence that says what to do when a piece can't be had.
+set -eu
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# install WHAT DEBIAN_PACKAGE FOR: by Debian's package manager if we may, else a sentence.
+install() {
+    if have apt-get && [ "$(id -u)" = 0 ]; then
+        say "installing $2 ($3)"
+        if ! DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$2" >/tmp/leasehold-setup.$$ 2>&1; then
+            apt-get update -q >>/tmp/leasehold-setup.$$ 2>&1 || true
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -q "$2" >>/tmp/leasehold-setup.$$ 2>&1 ||
+                { tail -n 5 /tmp/leasehold-setup.$$ >&2; fail "could not install $2: install $1 by hand ($3), then run this again"; }
+        fi
+        rm -f /tmp/leasehold-setup.$$
+    else
+        fail "$1 is missing ($3): install it, on Debian or Ubuntu with 'sudo apt-get install $2', on macOS with Homebrew, then run this again"
+    fi
+}
+
+have cargo || fail "cargo is missing: install Rust from https://rustup.rs, then run this again"
+have cc || install "a C compiler" build-essential "SQLite and ring are compiled from source"
+
+if [ "${1:-}" = postgres ]; then
+    have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ls /opt/homebrew/opt/postgresql*/bin/initdb >/dev/null 2>&1 ||
+        [ -n "${LEASEHOLD_TEST_POSTGRES_URL:-}" ] ||
+        install "PostgreSQL's server" postgresql "real servers are started in throw-away folders"
+fi
