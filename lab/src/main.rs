@@ -7,6 +7,7 @@ mod actor;
 mod arena;
 mod args;
 mod chaos;
+mod demo;
 mod effects;
 mod failover;
 mod fleet;
@@ -33,6 +34,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Chaos(chaos::Args),
+    Demo(demo::Args),
     Failover(failover::Args),
     Handover(handover::Args),
     #[command(subcommand)]
@@ -49,6 +51,7 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match Cli::parse().command {
         Command::Chaos(args) => chaos::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Failover(args) => failover::run(args).await,
         Command::Handover(args) => handover::run(args).await,
         Command::Testbed(command) => testbed::run(command).await,
