@@ -12,14 +12,14 @@ use lease_core::{
     WallTime,
 };
 
-pub const TTL: Duration = Duration::from_millis(3_000);
-pub const MAX_TTL: Duration = Duration::from_millis(4_000);
-pub const RETRY: Duration = Duration::from_millis(200);
-pub const RENEW: Duration = Duration::from_millis(1_000);
+pub(crate) const TTL: Duration = Duration::from_millis(3_000);
+pub(crate) const MAX_TTL: Duration = Duration::from_millis(4_000);
+pub(crate) const RETRY: Duration = Duration::from_millis(200);
+pub(crate) const RENEW: Duration = Duration::from_millis(1_000);
 
 /// What goes wrong, or what an operator does, at some moment.
 #[derive(Clone, Copy, Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// A process dies and starts anew after this many milliseconds.
     Crash(usize, u64),
     /// A process stands still for this many milliseconds; its clock doesn't.
@@ -76,9 +76,9 @@ struct Store {
 }
 
 /// The step function, or a wrong one.
-pub type StepFn = fn(State, Instant, Event, &Fresh, Jitter) -> (State, Vec<Action>);
+pub(crate) type StepFn = fn(State, Instant, Event, &Fresh, Jitter) -> (State, Vec<Action>);
 
-pub struct World {
+pub(crate) struct World {
     step: StepFn,
     /// True time, in nanoseconds.
     now: u64,
@@ -94,15 +94,15 @@ pub struct World {
     replies_lost_until: u64,
     slow: (u64, u64),
     /// Every term that began, in order of beginning.
-    pub terms: Vec<(Term, usize)>,
-    pub events: u64,
+    pub(crate) terms: Vec<(Term, usize)>,
+    pub(crate) events: u64,
     creates_registers: bool,
 }
 
-pub const MS: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 
 impl World {
-    pub fn new(nodes: usize, seed: u64, creates_registers: bool, step: StepFn) -> Self {
+    pub(crate) fn new(nodes: usize, seed: u64, creates_registers: bool, step: StepFn) -> Self {
         let mut world = Self {
             step,
             now: 0,
@@ -143,7 +143,7 @@ impl World {
         world
     }
 
-    pub fn fault_at(&mut self, at_ms: u64, fault: Fault) {
+    pub(crate) fn fault_at(&mut self, at_ms: u64, fault: Fault) {
         self.schedule(at_ms * MS, Happens::Faults(fault));
     }
 
@@ -200,7 +200,7 @@ impl World {
     }
 
     /// Lets the fleet run until `until_ms`, checking L-1 and L-2 after every event.
-    pub fn run_until(&mut self, until_ms: u64) {
+    pub(crate) fn run_until(&mut self, until_ms: u64) {
         while let Some(Reverse((at, _))) = self.queue.peek().copied()
             && at <= until_ms * MS
         {
@@ -215,7 +215,7 @@ impl World {
         self.now = self.now.max(until_ms * MS);
     }
 
-    pub fn leaders(&self) -> impl Iterator<Item = (usize, Term)> + '_ {
+    pub(crate) fn leaders(&self) -> impl Iterator<Item = (usize, Term)> + '_ {
         self.nodes.iter().enumerate().filter_map(|(index, node)| {
             node.state.as_ref().and_then(|state| state.leads(self.clock(index))).map(|term| (index, term))
         })

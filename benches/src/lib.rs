@@ -1,1 +1,0 @@
-//! Paired micro-benchmarks and whole-system races

@@ -1,0 +1,25 @@
+//! Paired micro-benchmarks: ours and a reference take turns in one run, and the ratio of their medians is judged.
+//!
+//! Machines are noisy: a single figure says little, a ratio of neighbours much. `make bench` builds this in release
+//! and runs it; exit code 1 if a bar is missed.
+
+mod check;
+mod paired;
+mod renewal;
+mod round_trips;
+
+use std::process::ExitCode;
+
+use paired::Verdict;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let verdicts: Vec<Verdict> = runtime.block_on(async {
+        let mut verdicts = vec![check::is_leader_now().await?];
+        verdicts.push(renewal::renewal().await?);
+        verdicts.extend(round_trips::round_trips().await?);
+        anyhow::Ok(verdicts)
+    })?;
+    println!("\n{}", verdicts.iter().map(Verdict::to_string).collect::<Vec<_>>().join("\n"));
+    Ok(if verdicts.iter().all(|verdict| verdict.holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
