@@ -1,5 +1,6 @@
 //! The register: `observe` and `put_if`, each one statement.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub struct Postgres {
 }
 
 /// Connects a [`Postgres`] backend on the lease thread; see [`Postgres::connector`].
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct PostgresConnector {
     config: PostgresConfig,
     newest: Arc<NewestTimeline>,
@@ -69,6 +70,12 @@ impl Postgres {
         let standing = Standing::of(row)?;
         self.pool.judge(&standing)?;
         observation(row, &standing)
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").field("config", &self.pool.config).field("pooled", &self.pooled).finish()
     }
 }
 

@@ -285,6 +285,11 @@ impl Standing {
         Lineage(format!("{}/{}", self.system_id, self.timeline))
     }
 
+    /// What is seen where there is no register.
+    pub(crate) fn observation_of_nothing(&self) -> Observation {
+        Observation { record: None, lineage: self.lineage(), floor: 0, version: String::new() }
+    }
+
     pub(crate) fn timeline_number(&self) -> Result<u64, BackendError> {
         timeline_number(&self.timeline)
     }

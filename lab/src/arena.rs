@@ -40,7 +40,11 @@ impl Arena {
                 (Store { mode, leases: path("leases.sqlite"), effects: path("effects.sqlite") }, None)
             }
             Mode::Postgres => {
-                let options = PostgresOptions::default().fsync(true).max_connections(CONNECTIONS);
+                // A stopped client that was just connecting would hold up the server's end for a minute.
+                let options = PostgresOptions::default()
+                    .fsync(true)
+                    .max_connections(CONNECTIONS)
+                    .setting("authentication_timeout", "3s");
                 let server = Postgres::start(options).await?;
                 lease_postgres::migrate(&PostgresConfig::new(&server.url())?).await?;
                 (Store { mode, leases: server.url(), effects: server.url() }, Some(server))

@@ -108,7 +108,7 @@ impl Cell {
         if !matches!(fault, Fault::KillStandby | Fault::Cut | Fault::Delay) {
             self.pending = Some((fault, now()));
         }
-        let patience = ttl * 6 + Duration::from_secs(5);
+        let patience = ttl * 3 + Duration::from_secs(2);
         match fault {
             Fault::Terminate => self.terminate(index, step.chance).await?,
             Fault::Kill | Fault::KillStandby => {

@@ -136,7 +136,7 @@ impl Iterator for StorePlan {
             Mode::Postgres => [(1, StoreFault::Restart), (2, StoreFault::Crash)],
         };
         let fault = choose(&mut self.random, faults.into_iter());
-        let calm = Duration::from_millis(self.random.random_range(5_000..10_000));
+        let calm = Duration::from_millis(self.random.random_range(6_000..14_000));
         Some(Step { calm, fault, chance: self.random.random() })
     }
 }

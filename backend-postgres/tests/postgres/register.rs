@@ -1,8 +1,6 @@
 //! The register on a real server: compare, write, floor, history, listing.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use lease_core::writes::{self, Fresh};
 use lease_core::{
     Change, Grant, HistoryEvent, LeaseBackend, Lineage, PutOutcome, Request, RequestId, WallTime,

@@ -1,11 +1,9 @@
 //! U-4 and U-5: futures dropped anywhere, and statements that nobody waits for any more.
 
-mod common;
-
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use common::*;
+use crate::common::*;
 use futures::{FutureExt, StreamExt};
 use lease_core::{Certainty, Change, LeaseBackend};
 use lease_postgres::{Postgres, PostgresConfig};
@@ -168,7 +166,7 @@ async fn a_restart_of_the_server_costs_one_failed_call() -> anyhow::Result<()> {
     assert_eq!(error.certainty, Certainty::Unknown, "{error}");
     let error = backend.put_if(&lease, &held, &beat, Change::Renew).await.unwrap_err();
     assert_eq!(error.certainty, Certainty::NotApplied, "it could not even connect: {error}");
-    let error = Postgres::connect(PostgresConfig::new(&server.url())?).await.err().expect("it is down");
+    let error = Postgres::connect(PostgresConfig::new(&server.url())?).await.expect_err("it is down");
     assert!(!error.refused, "{error}");
     Ok(())
 }
