@@ -8,6 +8,7 @@ mod arena;
 mod args;
 mod chaos;
 mod conformance;
+mod demo;
 mod effects;
 mod failover;
 mod fleet;
@@ -34,6 +35,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Chaos(chaos::Args),
+    Demo(demo::Args),
     Failover(failover::Args),
     Handover(handover::Args),
     Conformance(conformance::Args),
@@ -51,6 +53,7 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match Cli::parse().command {
         Command::Chaos(args) => chaos::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Failover(args) => failover::run(args).await,
         Command::Handover(args) => handover::run(args).await,
         Command::Conformance(args) => conformance::run(args).await,
