@@ -63,7 +63,7 @@ async fn a_killed_guards_descendants_die_soon() {
 async fn a_killed_guards_deaf_descendants_die_before_the_deadline_and_the_successor_comes_after() {
     let place = Place::new();
     let ttl = Duration::from_secs(3);
-    let guard = place.guard(ttl, &["--stop-budget", "1000"], &deaf_family());
+    let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
     let family = family(&place, 1).await;
     let second = place.guard(ttl, &[], SUCCESSOR);
     second.wait_for_line("standing by", LIMIT).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_killed_guards_deaf_descendants_die_before_the_deadline_and_the_succes
 async fn a_stopped_guards_descendants_die_by_the_deadline_and_the_successor_comes_after() {
     let place = Place::new();
     let ttl = Duration::from_secs(3);
-    let guard = place.guard(ttl, &["--stop-budget", "1000"], &deaf_family());
+    let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
     let family = family(&place, 1).await;
     let second = place.guard(ttl, &[], SUCCESSOR);
     second.wait_for_line("standing by", LIMIT).await.unwrap();
