@@ -167,7 +167,9 @@ async fn in_a_store_outage_a_deaf_command_is_killed_before_the_deadline_and_star
     println!("store outage to the command's death: {:?}, of a ttl of 2 s", locked.elapsed());
     assert!(locked.elapsed() < ttl, "the last renewal was sent before the outage");
     drop(lock);
+    guard.wait_for_line("epoch=2", LIMIT).await.unwrap();
     let second = family(&place, 2).await;
+    assert_eq!(place.lines("asked").len(), 1, "asked once, not twice");
     assert_beats_in_order(&place);
     guard.kill().await.unwrap();
     await_death("the second family", &second).await;
