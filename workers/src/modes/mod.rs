@@ -11,15 +11,34 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lease_core::{BackendError, Connector, LeaseBackend};
+use lease_core::{BackendError, Connector, LeaseBackend, LeaseName};
 
-use crate::settings::{BadSetting, LeaderElection, Section, Settings};
+use crate::settings::{BadSetting, Kind, LeaderElection, Section, Setting, Settings};
 
 /// The mode without a lease: roles take their term from the outbox's own database.
 pub const DISABLED: &str = "disabled";
 
 /// Modes that this product has, but not this build: the registry wins if it has one of them.
 const NOT_IN_THIS_BUILD: [&str; 2] = ["etcd", "k8s"];
+
+/// Charts set it whatever the mode is, so it's known also where mode k8s isn't.
+const K8S: Section = Section {
+    name: "leaderElection.k8s",
+    about: "mode k8s (not in this build yet)",
+    settings: &[Setting::new(
+        "namespace",
+        "SPENDGUARD_LEADER_K8S_NAMESPACE",
+        Kind::Checked {
+            check: is_namespace,
+            allowed: "use 1 to 63 characters of a-z, 0-9 and '-', beginning and ending with a letter or digit",
+        },
+        "the namespace of the Lease objects",
+    )],
+};
+
+fn is_namespace(text: &str) -> bool {
+    text.len() <= 63 && !text.contains('.') && LeaseName::new(text).is_ok()
+}
 
 /// One kind of lease store.
 pub trait Mode: Send + Sync + 'static {
@@ -133,7 +152,8 @@ impl Registry {
     }
 
     pub(crate) fn sections(&self) -> impl Iterator<Item = Section> {
-        self.0.iter().map(|mode| mode.section())
+        let reserved = self.0.iter().all(|mode| mode.name() != "k8s").then_some(K8S);
+        self.0.iter().map(|mode| mode.section()).chain(reserved)
     }
 
     /// The store that the settings name; `None` in mode `disabled`.

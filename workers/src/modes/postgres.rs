@@ -42,7 +42,7 @@ impl Block for Config {
                 "url",
                 "SPENDGUARD_LEADER_POSTGRES_URL",
                 URL,
-                "the database; as a flag its password is visible to every user of the machine",
+                "the database's URL",
             )
             .secret()
             .flag("postgres-url")
@@ -62,7 +62,7 @@ impl Block for Config {
                 "listenUrl",
                 "SPENDGUARD_LEADER_POSTGRES_LISTEN_URL",
                 URL,
-                "the server itself, where url is a pooler's that would lose notifications",
+                "the URL of the server itself, where url is a pooler's that would lose notifications",
             )
             .secret()
             .unset("url")

@@ -26,7 +26,12 @@ pub(super) fn run(args: &Config, app: &App) -> Result<ExitCode, Failure> {
             Some(file) => line(format!("settings file: {}", file.display()))?,
             None => line("settings file: none (--config or LEASEHOLD_CONFIG names one)")?,
         }
+        let mut about = "";
         for setting in effective {
+            if setting.about != about {
+                about = setting.about;
+                line(format!("\n# {about}"))?;
+            }
             line(setting)?;
         }
     }

@@ -219,7 +219,8 @@ fn in_words(what: &Happening) -> Option<String> {
             format!("{holder} beating again after {}", after(silent_ms))
         }
         Happening::MayBeTaken { holder, silent_ms, .. } => {
-            format!("{} silent for {}: a candidate may take it", nobody(holder), after(silent_ms))
+            let how = if holder.is_empty() { "closed".to_owned() } else { format!("{holder} silent") };
+            format!("{how} for {}: a candidate may take it", after(silent_ms))
         }
         Happening::Released { holder, epoch, asked } => {
             let why = if *asked { " because it was asked to" } else { "" };
