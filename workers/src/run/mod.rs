@@ -3,7 +3,7 @@
 //! Two processes watch over the command. The **guard** is what the user started: it campaigns and owns the grant. The
 //! **keeper** is its child, and the parent of the command: it knows the deadline and ends the command with all its
 //! descendants before it, whatever became of the guard. Either of them may be killed or stopped: the other one ends
-//! the command in time. See `docs/decisions/0010-guard-and-keeper.md`.
+//! the command in time. See `docs/decisions/0006-guard-and-keeper.md`.
 
 #[cfg(target_os = "linux")]
 mod guard;
