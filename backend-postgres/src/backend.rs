@@ -13,9 +13,8 @@ use sqlx::postgres::PgRow;
 
 use crate::config::PostgresConfig;
 use crate::pool::{NewestTimeline, Pool};
-use crate::statements::{
-    PgQuery, Standing, bind_put, floor, history_row, is_beat, lease_name, observation, query, split,
-};
+use crate::rows::{Standing, floor, history_row, lease_name, observation};
+use crate::statements::{PgQuery, bind_put, is_beat, query, split};
 use crate::{error, schema, watch};
 
 /// PostgreSQL as a lease store.

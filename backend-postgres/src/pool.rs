@@ -14,7 +14,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::{PostgresConfig, server};
 use crate::error;
-use crate::statements::{Standing, Statements, bind_put, query};
+use crate::rows::Standing;
+use crate::statements::{Statements, bind_put, query};
 
 /// No server takes longer to open a connection, unless it is out of reach.
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
@@ -27,6 +28,7 @@ pub(crate) struct Pool {
     options: PgConnectOptions,
     /// A pooler in between refused `options` at start-up.
     plain: AtomicBool,
+    told: AtomicBool,
     idle: Mutex<Vec<(Instant, Opened)>>,
     slots: Semaphore,
     newest: Arc<NewestTimeline>,
@@ -56,6 +58,7 @@ impl Pool {
             statements: Statements::new(&config),
             options,
             plain: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             idle: Mutex::new(Vec::new()),
             slots: Semaphore::new(config.pool_size as usize),
             newest,
@@ -113,6 +116,14 @@ impl Pool {
                 .map_err(failed)?;
         }
         self.acquire_nothing(&mut connection, &standing).await.map_err(failed)?;
+        if !self.told.swap(true, Ordering::Relaxed) {
+            self.tell(at, &standing);
+        }
+        Ok(Opened { connection, system_id: standing.system_id, pid: standing.pid })
+    }
+
+    /// What an operator should know, once.
+    fn tell(&self, at: &str, standing: &Standing) {
         if standing.lock_timeout == "0" {
             tracing::warn!(
                 server = at,
@@ -121,7 +132,13 @@ impl Pool {
                 self.config.options.get_username(),
             );
         }
-        Ok(Opened { connection, system_id: standing.system_id, pid: standing.pid })
+        if !standing.waits_for_standby() {
+            tracing::info!(
+                server = at,
+                "commits do not wait for a synchronous standby: after a failover to another server two may lead \
+                 for a while, and only fenced effects are safe then"
+            );
+        }
     }
 
     /// A server's new process reads catalogs and compiles the history's trigger when it first acquires: milliseconds
@@ -158,8 +175,7 @@ impl Pool {
                  run ALTER ROLE {user} SET synchronous_commit = on"
             ));
         }
-        let waits = standing.synchronous_commit != "local" && !standing.synchronous_standby_names.is_empty();
-        if self.config.synchronous_replication && !waits {
+        if self.config.synchronous_replication && !standing.waits_for_standby() {
             return refuse(format!(
                 "commits at {at} do not wait for a synchronous standby, which require_synchronous_replication asks \
                  for; set synchronous_standby_names, and synchronous_commit = on"
@@ -230,7 +246,7 @@ impl Lent<'_> {
     /// What becomes of it after a failed statement. When one connection is broken, the idle ones probably are too.
     pub(crate) fn failed(self, error: &sqlx::Error) {
         match error {
-            error if error::is_answered(error) => self.keep(),
+            error if error::is_contention(error) => self.keep(),
             sqlx::Error::Io(_) | sqlx::Error::Database(_) => self.pool.idle().clear(),
             _ => {}
         }
