@@ -42,7 +42,10 @@ async fn guards_under_random_kills_never_run_their_commands_at_the_same_time() {
     for _ in 0..TURNS {
         // One fault at a time: whoever loses guard and keeper at once keeps no promise (see the decision).
         tokio::time::sleep(Duration::from_millis(random.random_range(200..1_500))).await;
-        let victim = random.random_range(0..guards.len());
+        let anybody = random.random_range(0..guards.len());
+        let leads = |guard: &Process| children(guard.id()).iter().any(|keeper| !children(*keeper).is_empty());
+        let leader = guards.iter().position(leads).filter(|_| random.random_range(0..4) > 0);
+        let victim = leader.unwrap_or(anybody);
         let fault = random.random_range(0..done.len());
         done[fault] += 1;
         match fault {
