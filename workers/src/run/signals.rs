@@ -24,7 +24,8 @@ const PASSED_ON: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
 pub(super) fn listen() -> io::Result<mpsc::Receiver<Heard>> {
     // What was ignored at our start stays ignored (nohup), but for the two that stop every worker (H-1): a shell lets
     // what it starts in the background ignore SIGINT.
-    let wanted = PASSED_ON.into_iter().filter(|signal| [SIGTERM, SIGINT].contains(signal) || !ignored(*signal));
+    let wanted =
+        PASSED_ON.into_iter().filter(|signal| [SIGTERM, SIGINT].contains(signal) || !ignored(*signal));
     let mut signals = SignalsInfo::<WithOrigin>::new(wanted.chain([SIGCHLD]))?;
     let (tell, told) = mpsc::channel(64);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
