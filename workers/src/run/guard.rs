@@ -1,6 +1,6 @@
 //! The guard: owns the grant (G-1), campaigns, and hears the signals.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::pin::pin;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt};
 use lease_core::{Elector, EventKind, LeaseEvent, LeaseName, RunError};
 use rustix::process::{getpid, set_child_subreaper};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -61,7 +61,7 @@ pub(super) struct Guard<'a> {
     pub(super) warm: Cell<Option<Keeper>>,
     order: mpsc::Sender<i32>,
     /// Signals for the present command or keeper.
-    pub(super) orders: RefCell<mpsc::Receiver<i32>>,
+    pub(super) orders: Mutex<mpsc::Receiver<i32>>,
     /// A renewal was acknowledged: the deadline has moved.
     pub(super) renewed: Notify,
 }
@@ -82,7 +82,7 @@ impl<'a> Guard<'a> {
             stage: Cell::new(Stage::Standby),
             warm: Cell::new(None),
             order,
-            orders: RefCell::new(orders),
+            orders: Mutex::new(orders),
             renewed: Notify::new(),
         }
     }

@@ -126,7 +126,7 @@ impl<'a> Hold<'a> {
             return End::KeeperFailed("the keeper takes no order");
         }
         let leadership = self.leadership.clone();
-        let mut orders = guard.orders.borrow_mut();
+        let mut orders = guard.orders.lock().await;
         while orders.try_recv().is_ok() {} // meant for the command before
         loop {
             let overdue_at = self.overdue_at();

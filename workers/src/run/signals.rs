@@ -22,8 +22,10 @@ const PASSED_ON: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
 
 /// Begins to listen, on a thread of its own.
 pub(super) fn listen() -> io::Result<mpsc::Receiver<Heard>> {
-    // What was ignored at our start stays ignored (nohup), but for the signal that every supervisor sends.
-    let wanted = PASSED_ON.into_iter().filter(|signal| *signal == SIGTERM || !ignored(*signal));
+    // What was ignored at our start stays ignored (nohup), but for the two that stop every worker (H-1): a shell lets
+    // what it starts in the background ignore SIGINT.
+    let wanted =
+        PASSED_ON.into_iter().filter(|signal| [SIGTERM, SIGINT].contains(signal) || !ignored(*signal));
     let mut signals = SignalsInfo::<WithOrigin>::new(wanted.chain([SIGCHLD]))?;
     let (tell, told) = mpsc::channel(64);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
