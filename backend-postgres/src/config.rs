@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use lease_core::InvalidSettings;
+use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
 /// How to reach the store, and how to use it.
@@ -178,7 +179,7 @@ impl Schema {
 fn common(options: PgConnectOptions) -> PgConnectOptions {
     let named = options.get_application_name().is_some();
     // Poolers refuse start-up parameters that they don't know, and we need no floats' digits.
-    let options = options.extra_float_digits(None);
+    let options = options.extra_float_digits(None).disable_statement_logging();
     if named { options } else { options.application_name("leasehold") }
 }
 

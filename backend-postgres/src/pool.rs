@@ -39,7 +39,7 @@ pub(crate) struct Opened {
 }
 
 /// The greatest timeline seen under a system identifier, kept over reconnections.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct NewestTimeline(Mutex<Option<(String, u64)>>);
 
 impl Pool {
@@ -103,7 +103,7 @@ impl Pool {
         };
         let row =
             query(&self.statements.observe).bind("").fetch_one(&mut connection).await.map_err(failed)?;
-        let standing = Standing::of(&row)?;
+        let standing = Standing::of(&row).map_err(failed)?;
         self.judge(&standing)?;
         for sql in self.statements.urgent() {
             (&mut connection)
@@ -145,7 +145,7 @@ impl Pool {
                  for; set synchronous_standby_names, and synchronous_commit = on"
             ));
         }
-        let number = standing.timeline_number()?;
+        let number = standing.timeline_number;
         let mut newest = self.newest.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *newest {
             Some((system_id, newest)) if *system_id == standing.system_id => {
@@ -176,18 +176,15 @@ impl Pool {
             .await
             .and_then(|row| pid(&row))
             .map_err(failed)?;
-        let shared = apart == first.pid;
-        if !shared {
+        let mut pooled = apart == first.pid;
+        if !pooled {
             let again = query(&self.statements.observe).bind("").fetch_one(&mut first.connection).await;
-            if again.and_then(|row| pid(&row)).map_err(failed)? == first.pid {
-                sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.map_err(failed)?;
-                first.keep();
-                second.keep();
-                return Ok(false);
-            }
+            pooled = again.and_then(|row| pid(&row)).map_err(failed)? != first.pid;
         }
         sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.map_err(failed)?;
-        Ok(true)
+        first.keep();
+        second.keep();
+        Ok(pooled)
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Opened)>> {

@@ -18,7 +18,7 @@ pub(crate) const FENCE: &str = include_str!("../migrations/0002_fence.sql");
 /// Each is applied once, in this order; a released one never changes.
 const MIGRATIONS: [&str; 2] = [include_str!("../migrations/0001_leases.sql"), FENCE];
 
-pub(crate) const NOT_MIGRATED: &str = "the lease tables are missing or older than this program; run `leasehold init` as a role that may create tables";
+pub(crate) const NOT_MIGRATED: &str = "the lease tables are missing or older than this program; run `leasehold migrate-schema` as a role that may create tables";
 
 /// Makes or upgrades the tables in the configured schema (and the schema), in one transaction, and writes the
 /// configured history retention. Returns the schema's version.
@@ -85,8 +85,8 @@ async fn apply(connection: &mut PgConnection, config: &PostgresConfig) -> Result
 
 /// Serialises those who make tables; freed with the transaction, so it holds through poolers too.
 pub(crate) async fn one_at_a_time(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // "leasehold" in ASCII, cut to 63 bits; without lock_timeout, since the other may take its time.
-    sqlx::raw_sql("SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock(7810759524420219996)")
+    // The other may take its time, and so may a table that is in use.
+    sqlx::raw_sql("SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock(7810759524420219996)")
         .execute(&mut *connection)
         .await?;
     Ok(())

@@ -11,6 +11,7 @@
 
 mod backend;
 mod config;
+mod connection;
 mod error;
 mod fence;
 mod file;

@@ -1,10 +1,10 @@
 //! The register on a real server: compare, write, floor, history, listing.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use lease_core::writes::{self, Fresh};
-use lease_core::{Change, Grant, HistoryEvent, LeaseBackend, PutOutcome, Request, RequestId, WallTime};
+use lease_core::{
+    Change, Grant, HistoryEvent, LeaseBackend, Lineage, PutOutcome, Request, RequestId, WallTime,
+};
 
 #[tokio::test]
 async fn shows_a_record_exactly_as_it_was_written() -> anyhow::Result<()> {
@@ -106,10 +106,8 @@ async fn the_floor_is_never_below_an_epoch_made_from_it() -> anyhow::Result<()> 
         }
         assert!(store.backend.observe(&name("none")).await?.floor >= greatest);
     }
-    let closed =
-        writes::init(&store.backend.observe(&name("c")).await?, TTL, 0, Some(Grant(1)), &Fresh::random());
     let absent = store.backend.observe(&name("c")).await?;
-    let closed = writes::init(&absent, TTL, 0, closed.grant, &Fresh::random());
+    let closed = writes::init(&absent, TTL, 0, Some(Grant(1)), &Fresh::random());
     let made = written(store.backend.put_if(&name("c"), &absent, &closed, Change::Init).await?);
     assert!(made.floor >= record(&made).epoch);
     let revoked = writes::revoke(&made, record(&made), 0, false, "", &Fresh::random());
@@ -225,5 +223,47 @@ async fn numbers_that_do_not_fit_are_refused_and_nothing_is_written() -> anyhow:
     let next = writes::acquire(&held, record(&held), &candidate("b"), Grant(1), &Fresh::random());
     let error = store.backend.put_if(&lease, &held, &next, Change::Acquire).await.unwrap_err();
     assert!(error.refused, "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn does_not_write_on_an_observation_of_another_lineage() -> anyhow::Result<()> {
+    let store = store().await?;
+    let lease = name("lineage");
+    let held = acquire(&store.backend, &lease, &init(&store.backend, &lease).await?, "a").await?;
+    let (system_id, timeline) = held.lineage.0.split_once('/').expect("system identifier / timeline");
+    for other in [format!("{system_id}/00000002"), format!("1{system_id}/{timeline}"), String::new()] {
+        let mut elsewhere = held.clone();
+        elsewhere.lineage = Lineage(other);
+        for (record, change) in [
+            (renewed(&elsewhere), Change::Renew),
+            (released(&elsewhere), Change::Release),
+            (acquired(&elsewhere, "b"), Change::Acquire),
+        ] {
+            let found = conflict(store.backend.put_if(&lease, &elsewhere, &record, change).await?);
+            assert_eq!(found, held, "{change:?} on {:?}", elsewhere.lineage);
+        }
+        let mut absent = store.backend.observe(&name("absent")).await?;
+        absent.lineage = elsewhere.lineage;
+        let new = writes::init(&absent, TTL, 0, None, &Fresh::random());
+        let found = store.backend.put_if(&name("absent"), &absent, &new, Change::Init).await?;
+        assert_eq!(conflict(found).record, None);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn epochs_rise_after_a_move_to_a_store_with_a_lower_floor() -> anyhow::Result<()> {
+    // As after pg_dump or pg_upgrade from a third timeline: the record knows more than the floor.
+    let store = store().await?;
+    let lease = name("moved");
+    let absent = store.backend.observe(&lease).await?;
+    let old = writes::init(&absent, TTL, 3 << 46, Some(Grant(1)), &Fresh::random());
+    let old = written(store.backend.put_if(&lease, &absent, &old, Change::Init).await?);
+    let mut held = acquire(&store.backend, &lease, &old, "a").await?;
+    assert!(record(&held).epoch > record(&old).epoch && old.floor < record(&old).epoch);
+    let before = record(&held).epoch;
+    held = acquire(&store.backend, &lease, &held, "b").await?;
+    assert!(record(&held).epoch > before);
     Ok(())
 }

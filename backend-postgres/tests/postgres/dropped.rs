@@ -1,0 +1,226 @@
+//! U-4 and U-5: futures dropped anywhere, and statements that nobody waits for any more.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::common::*;
+use futures::{FutureExt, StreamExt};
+use lease_core::{Certainty, Change, LeaseBackend};
+use lease_postgres::{Postgres, PostgresConfig};
+use lease_testbed::wait_until;
+
+/// Polls a future so many times, then drops it: `None` if that was too few.
+struct Polls<F> {
+    inner: Pin<Box<F>>,
+    left: usize,
+}
+
+impl<F: Future> Future for Polls<F> {
+    type Output = Option<F::Output>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        self.left -= 1;
+        match self.inner.poll_unpin(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+fn polls<F: Future>(left: usize, future: F) -> Polls<F> {
+    Polls { inner: Box::pin(future), left }
+}
+
+/// A store whose sessions can be told from all others.
+struct Watched {
+    store: Store,
+    config: PostgresConfig,
+    backend: Postgres,
+}
+
+async fn watched() -> anyhow::Result<Watched> {
+    let store = store().await?;
+    let url = format!("{}?application_name={}", store.server.url(), store.schema);
+    let config = PostgresConfig::new(&url)?.schema(&store.schema)?;
+    let backend = Postgres::connect(config.clone()).await?;
+    Ok(Watched { store, config, backend })
+}
+
+impl Watched {
+    async fn sessions(&self, what: &str) -> anyhow::Result<String> {
+        let sql =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{{s}}' AND {what}");
+        self.store.psql(&sql).await
+    }
+
+    async fn none_is_left(&self, what: &str) -> anyhow::Result<()> {
+        wait_until(&format!("no session is left where {what}"), LIMIT, async || {
+            self.sessions(what).await.is_ok_and(|left| left == "0")
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn a_future_dropped_at_any_await_leaves_nothing_behind() -> anyhow::Result<()> {
+    let watched = watched().await?;
+    let backend = &watched.backend;
+    let lease = name("dropped");
+    let mut seen = acquire(backend, &lease, &init(backend, &lease).await?, "a").await?;
+    let first = seen.clone();
+    for what in ["writes", "conflicts", "reads", "watches", "connects"] {
+        let (mut left, mut dropped) = (1, 0);
+        loop {
+            let beat = renewed(&seen);
+            let finished = match what {
+                "writes" => polls(left, backend.put_if(&lease, &seen, &beat, Change::Renew)).await.is_some(),
+                "conflicts" => {
+                    polls(left, backend.put_if(&lease, &first, &beat, Change::Renew)).await.is_some()
+                }
+                "reads" => polls(left, backend.list("")).await.is_some(),
+                "watches" => polls(left, backend.watch("")).await.is_some(),
+                _ => polls(left, Postgres::connect(watched.config.clone())).await.is_some(),
+            };
+            // Whatever the store did, no session is busy with it, and the next call works and finds one of two.
+            watched.none_is_left("state <> 'idle'").await?;
+            let found = backend.observe(&lease).await?;
+            assert!(
+                [record(&seen).tag, beat.tag].contains(&record(&found).tag),
+                "{what} {dropped}: {found:?}"
+            );
+            seen = renew(backend, &lease, &found).await?;
+            if finished {
+                break;
+            }
+            dropped += 1;
+            // Logging in yields hundreds of times while it computes: not every one of those is tried.
+            left += 1 + left / 8;
+        }
+        assert!(dropped > 0, "{what}: it awaits nothing");
+    }
+    watched.none_is_left("query LIKE '%LISTEN%'").await?;
+    let open: u32 = watched.sessions("true").await?.parse()?;
+    assert!(open <= 4, "{open} connections are open, and the pool has 4 places");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_server_gives_up_a_statement_that_waits_behind_a_locked_row() -> anyhow::Result<()> {
+    let watched = watched().await?;
+    let backend = &watched.backend;
+    let lease = name("locked");
+    let held = acquire(backend, &lease, &init(backend, &lease).await?, "a").await?;
+    let mut operator = session(&watched.store.server.url()).await?;
+    let lock = format!("BEGIN; SELECT FROM {}.coordination_leases FOR UPDATE", watched.store.schema);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut operator).await?;
+
+    // Dropped ones end by themselves, while the row is still locked.
+    for _ in 0..2 {
+        let beat = renewed(&held);
+        let blocked = async {
+            let waits = async || watched.sessions("wait_event_type = 'Lock'").await.is_ok_and(|n| n != "0");
+            wait_until("the statement waits", LIMIT, waits).await
+        };
+        tokio::select! {
+            outcome = backend.put_if(&lease, &held, &beat, Change::Renew) => panic!("not blocked: {outcome:?}"),
+            blocked = blocked => blocked?,
+        }
+    }
+    watched.none_is_left("state <> 'idle'").await?;
+
+    // One that is waited for is certainly not applied, and is no reason for a new connection.
+    let beat = renewed(&held);
+    let error = backend.put_if(&lease, &held, &beat, Change::Renew).await.unwrap_err();
+    assert_eq!((error.certainty, error.refused), (Certainty::NotApplied, false), "{error}");
+    assert!(error.to_string().contains("locked the row"), "{error}");
+    let pids = "SELECT string_agg(pid::text, ',') FROM pg_stat_activity WHERE application_name = '{s}'";
+    let before = watched.store.psql(pids).await?;
+    sqlx::raw_sql("ROLLBACK").execute(&mut operator).await?;
+    assert_eq!(backend.observe(&lease).await?, held, "nothing of it was ever applied");
+    renew(backend, &lease, &held).await?;
+    assert_eq!(watched.store.psql(pids).await?, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restart_of_the_server_costs_one_failed_call() -> anyhow::Result<()> {
+    let server =
+        lease_testbed::Postgres::start(lease_testbed::PostgresOptions::default().fsync(true)).await?;
+    let config = PostgresConfig::new(&server.url())?;
+    lease_postgres::migrate(&config).await?;
+    let backend = Postgres::connect(config).await?;
+    let lease = name("restart");
+    let held = acquire(&backend, &lease, &init(&backend, &lease).await?, "a").await?;
+    // Two connections are idle now.
+    server.restart().await?;
+    let beat = renewed(&held);
+    let error = backend.put_if(&lease, &held, &beat, Change::Renew).await.unwrap_err();
+    assert_eq!(error.certainty, Certainty::Unknown, "{error}");
+    renew(&backend, &lease, &held).await?;
+
+    server.crash().await?;
+    let error = backend.put_if(&lease, &held, &beat, Change::Renew).await.unwrap_err();
+    assert_eq!(error.certainty, Certainty::Unknown, "{error}");
+    let error = backend.put_if(&lease, &held, &beat, Change::Renew).await.unwrap_err();
+    assert_eq!(error.certainty, Certainty::NotApplied, "it could not even connect: {error}");
+    let error = Postgres::connect(PostgresConfig::new(&server.url())?).await.expect_err("it is down");
+    assert!(!error.refused, "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_its_connection_and_with_its_stream() -> anyhow::Result<()> {
+    let watched = watched().await?;
+    let mut hints = watched.backend.watch("").await?;
+    assert_eq!(hints.next().await, Some(()), "something may have changed before");
+    let listening = "query LIKE 'LISTEN%'";
+    assert_eq!(watched.sessions(listening).await?, "1");
+    watched
+        .store
+        .psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{s}' AND query LIKE 'LISTEN%'")
+        .await?;
+    assert_eq!(tokio::time::timeout(LIMIT, hints.next()).await?, None);
+
+    let hints = watched.backend.watch("").await?;
+    assert_eq!(watched.sessions(listening).await?, "1");
+    drop(hints);
+    watched.none_is_left(listening).await?;
+    watched.none_is_left("query LIKE 'UNLISTEN%'").await
+}
+
+#[tokio::test]
+async fn releases_requests_and_revocations_wake_a_watch_and_beats_do_not() -> anyhow::Result<()> {
+    use lease_core::writes::{self, Fresh};
+    let store = store().await?;
+    let (lease, other) = (name("watched.one"), name("other"));
+    let mut seen = init(&store.backend, &lease).await?;
+    let elsewhere = acquire(&store.backend, &other, &init(&store.backend, &other).await?, "a").await?;
+    let mut hints = store.backend.watch("watched").await?;
+    assert_eq!(hints.next().await, Some(()));
+
+    let woken = async |hints: &mut lease_core::Hints| {
+        tokio::time::timeout(LIMIT, hints.next()).await.is_ok_and(|hint| hint.is_some())
+    };
+    // Notifications come in the order of commits: whatever came before the marker was heard when it is.
+    let mut listener = sqlx::postgres::PgListener::connect(&store.server.url()).await?;
+    listener.listen(&format!("leasehold_{}", store.schema)).await?;
+    seen = acquire(&store.backend, &lease, &seen, "a").await?;
+    seen = renew(&store.backend, &lease, &seen).await?;
+    release(&store.backend, &other, &elsewhere).await?;
+    assert_eq!(listener.recv().await?.payload(), "other", "neither acquisition nor beat notifies");
+    assert!(hints.next().now_or_never().is_none(), "another prefix");
+
+    let grant = record(&seen).grant.expect("held");
+    let asked = writes::request(record(&seen), grant, lease_core::RequestId(1), "ops", &Fresh::random());
+    seen = written(store.backend.put_if(&lease, &seen, &asked, Change::Request).await?);
+    assert!(woken(&mut hints).await);
+    seen = release(&store.backend, &lease, &seen).await?;
+    assert!(woken(&mut hints).await);
+    let revoked = writes::revoke(&seen, record(&seen), 0, false, "", &Fresh::random());
+    written(store.backend.put_if(&lease, &seen, &revoked, Change::Revoke).await?);
+    assert!(woken(&mut hints).await);
+    Ok(())
+}
