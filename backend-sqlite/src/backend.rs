@@ -199,9 +199,9 @@ impl LeaseBackend for Sqlite {
         self.named(entries?)
     }
 
-    async fn watch(&self, _prefix: &str) -> Result<Hints, BackendError> {
+    async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
         let connection = open(&self.config).await?;
-        let hints = watch::watch(connection, self.file.clone()).await?;
+        let hints = watch::watch(connection, self.file.clone(), prefix.to_owned()).await?;
         self.named(hints)
     }
 
