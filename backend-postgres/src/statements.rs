@@ -309,6 +309,15 @@ impl Standing {
             lock_timeout: row.try_get("lock_timeout")?,
         })
     }
+
+    pub(crate) fn lineage(&self) -> Lineage {
+        Lineage(format!("{}/{}", self.system_id, self.timeline))
+    }
+
+    /// What is seen where there is no register.
+    pub(crate) fn observation_of_nothing(&self) -> Observation {
+        Observation { record: None, lineage: self.lineage(), floor: 0, version: String::new() }
+    }
 }
 
 fn timeline_number(hex: &str) -> Result<u64, sqlx::Error> {
@@ -327,7 +336,7 @@ pub(crate) fn floor(row: &PgRow, timeline: &str) -> Result<u64, sqlx::Error> {
 }
 
 pub(crate) fn observation(row: &PgRow, standing: &Standing) -> Result<Observation, sqlx::Error> {
-    let lineage = Lineage(format!("{}/{}", standing.system_id, standing.timeline));
+    let lineage = standing.lineage();
     let floor = floor(row, &standing.timeline)?;
     Ok(Observation { record: record(row)?, lineage, floor, version: String::new() })
 }
