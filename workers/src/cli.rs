@@ -146,11 +146,13 @@ fn with_flags(mut command: clap::Command, model: &Model) -> clap::Command {
     for (section, setting) in model.settings() {
         let key = format!("{}.{}", section.name, setting.key);
         let default = setting.default.unwrap_or(setting.unset);
-        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+        let time = matches!(setting.kind, Kind::Millis { .. });
+        let unit = if time && setting.default.is_some() { "ms" } else { "" };
+        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}{unit}]") };
         let seen = if setting.secret { ", visible to all users of this machine" } else { "" };
         if let Some(name) = setting.flag {
             let help = format!("{}{seen}{default} [env: {}] [file: {key}]", setting.help, setting.env);
-            let value = if matches!(setting.kind, Kind::Millis { .. }) { "TIME" } else { "VALUE" };
+            let value = if time { "TIME" } else { "VALUE" };
             command =
                 command.arg(flag(setting.env, name, help).value_name(value).help_heading(section.about));
         }

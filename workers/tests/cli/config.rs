@@ -42,8 +42,15 @@ fn flags_beat_the_environment_beats_the_file_beats_defaults() {
 fn the_specifications_variables_are_known() {
     let leasehold = Leasehold::sqlite();
     let mut command = leasehold.command(&["config", "--json"]);
-    let path = leasehold.path("x.db");
-    let given = ["config", "--ttl", "9s", "--region", "a \"quoted\" one", "--sqlite-path", &path];
+    let given = [
+        ("SPENDGUARD_LEADER_ELECTION_MODE", "mode", Value::from("sqlite")),
+        ("SPENDGUARD_LEADER_LEASE_NAME", "leaseName", "outbox".into()),
+        ("SPENDGUARD_LEADER_REGION", "region", "eu".into()),
+        ("SPENDGUARD_LEADER_LEASE_TTL_MS", "ttlMs", 9_000.into()),
+        ("SPENDGUARD_LEADER_RENEW_INTERVAL_MS", "renewIntervalMs", 3_000.into()),
+        ("SPENDGUARD_LEADER_RETRY_INTERVAL_MS", "retryIntervalMs", 500.into()),
+        ("SPENDGUARD_LEADER_K8S_NAMESPACE", "k8s.namespace", "spendguard".into()),
+    ];
     for (name, _, value) in &given {
         command.env(name, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }
@@ -81,16 +88,16 @@ fn a_secret_comes_from_a_file_and_is_never_shown() {
 #[test]
 fn what_it_prints_is_a_settings_file_that_means_the_same() {
     let leasehold = Leasehold::bare();
-    let given =
-        ["config", "--ttl", "9s", "--region", "a \"quoted\" one", "--sqlite-path", &leasehold.path("x.db")];
-    let printed = leasehold.run(&given);
+    let path = leasehold.path("x.db");
+    let set = ["config", "--ttl", "9s", "--region", "a \"quoted\" one", "--sqlite-path", &path];
+    let printed = leasehold.run(&set);
     let file = leasehold.file("printed.toml", printed.ok());
     let values = |args: &[&str]| -> Vec<(Value, Value)> {
         let config: Value = serde_json::from_str(leasehold.run(args).ok()).expect("json");
         let settings = config["settings"].as_array().expect("settings");
         settings.iter().map(|setting| (setting["key"].clone(), setting["value"].clone())).collect()
     };
-    let mut as_json = given.to_vec();
+    let mut as_json = set.to_vec();
     as_json.push("--json");
     assert_eq!(values(&["--config", &file, "config", "--json"]), values(&as_json));
 }
