@@ -107,7 +107,12 @@ impl Cli {
         let config = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
         let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
         let settings = Settings::load(model, &sources)?;
-        let usual = if matches!(arguments.command, Command::Run(_)) { run::LOG_FILTER } else { "info" };
+        let usual = match &arguments.command {
+            // Operators read answers, not logs.
+            Command::Operation(_) => "warn",
+            Command::Run(_) => run::LOG_FILTER,
+            Command::Worker(_) => "info",
+        };
         logs::start(&settings.block::<Log>()?, usual);
         let app = App { settings, registry: self.registry };
         // `config` shows the settings before it refuses them.

@@ -313,9 +313,9 @@ impl Settings {
             (Layer::File, Some(file)) => format!("{written} in {}", file.display()),
             _ => written,
         };
-        let value = found.map(|value| match (setting.secret, value.as_str()) {
-            (true, text) => redacted(text.unwrap_or_default()).into(),
-            (false, _) => serde_json::to_value(&value).unwrap_or_default(),
+        let value = found.map(|value| match value.as_str() {
+            Some(text) => setting.shown(text).into(),
+            None => serde_json::to_value(&value).unwrap_or_default(),
         });
         let Setting { unset, env, flag, kind, secret, .. } = *setting;
         let (kind, layer, about) = (kind.name(), layer.name(), section.about);

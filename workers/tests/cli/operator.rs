@@ -269,7 +269,7 @@ async fn a_look_at_a_lease_file_that_is_not_there_does_not_make_one() {
 #[tokio::test]
 async fn a_database_without_tables_is_told_from_one_that_is_out_of_reach() {
     let store = Store::postgres().await;
-    store.run(&["status"]).await.failed(&["leasehold init", "postgres://postgres:***@127.0.0.1"]);
+    store.run(&["status"]).await.failed(&["leasehold migrate-schema", "postgres://postgres:***@127.0.0.1"]);
     let made = store.run(&["migrate-schema"]).await;
     assert!(made.ok().contains("the lease tables are at version"), "{}", made.out);
     assert!(store.run(&["status"]).await.ok().contains("there are no leases"));
