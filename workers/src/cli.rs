@@ -107,7 +107,12 @@ impl Cli {
         let config = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
         let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
         let settings = Settings::load(model, &sources)?;
-        let usual = if matches!(arguments.command, Command::Run(_)) { run::LOG_FILTER } else { "info" };
+        let usual = match &arguments.command {
+            // Operators read answers, not logs.
+            Command::Operation(_) => "warn",
+            Command::Run(_) => run::LOG_FILTER,
+            Command::Worker(_) => "info",
+        };
         logs::start(&settings.block::<Log>()?, usual);
         let app = App { settings, registry: self.registry };
         // `config` shows the settings before it refuses them.
@@ -146,11 +151,13 @@ fn with_flags(mut command: clap::Command, model: &Model) -> clap::Command {
     for (section, setting) in model.settings() {
         let key = format!("{}.{}", section.name, setting.key);
         let default = setting.default.unwrap_or(setting.unset);
-        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+        let time = matches!(setting.kind, Kind::Millis { .. });
+        let unit = if time && setting.default.is_some() { "ms" } else { "" };
+        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}{unit}]") };
         let seen = if setting.secret { ", visible to all users of this machine" } else { "" };
         if let Some(name) = setting.flag {
             let help = format!("{}{seen}{default} [env: {}] [file: {key}]", setting.help, setting.env);
-            let value = if matches!(setting.kind, Kind::Millis { .. }) { "TIME" } else { "VALUE" };
+            let value = if time { "TIME" } else { "VALUE" };
             command =
                 command.arg(flag(setting.env, name, help).value_name(value).help_heading(section.about));
         }

@@ -64,6 +64,7 @@ pub struct Store {
     mode: &'static str,
     description: String,
     advice: &'static str,
+    caution: Option<&'static str>,
     connector: Arc<dyn Connector>,
     look: Option<Arc<Look>>,
     prepare: Option<Arc<dyn Fn() -> Preparation + Send + Sync>>,
@@ -79,7 +80,21 @@ impl Store {
         connector: impl Connector,
     ) -> Self {
         let connector = Arc::new(connector);
-        Self { mode, description: description.into(), advice, connector, look: None, prepare: None }
+        Self {
+            mode,
+            description: description.into(),
+            advice,
+            caution: None,
+            connector,
+            look: None,
+            prepare: None,
+        }
+    }
+
+    /// What whoever relies on a lease without a fence must know about this store; said at start-up.
+    pub fn cautioned(mut self, caution: &'static str) -> Self {
+        self.caution = Some(caution);
+        self
     }
 
     /// For stores that opening would create: says, before an operator's command opens it, that it isn't there. Else
@@ -108,6 +123,10 @@ impl Store {
     /// What to check when it doesn't answer.
     pub fn advice(&self) -> &'static str {
         self.advice
+    }
+
+    pub(crate) fn caution(&self) -> Option<&'static str> {
+        self.caution
     }
 
     pub(crate) fn look(&self) -> Result<(), String> {

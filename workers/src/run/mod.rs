@@ -118,6 +118,9 @@ pub(crate) fn run(args: &Run, app: &App) -> Result<ExitCode, Failure> {
     if !args.init {
         store.look().map_err(|why| Failure::Code(OUR_FAILURE, format!("{why}; or use --init")))?;
     }
+    if let Some(caution) = store.caution() {
+        tracing::info!(lease = %lease, "{caution}");
+    }
     let create = args.init.then_some(max_ttl);
     let name = lease.clone();
     let elector = move || {

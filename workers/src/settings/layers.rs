@@ -10,7 +10,6 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use super::bad::meant;
-use super::secret::redacted;
 use super::{BadSetting, Fault, Model, Setting};
 
 /// Who set a value; later ones win.
@@ -210,10 +209,7 @@ impl Values {
 fn check_value(setting: &Setting, value: &Value, layer: Layer, name: String) -> Result<(), BadSetting> {
     setting.kind.check(value, layer == Layer::Flag).map_err(|allowed| {
         let text = value.as_str();
-        let shown = match text {
-            Some(text) if setting.secret && !text.is_empty() => redacted(text),
-            _ => shown(value),
-        };
+        let shown = text.map_or_else(|| shown(value), |text| format!("{:?}", setting.shown(text)));
         let quotes = if text.is_none() && setting.kind.is_text() { ", in quotes" } else { "" };
         BadSetting { setting: name, fault: Fault::NotAllowed(shown), why: format!("{allowed}{quotes}") }
     })

@@ -313,9 +313,9 @@ impl Settings {
             (Layer::File, Some(file)) => format!("{written} in {}", file.display()),
             _ => written,
         };
-        let value = found.map(|value| match (setting.secret, value.as_str()) {
-            (true, text) => redacted(text.unwrap_or_default()).into(),
-            (false, _) => serde_json::to_value(&value).unwrap_or_default(),
+        let value = found.map(|value| match value.as_str() {
+            Some(text) => setting.shown(text).into(),
+            None => serde_json::to_value(&value).unwrap_or_default(),
         });
         let Setting { unset, env, flag, kind, secret, .. } = *setting;
         let (kind, layer, about) = (kind.name(), layer.name(), section.about);
@@ -323,15 +323,14 @@ impl Settings {
     }
 }
 
-/// One line for people.
+/// One line for people, and of a settings file.
 impl fmt::Display for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = match &self.value {
-            Some(value) => value.to_string(),
-            None if self.unset.is_empty() => "(not set)".to_owned(),
-            None => format!("(not set: {})", self.unset),
+        let text = match &self.value {
+            Some(value) => format!("{} = {value}", self.key),
+            None if self.unset.is_empty() => return write!(f, "# {} is not set", self.key),
+            None => return write!(f, "# {} is not set: {}", self.key, self.unset),
         };
-        let text = format!("{} = {value}", self.key);
         match self.layer {
             "default" => write!(f, "{text}"),
             layer => write!(f, "{text:<60} # {layer}: {}", self.origin),

@@ -7,6 +7,8 @@ use figment::value::Value;
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use super::secret::redacted;
+
 /// One setting.
 ///
 /// ```
@@ -78,6 +80,12 @@ impl Setting {
     pub const fn flag(mut self, flag: &'static str) -> Self {
         self.flag = Some(flag);
         self
+    }
+
+    /// Its value for people: without what may be a password.
+    pub(super) fn shown(&self, text: &str) -> String {
+        let may_hold_one = matches!(self.kind, Kind::Url(_)) && text.contains(['@', '?']);
+        if text.is_empty() || !(self.secret || may_hold_one) { text.to_owned() } else { redacted(text) }
     }
 
     /// It must never be shown.

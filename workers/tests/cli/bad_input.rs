@@ -34,10 +34,11 @@ fn bad_texts(kind: &str, key: &str, flag: bool) -> Vec<&'static str> {
         "path" => vec!["", "a\nb"],
         "url" => vec![
             "",
-            "hunter2",
+            "nonsense",
             "ftp://u:hunter2@host/x",
-            "postgres:hunter2",
+            "postgres:nonsense",
             "postgres://u:hunter2@host:port/x",
+            "://h?hunter2",
         ],
         "address" => vec!["", "nonsense", "localhost", "localhost:", "localhost:99999", ":80", "a b:80"],
         "text" => vec!["a\u{1}b"],
@@ -95,7 +96,7 @@ fn refuses_every_setting_malformed_in_the_environment() {
         command.env(text(setting, "env"), bad);
         let mut parts = vec![text(setting, "env"), " = ", "use "];
         let shown = bad.escape_debug().to_string();
-        if setting["secret"] == false {
+        if setting["secret"] == false && !bad.contains("hunter2") {
             parts.push(&shown);
         }
         ran(&mut command).refused(&parts);
@@ -119,7 +120,7 @@ fn refuses_every_setting_malformed_on_the_command_line() {
         command.arg(format!("{flag}={bad}"));
         let mut parts = vec![flag.as_str(), " = ", "use "];
         let shown = bad.escape_debug().to_string();
-        if setting["secret"] == false {
+        if setting["secret"] == false && !bad.contains("hunter2") {
             parts.push(&shown);
         }
         ran(&mut command).refused(&parts);

@@ -86,6 +86,23 @@ fn a_secret_comes_from_a_file_and_is_never_shown() {
 }
 
 #[test]
+fn what_it_prints_is_a_settings_file_that_means_the_same() {
+    let leasehold = Leasehold::bare();
+    let path = leasehold.path("x.db");
+    let set = ["config", "--ttl", "9s", "--region", "a \"quoted\" one", "--sqlite-path", &path];
+    let printed = leasehold.run(&set);
+    let file = leasehold.file("printed.toml", printed.ok());
+    let values = |args: &[&str]| -> Vec<(Value, Value)> {
+        let config: Value = serde_json::from_str(leasehold.run(args).ok()).expect("json");
+        let settings = config["settings"].as_array().expect("settings");
+        settings.iter().map(|setting| (setting["key"].clone(), setting["value"].clone())).collect()
+    };
+    let mut as_json = set.to_vec();
+    as_json.push("--json");
+    assert_eq!(values(&["--config", &file, "config", "--json"]), values(&as_json));
+}
+
+#[test]
 fn the_default_lease_file_does_not_depend_on_who_starts_where() {
     let leasehold = Leasehold::bare();
     let shown = leasehold.run(&["config"]);

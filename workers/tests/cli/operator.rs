@@ -215,25 +215,28 @@ async fn watch_tells_of_takeovers_releases_and_requests(store: Store) {
     store.run(&["init", "--new", LEASE]).await.ok();
     let machine = store.start(&["watch", "--json"]);
     let human = store.start(&["watch", LEASE]);
-    machine.wait_for_line("\"event\":\"seen\"", LIMIT).await.expect("the free lease");
+    let event = async |kind: &str| -> Value {
+        let line = machine.wait_for_line(&format!("\"event\":\"{kind}\""), LIMIT).await.expect(kind);
+        serde_json::from_str(&line).expect("json")
+    };
+    event("seen").await;
     human.wait_for_line("free", LIMIT).await.expect("the free lease");
+    // Each state stays until it was seen.
     let mut holder = store.candidate("pod-a");
     let term = holder.leads().await;
-    let line = machine.wait_for_line("\"event\":\"acquired\"", LIMIT).await.expect("the new term");
-    let acquired: Value = serde_json::from_str(&line).expect("json");
+    let acquired = event("acquired").await;
     assert_eq!((&acquired["holder"], &acquired["epoch"]), (&"pod-a".into(), &term.epoch.into()));
-    machine.wait_for_line("\"event\":\"beat\"", LIMIT).await.expect("a beat");
+    event("beat").await;
     human.wait_for_line("pod-a took it", LIMIT).await.expect("the new term");
-    store.run(&["step-down", LEASE]).await.ok();
-    machine.wait_for_line("\"event\":\"step_down_asked\"", LIMIT).await.expect("the request");
-    machine.wait_for_line("\"event\":\"released\"", LIMIT).await.expect("the answer");
-    human.wait_for_line("pod-a released it because it was asked to", LIMIT).await.expect("the answer");
-    holder.leads().await;
-    let lines = machine.line_count();
     holder.stop().await;
-    let line =
-        machine.wait_for_line_after(lines, "\"event\":\"released\"", LIMIT).await.expect("the last release");
-    assert!(line.contains("\"asked\":false"), "{line}");
+    assert_eq!(event("released").await["asked"], false);
+    human.wait_for_line("pod-a released it", LIMIT).await.expect("the release");
+    store.silent_holder("pod-b", Duration::from_secs(600)).await;
+    human.wait_for_line("pod-b took it over from pod-a", LIMIT).await.expect("the takeover");
+    store.run(&["step-down", LEASE, "--wait", "0s"]).await.ok();
+    assert_eq!(event("step_down_asked").await["by"], "op@tester");
+    store.run(&["revoke", LEASE, "--note", "stuck"]).await.ok();
+    assert_eq!(event("revoked").await["note"], "stuck");
     for (watcher, signal) in [(machine, Signal::TERM), (human, Signal::INT)] {
         watcher.signal(signal).expect("sent");
         let status = watcher.wait(LIMIT).await.expect("ends");
@@ -266,7 +269,7 @@ async fn a_look_at_a_lease_file_that_is_not_there_does_not_make_one() {
 #[tokio::test]
 async fn a_database_without_tables_is_told_from_one_that_is_out_of_reach() {
     let store = Store::postgres().await;
-    store.run(&["status"]).await.failed(&["leasehold init", "postgres://postgres:***@127.0.0.1"]);
+    store.run(&["status"]).await.failed(&["leasehold migrate-schema", "postgres://postgres:***@127.0.0.1"]);
     let made = store.run(&["migrate-schema"]).await;
     assert!(made.ok().contains("the lease tables are at version"), "{}", made.out);
     assert!(store.run(&["status"]).await.ok().contains("there are no leases"));

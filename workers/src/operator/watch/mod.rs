@@ -190,8 +190,11 @@ fn in_words(what: &Happening) -> Option<String> {
     Some(match what {
         Happening::Seen { state: "held", holder, epoch } => format!("held by {holder}, epoch {epoch}"),
         Happening::Seen { state: "closed", .. } => "closed: created without a holder".to_owned(),
+        Happening::Seen { state: "free", holder, .. } if holder.is_empty() => {
+            "free; nobody has held it yet".to_owned()
+        }
         Happening::Seen { state: "free", holder, epoch } => {
-            format!("free, last epoch {epoch}, last held by {}", nobody(holder))
+            format!("free, last epoch {epoch}, last held by {holder}")
         }
         Happening::Seen { state, holder, epoch } => {
             format!("{state}, epoch {epoch}, last held by {}", nobody(holder))
