@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     rows: u64,
     /// Outbox rows written in a second
-    #[arg(long, default_value_t = 2_500, value_parser = clap::value_parser!(u64).range(100..=100_000))]
+    #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(100..=100_000))]
     rate: u64,
     /// Print what happened and the verdicts as JSON on standard output; the story goes to standard error
     #[arg(long)]
