@@ -67,7 +67,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn perform(args: &Args) -> anyhow::Result<ExitCode> {
-    let screen = Arc::new(Screen::new(args.json));
+    let screen = Arc::new(Screen::new(args.json, args.rows));
     screen.title(args);
     let stage = Stage::set(args.mode).await.context("the stage could not be set")?;
     let mut cast = Cast::enter(&stage, screen.clone()).await?;
