@@ -69,6 +69,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn perform(args: &Args) -> anyhow::Result<ExitCode> {
     let screen = Arc::new(Screen::new(args.json, args.rows));
     screen.title(args);
+    screen.note("  starting the stores, an ingest and three forwarders …");
     let stage = Stage::set(args.mode).await.context("the stage could not be set")?;
     let mut cast = Cast::enter(&stage, screen.clone()).await?;
     let writer = Writer::start(&stage, screen.board(), args.rows, args.rate).await?;

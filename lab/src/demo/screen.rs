@@ -16,6 +16,9 @@ use super::{Args, Mode, TTL, timeline};
 /// The forwarders.
 pub(super) const NAMES: [&str; 3] = ["forwarder-a", "forwarder-b", "forwarder-c"];
 
+/// Where a Postgres epoch's timeline begins (E-1).
+const TIMELINE_SHIFT: u32 = 46;
+
 /// How often the stores are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// Every how many looks a column of the timeline is drawn, rows are counted, and, without a terminal, a line printed.
@@ -125,7 +128,9 @@ impl Screen {
     pub(super) fn title(&self, args: &Args) {
         let store = match args.mode {
             Mode::Sqlite => "SQLite: one file for the lease, one for each store",
-            Mode::Postgres => "PostgreSQL, a real server of our own",
+            Mode::Postgres => {
+                "PostgreSQL, a real server of our own (epoch 1·7: its timeline 1, acquisition 7)"
+            }
         };
         self.line(&format!(
             "{}",
@@ -210,7 +215,11 @@ impl Screen {
         state.holder.clone_from(&holder);
         drop(state);
         if let Some((name, epoch)) = holder {
-            self.say(&format!("{} leads {}", style(name).green(), style(format!("epoch {epoch}")).bold()));
+            self.say(&format!(
+                "{} leads {}",
+                style(name).green(),
+                style(format!("epoch {}", epoch_in_words(epoch))).bold()
+            ));
         }
     }
 
@@ -273,6 +282,19 @@ impl Bars {
         let rows = bar("  rows         {bar:40.green/dim} {human_pos} ingested {msg}");
         Self { all, rows, forwarders }
     }
+}
+
+/// An epoch for people. In Postgres its upper part is the server's timeline: `1·7`.
+pub(super) fn epoch_in_words(epoch: u64) -> String {
+    match epoch >> TIMELINE_SHIFT {
+        0 => epoch.to_string(),
+        timeline => format!("{timeline}·{}", within_timeline(epoch)),
+    }
+}
+
+/// The part of an epoch that counts acquisitions.
+pub(super) fn within_timeline(epoch: u64) -> u64 {
+    epoch & ((1 << TIMELINE_SHIFT) - 1)
 }
 
 /// 12,345.

@@ -8,7 +8,7 @@ use lease_testbed::{Signal, wait_for, wait_until};
 use serde::Serialize;
 
 use super::cast::{Cast, PATIENCE, metric};
-use super::screen::{Condition, NAMES, Screen};
+use super::screen::{Condition, NAMES, Screen, epoch_in_words};
 use super::stage::Stage;
 use super::witness::Witness;
 use super::writer::Writer;
@@ -178,7 +178,7 @@ async fn pause_leader(
     pause(witness, cast, number).await?;
     screen.board().set(number, Condition::Paused);
     screen.say(&format!("SIGSTOP → {name}, with a batch on its way to the ingest (held up by the network)"));
-    let next = first_rows(witness, epoch).await?;
+    let next = epoch_in_words(first_rows(witness, epoch).await?);
     screen.say(&format!(
         "        epoch {next} has sent rows; now the old batch arrives, and {name} wakes (SIGCONT)"
     ));
