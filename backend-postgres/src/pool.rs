@@ -104,7 +104,7 @@ impl Pool {
         };
         let row =
             query(&self.statements.observe).bind("").fetch_one(&mut connection).await.map_err(failed)?;
-        let standing = Standing::of(&row)?;
+        let standing = Standing::of(&row).map_err(failed)?;
         self.judge(&standing)?;
         for sql in self.statements.urgent() {
             (&mut connection)
@@ -165,7 +165,7 @@ impl Pool {
                  for; set synchronous_standby_names, and synchronous_commit = on"
             ));
         }
-        let number = standing.timeline_number()?;
+        let number = standing.timeline_number;
         let mut newest = self.newest.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *newest {
             Some((system_id, newest)) if *system_id == standing.system_id => {

@@ -13,14 +13,15 @@ use sqlx::types::{Json, Uuid};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::config::PostgresConfig;
-use crate::error;
 
 type Sql = Arc<str>;
 pub(crate) type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 
-/// The columns of a record: name, how a parameter `$` is written into it, how it is read. [`bind_record`] has the
-/// same order. Columns of later versions are not named here, so they survive.
-const COLUMNS: [(&str, &str, &str); 21] = [
+/// A column of a record: its name, how a parameter `$` is written into it, how it is read.
+type Column = (&'static str, &'static str, &'static str);
+
+/// All that a record has, in [`bind_record`]'s order. Columns of later versions are not named, so they survive.
+const COLUMNS: [Column; 21] = [
     ("tag", "$::uuid", "l.tag"),
     ("grant_id", "$::uuid", "l.grant_id"),
     ("epoch", "$::bigint", "l.epoch"),
@@ -43,6 +44,9 @@ const COLUMNS: [(&str, &str, &str); 21] = [
     ("note", "$::text", "l.note"),
     ("extra", "$::jsonb", "l.extra"),
 ];
+
+/// What a beat changes, in [`bind_beat`]'s order; all else is as the compared tag's writer left it.
+const BEAT: [Column; 5] = [COLUMNS[0], COLUMNS[3], COLUMNS[8], COLUMNS[17], COLUMNS[18]];
 
 /// R-2: the timeline from the log that is being written; the control file lags after a promotion.
 const TIMELINE: &str = "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)";
@@ -124,12 +128,6 @@ fn read(join: &str) -> String {
 
 /// One statement for one `put_if`: it compares and writes, and answers with one row if and only if it wrote.
 fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
-    let first = 3; // $1 is the name, $2 the lineage.
-    let value = |index: usize| COLUMNS[index].1.replace('$', &format!("${}", first + index));
-    let after = first + COLUMNS.len();
-
-    // A renewal is a bare UPDATE by primary key; the system identifier was compared when its connection was opened.
-    let lineage = if change == Change::Renew { TIMELINE } else { LINEAGE };
     // PG-1, as part of the compare: what would not survive a crash is not written.
     let mut durable =
         "current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off'".to_owned();
@@ -137,24 +135,38 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
         durable += " AND current_setting('synchronous_commit') <> 'local' \
                     AND current_setting('synchronous_standby_names') <> ''";
     }
-    let guard = format!("{lineage} = $2::text AND {durable}");
+    // $1 is the name, $2 the lineage, and then the columns follow.
+    let value = |at: usize, (_, write, _): &Column| write.replace('$', &format!("${}", at + 3));
+    let set = |columns: &[Column]| {
+        let set: Vec<_> = columns
+            .iter()
+            .enumerate()
+            .map(|(at, column)| format!("{} = {}", column.0, value(at, column)))
+            .collect();
+        let tag = columns.len() + 3;
+        format!(
+            "UPDATE {{schema}}.coordination_leases l SET {} \
+             WHERE l.lease_name = $1::text AND l.tag = ${tag}::uuid AND {durable}",
+            set.join(", ")
+        )
+    };
+    if change == Change::Renew && present {
+        // A bare UPDATE by primary key. The system identifier was compared when the connection was opened.
+        return format!("{} AND {TIMELINE} = $2::text", set(&BEAT));
+    }
     let issued = match change {
         Change::Init | Change::Acquire | Change::Revoke => "nextval('{schema}.leasehold_epochs')",
         _ => ISSUED,
     };
     let write = if present {
-        let set: Vec<_> = (0..COLUMNS.len()).map(|i| format!("{} = {}", COLUMNS[i].0, value(i))).collect();
-        format!(
-            "UPDATE {{schema}}.coordination_leases l SET {} \
-             WHERE l.lease_name = $1::text AND l.tag = ${after}::uuid AND {guard} RETURNING {issued} AS issued",
-            set.join(", ")
-        )
+        format!("{} AND {LINEAGE} = $2::text RETURNING {issued} AS issued", set(&COLUMNS))
     } else {
         let names = COLUMNS.map(|(name, ..)| name).join(", ");
-        let values: Vec<_> = (0..COLUMNS.len()).map(value).collect();
+        let values: Vec<_> = COLUMNS.iter().enumerate().map(|(at, column)| value(at, column)).collect();
         format!(
             "INSERT INTO {{schema}}.coordination_leases AS l (lease_name, {names}) \
-             SELECT $1::text, {} WHERE {guard} ON CONFLICT (lease_name) DO NOTHING RETURNING {issued} AS issued",
+             SELECT $1::text, {} WHERE {LINEAGE} = $2::text AND {durable} \
+             ON CONFLICT (lease_name) DO NOTHING RETURNING {issued} AS issued",
             values.join(", ")
         )
     };
@@ -169,7 +181,7 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
     if !leaves_history(change) {
         return write + &notify;
     }
-    let event = after + usize::from(present);
+    let event = COLUMNS.len() + 3 + usize::from(present);
     format!(
         "WITH put AS ({write}, l.lease_name, l.transition_count, l.epoch, l.holder_workload_id, l.note), \
          logged AS (INSERT INTO {{schema}}.coordination_lease_history \
@@ -191,12 +203,12 @@ pub(crate) fn bind_put<'q>(
     record: &'q Record,
     change: Change,
 ) -> Result<PgQuery<'q>, BackendError> {
-    let whole = &expected.lineage.0;
-    let lineage = match change {
-        Change::Renew => whole.rsplit('/').next().unwrap_or(whole),
-        _ => whole,
+    let (_, timeline) = split(&expected.lineage);
+    let query = query.bind(name.as_str());
+    let mut query = match is_beat(expected, change) {
+        true => bind_beat(query.bind(timeline), record)?,
+        false => bind_record(query.bind(&expected.lineage.0), record)?,
     };
-    let mut query = bind_record(query.bind(name.as_str()).bind(lineage), record)?;
     if let Some(tag) = expected.tag() {
         query = query.bind(uuid(tag.0));
     }
@@ -204,6 +216,25 @@ pub(crate) fn bind_put<'q>(
         query = query.bind(HistoryEvent::of(expected, record, change).map(HistoryEvent::as_str));
     }
     Ok(query)
+}
+
+/// The one write that is a bare UPDATE.
+pub(crate) fn is_beat(expected: &Observation, change: Change) -> bool {
+    change == Change::Renew && expected.record.is_some()
+}
+
+/// A lineage's system identifier and timeline; of another store's, something that equals none of ours.
+pub(crate) fn split(lineage: &Lineage) -> (&str, &str) {
+    lineage.0.split_once('/').unwrap_or_default()
+}
+
+fn bind_beat<'q>(query: PgQuery<'q>, record: &'q Record) -> Result<PgQuery<'q>, BackendError> {
+    Ok(query
+        .bind(uuid(record.tag.0))
+        .bind(bigint("beat", record.beat)?)
+        .bind(&record.lineage.0)
+        .bind(millis(record.renewed_at))
+        .bind(millis(record.expires_at)))
 }
 
 fn bind_record<'q>(query: PgQuery<'q>, record: &'q Record) -> Result<PgQuery<'q>, BackendError> {
@@ -255,8 +286,8 @@ fn millis(time: WallTime) -> f64 {
 pub(crate) struct Standing {
     pub(crate) system_id: String,
     /// Eight hexadecimal digits, as the names of log files begin.
-    pub(crate) timeline: String,
-    pub(crate) issued: i64,
+    timeline: String,
+    pub(crate) timeline_number: u64,
     pub(crate) pid: i32,
     pub(crate) synchronous_commit: String,
     pub(crate) fsync: String,
@@ -265,20 +296,18 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    pub(crate) fn of(row: &PgRow) -> Result<Self, BackendError> {
-        let read = || -> Result<Self, sqlx::Error> {
-            Ok(Self {
-                system_id: row.try_get("system_id")?,
-                timeline: row.try_get("timeline")?,
-                issued: row.try_get("issued")?,
-                pid: row.try_get("pid")?,
-                synchronous_commit: row.try_get("synchronous_commit")?,
-                fsync: row.try_get("fsync")?,
-                synchronous_standby_names: row.try_get("synchronous_standby_names")?,
-                lock_timeout: row.try_get("lock_timeout")?,
-            })
-        };
-        read().map_err(|error| error::not_applied("reading the store's state", error))
+    pub(crate) fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let timeline: String = row.try_get("timeline")?;
+        Ok(Self {
+            system_id: row.try_get("system_id")?,
+            timeline_number: timeline_number(&timeline)?,
+            timeline,
+            pid: row.try_get("pid")?,
+            synchronous_commit: row.try_get("synchronous_commit")?,
+            fsync: row.try_get("fsync")?,
+            synchronous_standby_names: row.try_get("synchronous_standby_names")?,
+            lock_timeout: row.try_get("lock_timeout")?,
+        })
     }
 
     pub(crate) fn lineage(&self) -> Lineage {
@@ -289,34 +318,27 @@ impl Standing {
     pub(crate) fn observation_of_nothing(&self) -> Observation {
         Observation { record: None, lineage: self.lineage(), floor: 0, version: String::new() }
     }
-
-    pub(crate) fn timeline_number(&self) -> Result<u64, BackendError> {
-        timeline_number(&self.timeline)
-    }
 }
 
-fn timeline_number(hex: &str) -> Result<u64, BackendError> {
+fn timeline_number(hex: &str) -> Result<u64, sqlx::Error> {
     // Above, the floor would not fit beside the sequence's 46 bits into the epoch's 63.
-    u64::from_str_radix(hex, 16).ok().filter(|number| *number < 1 << 17).ok_or_else(|| {
-        BackendError::refused(format!("timeline {hex:?} is not one that epochs can be made from"))
-    })
+    let number = u64::from_str_radix(hex, 16).ok().filter(|number| *number < 1 << 17);
+    number.ok_or_else(|| sqlx::Error::Decode(format!("no epoch can be made from timeline {hex:?}").into()))
 }
 
 /// E-1: above every epoch that was made from it, also after a failover that lost the newest values.
-pub(crate) fn floor(timeline: &str, issued: i64) -> Result<u64, BackendError> {
-    let issued = u64::try_from(issued).ok().filter(|issued| *issued < 1 << 46).ok_or_else(|| {
-        BackendError::refused(format!("the sequence leasehold_epochs stands at {issued}: not 0 to 2^46"))
-    })?;
+pub(crate) fn floor(row: &PgRow, timeline: &str) -> Result<u64, sqlx::Error> {
+    let issued = count(row, "issued")?;
+    if issued >= 1 << 46 {
+        return Err(sqlx::Error::Decode("the sequence leasehold_epochs is exhausted".into()));
+    }
     Ok(timeline_number(timeline)? << 46 | issued)
 }
 
-pub(crate) fn observation(row: &PgRow, standing: &Standing) -> Result<Observation, BackendError> {
-    Ok(Observation {
-        record: record(row).map_err(|error| error::not_applied("reading a register", error))?,
-        lineage: standing.lineage(),
-        floor: floor(&standing.timeline, standing.issued)?,
-        version: String::new(),
-    })
+pub(crate) fn observation(row: &PgRow, standing: &Standing) -> Result<Observation, sqlx::Error> {
+    let lineage = standing.lineage();
+    let floor = floor(row, &standing.timeline)?;
+    Ok(Observation { record: record(row)?, lineage, floor, version: String::new() })
 }
 
 fn record(row: &PgRow) -> Result<Option<Record>, sqlx::Error> {

@@ -7,6 +7,7 @@ mod actor;
 mod arena;
 mod args;
 mod chaos;
+mod conformance;
 mod demo;
 mod effects;
 mod failover;
@@ -37,6 +38,7 @@ enum Command {
     Demo(demo::Args),
     Failover(failover::Args),
     Handover(handover::Args),
+    Conformance(conformance::Args),
     #[command(subcommand)]
     Testbed(testbed::Command),
     #[command(hide = true)]
@@ -54,6 +56,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
         Command::Failover(args) => failover::run(args).await,
         Command::Handover(args) => handover::run(args).await,
+        Command::Conformance(args) => conformance::run(args).await,
         Command::Testbed(command) => testbed::run(command).await,
         Command::Actor(args) => actor::run(args).await,
         Command::HoldLock(args) => store::hold_lock(args).await,

@@ -62,7 +62,7 @@ async fn a_renewal_is_a_bare_update_by_primary_key() -> anyhow::Result<()> {
     let trips = proxy.round_trips().since(&before);
     let sql = trips.by_sql().next().expect("one statement").0.to_owned();
     assert!(sql.starts_with("UPDATE ") && !sql.contains("WITH") && !sql.contains("notify"), "{sql}");
-    let parameters = std::iter::repeat_n("NULL", 24).collect::<Vec<_>>().join(", ");
+    let parameters = std::iter::repeat_n("NULL", 8).collect::<Vec<_>>().join(", ");
     let plan = format!(
         "PREPARE renewal AS {sql}; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
          EXPLAIN EXECUTE renewal({parameters})"

@@ -30,6 +30,7 @@ pub(crate) struct StepDown {
     #[arg(long)]
     json: bool,
     /// The lease [default: leaderElection.leaseName]
+    #[arg(id = "LEASE")]
     lease: Option<LeaseName>,
 }
 

@@ -114,14 +114,17 @@ impl<'a> Hold<'a> {
     async fn until_the_end(&mut self) -> End {
         let guard = self.guard;
         let term = self.leadership.term();
-        self.keeper.send(&ToKeeper::Start(Start {
+        let start = ToKeeper::Start(Start {
             lease: guard.lease.to_string(),
             epoch: term.epoch,
             grant: term.grant.to_string(),
             deadline: nanos(self.deadline),
             grace: guard.grace.as_nanos() as u64,
             margin: guard.margin.as_nanos() as u64,
-        }));
+        });
+        if !self.keeper.send(&start) {
+            return End::KeeperFailed("the keeper takes no order");
+        }
         let leadership = self.leadership.clone();
         let mut orders = guard.orders.borrow_mut();
         while orders.try_recv().is_ok() {} // meant for the command before
@@ -150,14 +153,18 @@ impl<'a> Hold<'a> {
                 }
                 Some(signal) = orders.recv() => match self.stopping {
                     _ if signal == SIGCHLD => self.keeper.wake(),
-                    Some((kill_at, _)) => self.keeper.send(&ToKeeper::Stop { signal, kill_at: nanos(kill_at) }),
-                    None => self.keeper.send(&ToKeeper::Signal(signal)),
+                    Some((kill_at, _)) => {
+                        let _ = self.keeper.send(&ToKeeper::Stop { signal, kill_at: nanos(kill_at) });
+                    }
+                    None => {
+                        let _ = self.keeper.send(&ToKeeper::Signal(signal));
+                    }
                 },
                 () = guard.renewed.notified() => {
                     let deadline = self.present_deadline();
                     if deadline > self.deadline {
                         self.deadline = deadline;
-                        self.keeper.send(&ToKeeper::Deadline(nanos(deadline)));
+                        let _ = self.keeper.send(&ToKeeper::Deadline(nanos(deadline)));
                     }
                 }
             }
@@ -167,7 +174,7 @@ impl<'a> Hold<'a> {
     fn stop(&mut self, signal: i32, drain: Duration) {
         let now = self.clock.now();
         let kill_at = now.plus(drain);
-        self.keeper.send(&ToKeeper::Stop { signal, kill_at: nanos(kill_at) });
+        let _ = self.keeper.send(&ToKeeper::Stop { signal, kill_at: nanos(kill_at) });
         let give_up_at = self.stopping.map_or(now.plus(self.guard.stop_budget), |(_, at)| at);
         self.stopping = Some((kill_at, give_up_at));
         self.guard.stage.set(Stage::Stopping);

@@ -79,6 +79,8 @@ struct Term {
     ended: Option<u8>,
     by_itself: bool,
     stopping: bool,
+    /// It has had the clock's SIGTERM; the guard's, which the same clock asks for, adds nothing.
+    told_by_clock: bool,
     kill_at: Instant,
     next_sweep: Option<(Instant, Duration)>,
 }
@@ -163,7 +165,11 @@ impl Keeper {
                     }
                 }
                 (ToKeeper::Stop { signal, kill_at }, Some(term)) => {
-                    term.stop(Signal::from_named_raw(signal).unwrap_or(Signal::TERM), Instant(kill_at));
+                    if std::mem::take(&mut term.told_by_clock) {
+                        term.kill_at = term.kill_at.min(Instant(kill_at));
+                    } else {
+                        term.stop(Signal::from_named_raw(signal).unwrap_or(Signal::TERM), Instant(kill_at));
+                    }
                 }
                 (ToKeeper::Start(_), Some(_)) | (_, None) => {
                     return Err(io::Error::other("the guard said something out of turn"));
@@ -196,6 +202,7 @@ impl Keeper {
                     ended: None,
                     by_itself: false,
                     stopping: false,
+                    told_by_clock: false,
                     kill_at: NEVER,
                     next_sweep: None,
                 });
@@ -260,6 +267,7 @@ impl Keeper {
         } else if term.stop_at().is_some_and(|at| now >= at) {
             // If the guard lives, it sets a limit of its own; a renewal still counts.
             term.stop(Signal::TERM, NEVER);
+            term.told_by_clock = true;
         }
     }
 

@@ -1,7 +1,7 @@
 //! The keeper, as the guard holds it.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
@@ -11,7 +11,6 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::KEEPER;
 use super::tree::{Member, own_group};
@@ -20,8 +19,9 @@ use super::wire::{FromKeeper, ToKeeper, line};
 /// A keeper that waits for its term, or keeps one. Dropping it closes the socket, and the keeper ends what it keeps.
 pub(super) struct Keeper {
     process: Member,
-    from: Lines<BufReader<OwnedReadHalf>>,
-    to: OwnedWriteHalf,
+    from: Lines<BufReader<UnixStream>>,
+    /// Not the runtime's: that one takes a new socket for full until it has looked at it.
+    to: StdUnixStream,
 }
 
 impl Keeper {
@@ -38,18 +38,18 @@ impl Keeper {
             .spawn()?;
         let process = Member::open(Pid::from_child(&keeper))?;
         ours.set_nonblocking(true)?;
-        let (from, to) = UnixStream::from_std(ours)?.into_split();
-        Ok(Self { process, from: BufReader::new(from).lines(), to })
+        let to = ours.try_clone()?;
+        Ok(Self { process, from: BufReader::new(UnixStream::from_std(ours)?).lines(), to })
     }
 
     pub(super) fn pid(&self) -> Pid {
         self.process.pid
     }
 
-    /// A keeper that can't take a short line is stopped or dead. It will act on what it knew before, and it will be
-    /// seen to be late or dead.
-    pub(super) fn send(&self, message: &ToKeeper) {
-        let _ = self.to.try_write(&line(message));
+    /// False if a keeper can't take a short line: it is stopped or dead. It will act on what it knew before, and it
+    /// will be seen to be late or dead.
+    pub(super) fn send(&self, message: &ToKeeper) -> bool {
+        (&self.to).write_all(&line(message)).is_ok()
     }
 
     /// What it says; `None` once it is dead. Cancel safe.

@@ -3,7 +3,7 @@
 //! Two processes watch over the command. The **guard** is what the user started: it campaigns and owns the grant. The
 //! **keeper** is its child, and the parent of the command: it knows the deadline and ends the command with all its
 //! descendants before it, whatever became of the guard. Either of them may be killed or stopped: the other one ends
-//! the command in time. See `docs/decisions/0010-guard-and-keeper.md`.
+//! the command in time. See `docs/decisions/0006-guard-and-keeper.md`.
 
 #[cfg(target_os = "linux")]
 mod guard;
@@ -105,13 +105,13 @@ pub(crate) fn run(args: &Run, app: &App) -> Result<ExitCode, Failure> {
     let ttl = Duration::from(election.ttl_ms);
     let stop_grace = election.stop_grace_ms.map_or(ttl / 5, Duration::from);
     if stop_grace < LEAST_GRACE {
-        let why = "use at least 100, so that the program can be killed before the deadline; it is ttlMs/5 by default, \
-                   so use a ttlMs of at least 500";
+        let why = "use at least 100ms, so that the program can be killed before the deadline; it is ttlMs/5 by default, \
+                   so use a ttlMs of at least 500ms";
         return Err(settings.refuse::<LeaderElection>("stopGraceMs", why).into());
     }
     let stop_budget = Duration::from(election.stop_budget_ms);
     if stop_budget < LEAST_GRACE {
-        let why = "use at least 100, so that the program can be killed when it doesn't stop";
+        let why = "use at least 100ms, so that the program can be killed when it doesn't stop";
         return Err(settings.refuse::<LeaderElection>("stopBudgetMs", why).into());
     }
     let max_ttl = election.max_ttl_ms.map_or(ttl, Duration::from);

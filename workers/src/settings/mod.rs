@@ -268,6 +268,13 @@ impl Settings {
         };
         let effective = self.effective_of(section, setting);
         let as_flag = effective.layer == Layer::Flag.name();
+        if effective.layer == Layer::Default.name()
+            && let Some(value) = &effective.value
+        {
+            let flag = setting.flag.map(|flag| format!(" or --{flag}")).unwrap_or_default();
+            let fault = Fault::NotAllowed(format!("{value} (the default)"));
+            return BadSetting { setting: full, fault, why: format!("{why}; or set {}{flag}", setting.env) };
+        }
         let value = match effective.value {
             Some(value) if as_flag && matches!(setting.kind, Kind::Millis { .. }) => format!("{value}ms"),
             Some(value) => value.to_string(),

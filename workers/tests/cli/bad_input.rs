@@ -170,7 +170,9 @@ fn refuses_nonsense_in_a_file_that_holds_a_secret() {
 
 #[test]
 fn refuses_settings_that_contradict_each_other_in_the_operators_words() {
-    let cases: [(&[(&str, &str)], &[&str]); 7] = [
+    /// Variables, and what the message must have.
+    type Case = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+    let cases: [Case; 7] = [
         (
             &[("SPENDGUARD_LEADER_LEASE_TTL_MS", "9000"), ("SPENDGUARD_LEADER_RENEW_INTERVAL_MS", "5000")],
             &["SPENDGUARD_LEADER_RENEW_INTERVAL_MS = 5000", "ttl/3 = 3s"],
@@ -223,12 +225,6 @@ fn refuses_unknown_modes_and_those_of_other_builds() {
 
 #[test]
 fn refuses_what_is_missing_and_says_how_to_set_it() {
-    let missing = Leasehold::bare().run(&INIT);
-    missing.refused(&[
-        "leaderElection.sqlite.path is not set",
-        "SPENDGUARD_LEADER_SQLITE_PATH",
-        "--sqlite-path",
-    ]);
     let missing = Leasehold::bare().run(&["--mode", "postgres", "init", "nightly"]);
     missing.refused(&["leaderElection.postgres.url is not set", "SPENDGUARD_LEADER_POSTGRES_URL_FILE"]);
     Leasehold::sqlite().run(&["init"]).refused(&["leaderElection.leaseName is not set", "argument"]);

@@ -25,6 +25,7 @@ fn flags_beat_the_environment_beats_the_file_beats_defaults() {
         ("leaderElection.region", "eu-2".into(), "environment", "SPENDGUARD_LEADER_REGION"),
         ("leaderElection.stopBudgetMs", 1_000.into(), "file", &in_file),
         ("leaderElection.mode", "sqlite".into(), "default", "leaderElection.mode"),
+        ("leaderElection.postgres.schema", "public".into(), "default", "leaderElection.postgres.schema"),
     ] {
         let found = setting(&config, key);
         assert_eq!(
@@ -82,6 +83,15 @@ fn a_secret_comes_from_a_file_and_is_never_shown() {
         "{}",
         shown.out
     );
+}
+
+#[test]
+fn the_default_lease_file_does_not_depend_on_who_starts_where() {
+    let leasehold = Leasehold::bare();
+    let shown = leasehold.run(&["config"]);
+    let path = "leaderElection.sqlite.path = \"/var/lib/leasehold/leases.sqlite\"";
+    assert!(shown.out.contains(path), "{}", shown.out);
+    assert_eq!(leasehold.files(), Vec::<String>::new());
 }
 
 #[test]

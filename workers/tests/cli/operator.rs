@@ -225,10 +225,15 @@ async fn watch_tells_of_takeovers_releases_and_requests(store: Store) {
     machine.wait_for_line("\"event\":\"beat\"", LIMIT).await.expect("a beat");
     human.wait_for_line("pod-a took it", LIMIT).await.expect("the new term");
     store.run(&["step-down", LEASE]).await.ok();
-    // The successor may be faster than a look; then the release goes by unseen, and the look says so.
+    machine.wait_for_line("\"event\":\"step_down_asked\"", LIMIT).await.expect("the request");
+    machine.wait_for_line("\"event\":\"released\"", LIMIT).await.expect("the answer");
+    human.wait_for_line("pod-a released it because it was asked to", LIMIT).await.expect("the answer");
+    holder.leads().await;
     let lines = machine.line_count();
     holder.stop().await;
-    machine.wait_for_line_after(lines, "\"event\":\"released\"", LIMIT).await.expect("the last release");
+    let line =
+        machine.wait_for_line_after(lines, "\"event\":\"released\"", LIMIT).await.expect("the last release");
+    assert!(line.contains("\"asked\":false"), "{line}");
     for (watcher, signal) in [(machine, Signal::TERM), (human, Signal::INT)] {
         watcher.signal(signal).expect("sent");
         let status = watcher.wait(LIMIT).await.expect("ends");

@@ -35,7 +35,7 @@ async fn guards_under_random_kills_never_run_their_commands_at_the_same_time() {
     let place = Place::new();
     std::fs::create_dir(place.path("runs")).unwrap();
     std::fs::create_dir(place.path("marks")).unwrap();
-    let start = || place.guard(TTL, &["--stop-budget", "2000"], COMMAND);
+    let start = || place.guard(TTL, &["--stop-budget", "2s"], COMMAND);
     let mut guards = vec![start(), start(), start()];
     let mut done = [0; 5];
     crate::common::until("the first run", || marks(&place) > 0).await;

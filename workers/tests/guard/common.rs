@@ -35,7 +35,7 @@ impl Place {
 
     /// A guard that runs `script`, which works in this place's folder.
     pub(crate) fn guard(&self, ttl: Duration, flags: &[&str], script: &str) -> Process {
-        let ttl = ttl.as_millis().to_string();
+        let ttl = format!("{}ms", ttl.as_millis());
         let mut arguments = vec!["run", "--init", "--ttl", &ttl];
         arguments.extend_from_slice(flags);
         arguments.extend_from_slice(&["--", "sh", "-c", script]);

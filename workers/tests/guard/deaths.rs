@@ -63,7 +63,7 @@ async fn a_killed_guards_descendants_die_soon() {
 async fn a_killed_guards_deaf_descendants_die_before_the_deadline_and_the_successor_comes_after() {
     let place = Place::new();
     let ttl = Duration::from_secs(3);
-    let guard = place.guard(ttl, &["--stop-budget", "1000"], &deaf_family());
+    let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
     let family = family(&place, 1).await;
     let second = place.guard(ttl, &[], SUCCESSOR);
     second.wait_for_line("standing by", LIMIT).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_killed_guards_deaf_descendants_die_before_the_deadline_and_the_succes
 async fn a_stopped_guards_descendants_die_by_the_deadline_and_the_successor_comes_after() {
     let place = Place::new();
     let ttl = Duration::from_secs(3);
-    let guard = place.guard(ttl, &["--stop-budget", "1000"], &deaf_family());
+    let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
     let family = family(&place, 1).await;
     let second = place.guard(ttl, &[], SUCCESSOR);
     second.wait_for_line("standing by", LIMIT).await.unwrap();
@@ -167,7 +167,9 @@ async fn in_a_store_outage_a_deaf_command_is_killed_before_the_deadline_and_star
     println!("store outage to the command's death: {:?}, of a ttl of 2 s", locked.elapsed());
     assert!(locked.elapsed() < ttl, "the last renewal was sent before the outage");
     drop(lock);
+    guard.wait_for_line("epoch=2", LIMIT).await.unwrap();
     let second = family(&place, 2).await;
+    assert_eq!(place.lines("asked").len(), 1, "asked once, not twice");
     assert_beats_in_order(&place);
     guard.kill().await.unwrap();
     await_death("the second family", &second).await;

@@ -75,7 +75,7 @@ async fn the_lease_is_released_at_once_when_the_last_descendant_has_ended() {
 async fn a_double_forked_daemon_is_found_and_killed() {
     let place = Place::new();
     let script = format!("{DEAF_DAEMON} echo ready >> log; exec sleep 1000");
-    let guard = place.guard(TTL, &["--stop-budget", "1000"], &script);
+    let guard = place.guard(TTL, &["--stop-budget", "1s"], &script);
     place.await_lines("log", 1).await;
     let daemon = pid(&place.read("daemon"));
     let asked = Instant::now();
@@ -95,7 +95,7 @@ async fn a_family_that_replaces_its_dead_is_ended() {
     let script = r#"trap : TERM
         nurse() { trap : TERM; while :; do sh -c 'echo $$ >> pids; trap "" TERM; sleep 0.05'; done; }
         nurse & nurse & nurse & wait; wait; wait; while :; do sleep 0.1; done"#;
-    let guard = place.guard(TTL, &["--stop-budget", "1000"], script);
+    let guard = place.guard(TTL, &["--stop-budget", "1s"], script);
     place.await_lines("pids", 20).await;
     guard.signal(Signal::TERM).unwrap();
     assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(137));

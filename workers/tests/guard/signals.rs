@@ -63,7 +63,7 @@ async fn a_command_that_does_not_stop_is_killed_within_the_stop_budget_and_relea
     let place = Place::new();
     let guard = place.guard(
         TTL,
-        &["--stop-budget", "1000"],
+        &["--stop-budget", "1s"],
         "trap '' TERM; echo $$ >> log; while :; do sleep 0.01; done",
     );
     let command = pid(&place.await_lines("log", 1).await[0]);

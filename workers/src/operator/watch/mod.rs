@@ -32,6 +32,7 @@ pub(crate) struct Watch {
     #[arg(long)]
     json: bool,
     /// The lease [default: all in the store]
+    #[arg(id = "LEASE")]
     lease: Option<LeaseName>,
 }
 
