@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     rows: u64,
     /// Outbox rows written in a second
-    #[arg(long, default_value_t = 2_500, value_parser = clap::value_parser!(u64).range(100..=100_000))]
+    #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(100..=100_000))]
     rate: u64,
     /// Print what happened and the verdicts as JSON on standard output; the story goes to standard error
     #[arg(long)]
@@ -67,8 +67,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn perform(args: &Args) -> anyhow::Result<ExitCode> {
-    let screen = Arc::new(Screen::new(args.json));
+    let screen = Arc::new(Screen::new(args.json, args.rows));
     screen.title(args);
+    screen.note("  starting the stores, an ingest and three forwarders …");
     let stage = Stage::set(args.mode).await.context("the stage could not be set")?;
     let mut cast = Cast::enter(&stage, screen.clone()).await?;
     let writer = Writer::start(&stage, screen.board(), args.rows, args.rate).await?;

@@ -1,5 +1,6 @@
 //! What people see: a story line by line, and below it, on a terminal, bars that move.
 
+use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,11 +16,16 @@ use super::{Args, Mode, TTL, timeline};
 /// The forwarders.
 pub(super) const NAMES: [&str; 3] = ["forwarder-a", "forwarder-b", "forwarder-c"];
 
+/// Where a Postgres epoch's timeline begins (E-1).
+const TIMELINE_SHIFT: u32 = 46;
+
 /// How often the stores are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// Every how many looks a column of the timeline is drawn, rows are counted, and, without a terminal, a line printed.
 const LOOKS_PER_SAMPLE: u64 = 5;
 const LOOKS_PER_LINE: u64 = 50;
+/// Over how many samples rows per second are averaged.
+const SAMPLES_PER_RATE: usize = 6;
 
 /// What a forwarder's process is like, as we made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +94,7 @@ impl State {
 pub(super) struct Screen {
     board: Arc<Board>,
     to_stderr: bool,
+    least_rows: u64,
     bars: Option<Bars>,
 }
 
@@ -99,7 +106,7 @@ struct Bars {
 
 impl Screen {
     /// On standard output, or on standard error if that is kept for JSON.
-    pub(super) fn new(to_stderr: bool) -> Self {
+    pub(super) fn new(to_stderr: bool, least_rows: u64) -> Self {
         let board = Board {
             written: AtomicU64::new(0),
             ingested: AtomicU64::new(0),
@@ -109,7 +116,7 @@ impl Screen {
         let terminal =
             if to_stderr { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
         console::set_colors_enabled(terminal);
-        Self { board: Arc::new(board), to_stderr, bars: terminal.then(|| Bars::new(to_stderr)) }
+        Self { board: Arc::new(board), to_stderr, least_rows, bars: terminal.then(|| Bars::new(to_stderr)) }
     }
 
     /// What is known at the moment.
@@ -121,7 +128,9 @@ impl Screen {
     pub(super) fn title(&self, args: &Args) {
         let store = match args.mode {
             Mode::Sqlite => "SQLite: one file for the lease, one for each store",
-            Mode::Postgres => "PostgreSQL, a real server of our own",
+            Mode::Postgres => {
+                "PostgreSQL, a real server of our own (epoch 1·7: its timeline 1, acquisition 7)"
+            }
         };
         self.line(&format!(
             "{}",
@@ -177,7 +186,7 @@ impl Screen {
         tokio::spawn(async move {
             let mut tick = tokio::time::interval(LOOK);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            let mut last = (0, Instant::now());
+            let mut counts = VecDeque::from([(0, Instant::now())]);
             for look in 0.. {
                 tick.tick().await;
                 // A look that fails is followed by another: the verdict doesn't rest on these.
@@ -192,7 +201,7 @@ impl Screen {
                     let cells = state.cells();
                     state.samples.push(cells);
                     drop(state);
-                    self.show(&mut last, look);
+                    self.show(&mut counts, look);
                 }
             }
         })
@@ -206,20 +215,33 @@ impl Screen {
         state.holder.clone_from(&holder);
         drop(state);
         if let Some((name, epoch)) = holder {
-            self.say(&format!("{} leads {}", style(name).green(), style(format!("epoch {epoch}")).bold()));
+            self.say(&format!(
+                "{} leads {}",
+                style(name).green(),
+                style(format!("epoch {}", epoch_in_words(epoch))).bold()
+            ));
         }
     }
 
-    fn show(&self, last: &mut (u64, Instant), look: u64) {
+    fn show(&self, counts: &mut VecDeque<(u64, Instant)>, look: u64) {
         let (written, ingested) =
             (self.board.written.load(Ordering::Relaxed), self.board.ingested.load(Ordering::Relaxed));
-        let rate = ingested.saturating_sub(last.0) as f64 / last.1.elapsed().as_secs_f64().max(0.001);
-        *last = (ingested, Instant::now());
+        // Over the last samples: rows come in bursts.
+        let (before, at) = counts[0];
+        let rate = ingested.saturating_sub(before) as f64 / at.elapsed().as_secs_f64().max(0.001);
+        counts.push_back((ingested, Instant::now()));
+        if counts.len() > SAMPLES_PER_RATE {
+            counts.pop_front();
+        }
         match &self.bars {
             Some(bars) => {
-                bars.rows.set_length(written.max(1));
+                bars.rows.set_length(written.max(self.least_rows));
                 bars.rows.set_position(ingested);
-                bars.rows.set_message(format!("{:>6} rows/s", grouped(rate as u64)));
+                bars.rows.set_message(format!(
+                    "of {} written · {} rows/s",
+                    grouped(written),
+                    grouped(rate as u64)
+                ));
                 let samples = self.board.samples();
                 let (rows, _) = timeline::rows(&samples[samples.len().saturating_sub(60)..], 60);
                 for (bar, (row, cell)) in
@@ -257,9 +279,22 @@ impl Bars {
             all.add(ProgressBar::new(1).with_style(style.progress_chars("━━╌")))
         };
         let forwarders = NAMES.map(|name| bar(&format!("  {name}  {{msg}}")));
-        let rows = bar("  rows         {bar:40.green/dim} {human_pos} of {human_len} ingested  {msg}");
+        let rows = bar("  rows         {bar:40.green/dim} {human_pos} ingested {msg}");
         Self { all, rows, forwarders }
     }
+}
+
+/// An epoch for people. In Postgres its upper part is the server's timeline: `1·7`.
+pub(super) fn epoch_in_words(epoch: u64) -> String {
+    match epoch >> TIMELINE_SHIFT {
+        0 => epoch.to_string(),
+        timeline => format!("{timeline}·{}", within_timeline(epoch)),
+    }
+}
+
+/// The part of an epoch that counts acquisitions.
+pub(super) fn within_timeline(epoch: u64) -> u64 {
+    epoch & ((1 << TIMELINE_SHIFT) - 1)
 }
 
 /// 12,345.

@@ -8,13 +8,13 @@ use lease_testbed::{Signal, wait_for, wait_until};
 use serde::Serialize;
 
 use super::cast::{Cast, PATIENCE, metric};
-use super::screen::{Condition, NAMES, Screen};
+use super::screen::{Condition, NAMES, Screen, epoch_in_words};
 use super::stage::Stage;
 use super::witness::Witness;
 use super::writer::Writer;
 
 /// Between acts, so that one sees the work going on.
-const BREATH: Duration = Duration::from_millis(2_500);
+const BREATH: Duration = Duration::from_secs(3);
 
 /// What only we know, since we did it: the rest is in the stores.
 #[derive(Debug, Default, Serialize)]
@@ -69,8 +69,8 @@ pub(super) async fn play(
         tokio::time::sleep(BREATH).await;
     }
     screen.act("② the leader is killed (SIGKILL), twice: nobody is told, so a standby waits the lease out");
-    for _ in 0..2 {
-        kill_leader(&witness, cast, screen, &mut played).await?;
+    for at_its_worst in [false, true] {
+        kill_leader(&witness, cast, screen, &mut played, at_its_worst).await?;
         tokio::time::sleep(BREATH).await;
     }
     screen.act("③ the leader is paused in the middle of a request (SIGSTOP) and woken when another leads");
@@ -138,9 +138,18 @@ async fn kill_leader(
     cast: &mut Cast,
     screen: &Screen,
     played: &mut Played,
+    at_its_worst: bool,
 ) -> anyhow::Result<()> {
     let (number, epoch) = leader(witness).await?;
-    screen.say(&format!("SIGKILL → {}", NAMES[number]));
+    let name = NAMES[number];
+    if at_its_worst {
+        let mut lost = cast.forwarder(number).proxy.lose_reply(|request| request.contains("POST /v1/events"));
+        lost.lost().await?;
+        screen
+            .say(&format!("SIGKILL → {name}, when the ingest has its batch and the outbox doesn't know yet"));
+    } else {
+        screen.say(&format!("SIGKILL → {name}"));
+    }
     let at = WallTime::now().0;
     cast.forwarder(number).process.kill().await?;
     screen.board().set(number, Condition::Killed);
@@ -169,7 +178,7 @@ async fn pause_leader(
     pause(witness, cast, number).await?;
     screen.board().set(number, Condition::Paused);
     screen.say(&format!("SIGSTOP → {name}, with a batch on its way to the ingest (held up by the network)"));
-    let next = first_rows(witness, epoch).await?;
+    let next = epoch_in_words(first_rows(witness, epoch).await?);
     screen.say(&format!(
         "        epoch {next} has sent rows; now the old batch arrives, and {name} wakes (SIGCONT)"
     ));

@@ -1,6 +1,6 @@
 //! Who led when, as a picture made of characters.
 
-use super::screen::{Cell, NAMES};
+use super::screen::{Cell, NAMES, epoch_in_words, within_timeline};
 
 /// What the characters mean.
 pub(super) const LEGEND: &str =
@@ -24,7 +24,7 @@ pub(super) fn rows(samples: &[[Cell; 3]], width: usize) -> ([String; 3], usize) 
                 // Never over another state than that of the same term.
                 let same =
                     columns[at..].iter().take_while(|column| column[number] == Cell::Leads(epoch)).count();
-                let digits = epoch.to_string();
+                let digits = within_timeline(epoch).to_string();
                 if digits.len() <= same {
                     row.splice(at..at + digits.len(), digits.chars());
                 }
@@ -49,7 +49,7 @@ fn character(cell: Cell) -> char {
 /// A state in words.
 pub(super) fn word(cell: Cell) -> String {
     match cell {
-        Cell::Leads(epoch) => format!("leads, epoch {epoch}"),
+        Cell::Leads(epoch) => format!("leads, epoch {}", epoch_in_words(epoch)),
         Cell::StandsBy => "stands by".to_owned(),
         Cell::Stopped => "stopped".to_owned(),
         Cell::Killed => "killed".to_owned(),

@@ -4,7 +4,7 @@ use lease_core::{HistoryEvent, HistoryRow};
 use serde::Serialize;
 
 use super::TTL;
-use super::screen::{Screen, grouped};
+use super::screen::{Screen, epoch_in_words, grouped};
 use super::script::Played;
 use super::stage::Stage;
 use super::timeline;
@@ -96,7 +96,11 @@ pub(super) async fn judge(stage: &Stage, played: Played, screen: &Screen) -> any
     add(
         "the late write of the woken leader was refused by the fence",
         pause.request_held && pause.refused > 0 && played.fence_refused > 0,
-        format!("epoch {}: {} refused (FENCING_EPOCH_STALE)", pause.epoch, played.fence_refused),
+        format!(
+            "epoch {}: {} refused (FENCING_EPOCH_STALE)",
+            epoch_in_words(pause.epoch),
+            played.fence_refused
+        ),
     );
     add(
         "it knew first: its warning came before the refusal, and it went on",
@@ -109,7 +113,11 @@ pub(super) async fn judge(stage: &Stage, played: Played, screen: &Screen) -> any
     add(
         "each leader's epoch exceeds the one before",
         rising && grants.len() >= expected,
-        format!("{} grants: epochs {}", grants.len(), list(&grants)),
+        format!(
+            "{} grants: epochs {}",
+            grants.len(),
+            list(&grants.iter().map(|epoch| epoch_in_words(*epoch)).collect::<Vec<_>>())
+        ),
     );
     let apart = terms.windows(2).all(|pair| pair[0].last_id < pair[1].first_id);
     let marks = witness.marks_out_of_order().await?;

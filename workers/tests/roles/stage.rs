@@ -25,7 +25,7 @@ pub(crate) enum Pools {
 }
 
 pub(crate) struct Stage {
-    pub(crate) folder: TempDir,
+    _folder: TempDir,
     pub(crate) server: Option<Postgres>,
     lease_flags: Vec<String>,
     pub(crate) outbox: String,
@@ -45,7 +45,7 @@ impl Stage {
     }
 
     pub(crate) async fn postgres() -> anyhow::Result<Self> {
-        let server = Postgres::start(PostgresOptions::default()).await?;
+        let server = Postgres::start(PostgresOptions::default().fsync(true)).await?;
         let leases = server.create_database("leases").await?;
         let config = PostgresConfig::new(&leases)?;
         lease_postgres::migrate(&config).await?;
@@ -77,7 +77,7 @@ impl Stage {
             },
             _ => unreachable!("both are of one kind"),
         };
-        Ok(Self { folder, server, lease_flags, outbox, canonical, pools })
+        Ok(Self { _folder: folder, server, lease_flags, outbox, canonical, pools })
     }
 
     pub(crate) async fn ingest(&self) -> anyhow::Result<Worker> {
@@ -113,12 +113,7 @@ impl Stage {
 
     /// Waits until exactly the rows `0..written` were ingested and none is pending.
     pub(crate) async fn all_arrived(&self, written: i64) -> anyhow::Result<()> {
-        wait_until(&format!("{written} rows have arrived"), LIMIT, || async {
-            let pending =
-                self.outbox_int("SELECT count(*) FROM audit_outbox WHERE forwarded_at IS NULL").await;
-            pending.is_ok_and(|pending| pending == 0)
-        })
-        .await?;
+        self.drained().await?;
         for (sql, expected) in [
             ("SELECT count(*) FROM canonical_events", written),
             ("SELECT min(producer_sequence) FROM canonical_events", 0),
@@ -133,6 +128,16 @@ impl Stage {
             anyhow::ensure!(self.canonical_int(sql).await? == expected, "{sql} is not {expected}");
         }
         Ok(())
+    }
+
+    /// Waits until no row is pending.
+    pub(crate) async fn drained(&self) -> anyhow::Result<()> {
+        wait_until("no row is pending", LIMIT, || async {
+            let pending =
+                self.outbox_int("SELECT count(*) FROM audit_outbox WHERE forwarded_at IS NULL").await;
+            pending.is_ok_and(|pending| pending == 0)
+        })
+        .await
     }
 
     pub(crate) async fn outbox_int(&self, sql: &'static str) -> anyhow::Result<i64> {
@@ -209,7 +214,7 @@ impl Worker {
     /// The epoch of the term that it began last.
     pub(crate) fn epoch(&self) -> anyhow::Result<i64> {
         let lines = self.process.lines();
-        let line = lines.iter().rev().find(|line| line.contains("leading ")).context("it never led")?;
+        let line = lines.iter().rev().find(|line| line.contains("leading")).context("it never led")?;
         let epoch = line.split("epoch=").nth(1).and_then(|rest| rest.split_whitespace().next());
         Ok(epoch.context("no epoch")?.parse()?)
     }

@@ -63,7 +63,12 @@ impl Forwarder {
                 }
                 Err(trouble) => match self.after(trouble, &mandate) {
                     Some(pause) => pause,
-                    None => return,
+                    None => {
+                        // A resource that is ahead of the leases refuses every term until an operator acts (F-4):
+                        // campaigning again must not become a spinning loop.
+                        tokio::time::sleep(self.retry_every).await;
+                        return;
+                    }
                 },
             };
             tokio::select! {

@@ -224,11 +224,12 @@ async fn work(plan: Plan, elector: lease_core::Elector) -> Result<ExitCode, Fail
 
 /// Bulk writes beside the leases would delay renewals until terms are lost.
 fn check_apart(plan: &Plan, outbox: &Path) -> Result<(), Failure> {
-    let leases = plan.store.as_ref().map(ToString::to_string).unwrap_or_default();
-    let same = |name: &Path| leases.ends_with(&name.display().to_string());
-    if same(outbox) || outbox.canonicalize().is_ok_and(|full| same(&full)) {
+    let store = plan.store.as_ref().map(ToString::to_string).unwrap_or_default();
+    let full = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    let leases = store.strip_prefix("sqlite file ").and_then(|leases| full(Path::new(leases)));
+    if leases.is_some() && leases == full(outbox) {
         let why = format!(
-            "the outbox can't be in the file of the leases, {}: give it one of its own",
+            "the outbox can't be in the file of the leases, {}: give it one of its own by --outbox-url",
             outbox.display()
         );
         return Err(Failure::Code(2, why));
