@@ -105,7 +105,7 @@ impl Case {
                 Ok(()) => cx.judge().await,
                 failed => {
                     // Ends the actors all the same; the first failure is the one to tell.
-                    let _ = tokio::time::timeout(Duration::from_secs(1), cx.judge()).await;
+                    let _ = tokio::time::timeout(Duration::from_secs(1), cx.end_actors()).await;
                     failed.map_err(|error| error.context(format!("what happened:\n{}", cx.tell())))
                 }
             }

@@ -222,8 +222,8 @@ impl Cx {
 
     // === the end ===
 
-    /// Ends all actors and judges the history of every lease by every invariant.
-    pub(crate) async fn judge(&self) -> anyhow::Result<()> {
+    /// Ends all actors.
+    pub(crate) async fn end_actors(&self) -> anyhow::Result<()> {
         let kept: Vec<_> = self.kept.lock().expect("not poisoned").drain(..).collect();
         for (_, control, tap) in &kept {
             tap.cut(false);
@@ -235,6 +235,12 @@ impl Cx {
         for (actor, control, _) in &kept {
             self.soon(&format!("{actor} to end"), control.ended()).await?;
         }
+        Ok(())
+    }
+
+    /// Ends all actors and judges the history of every lease by every invariant.
+    pub(crate) async fn judge(&self) -> anyhow::Result<()> {
+        self.end_actors().await?;
         let backend = self.harness.connect().await.context("the store must be there at the end")?;
         let mut leases = self.recorder.leases();
         let resources = self.resources.lock().expect("not poisoned").clone();

@@ -49,6 +49,11 @@ pub trait Harness: Send + Sync + 'static {
         Duration::from_millis(600)
     }
 
+    /// How many cases may run at once. They mostly wait, but each has a few connections.
+    fn parallel_cases(&self) -> usize {
+        16
+    }
+
     /// What this harness offers besides connections.
     fn facilities(&self) -> &[Facility] {
         &[]

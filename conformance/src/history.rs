@@ -175,6 +175,9 @@ pub struct Effects {
     pub admitted: Vec<(u64, String)>,
 }
 
+/// How many events of a history are told from its beginning, and from its end.
+const TOLD: usize = 200;
+
 /// All that happened to one lease.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -192,14 +195,21 @@ impl History {
         self.events.sort_by_key(|event| event.at);
     }
 
-    /// Readable, one event a line.
+    /// Readable, one event a line; of a long history only its beginning and its end.
     pub fn tell(&self) -> String {
         let start = self.events.first().map_or(Instant::ZERO, |event| event.at);
         let line = |event: &Event| {
             let at = event.at.since(start).as_micros();
             format!("{:>10.3} ms  {:<12} {}", at as f64 / 1000.0, event.actor, event.what.tell(start))
         };
-        self.events.iter().map(line).collect::<Vec<_>>().join("\n")
+        let (first, last) = self.events.split_at(self.events.len().min(TOLD));
+        let skipped = last.len().saturating_sub(TOLD);
+        let mut lines: Vec<_> = first.iter().map(line).collect();
+        if skipped > 0 {
+            lines.push(format!("… {skipped} events …"));
+        }
+        lines.extend(last[skipped..].iter().map(line));
+        lines.join("\n")
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use lease_core::elector::StepFn;
-use lease_core::elector::step::{Action, Event, Reply, Request};
+use lease_core::elector::step::{Action, CallId, Event, Reply, Request};
 use lease_core::{
     BackendError, Capabilities, Certainty, Change, Clock, Hints, HistoryRow, LeaseBackend, LeaseName,
     Observation, PutOutcome, Record, Term,
@@ -32,19 +32,24 @@ pub(crate) fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inne
     let term: Mutex<Option<Term>> = Mutex::new(None);
     Arc::new(move |state, now, event, fresh, jitter| {
         let tell = |what| recorder.record(&lease, now, &actor, what);
-        match &event {
+        let told = match &event {
             Event::Reply(call, reply) => {
                 let answer = match reply {
                     Reply::Seen(observation) => Answer::Seen(observation.into()),
                     Reply::Put(outcome) => answer(outcome),
                     Reply::Failed(certainty) => failure(*certainty),
                 };
-                tell(What::Answered { call: *call, answer });
+                Some((*call, What::Answered { call: *call, answer }))
             }
-            Event::WorkReturned => tell(What::WorkReturned),
-            _ => {}
-        }
+            Event::WorkReturned => Some((CallId::MAX, What::WorkReturned)),
+            _ => None,
+        };
         let (state, actions) = inner(state, now, event, fresh, jitter);
+        // An answer that came after its call was given up was never taken in.
+        let given_up = |call| actions.iter().any(|action| matches!(action, Action::Drop(id) if *id == call));
+        if let Some((_, what)) = told.filter(|(call, _)| !given_up(*call)) {
+            tell(what);
+        }
         let mut present = term.lock().expect("not poisoned");
         for action in &actions {
             match (action, *present) {

@@ -14,9 +14,6 @@ use crate::cases;
 use crate::context::real_core;
 use crate::harness::Harness;
 
-/// How many cases run at once: they mostly wait.
-const THREADS: usize = 16;
-
 /// One store to judge, and what its author knows to be inapplicable to it.
 pub struct Suite {
     /// The store.
@@ -31,7 +28,8 @@ pub struct Suite {
 /// Call it from a test file with `harness = false`. A store that can't be reached fails every trial.
 pub fn run(suites: Vec<Suite>) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(THREADS);
+    let threads = suites.iter().map(|suite| suite.harness.parallel_cases()).min().unwrap_or(1);
+    arguments.test_threads.get_or_insert(threads);
     let everything = arguments.filter.is_none()
         && arguments.skip.is_empty()
         && !arguments.list
@@ -175,7 +173,7 @@ pub fn report(
     let done = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..THREADS.min(cases.len()) {
+        for _ in 0..harness.parallel_cases().min(cases.len()) {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let verdict = match case.ignored_because(&*harness, &capabilities) {

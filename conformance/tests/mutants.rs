@@ -30,7 +30,10 @@ fn every_mutant_is_killed_by_its_named_trials() {
     let mutants: Vec<&Mutant> = mutants::all().collect();
     assert!(mutants.len() >= 20, "only {} mutants", mutants.len());
     let fates: Mutex<Vec<Fate>> = Mutex::default();
-    for_each(&mutants, |mutant| fates.lock().unwrap().push(mutant.run(LIMIT)));
+    for_each(&mutants, |mutant| {
+        let fate = mutant.run(LIMIT);
+        fates.lock().unwrap().push(fate);
+    });
     let mut fates = fates.into_inner().unwrap();
     fates.sort_by(|a, b| a.mutant.cmp(&b.mutant));
     println!("{} mutants, each with the trials that killed it:", fates.len());

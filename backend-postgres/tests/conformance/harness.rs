@@ -96,6 +96,10 @@ impl Harness for PostgresHarness {
         Duration::from_millis(800)
     }
 
+    fn parallel_cases(&self) -> usize {
+        8
+    }
+
     fn facilities(&self) -> &[Facility] {
         &[
             Facility::Delete,

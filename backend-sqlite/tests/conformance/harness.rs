@@ -59,6 +59,10 @@ impl Harness for SqliteHarness {
         Ok(Arc::new(Sqlite::connect(config).await?))
     }
 
+    fn parallel_cases(&self) -> usize {
+        8
+    }
+
     fn facilities(&self) -> &[Facility] {
         &[Facility::Delete, Facility::FencedEffects, Facility::Processes]
     }

@@ -87,11 +87,14 @@ async fn two_electors_with_one_workload_name_are_two_grants(cx: Arc<Cx>) -> anyh
 /// A hundred candidates over ten connections.
 fn hundred(cx: &Arc<Cx>) -> anyhow::Result<Vec<crate::actor::Actor>> {
     let connections: Vec<_> = (0..10).map(|_| Arc::new(OnceCell::new())).collect();
-    let specs = (0..100).map(|index| ActorSpec {
-        shared: Some(connections[index % 10].clone()),
+    let specs = (0..100).map(|index| {
+        let spec = cx.spec(&format!("standby-{index}"));
+        if index >= 10 {
+            // One watch a connection; the others poll.
+            spec.tap.mute_watch();
+        }
         // Long enough for a hundred to be served by one thread, whatever else the machine does.
-        ttl: cx.ttl() * 4,
-        ..cx.spec(&format!("standby-{index}"))
+        ActorSpec { shared: Some(connections[index % 10].clone()), ttl: cx.ttl() * 4, ..spec }
     });
     specs.map(|spec| cx.start(spec)).collect()
 }

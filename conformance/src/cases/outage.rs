@@ -92,8 +92,9 @@ async fn failed_renewals_end_no_term_before_the_deadline(cx: Arc<Cx>) -> anyhow:
 
 async fn leads_again_when_the_store_is_back(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let mut actors = [cx.actor("a")?, cx.actor("b")?];
-    let first = actors[0].leads(&cx).await?;
+    let mut holder = cx.actor("a")?;
+    let first = holder.leads(&cx).await?;
+    let mut actors = [holder, cx.actor("b")?];
     for actor in &actors {
         actor.tap.cut(true);
     }
