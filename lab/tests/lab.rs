@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lease_testbed::{Process, Signal};
+use lease_testbed::{Process, Signal, wait_for};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(240);
@@ -15,10 +15,13 @@ fn lab(args: &[&str]) -> Process {
 async fn report(args: &[&str]) -> (Option<i32>, Value) {
     let lab = lab(&[args, &["--json"]].concat());
     let status = lab.wait(LIMIT).await.unwrap();
-    let told = |line: &&String| !line.starts_with("chaos:");
-    let lines = lab.lines().iter().filter(told).cloned().collect::<Vec<_>>().join("\n");
-    let report =
-        serde_json::from_str(&lines).unwrap_or_else(|error| panic!("{error} in the report:\n{lines}"));
+    // Its last lines may still be on their way when it has ended.
+    let report = wait_for("the report is complete", LIMIT, async || {
+        let lines = lab.lines();
+        let told = lines.iter().filter(|line| !line.starts_with("chaos:")).cloned().collect::<Vec<_>>();
+        serde_json::from_str(&told.join("\n")).map_err(|error| format!("{error} in {told:#?}"))
+    });
+    let report = report.await.unwrap();
     (status.code(), report)
 }
 
@@ -123,6 +126,6 @@ async fn bad_input_is_refused_before_anything_starts() {
     ] {
         let lab = lab(args);
         assert_eq!(lab.wait(LIMIT).await.unwrap().code(), Some(2), "{args:?}");
-        assert!(lab.lines().join("\n").contains(told), "{args:?}: {:?}", lab.lines());
+        lab.wait_for_line(told, LIMIT).await.unwrap();
     }
 }
