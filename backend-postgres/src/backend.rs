@@ -1,5 +1,6 @@
 //! The register: `observe` and `put_if`, each one statement.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +9,12 @@ use lease_core::{
     BackendError, Capabilities, Change, Connector, Hints, HistoryRow, LeaseBackend, LeaseName, Observation,
     PutOutcome, Record,
 };
-use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::config::PostgresConfig;
 use crate::pool::{NewestTimeline, Pool};
-use crate::statements::{PgQuery, Standing, bind_put, floor, history_row, lease_name, observation, query};
+use crate::rows::{Standing, floor, history_row, lease_name, observation};
+use crate::statements::{PgQuery, bind_put, is_beat, query, split};
 use crate::{error, schema, watch};
 
 /// PostgreSQL as a lease store.
@@ -24,7 +25,7 @@ pub struct Postgres {
 }
 
 /// Connects a [`Postgres`] backend on the lease thread; see [`Postgres::connector`].
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct PostgresConnector {
     config: PostgresConfig,
     newest: Arc<NewestTimeline>,
@@ -66,9 +67,16 @@ impl Postgres {
 
     /// Checks the row's server before it believes the row.
     fn believe(&self, row: &PgRow) -> Result<Observation, BackendError> {
-        let standing = Standing::of(row)?;
+        let failed = |failure| error::not_applied("reading a register", failure);
+        let standing = Standing::of(row).map_err(failed)?;
         self.pool.judge(&standing)?;
-        observation(row, &standing)
+        observation(row, &standing).map_err(failed)
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").field("config", &self.pool.config).field("pooled", &self.pooled).finish()
     }
 }
 
@@ -104,32 +112,35 @@ impl LeaseBackend for Postgres {
         record: &Record,
         change: Change,
     ) -> Result<PutOutcome, BackendError> {
-        let context = || format!("writing lease {name} ({change:?})");
         let statement = query(self.pool.statements.put(change, expected.record.is_some()));
         let statement = bind_put(statement, name, expected, record, change)?;
-        let (system_id, timeline) = expected.lineage.0.split_once('/').unwrap_or_default();
+        let (system_id, timeline) = split(&expected.lineage);
         let mut lent = self.pool.take().await?;
-        // A renewal's statement compares the timeline alone: the other half of the lineage is compared here.
-        let written = if change == Change::Renew && lent.system_id != system_id {
-            None
+        let written = if !is_beat(expected, change) {
+            let row = statement.fetch_optional(&mut lent.connection).await;
+            row.and_then(|row| row.map(|row| floor(&row, timeline)).transpose())
+        } else if lent.system_id == system_id {
+            let done = statement.execute(&mut lent.connection).await;
+            // It still had its tag, so nobody made a later epoch of it: the floor that was seen is high enough.
+            done.map(|done| (done.rows_affected() == 1).then_some(expected.floor))
         } else {
-            match statement.fetch_optional(&mut lent.connection).await {
-                Ok(written) => written,
-                Err(failure) => {
-                    lent.failed(&failure);
-                    return Err(error::of_write(context(), failure));
-                }
-            }
+            Ok(None)
         };
-        lent.keep();
-        let Some(written) = written else { return Ok(PutOutcome::Conflict(self.observe(name).await?)) };
-        let issued = written.try_get("issued").map_err(|failure| error::of_write(context(), failure))?;
-        Ok(PutOutcome::Written(Observation {
-            record: Some(record.clone()),
-            lineage: expected.lineage.clone(),
-            floor: floor(timeline, issued)?,
-            version: String::new(),
-        }))
+        match written {
+            Ok(Some(floor)) => {
+                lent.keep();
+                let (record, lineage) = (Some(record.clone()), expected.lineage.clone());
+                Ok(PutOutcome::Written(Observation { record, lineage, floor, version: String::new() }))
+            }
+            Ok(None) => {
+                lent.keep();
+                Ok(PutOutcome::Conflict(self.observe(name).await?))
+            }
+            Err(failure) => {
+                lent.failed(&failure);
+                Err(error::of_write(format!("writing lease {name} ({change:?})"), failure))
+            }
+        }
     }
 
     fn capabilities(&self) -> Capabilities {

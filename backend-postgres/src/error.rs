@@ -21,9 +21,9 @@ pub(crate) fn of_write(context: impl Into<String>, error: sqlx::Error) -> Backen
     with_advice(failed, error)
 }
 
-/// Has the server answered to the end, so that the connection may be used again?
-pub(crate) fn is_answered(error: &sqlx::Error) -> bool {
-    database(error).is_some_and(|error| error.severity() == PgSeverity::Error)
+/// Did others only get in the way, so that the connection is as good as before?
+pub(crate) fn is_contention(error: &sqlx::Error) -> bool {
+    database(error).is_some_and(|error| ["40001", "40P01", "55P03"].contains(&error.code()))
 }
 
 /// Does a pooler refuse `options` at start-up?
@@ -62,7 +62,9 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
     let refused = |text| Some(Advice { refused: true, text });
     let passing = |text| Some(Advice { refused: false, text });
     let error = match error {
-        sqlx::Error::Tls(_) => return refused("no TLS connection; check sslmode and sslrootcert in the url"),
+        sqlx::Error::Tls(cause) if !is_interrupted(cause.as_ref()) => {
+            return refused("no TLS connection; check sslmode and sslrootcert in the url");
+        }
         sqlx::Error::Encode(_) => return refused("a value does not fit the store"),
         error => database(error)?,
     };
@@ -78,12 +80,18 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
         "55000" if error.message().contains("recovery") => {
             passing("the server is a standby in recovery, which can't hold leases; use the primary")
         }
+        "40001" | "40P01" => passing("another transaction got in the way"),
         "55P03" => passing("another session has locked the row for longer than lock_timeout"),
         _ if error.code().starts_with("22") || error.code().starts_with("23") => {
             refused("the store does not accept a value")
         }
         _ => None,
     }
+}
+
+/// A handshake that was cut, as opposed to one whose certificate is wrong.
+fn is_interrupted(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() != std::io::ErrorKind::InvalidData)
 }
 
 pub(crate) const LOST_STATEMENTS: &str = "the pooler in between loses prepared statements; use PgBouncer 1.21 or \

@@ -25,6 +25,7 @@ mod config;
 mod error;
 mod fence;
 mod pool;
+mod rows;
 mod schema;
 mod statements;
 mod watch;

@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lease_core::BackendError;
+use lease_core::writes::{self, Fresh};
+use lease_core::{BackendError, Change, LeaseName};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Executor, Row, SqlSafeStr};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::{PostgresConfig, server};
 use crate::error;
-use crate::statements::{Standing, Statements, query};
+use crate::rows::Standing;
+use crate::statements::{Statements, bind_put, query};
 
 /// No server takes longer to open a connection, unless it is out of reach.
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
@@ -26,6 +28,7 @@ pub(crate) struct Pool {
     options: PgConnectOptions,
     /// A pooler in between refused `options` at start-up.
     plain: AtomicBool,
+    told: AtomicBool,
     idle: Mutex<Vec<(Instant, Opened)>>,
     slots: Semaphore,
     newest: Arc<NewestTimeline>,
@@ -39,7 +42,7 @@ pub(crate) struct Opened {
 }
 
 /// The greatest timeline seen under a system identifier, kept over reconnections.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct NewestTimeline(Mutex<Option<(String, u64)>>);
 
 impl Pool {
@@ -55,6 +58,7 @@ impl Pool {
             statements: Statements::new(&config),
             options,
             plain: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             idle: Mutex::new(Vec::new()),
             slots: Semaphore::new(config.pool_size as usize),
             newest,
@@ -103,7 +107,7 @@ impl Pool {
         };
         let row =
             query(&self.statements.observe).bind("").fetch_one(&mut connection).await.map_err(failed)?;
-        let standing = Standing::of(&row)?;
+        let standing = Standing::of(&row).map_err(failed)?;
         self.judge(&standing)?;
         for sql in self.statements.urgent() {
             (&mut connection)
@@ -111,6 +115,15 @@ impl Pool {
                 .await
                 .map_err(failed)?;
         }
+        self.acquire_nothing(&mut connection, &standing).await.map_err(failed)?;
+        if !self.told.swap(true, Ordering::Relaxed) {
+            self.tell(at, &standing);
+        }
+        Ok(Opened { connection, system_id: standing.system_id, pid: standing.pid })
+    }
+
+    /// What an operator should know, once.
+    fn tell(&self, at: &str, standing: &Standing) {
         if standing.lock_timeout == "0" {
             tracing::warn!(
                 server = at,
@@ -119,7 +132,31 @@ impl Pool {
                 self.config.options.get_username(),
             );
         }
-        Ok(Opened { connection, system_id: standing.system_id, pid: standing.pid })
+        if !standing.waits_for_standby() {
+            tracing::info!(
+                server = at,
+                "commits do not wait for a synchronous standby: after a failover to another server two may lead \
+                 for a while, and only fenced effects are safe then"
+            );
+        }
+    }
+
+    /// A server's new process reads catalogs and compiles the history's trigger when it first acquires: milliseconds
+    /// that a hand-over would wait for. So it does once before, on a tag that no register has.
+    async fn acquire_nothing(
+        &self,
+        connection: &mut PgConnection,
+        standing: &Standing,
+    ) -> Result<(), sqlx::Error> {
+        let mut expected = standing.observation_of_nothing();
+        let fresh = Fresh::random();
+        let record = writes::init(&expected, Duration::from_secs(1), 0, Some(fresh.grant), &fresh);
+        expected.record = Some(record.clone());
+        let name = LeaseName::new("nothing").expect("a valid name");
+        let statement = query(self.statements.put(Change::Acquire, true));
+        let statement = bind_put(statement, &name, &expected, &record, Change::Acquire)
+            .map_err(|invalid| sqlx::Error::Encode(invalid.into()))?;
+        statement.execute(connection).await.map(drop)
     }
 
     /// May this server hold leases (PG-1, R-2)?
@@ -138,14 +175,13 @@ impl Pool {
                  run ALTER ROLE {user} SET synchronous_commit = on"
             ));
         }
-        let waits = standing.synchronous_commit != "local" && !standing.synchronous_standby_names.is_empty();
-        if self.config.synchronous_replication && !waits {
+        if self.config.synchronous_replication && !standing.waits_for_standby() {
             return refuse(format!(
                 "commits at {at} do not wait for a synchronous standby, which require_synchronous_replication asks \
                  for; set synchronous_standby_names, and synchronous_commit = on"
             ));
         }
-        let number = standing.timeline_number()?;
+        let number = standing.timeline_number;
         let mut newest = self.newest.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *newest {
             Some((system_id, newest)) if *system_id == standing.system_id => {
@@ -176,18 +212,15 @@ impl Pool {
             .await
             .and_then(|row| pid(&row))
             .map_err(failed)?;
-        let shared = apart == first.pid;
-        if !shared {
+        let mut pooled = apart == first.pid;
+        if !pooled {
             let again = query(&self.statements.observe).bind("").fetch_one(&mut first.connection).await;
-            if again.and_then(|row| pid(&row)).map_err(failed)? == first.pid {
-                sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.map_err(failed)?;
-                first.keep();
-                second.keep();
-                return Ok(false);
-            }
+            pooled = again.and_then(|row| pid(&row)).map_err(failed)? != first.pid;
         }
         sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.map_err(failed)?;
-        Ok(true)
+        first.keep();
+        second.keep();
+        Ok(pooled)
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Opened)>> {
@@ -213,7 +246,7 @@ impl Lent<'_> {
     /// What becomes of it after a failed statement. When one connection is broken, the idle ones probably are too.
     pub(crate) fn failed(self, error: &sqlx::Error) {
         match error {
-            error if error::is_answered(error) => self.keep(),
+            error if error::is_contention(error) => self.keep(),
             sqlx::Error::Io(_) | sqlx::Error::Database(_) => self.pool.idle().clear(),
             _ => {}
         }

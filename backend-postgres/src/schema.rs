@@ -18,7 +18,7 @@ pub(crate) const FENCE: &str = include_str!("../migrations/0002_fence.sql");
 /// Each is applied once, in this order; a released one never changes.
 const MIGRATIONS: [&str; 2] = [include_str!("../migrations/0001_leases.sql"), FENCE];
 
-pub(crate) const NOT_MIGRATED: &str = "the lease tables are missing or older than this program; run `leasehold init` as a role that may create tables";
+pub(crate) const NOT_MIGRATED: &str = "the lease tables are missing or older than this program; run `leasehold migrate-schema` as a role that may create tables";
 
 /// Makes or upgrades the tables in the configured schema (and the schema), in one transaction, and writes the
 /// configured history retention. Returns the schema's version.

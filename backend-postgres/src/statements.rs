@@ -1,26 +1,23 @@
-//! The statements' texts, and how a record becomes a row and a row an observation.
+//! The statements' texts, and how a record is bound to them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lease_core::{
-    BackendError, Change, Grant, HistoryEvent, HistoryRow, LeaseName, Lineage, Observation, Record, Request,
-    RequestId, Tag, WallTime,
-};
-use sqlx::postgres::{PgArguments, PgRow};
+use lease_core::{BackendError, Change, HistoryEvent, LeaseName, Lineage, Observation, Record, WallTime};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::types::{Json, Uuid};
-use sqlx::{AssertSqlSafe, Row};
 
 use crate::config::PostgresConfig;
-use crate::error;
 
 type Sql = Arc<str>;
 pub(crate) type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 
-/// The columns of a record: name, how a parameter `$` is written into it, how it is read. [`bind_record`] has the
-/// same order. Columns of later versions are not named here, so they survive.
-const COLUMNS: [(&str, &str, &str); 21] = [
+/// A column of a record: its name, how a parameter `$` is written into it, how it is read.
+type Column = (&'static str, &'static str, &'static str);
+
+/// All that a record has, in [`bind_record`]'s order. Columns of later versions are not named, so they survive.
+const COLUMNS: [Column; 21] = [
     ("tag", "$::uuid", "l.tag"),
     ("grant_id", "$::uuid", "l.grant_id"),
     ("epoch", "$::bigint", "l.epoch"),
@@ -43,6 +40,9 @@ const COLUMNS: [(&str, &str, &str); 21] = [
     ("note", "$::text", "l.note"),
     ("extra", "$::jsonb", "l.extra"),
 ];
+
+/// What a beat changes, in [`bind_beat`]'s order; all else is as the compared tag's writer left it.
+const BEAT: [Column; 5] = [COLUMNS[0], COLUMNS[3], COLUMNS[8], COLUMNS[17], COLUMNS[18]];
 
 /// R-2: the timeline from the log that is being written; the control file lags after a promotion.
 const TIMELINE: &str = "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)";
@@ -124,12 +124,6 @@ fn read(join: &str) -> String {
 
 /// One statement for one `put_if`: it compares and writes, and answers with one row if and only if it wrote.
 fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
-    let first = 3; // $1 is the name, $2 the lineage.
-    let value = |index: usize| COLUMNS[index].1.replace('$', &format!("${}", first + index));
-    let after = first + COLUMNS.len();
-
-    // A renewal is a bare UPDATE by primary key; the system identifier was compared when its connection was opened.
-    let lineage = if change == Change::Renew { TIMELINE } else { LINEAGE };
     // PG-1, as part of the compare: what would not survive a crash is not written.
     let mut durable =
         "current_setting('fsync') = 'on' AND current_setting('synchronous_commit') <> 'off'".to_owned();
@@ -137,24 +131,38 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
         durable += " AND current_setting('synchronous_commit') <> 'local' \
                     AND current_setting('synchronous_standby_names') <> ''";
     }
-    let guard = format!("{lineage} = $2::text AND {durable}");
+    // $1 is the name, $2 the lineage, and then the columns follow.
+    let value = |at: usize, (_, write, _): &Column| write.replace('$', &format!("${}", at + 3));
+    let set = |columns: &[Column]| {
+        let set: Vec<_> = columns
+            .iter()
+            .enumerate()
+            .map(|(at, column)| format!("{} = {}", column.0, value(at, column)))
+            .collect();
+        let tag = columns.len() + 3;
+        format!(
+            "UPDATE {{schema}}.coordination_leases l SET {} \
+             WHERE l.lease_name = $1::text AND l.tag = ${tag}::uuid AND {durable}",
+            set.join(", ")
+        )
+    };
+    if change == Change::Renew && present {
+        // A bare UPDATE by primary key. The system identifier was compared when the connection was opened.
+        return format!("{} AND {TIMELINE} = $2::text", set(&BEAT));
+    }
     let issued = match change {
         Change::Init | Change::Acquire | Change::Revoke => "nextval('{schema}.leasehold_epochs')",
         _ => ISSUED,
     };
     let write = if present {
-        let set: Vec<_> = (0..COLUMNS.len()).map(|i| format!("{} = {}", COLUMNS[i].0, value(i))).collect();
-        format!(
-            "UPDATE {{schema}}.coordination_leases l SET {} \
-             WHERE l.lease_name = $1::text AND l.tag = ${after}::uuid AND {guard} RETURNING {issued} AS issued",
-            set.join(", ")
-        )
+        format!("{} AND {LINEAGE} = $2::text RETURNING {issued} AS issued", set(&COLUMNS))
     } else {
         let names = COLUMNS.map(|(name, ..)| name).join(", ");
-        let values: Vec<_> = (0..COLUMNS.len()).map(value).collect();
+        let values: Vec<_> = COLUMNS.iter().enumerate().map(|(at, column)| value(at, column)).collect();
         format!(
             "INSERT INTO {{schema}}.coordination_leases AS l (lease_name, {names}) \
-             SELECT $1::text, {} WHERE {guard} ON CONFLICT (lease_name) DO NOTHING RETURNING {issued} AS issued",
+             SELECT $1::text, {} WHERE {LINEAGE} = $2::text AND {durable} \
+             ON CONFLICT (lease_name) DO NOTHING RETURNING {issued} AS issued",
             values.join(", ")
         )
     };
@@ -169,7 +177,7 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
     if !leaves_history(change) {
         return write + &notify;
     }
-    let event = after + usize::from(present);
+    let event = COLUMNS.len() + 3 + usize::from(present);
     format!(
         "WITH put AS ({write}, l.lease_name, l.transition_count, l.epoch, l.holder_workload_id, l.note), \
          logged AS (INSERT INTO {{schema}}.coordination_lease_history \
@@ -191,12 +199,12 @@ pub(crate) fn bind_put<'q>(
     record: &'q Record,
     change: Change,
 ) -> Result<PgQuery<'q>, BackendError> {
-    let whole = &expected.lineage.0;
-    let lineage = match change {
-        Change::Renew => whole.rsplit('/').next().unwrap_or(whole),
-        _ => whole,
+    let (_, timeline) = split(&expected.lineage);
+    let query = query.bind(name.as_str());
+    let mut query = match is_beat(expected, change) {
+        true => bind_beat(query.bind(timeline), record)?,
+        false => bind_record(query.bind(&expected.lineage.0), record)?,
     };
-    let mut query = bind_record(query.bind(name.as_str()).bind(lineage), record)?;
     if let Some(tag) = expected.tag() {
         query = query.bind(uuid(tag.0));
     }
@@ -204,6 +212,25 @@ pub(crate) fn bind_put<'q>(
         query = query.bind(HistoryEvent::of(expected, record, change).map(HistoryEvent::as_str));
     }
     Ok(query)
+}
+
+/// The one write that is a bare UPDATE.
+pub(crate) fn is_beat(expected: &Observation, change: Change) -> bool {
+    change == Change::Renew && expected.record.is_some()
+}
+
+/// A lineage's system identifier and timeline; of another store's, something that equals none of ours.
+pub(crate) fn split(lineage: &Lineage) -> (&str, &str) {
+    lineage.0.split_once('/').unwrap_or_default()
+}
+
+fn bind_beat<'q>(query: PgQuery<'q>, record: &'q Record) -> Result<PgQuery<'q>, BackendError> {
+    Ok(query
+        .bind(uuid(record.tag.0))
+        .bind(bigint("beat", record.beat)?)
+        .bind(&record.lineage.0)
+        .bind(millis(record.renewed_at))
+        .bind(millis(record.expires_at)))
 }
 
 fn bind_record<'q>(query: PgQuery<'q>, record: &'q Record) -> Result<PgQuery<'q>, BackendError> {
@@ -247,130 +274,4 @@ fn millis(time: WallTime) -> f64 {
     const YEAR_1: i64 = -62_135_596_800_000;
     const YEAR_9999: i64 = 253_402_300_799_000;
     time.0.clamp(YEAR_1, YEAR_9999) as f64
-}
-
-// === rows ===
-
-/// How the store stands: read with every observation, and when a connection is opened.
-pub(crate) struct Standing {
-    pub(crate) system_id: String,
-    /// Eight hexadecimal digits, as the names of log files begin.
-    pub(crate) timeline: String,
-    pub(crate) issued: i64,
-    pub(crate) pid: i32,
-    pub(crate) synchronous_commit: String,
-    pub(crate) fsync: String,
-    pub(crate) synchronous_standby_names: String,
-    pub(crate) lock_timeout: String,
-}
-
-impl Standing {
-    pub(crate) fn of(row: &PgRow) -> Result<Self, BackendError> {
-        let read = || -> Result<Self, sqlx::Error> {
-            Ok(Self {
-                system_id: row.try_get("system_id")?,
-                timeline: row.try_get("timeline")?,
-                issued: row.try_get("issued")?,
-                pid: row.try_get("pid")?,
-                synchronous_commit: row.try_get("synchronous_commit")?,
-                fsync: row.try_get("fsync")?,
-                synchronous_standby_names: row.try_get("synchronous_standby_names")?,
-                lock_timeout: row.try_get("lock_timeout")?,
-            })
-        };
-        read().map_err(|error| error::not_applied("reading the store's state", error))
-    }
-
-    pub(crate) fn lineage(&self) -> Lineage {
-        Lineage(format!("{}/{}", self.system_id, self.timeline))
-    }
-
-    pub(crate) fn timeline_number(&self) -> Result<u64, BackendError> {
-        timeline_number(&self.timeline)
-    }
-}
-
-fn timeline_number(hex: &str) -> Result<u64, BackendError> {
-    // Above, the floor would not fit beside the sequence's 46 bits into the epoch's 63.
-    u64::from_str_radix(hex, 16).ok().filter(|number| *number < 1 << 17).ok_or_else(|| {
-        BackendError::refused(format!("timeline {hex:?} is not one that epochs can be made from"))
-    })
-}
-
-/// E-1: above every epoch that was made from it, also after a failover that lost the newest values.
-pub(crate) fn floor(timeline: &str, issued: i64) -> Result<u64, BackendError> {
-    let issued = u64::try_from(issued).ok().filter(|issued| *issued < 1 << 46).ok_or_else(|| {
-        BackendError::refused(format!("the sequence leasehold_epochs stands at {issued}: not 0 to 2^46"))
-    })?;
-    Ok(timeline_number(timeline)? << 46 | issued)
-}
-
-pub(crate) fn observation(row: &PgRow, standing: &Standing) -> Result<Observation, BackendError> {
-    Ok(Observation {
-        record: record(row).map_err(|error| error::not_applied("reading a register", error))?,
-        lineage: standing.lineage(),
-        floor: floor(&standing.timeline, standing.issued)?,
-        version: String::new(),
-    })
-}
-
-fn record(row: &PgRow) -> Result<Option<Record>, sqlx::Error> {
-    let Some(tag) = row.try_get::<Option<Uuid>, _>("tag")? else { return Ok(None) };
-    let id = |column: &str| row.try_get::<Option<Uuid>, _>(column).map(|id| id.map(|id| id.as_u128()));
-    let request = match (id("request_id")?, id("request_grant")?) {
-        (Some(id), Some(grant)) => {
-            Some(Request { id: RequestId(id), grant: Grant(grant), by: row.try_get("request_by")? })
-        }
-        _ => None,
-    };
-    Ok(Some(Record {
-        tag: Tag(tag.as_u128()),
-        grant: id("grant_id")?.map(Grant),
-        epoch: count(row, "epoch")?,
-        beat: count(row, "beat")?,
-        holder: row.try_get("holder_workload_id")?,
-        ttl_ms: count(row, "ttl_ms")?,
-        max_ttl_ms: count(row, "max_ttl_ms")?,
-        lineage: Lineage(row.try_get("lineage")?),
-        transitions: count(row, "transition_count")?,
-        preemptible: row.try_get("preemptible")?,
-        sealed: row.try_get("sealed")?,
-        request,
-        answered: id("answered")?.map(RequestId),
-        acquired_at: WallTime(row.try_get("acquired_at")?),
-        renewed_at: WallTime(row.try_get("renewed_at")?),
-        expires_at: WallTime(row.try_get("expires_at")?),
-        region: row.try_get("region")?,
-        note: row.try_get("note")?,
-        extra: row.try_get::<Json<BTreeMap<String, serde_json::Value>>, _>("extra")?.0,
-    }))
-}
-
-pub(crate) fn lease_name(row: &PgRow) -> Result<LeaseName, sqlx::Error> {
-    decode("lease_name", LeaseName::new(row.try_get::<String, _>("lease_name")?))
-}
-
-pub(crate) fn history_row(row: &PgRow) -> Result<HistoryRow, sqlx::Error> {
-    let event: String = row.try_get("event_type")?;
-    Ok(HistoryRow {
-        sequence: row.try_get("history_id")?,
-        lease_name: lease_name(row)?,
-        transition_count: count(row, "transition_count")?,
-        epoch: count(row, "epoch")?,
-        holder_workload_id: row.try_get("holder_workload_id")?,
-        event_type: decode("event_type", serde_json::from_value(event.into()))?,
-        event_at: WallTime(row.try_get("event_at")?),
-        note: row.try_get("note")?,
-    })
-}
-
-fn count(row: &PgRow, column: &str) -> Result<u64, sqlx::Error> {
-    decode(column, u64::try_from(row.try_get::<i64, _>(column)?))
-}
-
-fn decode<T, E>(column: &str, value: Result<T, E>) -> Result<T, sqlx::Error>
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    value.map_err(|error| sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(error) })
 }

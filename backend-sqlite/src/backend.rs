@@ -12,8 +12,8 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use crate::config::SqliteConfig;
-use crate::connection::{Lane, Statement, open};
-use crate::error::{read_failed, write_failed};
+use crate::connection::{Durability, Lane, Statement, Writer, open};
+use crate::error::read_failed;
 use crate::file::{LeaseFile, check_place};
 use crate::{schema, watch};
 
@@ -47,9 +47,10 @@ const HISTORY: &str =
 pub struct Sqlite {
     file: LeaseFile,
     config: SqliteConfig,
-    /// Reads have a connection of their own: a write that waits for the file's lock doesn't hold them up.
+    /// Reads have a connection of their own: a write on a slow disk doesn't hold them up.
     reader: Lane,
-    writer: Lane,
+    writer: Writer,
+    beats: Writer,
 }
 
 /// Opens a [`Sqlite`] backend on the lease thread; see [`Sqlite::connector`].
@@ -79,11 +80,12 @@ impl Sqlite {
         check_place(&config.path)?;
         // What is opened between two equal looks at the path is what the path names.
         let file = LeaseFile::identify(&config.path)?;
-        let reader = open(&config).await?;
-        let writer = open(&config).await?;
+        let reader = Lane::open(&config).await?;
+        let writer = Writer::open(&config, &file, Durability::PowerCut).await?;
+        let beats = Writer::open(&config, &file, Durability::ProcessCrash).await?;
         file.check().map_err(BackendError::not_applied)?;
         drop(keeper);
-        Ok(Self { file, config, reader: Lane::new(reader), writer: Lane::new(writer) })
+        Ok(Self { file, config, reader, writer, beats })
     }
 
     /// The lineage of a register: a deleted one's differs, so that whoever makes it anew leaves a foreign stamp, and
@@ -155,14 +157,19 @@ impl LeaseBackend for Sqlite {
             return Ok(PutOutcome::Conflict(self.observe(name).await?));
         }
         let event = HistoryEvent::of(expected, record, change).map(HistoryEvent::as_str);
-        let statement = match (expected.tag(), event) {
-            (Some(tag), None) => sqlx::query(RENEW).bind(name.as_str()).bind(json).bind(tag.to_string()),
-            (Some(tag), Some(event)) => {
-                sqlx::query(CHANGE).bind(name.as_str()).bind(json).bind(tag.to_string()).bind(event)
+        let tag = expected.tag();
+        let statement = || {
+            let begun = |sql| sqlx::query(sql).bind(name.to_string()).bind(json.clone());
+            match (tag, event) {
+                (Some(tag), None) => begun(RENEW).bind(tag.to_string()),
+                (Some(tag), Some(event)) => begun(CHANGE).bind(tag.to_string()).bind(event),
+                (None, event) => begun(CREATE).bind(deleted).bind(event),
             }
-            (None, event) => sqlx::query(CREATE).bind(name.as_str()).bind(json).bind(deleted).bind(event),
         };
-        if self.written(statement).await? {
+        // A power cut ends every process that uses the file, so it may take a beat with it, but never an epoch. The
+        // first beat waits for the disk too: it may be what confirms an acquisition whose own fsync failed (U-2).
+        let writer = if change == Change::Renew && record.beat > 1 { &self.beats } else { &self.writer };
+        if self.written(writer, statement).await? {
             return Ok(PutOutcome::Written(Observation {
                 record: Some(record.clone()),
                 lineage: self.lineage_of(false),
@@ -192,9 +199,9 @@ impl LeaseBackend for Sqlite {
         self.named(entries?)
     }
 
-    async fn watch(&self, _prefix: &str) -> Result<Hints, BackendError> {
+    async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
         let connection = open(&self.config).await?;
-        let hints = watch::watch(connection, self.file.clone()).await?;
+        let hints = watch::watch(connection, self.file.clone(), prefix.to_owned()).await?;
         self.named(hints)
     }
 
@@ -209,8 +216,12 @@ impl LeaseBackend for Sqlite {
 
 impl Sqlite {
     /// Runs a write; true if it was applied, to the file that the path names.
-    async fn written(&self, statement: Statement<'_>) -> Result<bool, BackendError> {
-        let applied = self.writer.execute(statement).await.map_err(write_failed)?.rows_affected() == 1;
+    async fn written(
+        &self,
+        writer: &Writer,
+        statement: impl Fn() -> Statement<'static> + Send,
+    ) -> Result<bool, BackendError> {
+        let applied = writer.write(statement).await? == 1;
         match self.file.check() {
             // It is in the file that we have open, and nobody else will ever see it there.
             Err(gone) if applied => Err(BackendError::unknown(gone)),

@@ -39,6 +39,8 @@ fn main() {
             "a_disk_that_recovers_goes_on_without_the_write_that_failed",
             disk::recovery_after_a_failed_sync,
         ),
+        trial("abandoned_writes_do_not_pile_up_behind_a_disk_that_hangs", disk::abandoned_writes),
+        trial("a_bad_disk_holds_up_epochs_and_no_beats", disk::only_beats_go_on),
         trial("a_full_disk_keeps_the_register_and_is_answered_honestly", places::full_disk),
         trial("a_file_that_is_mounted_by_itself_is_refused", places::mounted_file),
         trial("a_fuse_file_system_is_refused_before_anything_is_created", places::fuse),

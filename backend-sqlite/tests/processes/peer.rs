@@ -104,6 +104,8 @@ pub fn play(role: &str, arguments: &[String]) {
         "hold" => block_on(hold(path)),
         "write" => block_on(kills::write_for_ever(path)),
         "failing disk" => block_on(disk::renew_on_a_failing_disk(Path::new(path))),
+        "hanging disk" => block_on(disk::write_on_a_hanging_disk(Path::new(path))),
+        "beats" => block_on(disk::beats_on_a_bad_disk(Path::new(path))),
         "full disk" => block_on(places::on_a_full_disk(Path::new(path))),
         "mounted file" => block_on(places::on_a_mounted_file(Path::new(path))),
         "fuse" => block_on(places::on_fuse(Path::new(path))),

@@ -138,6 +138,8 @@ impl Driver {
     ) -> Event {
         let (id, reply) = match done {
             Ok((_, answer)) => answer,
+            // The step function dropped it, and that was reported.
+            Err(dropped) if dropped.is_cancelled() => return Event::Tick,
             Err(panic) => {
                 let call = running.under_way.iter().find(|(_, handle)| handle.id() == panic.id());
                 let error = BackendError::unknown(format!("the backend panicked: {panic}"));

@@ -1,5 +1,4 @@
 //! What the tests share: one server per test binary, and a schema of its own for each test.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -10,26 +9,26 @@ use lease_postgres::{Postgres, PostgresConfig};
 use lease_testbed::PostgresOptions;
 use tokio::sync::OnceCell;
 
-pub const LIMIT: Duration = Duration::from_secs(30);
-pub const TTL: Duration = Duration::from_secs(15);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const TTL: Duration = Duration::from_secs(15);
 
 /// The server that all tests of one binary share.
-pub async fn server() -> &'static lease_testbed::Postgres {
+pub(crate) async fn server() -> &'static lease_testbed::Postgres {
     static SERVER: OnceCell<lease_testbed::Postgres> = OnceCell::const_new();
     let start = async || lease_testbed::Postgres::start(PostgresOptions::default().fsync(true)).await;
     SERVER.get_or_init(async || start().await.expect("PostgreSQL starts")).await
 }
 
 /// A store in a schema of its own.
-pub struct Store {
-    pub server: &'static lease_testbed::Postgres,
-    pub schema: String,
-    pub config: PostgresConfig,
-    pub backend: Postgres,
+pub(crate) struct Store {
+    pub(crate) server: &'static lease_testbed::Postgres,
+    pub(crate) schema: String,
+    pub(crate) config: PostgresConfig,
+    pub(crate) backend: Postgres,
 }
 
 /// A fresh store on the shared server.
-pub async fn store() -> anyhow::Result<Store> {
+pub(crate) async fn store() -> anyhow::Result<Store> {
     let server = server().await;
     let schema = fresh_schema();
     let config = PostgresConfig::new(&server.url())?.schema(&schema)?;
@@ -38,28 +37,28 @@ pub async fn store() -> anyhow::Result<Store> {
     Ok(Store { server, schema, config, backend })
 }
 
-pub fn fresh_schema() -> String {
+pub(crate) fn fresh_schema() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Store {
     /// As the superuser, with `{s}` for the schema.
-    pub async fn psql(&self, sql: &str) -> anyhow::Result<String> {
+    pub(crate) async fn psql(&self, sql: &str) -> anyhow::Result<String> {
         self.server.psql(&sql.replace("{s}", &self.schema)).await
     }
 }
 
 /// A plain session, past the backend.
-pub async fn session(url: &str) -> sqlx::Result<sqlx::PgConnection> {
+pub(crate) async fn session(url: &str) -> sqlx::Result<sqlx::PgConnection> {
     <sqlx::PgConnection as sqlx::Connection>::connect(url).await
 }
 
-pub fn name(text: &str) -> LeaseName {
+pub(crate) fn name(text: &str) -> LeaseName {
     LeaseName::new(text).expect("a valid name")
 }
 
-pub fn candidate(holder: &str) -> Candidate {
+pub(crate) fn candidate(holder: &str) -> Candidate {
     Candidate {
         holder: holder.to_owned(),
         region: "here".to_owned(),
@@ -70,7 +69,7 @@ pub fn candidate(holder: &str) -> Candidate {
 }
 
 /// The observation that a put left, which must have written.
-pub fn written(outcome: PutOutcome) -> Observation {
+pub(crate) fn written(outcome: PutOutcome) -> Observation {
     match outcome {
         PutOutcome::Written(observation) => observation,
         PutOutcome::Conflict(found) => panic!("a conflict: {found:?}"),
@@ -78,30 +77,30 @@ pub fn written(outcome: PutOutcome) -> Observation {
 }
 
 /// The observation that a put found, which must not have written.
-pub fn conflict(outcome: PutOutcome) -> Observation {
+pub(crate) fn conflict(outcome: PutOutcome) -> Observation {
     match outcome {
         PutOutcome::Conflict(observation) => observation,
         PutOutcome::Written(wrote) => panic!("it was written: {wrote:?}"),
     }
 }
 
-pub fn record(observation: &Observation) -> &Record {
+pub(crate) fn record(observation: &Observation) -> &Record {
     observation.record.as_ref().expect("a register")
 }
 
 /// A free register, made on what is there now.
-pub async fn init(backend: &dyn LeaseBackend, lease: &LeaseName) -> anyhow::Result<Observation> {
+pub(crate) async fn init(backend: &dyn LeaseBackend, lease: &LeaseName) -> anyhow::Result<Observation> {
     let absent = backend.observe(lease).await?;
     let free = writes::init(&absent, TTL, 0, None, &Fresh::random());
     Ok(written(backend.put_if(lease, &absent, &free, Change::Init).await?))
 }
 
-pub fn acquired(seen: &Observation, holder: &str) -> Record {
+pub(crate) fn acquired(seen: &Observation, holder: &str) -> Record {
     let fresh = Fresh::random();
     writes::acquire(seen, record(seen), &candidate(holder), fresh.grant, &fresh)
 }
 
-pub async fn acquire(
+pub(crate) async fn acquire(
     backend: &dyn LeaseBackend,
     lease: &LeaseName,
     seen: &Observation,
@@ -110,15 +109,15 @@ pub async fn acquire(
     Ok(written(backend.put_if(lease, seen, &acquired(seen, holder), Change::Acquire).await?))
 }
 
-pub fn renewed(seen: &Observation) -> Record {
+pub(crate) fn renewed(seen: &Observation) -> Record {
     writes::renew(seen, record(seen), &Fresh::random())
 }
 
-pub fn released(seen: &Observation) -> Record {
+pub(crate) fn released(seen: &Observation) -> Record {
     writes::release(seen, record(seen), &Fresh::random())
 }
 
-pub async fn renew(
+pub(crate) async fn renew(
     backend: &dyn LeaseBackend,
     lease: &LeaseName,
     seen: &Observation,
@@ -126,7 +125,7 @@ pub async fn renew(
     Ok(written(backend.put_if(lease, seen, &renewed(seen), Change::Renew).await?))
 }
 
-pub async fn release(
+pub(crate) async fn release(
     backend: &dyn LeaseBackend,
     lease: &LeaseName,
     seen: &Observation,

@@ -1,10 +1,8 @@
 //! The tables: how they are made, who may use them, what operators find in them.
 
-mod common;
-
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
 use lease_core::{Change, LeaseBackend};
 use lease_postgres::{Fence, Postgres, PostgresConfig};
 
@@ -30,13 +28,13 @@ async fn many_processes_may_migrate_at_once() -> anyhow::Result<()> {
 async fn connecting_without_the_tables_says_which_command_makes_them() -> anyhow::Result<()> {
     let server = server().await;
     let config = PostgresConfig::new(&server.url())?.schema(&fresh_schema())?;
-    let error = Postgres::connect(config.clone()).await.err().expect("refused");
-    assert!(error.refused && error.to_string().contains("leasehold init"), "{error}");
+    let error = Postgres::connect(config.clone()).await.expect_err("refused");
+    assert!(error.refused && error.to_string().contains("leasehold migrate-schema"), "{error}");
 
     lease_postgres::migrate(&config).await?;
     let older = "DELETE FROM {s}.leasehold_schema WHERE version = 2";
     server.psql(&older.replace("{s}", schema_of(&config))).await?;
-    let error = Postgres::connect(config).await.err().expect("refused");
+    let error = Postgres::connect(config).await.expect_err("refused");
     assert!(error.refused && error.to_string().contains("version 1 was found, 2 is needed"), "{error}");
     Ok(())
 }
@@ -119,7 +117,7 @@ async fn a_role_without_a_privilege_is_told_so() -> anyhow::Result<()> {
     store.server.create_role(&role, "secret").await?;
     let url = store.server.url_for("postgres", &role, "secret");
     let error =
-        Postgres::connect(PostgresConfig::new(&url)?.schema(&store.schema)?).await.err().expect("refused");
+        Postgres::connect(PostgresConfig::new(&url)?.schema(&store.schema)?).await.expect_err("refused");
     assert!(error.refused && error.to_string().contains("roles.sql"), "{error}");
     Ok(())
 }
@@ -224,7 +222,7 @@ async fn bad_settings_are_refused_with_their_value_and_without_their_password() 
         ("host=h password=hunter2", "not shown"),
         ("postgres://u@h/d?sslmode=hard&password=hunter2", "sslmode"),
     ] {
-        let text = secret(PostgresConfig::new(url).err().expect(url));
+        let text = secret(PostgresConfig::new(url).expect_err(url));
         assert!(text.contains(part) && text.contains("use postgres://"), "{url}: {text}");
     }
     let config = PostgresConfig::new("postgres://u:hunter2@h:7/d").expect("valid");
@@ -235,7 +233,7 @@ async fn bad_settings_are_refused_with_their_value_and_without_their_password() 
     assert!(config.clone().pool_size(1).is_err() && config.clone().pool_size(101).is_err());
     assert!(config.clone().lock_timeout(Duration::from_millis(9)).is_err());
     assert!(config.clone().history_retention(Duration::from_secs(60)).is_err());
-    secret(config.listen_url("http://u:hunter2@h").err().expect("not a postgres url"));
+    secret(config.listen_url("http://u:hunter2@h").expect_err("not a postgres url"));
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! The register on a real server: compare, write, floor, history, listing.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use lease_core::writes::{self, Fresh};
 use lease_core::{
-    Change, Grant, HistoryEvent, LeaseBackend, Lineage, PutOutcome, Request, RequestId, WallTime,
+    Certainty, Change, Grant, HistoryEvent, LeaseBackend, Lineage, PutOutcome, Request, RequestId, WallTime,
 };
+use lease_postgres::{Postgres, PostgresConfig};
+use lease_testbed::wait_until;
 
 #[tokio::test]
 async fn shows_a_record_exactly_as_it_was_written() -> anyhow::Result<()> {
@@ -267,5 +267,56 @@ async fn epochs_rise_after_a_move_to_a_store_with_a_lower_floor() -> anyhow::Res
     let before = record(&held).epoch;
     held = acquire(&store.backend, &lease, &held, "b").await?;
     assert!(record(&held).epoch > before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_error_at_commit_is_not_taken_for_success() -> anyhow::Result<()> {
+    // The row of RETURNING has come by then, and the statement's completion too.
+    let store = store().await?;
+    let lease = name("deferred");
+    let held = acquire(&store.backend, &lease, &init(&store.backend, &lease).await?, "a").await?;
+    store
+        .psql(
+            "CREATE FUNCTION {s}.refuse() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN RAISE EXCEPTION 'not at commit'; END $$; \
+             CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON {s}.coordination_leases \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {s}.refuse()",
+        )
+        .await?;
+    for (record, change) in [(renewed(&held), Change::Renew), (acquired(&held, "b"), Change::Acquire)] {
+        let error = store.backend.put_if(&lease, &held, &record, change).await.unwrap_err();
+        assert_eq!(error.certainty, Certainty::NotApplied, "{change:?}: {error}");
+    }
+    store.psql("DROP TRIGGER late ON {s}.coordination_leases").await?;
+    assert_eq!(store.backend.observe(&lease).await?.record, held.record);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_serialization_failure_is_not_applied() -> anyhow::Result<()> {
+    let store = store().await?;
+    let lease = name("serialized");
+    let held = acquire(&store.backend, &lease, &init(&store.backend, &lease).await?, "a").await?;
+    let level = "options[default_transaction_isolation]=repeatable%20read";
+    let config = PostgresConfig::new(&format!("{}?{level}", store.server.url()))?.schema(&store.schema)?;
+    let strict = Postgres::connect(config).await?;
+    let mut other = session(&store.server.url()).await?;
+    let change = format!("BEGIN; UPDATE {}.coordination_leases SET note = 'x'", store.schema);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(change)).execute(&mut other).await?;
+
+    let beat = renewed(&held);
+    let commit = async {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{s}%'";
+        wait_until("the beat waits", LIMIT, async || store.psql(waiting).await.is_ok_and(|n| n == "1"))
+            .await?;
+        anyhow::Ok(sqlx::raw_sql("COMMIT").execute(&mut other).await?)
+    };
+    let (outcome, committed) = tokio::join!(strict.put_if(&lease, &held, &beat, Change::Renew), commit);
+    committed?;
+    let error = outcome.unwrap_err();
+    assert_eq!((error.certainty, error.refused), (Certainty::NotApplied, false), "{error}");
+    renew(&strict, &lease, &strict.observe(&lease).await?).await?;
     Ok(())
 }

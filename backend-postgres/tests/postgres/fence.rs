@@ -1,8 +1,6 @@
 //! F-1 in Postgres: admission in the caller's own transaction.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use lease_core::{Grant, Term, fence};
 use lease_postgres::{Fence, FenceError};
 use lease_testbed::wait_until;
@@ -118,7 +116,8 @@ async fn a_later_term_waits_for_the_effects_of_the_earlier_and_then_ends_it() ->
         anyhow::Ok(())
     };
     let (successor, earlier) = tokio::join!(successor, earlier);
-    (successor?, earlier?);
+    earlier?;
+    successor?;
     assert!(is_stale(fence.admit(&mut old, &term(5, 5)).await));
     Ok(())
 }
@@ -178,7 +177,8 @@ async fn the_first_two_transactions_of_a_new_resource_are_both_admitted() -> any
         anyhow::Ok(())
     };
     let (second, commit) = tokio::join!(second, commit);
-    (second?, commit?);
+    commit?;
+    second?;
     Ok(())
 }
 

@@ -1,0 +1,10 @@
+//! The backend and the fence on real servers: each hazard of the store, and what answers it.
+
+mod common;
+mod dropped;
+mod failover;
+mod fence;
+mod pooler;
+mod register;
+mod schema;
+mod wire;
