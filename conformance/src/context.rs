@@ -35,7 +35,7 @@ pub(crate) struct Cx {
     unique: String,
     kept: Mutex<Vec<(String, Control, Tap)>>,
     handles: Mutex<Vec<Handle>>,
-    resources: Mutex<Vec<(LeaseName, String, Arc<dyn FencedResource>)>>,
+    resources: Mutex<Vec<Resource>>,
     actors: AtomicU64,
 }
 
@@ -281,6 +281,9 @@ impl Cx {
         leases.iter().map(|lease| self.recorder.history(lease).tell()).collect::<Vec<_>>().join("\n\n")
     }
 }
+
+/// A fenced resource whose effects are judged with a lease: its name, and itself.
+type Resource = (LeaseName, String, Arc<dyn FencedResource>);
 
 /// A term's handle, kept to see whether it is still true when a later one begins.
 struct Handle {

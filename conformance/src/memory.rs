@@ -69,14 +69,20 @@ impl Harness for MemoryHarness {
 }
 
 #[derive(Default)]
-struct MemoryResource(Mutex<(Option<Term>, Vec<(u64, String)>)>);
+struct MemoryResource(Mutex<Effects>);
+
+#[derive(Default)]
+struct Effects {
+    mark: Option<Term>,
+    admitted: Vec<(u64, String)>,
+}
 
 #[async_trait]
 impl FencedResource for MemoryResource {
     async fn effect(&self, term: Term, id: &str) -> Result<(), EffectError> {
         let mut resource = self.0.lock().expect("not poisoned");
-        resource.0 = Some(fence::admit(resource.0, term)?);
-        resource.1.push((term.epoch, id.to_owned()));
+        resource.mark = Some(fence::admit(resource.mark, term)?);
+        resource.admitted.push((term.epoch, id.to_owned()));
         Ok(())
     }
 
@@ -91,6 +97,6 @@ impl FencedResource for MemoryResource {
     }
 
     async fn effects(&self) -> Result<Vec<(u64, String)>, EffectError> {
-        Ok(self.0.lock().expect("not poisoned").1.clone())
+        Ok(self.0.lock().expect("not poisoned").admitted.clone())
     }
 }

@@ -138,13 +138,26 @@ impl Tap {
         self.counted(&self.0.reads, more).await;
     }
 
+    /// How many reads have been made.
+    pub(crate) fn read_count(&self) -> u64 {
+        self.0.reads.load(Ordering::SeqCst)
+    }
+
+    /// Resolves when so many reads have been made in all.
+    pub(crate) async fn reads_reach(&self, count: u64) {
+        self.counted_to(&self.0.reads, count).await;
+    }
+
     /// Resolves when `more` further calls have failed because the actor is cut off.
     pub(crate) async fn failures(&self, more: u64) {
         self.counted(&self.0.failures, more).await;
     }
 
     async fn counted(&self, counter: &AtomicU64, more: u64) {
-        let until = counter.load(Ordering::SeqCst) + more;
+        self.counted_to(counter, counter.load(Ordering::SeqCst) + more).await;
+    }
+
+    async fn counted_to(&self, counter: &AtomicU64, until: u64) {
         loop {
             let called = self.0.called.notified();
             if counter.load(Ordering::SeqCst) >= until {

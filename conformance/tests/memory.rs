@@ -20,6 +20,11 @@ const KEEPING: &[&str] = &[
     "history::is_refused_clearly_where_it_is_not_kept",
     "list::is_refused_clearly_where_it_is_not_offered",
     "outage::a_restart_of_the_store_is_survived",
+    "process::a_holder_stopped_past_its_ttl_writes_late_and_is_refused",
+    "process::a_killed_holder_is_followed",
+    "process::effects_of_many_terms_keep_their_order",
+    "process::sigterm_and_sigint_release_at_once",
+    "process::two_processes_with_one_workload_name_are_two_grants",
     "unknown::a_lost_reply_is_reported_as_unknown",
     "watch::is_refused_clearly_where_it_is_not_offered",
 ];
@@ -30,6 +35,11 @@ const LOSING: &[&str] = &[
     "history::is_refused_clearly_where_it_is_not_kept",
     "list::is_refused_clearly_where_it_is_not_offered",
     "outage::a_restart_of_the_store_is_survived",
+    "process::a_holder_stopped_past_its_ttl_writes_late_and_is_refused",
+    "process::a_killed_holder_is_followed",
+    "process::effects_of_many_terms_keep_their_order",
+    "process::sigterm_and_sigint_release_at_once",
+    "process::two_processes_with_one_workload_name_are_two_grants",
     "unknown::a_lost_reply_is_reported_as_unknown",
     "watch::is_refused_clearly_where_it_is_not_offered",
 ];

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use lease_core::deadline::lengthened;
+use lease_core::writes::{self, Fresh};
 use lease_core::{Change, Clock, Loss, admin};
 
 use crate::case::{Need, cases};
-use crate::context::{Cx, record};
+use crate::context::{Cx, candidate, record, written};
 use crate::harness::Facility;
 
 cases! { "absence":
@@ -91,7 +92,11 @@ async fn a_vanished_register_ends_the_term_and_heals_closed(cx: Arc<Cx>) -> anyh
 
 async fn a_standby_does_not_recreate_a_vanished_register(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, seen) = cx.init().await?;
-    cx.acquire(&*backend, &cx.lease(), &seen, "nobody-is-there").await?;
+    let fresh = Fresh::random();
+    // Long enough that nobody takes it over meanwhile.
+    let who = candidate("nobody-is-there", cx.long_ttl());
+    let held = writes::acquire(&seen, record(&seen)?, &who, fresh.grant, &fresh);
+    written(backend.put_if(&cx.lease(), &seen, &held, Change::Acquire).await?)?;
     let mut actor = cx.actor("a")?;
     cx.soon("the standby to look", actor.tap.reads(2)).await?;
     cx.harness.delete(&cx.lease()).await?;

@@ -105,7 +105,7 @@ async fn one_follows(cx: &Arc<Cx>, kill: bool) -> anyhow::Result<()> {
     let first = holder.leads(cx).await?;
     let mut standbys = hundred(cx)?;
     for standby in &standbys {
-        cx.soon("every standby to look", standby.tap.reads(1)).await?;
+        cx.soon("every standby to look", standby.tap.reads_reach(1)).await?;
     }
     if kill {
         holder.kill(cx);
@@ -117,8 +117,9 @@ async fn one_follows(cx: &Arc<Cx>, kill: bool) -> anyhow::Result<()> {
     let next = next?;
     ensure!(next.term().epoch > first.term().epoch);
     // Give everybody else the chance to get it wrong.
-    for (_, standby) in standbys.iter().enumerate().filter(|(index, _)| *index != leader) {
-        cx.soon("a further look", standby.tap.reads(1)).await?;
+    let looks: Vec<_> = standbys.iter().map(|standby| standby.tap.read_count()).collect();
+    for (index, standby) in standbys.iter().enumerate().filter(|(index, _)| *index != leader) {
+        cx.soon("a further look", standby.tap.reads_reach(looks[index] + 1)).await?;
     }
     let others = standbys.iter_mut().filter_map(|standby| standby.leads_already()).count();
     ensure!(others == 0, "{others} more standbys led");

@@ -17,25 +17,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "fence::refuses_an_earlier_term_and_leaves_no_trace",
             "fence::a_paused_holders_late_effect_is_refused",
         ],
-        kind: Kind::Fence(|| WrongResource::new(Wrong::AdmitsAll)),
+        kind: Kind::Fence(|| WrongResource::make(Wrong::AdmitsAll)),
         losing: false,
     },
     Mutant {
         name: "compares only the epoch",
         killers: &["fence::refuses_another_grant_of_the_same_epoch"],
-        kind: Kind::Fence(|| WrongResource::new(Wrong::ComparesEpochs)),
+        kind: Kind::Fence(|| WrongResource::make(Wrong::ComparesEpochs)),
         losing: false,
     },
     Mutant {
         name: "checks before the write, not in it",
         killers: &["fence::admits_in_order_under_concurrency"],
-        kind: Kind::Fence(|| WrongResource::new(Wrong::ChecksFirst)),
+        kind: Kind::Fence(|| WrongResource::make(Wrong::ChecksFirst)),
         losing: false,
     },
     Mutant {
         name: "writes before it checks",
         killers: &["fence::refuses_an_earlier_term_and_leaves_no_trace"],
-        kind: Kind::Fence(|| WrongResource::new(Wrong::WritesFirst)),
+        kind: Kind::Fence(|| WrongResource::make(Wrong::WritesFirst)),
         losing: false,
     },
 ];
@@ -55,7 +55,7 @@ struct WrongResource {
 }
 
 impl WrongResource {
-    fn new(wrong: Wrong) -> Arc<dyn FencedResource> {
+    fn make(wrong: Wrong) -> Arc<dyn FencedResource> {
         Arc::new(Self { wrong, mark: Mutex::default(), effects: Mutex::default() })
     }
 
