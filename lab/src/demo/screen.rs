@@ -187,7 +187,7 @@ impl Screen {
             let mut tick = tokio::time::interval(LOOK);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut counts = VecDeque::from([(0, Instant::now())]);
-            for look in 0.. {
+            for look in 0_u64.. {
                 tick.tick().await;
                 // A look that fails is followed by another: the verdict doesn't rest on these.
                 if let Ok(holder) = witness.holder().await {
