@@ -187,13 +187,13 @@ impl Screen {
             let mut tick = tokio::time::interval(LOOK);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut counts = VecDeque::from([(0, Instant::now())]);
-            for look in 0.. {
+            for look in 0_u64.. {
                 tick.tick().await;
                 // A look that fails is followed by another: the verdict doesn't rest on these.
                 if let Ok(holder) = witness.holder().await {
                     self.holder_is(holder);
                 }
-                if look % LOOKS_PER_SAMPLE == 0 {
+                if look.is_multiple_of(LOOKS_PER_SAMPLE) {
                     if let Ok(ingested) = witness.ingested().await {
                         self.board.ingested.store(ingested, Ordering::Relaxed);
                     }
@@ -250,7 +250,7 @@ impl Screen {
                     bar.set_message(format!("{row}  {}", timeline::word(cell)));
                 }
             }
-            None if look % LOOKS_PER_LINE == 0 && look > 0 => {
+            None if look.is_multiple_of(LOOKS_PER_LINE) && look > 0 => {
                 let cells = self.board.state().cells();
                 let who: Vec<_> = NAMES
                     .iter()

@@ -69,7 +69,7 @@ async fn write(
 
 fn event(number: u64) -> anyhow::Result<NewEvent> {
     let payload: Box<RawValue> = to_raw_value(&serde_json::json!({
-        "decision": if number % 7 == 0 { "deny" } else { "allow" },
+        "decision": if number.is_multiple_of(7) { "deny" } else { "allow" },
         "amount_minor": number % 10_000,
         "currency": "EUR",
         "reservation_id": format!("r-{number:08}"),
