@@ -68,7 +68,8 @@ CREATE TRIGGER leasehold_refuse_truncate BEFORE TRUNCATE ON {schema}.coordinatio
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}.leasehold_refuse_delete();
 
 -- Retention: each new row takes up to 100 outdated ones with it, whoever writes it, so that nothing has to be
--- scheduled. It never waits for another statement that does the same.
+-- scheduled. It never waits for another statement that does the same. For each statement, also one that
+-- inserts nothing: so a new connection can have it compiled before it counts.
 CREATE FUNCTION {schema}.leasehold_prune_history() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -79,4 +80,4 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER leasehold_prune_history AFTER INSERT ON {schema}.coordination_lease_history
-    FOR EACH ROW EXECUTE FUNCTION {schema}.leasehold_prune_history();
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.leasehold_prune_history();

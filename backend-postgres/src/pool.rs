@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lease_core::BackendError;
+use lease_core::writes::{self, Fresh};
+use lease_core::{BackendError, Change, LeaseName};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Executor, Row, SqlSafeStr};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -14,7 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::config::{PostgresConfig, server};
 use crate::error;
 use crate::rows::Standing;
-use crate::statements::{Statements, query};
+use crate::statements::{Statements, bind_put, query};
 
 /// No server takes longer to open a connection, unless it is out of reach.
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
@@ -114,6 +115,7 @@ impl Pool {
                 .await
                 .map_err(failed)?;
         }
+        self.acquire_nothing(&mut connection, &standing).await.map_err(failed)?;
         if !self.told.swap(true, Ordering::Relaxed) {
             self.tell(at, &standing);
         }
@@ -137,6 +139,24 @@ impl Pool {
                  for a while, and only fenced effects are safe then"
             );
         }
+    }
+
+    /// A server's new process reads catalogs and compiles the history's trigger when it first acquires: milliseconds
+    /// that a hand-over would wait for. So it does once before, on a tag that no register has.
+    async fn acquire_nothing(
+        &self,
+        connection: &mut PgConnection,
+        standing: &Standing,
+    ) -> Result<(), sqlx::Error> {
+        let mut expected = standing.observation_of_nothing();
+        let fresh = Fresh::random();
+        let record = writes::init(&expected, Duration::from_secs(1), 0, Some(fresh.grant), &fresh);
+        expected.record = Some(record.clone());
+        let name = LeaseName::new("nothing").expect("a valid name");
+        let statement = query(self.statements.put(Change::Acquire, true));
+        let statement = bind_put(statement, &name, &expected, &record, Change::Acquire)
+            .map_err(|invalid| sqlx::Error::Encode(invalid.into()))?;
+        statement.execute(connection).await.map(drop)
     }
 
     /// May this server hold leases (PG-1, R-2)?

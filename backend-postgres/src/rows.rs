@@ -37,6 +37,15 @@ impl Standing {
         })
     }
 
+    pub(crate) fn lineage(&self) -> Lineage {
+        Lineage(format!("{}/{}", self.system_id, self.timeline))
+    }
+
+    /// What is seen where there is no register.
+    pub(crate) fn observation_of_nothing(&self) -> Observation {
+        Observation { record: None, lineage: self.lineage(), floor: 0, version: String::new() }
+    }
+
     /// Do commits wait for a standby that could be promoted?
     pub(crate) fn waits_for_standby(&self) -> bool {
         !self.synchronous_standby_names.is_empty() && !["off", "local"].contains(&&*self.synchronous_commit)
@@ -59,7 +68,7 @@ pub(crate) fn floor(row: &PgRow, timeline: &str) -> Result<u64, sqlx::Error> {
 }
 
 pub(crate) fn observation(row: &PgRow, standing: &Standing) -> Result<Observation, sqlx::Error> {
-    let lineage = Lineage(format!("{}/{}", standing.system_id, standing.timeline));
+    let lineage = standing.lineage();
     let floor = floor(row, &standing.timeline)?;
     Ok(Observation { record: record(row)?, lineage, floor, version: String::new() })
 }

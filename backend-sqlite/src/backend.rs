@@ -8,12 +8,12 @@ use lease_core::{
     BackendError, Capabilities, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend, LeaseName,
     Lineage, Observation, PutOutcome, Record, WallTime,
 };
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{ConnectOptions, Row, SqliteConnection};
-use tokio::sync::Mutex;
 
 use crate::config::SqliteConfig;
-use crate::error::{open_failed, read_failed, write_failed};
+use crate::connection::{Durability, Lane, Statement, Writer, open};
+use crate::error::read_failed;
 use crate::file::{LeaseFile, check_place};
 use crate::{schema, watch};
 
@@ -47,9 +47,10 @@ const HISTORY: &str =
 pub struct Sqlite {
     file: LeaseFile,
     config: SqliteConfig,
-    /// Reads have a connection of their own: a write that waits for the file's lock doesn't hold them up.
-    reader: Mutex<SqliteConnection>,
-    writer: Mutex<SqliteConnection>,
+    /// Reads have a connection of their own: a write on a slow disk doesn't hold them up.
+    reader: Lane,
+    writer: Writer,
+    beats: Writer,
 }
 
 /// Opens a [`Sqlite`] backend on the lease thread; see [`Sqlite::connector`].
@@ -73,16 +74,18 @@ impl Sqlite {
     ///
     /// Cancellation safe.
     pub async fn connect(config: SqliteConfig) -> Result<Self, BackendError> {
+        config.check().map_err(|error| BackendError::refused(error.to_string()))?;
         check_place(&config.path)?;
         let keeper = schema::prepare(&config).await?;
         check_place(&config.path)?;
         // What is opened between two equal looks at the path is what the path names.
         let file = LeaseFile::identify(&config.path)?;
-        let reader = open(&config).await?;
-        let writer = open(&config).await?;
+        let reader = Lane::open(&config).await?;
+        let writer = Writer::open(&config, &file, Durability::PowerCut).await?;
+        let beats = Writer::open(&config, &file, Durability::ProcessCrash).await?;
         file.check().map_err(BackendError::not_applied)?;
         drop(keeper);
-        Ok(Self { file, config, reader: Mutex::new(reader), writer: Mutex::new(writer) })
+        Ok(Self { file, config, reader, writer, beats })
     }
 
     /// The lineage of a register: a deleted one's differs, so that whoever makes it anew leaves a foreign stamp, and
@@ -116,18 +119,6 @@ impl Sqlite {
     }
 }
 
-async fn open(config: &SqliteConfig) -> Result<SqliteConnection, BackendError> {
-    let failed = |error| open_failed(config.path(), error);
-    let options = schema::options(config.path(), config.busy_timeout);
-    let mut connection = options.connect().await.map_err(failed)?;
-    // SQLite opens the file when it is first read.
-    sqlx::query("SELECT count(*) FROM coordination_leases")
-        .fetch_one(&mut connection)
-        .await
-        .map_err(failed)?;
-    Ok(connection)
-}
-
 #[async_trait]
 impl Connector for SqliteConnector {
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
@@ -138,10 +129,10 @@ impl Connector for SqliteConnector {
 #[async_trait]
 impl LeaseBackend for Sqlite {
     async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
-        let mut reader = self.reader.lock().await;
-        let row = sqlx::query(OBSERVE).bind(name.as_str()).fetch_one(&mut *reader).await;
-        let row = row.map_err(|error| read_failed("could not read the lease", error))?;
-        self.named(self.observation(&row)?)
+        let failed = |error| read_failed("could not read the lease", error);
+        let rows = self.reader.rows(sqlx::query(OBSERVE).bind(name.as_str())).await.map_err(failed)?;
+        let row = rows.first().ok_or_else(|| failed(sqlx::Error::RowNotFound))?;
+        self.named(self.observation(row)?)
     }
 
     async fn put_if(
@@ -166,14 +157,19 @@ impl LeaseBackend for Sqlite {
             return Ok(PutOutcome::Conflict(self.observe(name).await?));
         }
         let event = HistoryEvent::of(expected, record, change).map(HistoryEvent::as_str);
-        let statement = match (expected.tag(), event) {
-            (Some(tag), None) => sqlx::query(RENEW).bind(name.as_str()).bind(json).bind(tag.to_string()),
-            (Some(tag), Some(event)) => {
-                sqlx::query(CHANGE).bind(name.as_str()).bind(json).bind(tag.to_string()).bind(event)
+        let tag = expected.tag();
+        let statement = || {
+            let begun = |sql| sqlx::query(sql).bind(name.to_string()).bind(json.clone());
+            match (tag, event) {
+                (Some(tag), None) => begun(RENEW).bind(tag.to_string()),
+                (Some(tag), Some(event)) => begun(CHANGE).bind(tag.to_string()).bind(event),
+                (None, event) => begun(CREATE).bind(deleted).bind(event),
             }
-            (None, event) => sqlx::query(CREATE).bind(name.as_str()).bind(json).bind(deleted).bind(event),
         };
-        if self.written(statement).await? {
+        // A power cut ends every process that uses the file, so it may take a beat with it, but never an epoch. The
+        // first beat waits for the disk too: it may be what confirms an acquisition whose own fsync failed (U-2).
+        let writer = if change == Change::Renew && record.beat > 1 { &self.beats } else { &self.writer };
+        if self.written(writer, statement).await? {
             return Ok(PutOutcome::Written(Observation {
                 record: Some(record.clone()),
                 lineage: self.lineage_of(false),
@@ -197,24 +193,22 @@ impl LeaseBackend for Sqlite {
 
     async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
         let failed = |error| read_failed("could not list the leases", error);
-        let mut reader = self.reader.lock().await;
-        let rows = sqlx::query(LIST).bind(prefix).fetch_all(&mut *reader).await.map_err(failed)?;
+        let rows = self.reader.rows(sqlx::query(LIST).bind(prefix)).await.map_err(failed)?;
         let entries: Result<_, _> =
             rows.iter().map(|row| Ok((name_of(row)?, self.observation(row)?))).collect();
         self.named(entries?)
     }
 
-    async fn watch(&self, _prefix: &str) -> Result<Hints, BackendError> {
+    async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
         let connection = open(&self.config).await?;
-        let hints = watch::watch(connection, self.file.clone()).await?;
+        let hints = watch::watch(connection, self.file.clone(), prefix.to_owned()).await?;
         self.named(hints)
     }
 
     async fn history(&self, name: &LeaseName, limit: u32) -> Result<Vec<HistoryRow>, BackendError> {
         let failed = |error| read_failed("could not read the lease's history", error);
-        let mut reader = self.reader.lock().await;
-        let query = sqlx::query(HISTORY).bind(name.as_str()).bind(limit);
-        let rows = query.fetch_all(&mut *reader).await.map_err(failed)?;
+        let rows = self.reader.rows(sqlx::query(HISTORY).bind(name.as_str()).bind(limit)).await;
+        let rows = rows.map_err(failed)?;
         let rows: Result<_, _> = rows.iter().map(history_row).collect();
         self.named(rows?)
     }
@@ -222,12 +216,12 @@ impl LeaseBackend for Sqlite {
 
 impl Sqlite {
     /// Runs a write; true if it was applied, to the file that the path names.
-    async fn written(&self, statement: Statement<'_>) -> Result<bool, BackendError> {
-        let result = {
-            let mut writer = self.writer.lock().await;
-            statement.execute(&mut *writer).await
-        };
-        let applied = result.map_err(write_failed)?.rows_affected() == 1;
+    async fn written(
+        &self,
+        writer: &Writer,
+        statement: impl Fn() -> Statement<'static> + Send,
+    ) -> Result<bool, BackendError> {
+        let applied = writer.write(statement).await? == 1;
         match self.file.check() {
             // It is in the file that we have open, and nobody else will ever see it there.
             Err(gone) if applied => Err(BackendError::unknown(gone)),
@@ -236,8 +230,6 @@ impl Sqlite {
         }
     }
 }
-
-type Statement<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
 fn name_of(row: &SqliteRow) -> Result<LeaseName, BackendError> {
     let failed = |error| read_failed("the lease file holds an unexpected type", error);

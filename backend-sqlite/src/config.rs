@@ -28,17 +28,17 @@ impl SqliteConfig {
         check_path(&path).map_err(refused)?;
         let path =
             std::path::absolute(&path).map_err(|error| refused(format!("it can't be used: {error}")))?;
-        Ok(Self { path, busy_timeout: Duration::from_secs(1), history_retention: None })
+        Ok(Self { path, busy_timeout: Duration::from_secs(5), history_retention: None })
     }
 
-    /// How long a write waits for the file's one lock while other processes write; 1 s unless set. What hasn't got it
-    /// by then was certainly not applied. Keep it below the shortest ttl.
+    /// How long a write waits its turn while others write to the file; 5 s unless set. What hasn't begun by then was
+    /// certainly not applied. Whoever drops the write before leaves nothing waiting.
     ///
     /// # Errors
     /// Allowed are 10 ms to 60 s.
     pub fn busy_timeout(mut self, limit: Duration) -> Result<Self, InvalidSettings> {
         let allowed = Duration::from_millis(10)..=Duration::from_secs(60);
-        let why = "use 10 ms to 60 s, below the shortest ttl";
+        let why = "use 10 ms to 60 s, for example 5 s";
         self.busy_timeout = checked("busy_timeout", limit, allowed, why)?;
         Ok(self)
     }
@@ -52,6 +52,15 @@ impl SqliteConfig {
         let why = "use one hour to 100 years, for example 90 days";
         self.history_retention = Some(checked("history_retention", period, allowed, why)?);
         Ok(self)
+    }
+
+    /// Checked when it is opened, too: the world may have changed.
+    pub(crate) fn check(&self) -> Result<(), InvalidSettings> {
+        check_path(&self.path).map_err(|why| self.refused(why))
+    }
+
+    fn refused(&self, why: String) -> InvalidSettings {
+        InvalidSettings { setting: "path", value: self.path.display().to_string(), why }
     }
 
     /// The lease file, as an absolute path.
@@ -74,8 +83,7 @@ fn checked(
 
 const EXAMPLE: &str = "for example /var/lib/leasehold/leases.sqlite";
 
-/// Checked again at each opening: the world may have changed.
-pub(crate) fn check_path(path: &Path) -> Result<(), String> {
+fn check_path(path: &Path) -> Result<(), String> {
     let Some(text) = path.to_str() else {
         return Err("SQLite takes only paths that are valid UTF-8; choose another".into());
     };

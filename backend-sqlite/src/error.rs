@@ -24,10 +24,7 @@ pub(crate) fn read_failed(what: &str, error: sqlx::Error) -> BackendError {
 /// reader takes it for committed, but a recovery would, as long as no later write has overwritten it.
 pub(crate) fn write_failed(error: sqlx::Error) -> BackendError {
     match primary_code(&error) {
-        Some(BUSY | LOCKED) => BackendError::not_applied(
-            "another process kept the lease file locked for longer than busy_timeout; look for a long transaction \
-             or a backup, and keep other data out of this file",
-        ),
+        Some(BUSY | LOCKED) => turn_never_came(),
         Some(FULL) => {
             BackendError::not_applied("the lease file's disk is full or over its quota; make room on it")
         }
@@ -38,6 +35,14 @@ pub(crate) fn write_failed(error: sqlx::Error) -> BackendError {
         _ => BackendError::unknown("writing to the lease file failed"),
     }
     .with_source(error)
+}
+
+/// Others were writing for longer than `busy_timeout`, so nothing was sent, or SQLite refused to begin it.
+pub(crate) fn turn_never_came() -> BackendError {
+    BackendError::not_applied(
+        "others kept the lease file locked for longer than busy_timeout; look for a long transaction, a backup or a \
+         slow disk, and keep other data out of this file",
+    )
 }
 
 /// Opening or preparing the file failed.

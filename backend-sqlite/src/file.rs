@@ -14,18 +14,30 @@ use crate::config::folder_of;
 
 /// The file as it was opened: the database, and what SQLite keeps beside it for as long as it is open. Whoever
 /// deletes or exchanges one of the three splits the processes that share them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct LeaseFile {
-    path: PathBuf,
-    identities: [(u64, u64); 3],
+    /// The path as it was given, and what is beside the file that it leads to.
+    paths: [PathBuf; 3],
+    identities: [Identity; 3],
 }
+
+/// Device and inode. No other file gets the same while this one is open.
+type Identity = (u64, u64);
 
 impl LeaseFile {
     /// What the path names at this moment.
     pub(crate) fn identify(path: &Path) -> Result<Self, BackendError> {
-        let identities = identify(path)
-            .map_err(|error| BackendError::not_applied(gone(path, &error.to_string())).with_source(error))?;
-        Ok(Self { path: path.to_owned(), identities })
+        let failed =
+            |error: io::Error| BackendError::not_applied(gone(path, &error.to_string())).with_source(error);
+        let database = path.canonicalize().map_err(failed)?;
+        let beside = |suffix: &str| {
+            let mut name = database.clone().into_os_string();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let paths = [path.to_owned(), beside("-wal"), beside("-shm")];
+        let identities = identify(&paths).map_err(failed)?;
+        Ok(Self { paths, identities })
     }
 
     /// The file's lineage (R-2).
@@ -38,15 +50,21 @@ impl LeaseFile {
     ///
     /// Three `stat` calls on a local file system, a few microseconds: done in place, not on another thread.
     pub(crate) fn check(&self) -> Result<(), String> {
-        match identify(&self.path) {
+        let path = &self.paths[0];
+        match identify(&self.paths) {
             Ok(identities) if identities == self.identities => Ok(()),
             Ok(identities) if identities[0] == self.identities[0] => {
-                Err(gone(&self.path, "its -wal or -shm file was replaced"))
+                Err(gone(path, "its -wal or -shm file was replaced"))
             }
-            Ok(_) => Err(gone(&self.path, "another file is at its path now")),
-            Err(error) => Err(gone(&self.path, &error.to_string())),
+            Ok(_) => Err(gone(path, "another file is at its path now")),
+            Err(error) => Err(gone(path, &error.to_string())),
         }
     }
+}
+
+fn identify(paths: &[PathBuf; 3]) -> io::Result<[Identity; 3]> {
+    let identity = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino()));
+    Ok([identity(&paths[0])?, identity(&paths[1])?, identity(&paths[2])?])
 }
 
 fn gone(path: &Path, what: &str) -> String {
@@ -55,16 +73,6 @@ fn gone(path: &Path, what: &str) -> String {
          replaced ({what}); stop every process that uses it, put the right files in place, and start them again",
         path.display()
     )
-}
-
-fn identify(path: &Path) -> io::Result<[(u64, u64); 3]> {
-    let identity = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let found = std::fs::metadata(name)?;
-        Ok::<_, io::Error>((found.dev(), found.ino()))
-    };
-    Ok([identity("")?, identity("-wal")?, identity("-shm")?])
 }
 
 /// Refuses places where SQLite's locks don't reach every process. `path` need not exist.

@@ -16,17 +16,15 @@ const VERSION: i64 = 1;
 /// "LEAS": marks our files, so that we never write tables into somebody else's.
 const APPLICATION_ID: i64 = 0x4c45_4153;
 
-/// How long opening waits for other processes that open the same file.
+/// How long opening, and reads, wait for other processes that open or repair the same file.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The options of each connection to the lease file.
-pub(crate) fn options(path: &Path, busy_timeout: Duration) -> SqliteConnectOptions {
-    // FULL for every write, not for acquisitions alone: a renewal may be what confirms an acquisition whose own
-    // fsync failed (U-2), and at one write in seconds there is nothing to save.
+pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(busy_timeout)
+        .busy_timeout(OPENING_TIMEOUT)
         .thread_name(|id| format!("lease-sqlite-{id}"))
         .disable_statement_logging()
 }
@@ -36,7 +34,7 @@ pub(crate) fn options(path: &Path, busy_timeout: Duration) -> SqliteConnectOptio
 pub(crate) async fn prepare(config: &SqliteConfig) -> Result<SqliteConnection, BackendError> {
     let path = config.path();
     let failed = |error| open_failed(path, error);
-    let options = options(path, OPENING_TIMEOUT).create_if_missing(true);
+    let options = options(path).create_if_missing(true);
     let mut connection = options.connect().await.map_err(failed)?;
     if inspect(&mut connection).await.map_err(failed)?.must_be_created(path)? {
         // Many may be here at once: whoever gets the lock first creates, the others find it done.

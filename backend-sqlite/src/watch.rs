@@ -1,4 +1,4 @@
-//! A hint for each change of the file, from whichever process.
+//! A hint for each change under a prefix, from whichever process.
 
 use std::time::Duration;
 
@@ -12,22 +12,29 @@ use crate::file::LeaseFile;
 
 const POLL: Duration = Duration::from_millis(25);
 
+const TAGS: &str =
+    "SELECT group_concat(tag) FROM coordination_leases WHERE substr(lease_name, 1, length(?1)) = ?1";
+
 struct Watch {
     connection: SqliteConnection,
     file: LeaseFile,
+    prefix: String,
     version: i64,
+    tags: Option<String>,
     ticks: Interval,
 }
 
-/// Polls `PRAGMA data_version`, which changes with each commit by any other connection and touches no disk. The
-/// stream does all of it when polled: dropped, it leaves nothing behind.
-pub(crate) async fn watch(mut connection: SqliteConnection, file: LeaseFile) -> Result<Hints, BackendError> {
-    let version = data_version(&mut connection)
-        .await
-        .map_err(|error| read_failed("could not watch the lease file", error))?;
+/// Polls `PRAGMA data_version`, which changes with each commit by any other connection and touches no disk; then looks
+/// whether the commit was under the prefix. The stream does all of it when polled: dropped, it leaves nothing behind.
+pub(crate) async fn watch(
+    connection: SqliteConnection,
+    file: LeaseFile,
+    prefix: String,
+) -> Result<Hints, BackendError> {
     let mut ticks = interval(POLL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watch = Watch { connection, file, version, ticks };
+    let mut watch = Watch { connection, file, prefix, version: -1, tags: None, ticks };
+    watch.look().await.map_err(|error| read_failed("could not watch the lease file", error))?;
     Ok(Box::pin(stream::unfold(watch, async |mut watch| watch.changed().await.then_some(((), watch)))))
 }
 
@@ -36,9 +43,9 @@ impl Watch {
     async fn changed(&mut self) -> bool {
         loop {
             self.ticks.tick().await;
-            match data_version(&mut self.connection).await {
-                Ok(version) if self.file.check().is_ok() => {
-                    if version != std::mem::replace(&mut self.version, version) {
+            match self.look().await {
+                Ok(changed) if self.file.check().is_ok() => {
+                    if changed {
                         return true;
                     }
                 }
@@ -46,8 +53,16 @@ impl Watch {
             }
         }
     }
-}
 
-async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
+    /// Has anything under the prefix changed since the last look?
+    async fn look(&mut self) -> Result<bool, sqlx::Error> {
+        // The version first: what is committed between the two reads is found once more.
+        let version = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut self.connection).await?;
+        if version == std::mem::replace(&mut self.version, version) {
+            return Ok(false);
+        }
+        let tags: Option<String> =
+            sqlx::query_scalar(TAGS).bind(&self.prefix).fetch_one(&mut self.connection).await?;
+        Ok(tags != std::mem::replace(&mut self.tags, tags.clone()))
+    }
 }

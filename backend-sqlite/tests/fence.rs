@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::shell;
+use common::{shell, stopped};
 use lease_core::fence::Stale;
 use lease_core::{Grant, Term};
 use lease_sqlite::{Fence, FenceError};
@@ -184,6 +184,46 @@ async fn no_effect_of_an_old_term_follows_one_of_a_later_term_under_concurrency(
     assert!(effects.is_sorted(), "{effects:?}");
     assert_eq!(effects.len(), admitted);
     assert!(refused > 0, "the workers never met: this run shows nothing");
+}
+
+#[tokio::test]
+async fn a_deferred_transaction_that_has_read_too_early_is_never_admitted_on_what_it_read() {
+    let app = App::new().await;
+    let (mut old, mut new) = (app.open().await, app.open().await);
+    let fence = Fence::new("outbox");
+    // In the older journal modes its read lock would hold the other's commit back; in this one it doesn't.
+    sqlx::query("PRAGMA journal_mode = WAL").execute(&mut new).await.unwrap();
+    let mut transaction = old.begin().await.unwrap();
+    let seen: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM effects").fetch_one(&mut *transaction).await.unwrap();
+    act(&mut new, &fence, &term(2, 2)).await.unwrap();
+    // Neither the old term, which is stale, nor a newer one, whose read is.
+    for late in [term(1, 1), term(3, 3)] {
+        let error = fence.admit(&mut transaction, &late).await.unwrap_err();
+        assert!(matches!(error, FenceError::Store(_)), "{error}");
+    }
+    transaction.rollback().await.unwrap();
+    assert_eq!(seen, 0);
+    assert_eq!(fence.mark(&mut new).await.unwrap(), Some(term(2, 2)));
+    assert_eq!(effects(&mut new).await, [2]);
+}
+
+#[tokio::test]
+async fn an_admission_dropped_at_any_await_leaves_no_lock_and_no_mark() {
+    let app = App::new().await;
+    let (mut database, mut other) = (app.open().await, app.open().await);
+    let fence = Fence::new("outbox");
+    let (mut steps, mut halfway, mut rounds) = (0, 0, 0);
+    // A fast answer leaves no time to be dropped in; so until there was some.
+    while halfway < 5 {
+        let mut transaction = database.begin_with(BEGIN).await.unwrap();
+        let admitted = stopped(steps, fence.admit(&mut transaction, &term(1000, 1))).await;
+        drop(transaction);
+        rounds += 1;
+        act(&mut other, &fence, &term(rounds, 2)).await.expect("no lock and no mark are left behind");
+        halfway += usize::from(admitted.is_none() && steps > 0);
+        steps = if admitted.is_none() { steps + 1 } else { 0 };
+    }
 }
 
 #[tokio::test]

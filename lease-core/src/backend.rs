@@ -15,7 +15,8 @@ use crate::error::BackendError;
 use crate::record::{LeaseName, Observation, Record};
 
 /// What the core means by a write, so that a backend can choose its statement and its history row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Change {
     /// Creates the register, free or held by nobody (T-5).
     Init,

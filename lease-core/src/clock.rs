@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 /// A point on one process's own clock, in nanoseconds since boot. Meaningless to any other machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct Instant(pub u64);
 
 impl Instant {

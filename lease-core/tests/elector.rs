@@ -31,11 +31,10 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("waited {LIMIT:?} for {what}"))
 }
 
+type Running = tokio::task::JoinHandle<Result<Ended, RunError<String>>>;
+
 /// Runs an elector whose work says that it leads and then waits to be stopped.
-fn spawn(
-    builder: ElectorBuilder,
-) -> (mpsc::Receiver<Leadership>, oneshot::Sender<()>, tokio::task::JoinHandle<Result<Ended, RunError<String>>>)
-{
+fn spawn(builder: ElectorBuilder) -> (mpsc::Receiver<Leadership>, oneshot::Sender<()>, Running) {
     let (began, begun) = mpsc::channel(8);
     let (stop, stopped) = oneshot::channel();
     let elector = builder.build().unwrap();

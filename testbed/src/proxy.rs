@@ -170,10 +170,10 @@ impl Proxy {
         self.shared.traps.hold(Box::new(matches))
     }
 
-    /// Passes on the next request that matches, waits for the server's whole answer (so it was applied), and then cuts
+    /// Passes on the next request that matches and [executes](Request::executes) something, waits for the server's whole answer (so it was applied), and then cuts
     /// the connection instead of passing the answer on. Once.
     pub fn lose_reply(&self, matches: impl Fn(&Request) -> bool + Send + Sync + 'static) -> LostReply {
-        self.shared.traps.lose_reply(Box::new(matches))
+        self.shared.traps.lose_reply(Box::new(move |request| request.executes() && matches(request)))
     }
 
     /// What has gone through up to now.
@@ -226,7 +226,11 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Res
             return Ok(());
         }
         if refuse {
-            listener = None;
+            if let Some(listener) = listener.take() {
+                // A child that is just being started elsewhere in this process still has a copy of the socket, so
+                // closing ours would not do. Systems that can't shut down a listener answer by an error.
+                let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Read);
+            }
         } else if listener.is_none() {
             listener = Some(TcpListener::bind(addr).await?);
         }

@@ -25,7 +25,7 @@ use anyhow::{Context, anyhow};
 use rustix::process::Pid;
 
 /// Marks the processes of one runner in their environment, so that their descendants are found too.
-const MARK: &str = "LEASEHOLD_TESTBED_ROOT";
+const MARK: &str = "LEASE_TESTBED_ROOT";
 
 const SUPERVISOR: &str = include_str!("supervisor.sh");
 

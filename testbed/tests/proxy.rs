@@ -3,7 +3,10 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -105,9 +108,10 @@ async fn a_refused_statement_is_a_round_trip_too() -> anyhow::Result<()> {
     let mut s = setup().await?;
     let before = s.proxy.round_trips();
     assert!(sqlx::raw_sql("select 1/0").execute(&mut s.client).await.is_err());
-    let count = s.proxy.round_trips().since(&before).matching("1/0");
-    assert_eq!((count.requests, count.replies), (1, 1));
-    Ok(())
+    let count = || s.proxy.round_trips().since(&before).matching("1/0");
+    assert_eq!(count().requests, 1);
+    // The client returns with the error, before the end of the reply.
+    wait_until("the reply has ended", LIMIT, async || count().replies == 1).await
 }
 
 #[tokio::test]
@@ -158,7 +162,7 @@ async fn a_delay_is_a_latency_and_no_brake() -> anyhow::Result<()> {
     assert_eq!(big.len(), 8_000_000);
     assert!(start.elapsed() >= delay);
     // Piece by piece it would have taken more than 12 s.
-    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     Ok(())
 }
 
@@ -227,7 +231,15 @@ async fn a_cut_breaks_what_is_open_and_new_connections_are_well() -> anyhow::Res
 #[tokio::test]
 async fn refused_connections_look_like_a_port_that_nobody_listens_on() -> anyhow::Result<()> {
     let mut s = setup().await?;
-    for _ in 0..3 {
+    // A child that is being started has a copy of every socket, of the listening one too, until it is its program.
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let spawner = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            std::process::Command::new("true").status().expect("a child is started");
+        }
+    });
+    for _ in 0..30 {
         s.proxy.refuse(true).await?;
         let error = TcpStream::connect(s.proxy.addr()).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
@@ -235,6 +247,8 @@ async fn refused_connections_look_like_a_port_that_nobody_listens_on() -> anyhow
         s.proxy.refuse(false).await?;
         add(&mut PgConnection::connect(&s.url).await?, 1).await?;
     }
+    stop.store(true, Ordering::Relaxed);
+    spawner.join().expect("the spawner ends");
     Ok(())
 }
 
@@ -258,10 +272,10 @@ async fn a_lost_reply_was_applied() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_reply_can_be_lost_of_a_statement_that_is_just_being_prepared() -> anyhow::Result<()> {
+async fn a_statements_preparation_is_not_mistaken_for_its_execution() -> anyhow::Result<()> {
     let mut s = setup().await?;
-    // sqlx prepares in a round trip of its own; only what has the value is the execution.
-    let mut reply = s.proxy.lose_reply(|request| request.contains(10_i64.to_be_bytes()));
+    // sqlx has not prepared it yet, and does so in a round trip of its own.
+    let mut reply = s.proxy.lose_reply(|_| true);
     assert!(timeout(LIMIT, add(&mut s.client, 10)).await?.is_err());
     reply.lost().await?;
     assert_eq!(stored(&s.database).await?, 10);
@@ -292,7 +306,7 @@ async fn a_held_request_is_unseen_until_it_is_released() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_held_request_arrives_though_its_client_has_gone() -> anyhow::Result<()> {
     let mut s = setup().await?;
-    let mut hold = s.proxy.hold(|request| request.contains(10_i64.to_be_bytes()));
+    let mut hold = s.proxy.hold(|request| request.sql_contains(UPDATE));
     let held = async {
         tokio::select! {
             request = hold.held() => request,

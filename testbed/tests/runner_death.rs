@@ -84,7 +84,7 @@ async fn runner(role: &str) -> anyhow::Result<()> {
         let file = std::fs::read_to_string(server.data_dir().join("postmaster.pid"))?;
         println!("pid {}", file.lines().next().context("an empty lock file")?);
         for pid in
-            postgres.psql("select pid from pg_stat_activity where pid <> pg_backend_pid()").await?.lines()
+            postgres.psql("select pid from pg_stat_activity where backend_type not in ('client backend', 'autovacuum worker')").await?.lines()
         {
             println!("pid {pid}");
         }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use lease_core::{Elector, LeaseName, Leadership, Term, WorkloadId};
+use lease_core::{Elector, Leadership, LeaseName, Term, WorkloadId};
 use lease_sqlite::{Fence, FenceError, Sqlite, SqliteConfig};
 use sqlx::{Connection, SqliteConnection};
 

@@ -1,6 +1,7 @@
 //! The command line: one tree of commands, and the settings' flags on each of them.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +9,9 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::failure::Failure;
 use crate::modes::{Mode, Registry, Store};
-use crate::settings::{BadSetting, Block, LeaderElection, Log, Model, Operator, Settings, Sources, Workload};
+use crate::settings::{
+    BadSetting, Block, Kind, LeaderElection, Log, Model, Operator, Settings, Sources, Workload,
+};
 use crate::{logs, operator, roles, run};
 
 /// Leases, leader election and fencing on the store that you already run
@@ -20,11 +23,11 @@ use crate::{logs, operator, roles, run};
   leasehold --config leasehold.toml worker outbox-forwarder
   leasehold --mode postgres --postgres-url-file /etc/leasehold/url watch
 
-Settings come from flags, else the environment, else the file (--config or LEASEHOLD_CONFIG), else defaults;
-`leasehold config` shows which, --help lists them all.
+Settings come from flags, else the environment, else the settings file, else
+defaults. --help lists them all, `leasehold config` shows the effective ones.
 
-Exit codes: 0 done; 1 tried and failed; 2 bad input, nothing was started; 125 `run` itself failed, else `run`
-ends with its program's code.")]
+Exit codes: 0 done; 1 tried and failed; 2 bad input, nothing was started; 125
+`run` itself failed, else its program's own code.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -68,7 +71,13 @@ impl Cli {
     /// Reads the process's arguments and environment, does what they say, and returns the exit code.
     ///
     /// 0 done · 1 tried and failed · 2 bad input, nothing was started · 125 `run` itself failed · else `run`'s child's.
+    ///
+    /// Call it first thing in `main`: `run` starts this very program again, as a second process that must have one
+    /// thread only.
     pub fn run(self) -> ExitCode {
+        if let Some(code) = run::keeper() {
+            return code;
+        }
         match self.execute() {
             Ok(code) => code,
             Err(failure) => {
@@ -87,17 +96,24 @@ impl Cli {
         let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
         let mut flags = BTreeMap::new();
         for (_, setting) in model.settings() {
-            let of_file = setting.from_file.map(|from| from.flag);
-            for flag in [setting.flag, of_file].into_iter().flatten() {
-                if let Some(text) = matches.get_one::<String>(flag) {
+            let from = setting.from_file;
+            let both = [(setting.flag, setting.env), (from.map(|f| f.flag), from.map_or("", |f| f.env))];
+            for (flag, id) in both.into_iter().filter_map(|(flag, id)| Some((flag?, id))) {
+                if let Some(text) = matches.get_one::<String>(id) {
                     flags.insert(flag.to_owned(), text.clone());
                 }
             }
         }
-        let config = matches.get_one::<PathBuf>("config").cloned();
+        let config = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
         let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
         let settings = Settings::load(model, &sources)?;
-        logs::start(&settings.block::<Log>()?);
+        let usual = match &arguments.command {
+            // Operators read answers, not logs.
+            Command::Operation(_) => "warn",
+            Command::Run(_) => run::LOG_FILTER,
+            Command::Worker(_) => "info",
+        };
+        logs::start(&settings.block::<Log>()?, usual);
         let app = App { settings, registry: self.registry };
         // `config` shows the settings before it refuses them.
         if !matches!(arguments.command, Command::Operation(operator::Operation::Config(_))) {
@@ -121,31 +137,34 @@ impl Cli {
     }
 }
 
-/// Every setting's flag, on every command.
+/// The id of `--config`.
+const CONFIG: &str = "LEASEHOLD_CONFIG";
+
+/// Every setting's flag, on every command. An argument's id is its variable, which no command's own argument is called.
 fn with_flags(mut command: clap::Command, model: &Model) -> clap::Command {
-    let flag = |name: &'static str, help: String| {
-        Arg::new(name)
-            .long(name)
-            .help(help)
-            .global(true)
-            .hide_short_help(true)
-            .allow_negative_numbers(true)
-            .help_heading("Settings")
+    let flag = |id: &'static str, name: &'static str, help: String| {
+        Arg::new(id).long(name).help(help).global(true).hide_short_help(true).allow_negative_numbers(true)
     };
-    let config = flag("config", "the settings file, TOML [env: LEASEHOLD_CONFIG]".to_owned());
-    command = command
-        .arg(config.value_name("FILE").value_parser(clap::value_parser!(PathBuf)).hide_short_help(false));
+    let config = flag(CONFIG, "config", format!("the settings file, TOML [env: {CONFIG}]"));
+    let path = clap::value_parser!(OsString);
+    command = command.arg(config.value_name("FILE").value_parser(path).hide_short_help(false));
     for (section, setting) in model.settings() {
         let key = format!("{}.{}", section.name, setting.key);
         let default = setting.default.unwrap_or(setting.unset);
-        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+        let time = matches!(setting.kind, Kind::Millis { .. });
+        let unit = if time && setting.default.is_some() { "ms" } else { "" };
+        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}{unit}]") };
+        let seen = if setting.secret { ", visible to all users of this machine" } else { "" };
         if let Some(name) = setting.flag {
-            let help = format!("{}{default} [env: {}] [file: {key}]", setting.help, setting.env);
-            command = command.arg(flag(name, help).value_name("VALUE"));
+            let help = format!("{}{seen}{default} [env: {}] [file: {key}]", setting.help, setting.env);
+            let value = if time { "TIME" } else { "VALUE" };
+            command =
+                command.arg(flag(setting.env, name, help).value_name(value).help_heading(section.about));
         }
         if let Some(from) = setting.from_file {
             let help = format!("a file that holds {key} [env: {}]", from.env);
-            command = command.arg(flag(from.flag, help).value_name("FILE"));
+            command =
+                command.arg(flag(from.env, from.flag, help).value_name("FILE").help_heading(section.about));
         }
     }
     command
@@ -179,5 +198,16 @@ impl App {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::new(format!("no runtime could start: {error}")))?;
         runtime.block_on(work)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_settings_flag_is_also_a_commands_own() {
+        let cli = Cli::new();
+        with_flags(Arguments::command(), &cli.model()).debug_assert();
     }
 }

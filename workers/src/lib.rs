@@ -36,7 +36,7 @@ mod failure;
 mod logs;
 pub mod modes;
 mod operator;
-mod roles;
+pub mod roles;
 mod run;
 pub mod settings;
 pub mod shutdown;

@@ -11,10 +11,10 @@ pub(crate) fn is_filter(text: &str) -> bool {
     !text.is_empty() && EnvFilter::try_new(text).is_ok()
 }
 
-/// Sets up logging for the process.
-pub(crate) fn start(log: &Log) {
+/// Sets up logging for the process. `usual` is the filter if nobody sets one.
+pub(crate) fn start(log: &Log, usual: &str) {
     let filter = log.filter.clone().or_else(|| std::env::var("RUST_LOG").ok().filter(|text| is_filter(text)));
-    let filter = EnvFilter::new(filter.as_deref().unwrap_or("info"));
+    let filter = EnvFilter::new(filter.as_deref().unwrap_or(usual));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     // A program that embeds us may log already; its choice stands.
     let _ = if log.format == "json" {

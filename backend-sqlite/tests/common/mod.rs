@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use lease_core::writes::{self, Candidate, Fresh};
@@ -46,6 +48,33 @@ impl Place {
 
 pub async fn shell(path: &Path) -> SqliteConnection {
     SqliteConnectOptions::new().filename(path).connect().await.expect("a plain connection")
+}
+
+/// For tests that aren't asynchronous themselves.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+}
+
+/// Runs `future` for a number of steps, and then drops it: 0, not even polled; 1, polled once; 2, polled once and woken;
+/// 3, polled twice; … `None` if it was dropped before it was done.
+pub async fn stopped<F: Future>(steps: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = steps;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => {
+                left -= 1; // for the waking, which is when this closure runs again
+                Poll::Pending
+            }
+        }
+    })
+    .await
 }
 
 pub fn name() -> LeaseName {

@@ -104,7 +104,8 @@ pub enum StopReason {
 }
 
 /// Why a term is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Loss {
     /// The deadline passed without an acknowledged renewal.
     Expired,

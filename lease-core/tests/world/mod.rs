@@ -188,7 +188,7 @@ impl World {
             who: Candidate {
                 holder: format!("node-{node}"),
                 region: String::new(),
-                ttl: if node % 2 == 0 { TTL } else { MAX_TTL },
+                ttl: if node.is_multiple_of(2) { TTL } else { MAX_TTL },
                 max_ttl: MAX_TTL,
                 preemptible: false,
             },

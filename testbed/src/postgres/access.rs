@@ -1,12 +1,17 @@
 //! Urls and administration by SQL, for any server that a superuser can reach.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow, bail};
 use tokio::io::AsyncWriteExt;
 use url::Url;
 
 use super::binaries::Binaries;
+use crate::process::find_program;
 
 /// How long one call of [`psql`](Access::psql) may take.
 const PSQL_LIMIT: Duration = Duration::from_secs(60);
@@ -74,12 +79,13 @@ impl Access {
         let mut bare = url.clone();
         let _ = bare.set_password(None);
         let password = percent_decode(url.password().unwrap_or_default())?;
-        let mut command = tokio::process::Command::new(Binaries::find()?.path("psql"));
+        let mut command = tokio::process::Command::new(psql_path()?);
         command
             .args(["--no-psqlrc", "--no-password", "--quiet", "--tuples-only", "--no-align"])
             .args(["--set=ON_ERROR_STOP=1", "--dbname", bare.as_str()])
             .env("PGPASSWORD", password) // not an argument: those are public
             .env("PGCONNECT_TIMEOUT", "10")
+            .env("LC_ALL", "C")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -100,6 +106,14 @@ impl Access {
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
+}
+
+/// A server of the user's own needs no server programs here, only the client.
+fn psql_path() -> anyhow::Result<PathBuf> {
+    Binaries::find().map(|binaries| binaries.path("psql")).or_else(|_| {
+        find_program(Path::new("psql"))
+            .context("there is no program psql on PATH: install it (Debian and Ubuntu: `apt-get install postgresql-client`)")
+    })
 }
 
 /// Quotes a name for SQL.

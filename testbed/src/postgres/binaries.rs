@@ -4,6 +4,7 @@ use std::{
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -15,6 +16,9 @@ use crate::{
     process::find_program,
     supervisor::{Ending, supervisor},
 };
+
+/// The oldest version that has all that is used here (`drop database … with (force)`).
+const OLDEST: u32 = 13;
 
 /// PostgreSQL's programs, all of one version.
 #[derive(Clone, Debug)]
@@ -32,7 +36,14 @@ pub(super) struct User(Option<(u32, u32)>);
 // === impl Binaries ===
 
 impl Binaries {
+    /// Those of this machine, looked for once.
     pub(super) fn find() -> anyhow::Result<Self> {
+        static FOUND: OnceLock<Result<Binaries, String>> = OnceLock::new();
+        let found = FOUND.get_or_init(|| Self::look().map_err(|error| format!("{error:#}")));
+        found.clone().map_err(anyhow::Error::msg)
+    }
+
+    fn look() -> anyhow::Result<Self> {
         let folder = find_folder().context(
             "PostgreSQL's server programs (initdb, postgres, pg_basebackup, psql) were not found on PATH nor in the \
              usual folders: install them (Debian and Ubuntu: `apt-get install postgresql`; Fedora: `dnf install \
@@ -45,6 +56,9 @@ impl Binaries {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let version =
             text.split_whitespace().nth(2).with_context(|| format!("no version in {text:?}"))?.to_owned();
+        if major(&version).is_some_and(|major| major < OLDEST) {
+            bail!("{} is version {version}: install PostgreSQL {OLDEST} or newer", postgres.display());
+        }
         Ok(Self { folder, version, user: User::unprivileged()? })
     }
 
@@ -55,7 +69,7 @@ impl Binaries {
     /// A supervised command that runs as the unprivileged user.
     pub(super) fn command(&self, program: &str, ending: Ending, folder: &Path) -> anyhow::Result<Command> {
         let mut command = supervisor()?.command(&self.path(program), ending)?;
-        command.current_dir(folder);
+        command.current_dir(folder).env("LC_ALL", "C");
         if let User(Some((uid, gid))) = self.user {
             command.uid(uid).gid(gid);
         }
@@ -162,6 +176,10 @@ fn find_folder() -> Option<PathBuf> {
     })
 }
 
+fn major(version: &str) -> Option<u32> {
+    version.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+}
+
 fn usual_folders() -> Vec<PathBuf> {
     let parents = [
         ("/usr/lib/postgresql", "bin"), // Debian
@@ -175,7 +193,7 @@ fn usual_folders() -> Vec<PathBuf> {
         for entry in std::fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok) {
             let name = entry.file_name().to_string_lossy().into_owned();
             let version = name.trim_start_matches("pgsql-").trim_start_matches("postgresql@");
-            if let Ok(version) = version.split('.').next().unwrap_or_default().parse() {
+            if let Some(version) = major(version) {
                 found.push((version, entry.path().join(bin)));
             }
         }

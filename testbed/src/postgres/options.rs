@@ -4,8 +4,8 @@ use std::{net::SocketAddr, path::Path};
 
 use super::archive::WalArchive;
 
-/// How a PostgreSQL server is started. The default is a quick one for plain tests: `fsync=off`, 100
-/// connections, a system identifier that other servers share.
+/// How a PostgreSQL server is started. The default is a quick one: `fsync=off` (which our own backend refuses, by
+/// rule PG-1), 100 connections, a system identifier that other servers share.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
     pub(super) fresh_system_identifier: bool,

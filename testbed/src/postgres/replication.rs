@@ -19,7 +19,9 @@ impl Postgres {
     /// synchronous, when every commit of this server waits for it. It has this server's settings and archive.
     ///
     /// # Errors
-    /// When the backup fails, or the standby doesn't stream within 60 s.
+    /// When the backup fails, or the standby doesn't stream within 60 s. An error, or dropping the future, may leave
+    /// this server waiting for a synchronous standby that isn't there: [`set`](Self::set)
+    /// `synchronous_standby_names` then.
     pub async fn standby(&self, options: StandbyOptions) -> anyhow::Result<Self> {
         let folder = supervisor()?.folder("postgres")?;
         self.binaries.user.own(folder.path())?;

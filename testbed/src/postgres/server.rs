@@ -23,8 +23,12 @@ impl PostgresServer {
     /// When the variable isn't a url or that server doesn't answer: never a silent fallback. Else as
     /// [`Postgres::start`].
     pub async fn named_or_start(options: PostgresOptions) -> anyhow::Result<Self> {
-        match std::env::var(VARIABLE) {
-            Ok(url) if !url.is_empty() => Self::named(&url).await.context(VARIABLE),
+        Self::choose(std::env::var(VARIABLE).ok(), options).await
+    }
+
+    async fn choose(variable: Option<String>, options: PostgresOptions) -> anyhow::Result<Self> {
+        match variable {
+            Some(url) if !url.is_empty() => Self::named(&url).await.context(VARIABLE),
             _ => {
                 let postgres = Postgres::start(options).await?;
                 Ok(Self { access: postgres.access.clone(), ours: Some(postgres) })
@@ -106,5 +110,28 @@ impl PostgresServer {
 impl std::fmt::Debug for PostgresServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PostgresServer").field("ours", &self.ours).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_named_server_that_is_wrong_or_silent_is_an_error_and_shows_no_password() {
+        for url in
+            ["http://u:secret@localhost/x", "postgres:///x", "u:secret", "postgres://u:secret@127.0.0.1:1/x"]
+        {
+            let chosen = PostgresServer::choose(Some(url.into()), PostgresOptions::default()).await;
+            let error = format!("{:#}", chosen.unwrap_err());
+            assert!(error.contains(VARIABLE) && !error.contains("secret"), "{url}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_name_a_server_of_ours_is_started() -> anyhow::Result<()> {
+        let server = PostgresServer::choose(Some(String::new()), PostgresOptions::default()).await?;
+        assert_eq!(server.ours()?.url(), server.url());
+        Ok(())
     }
 }

@@ -73,8 +73,15 @@ struct Gate {
     has_lost_bytes: bool,
 }
 
+/// Counts a connection as open; also when a caller's predicate panics.
+struct Open {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
 /// Serves a connection to its end.
 pub(super) async fn serve(client: TcpStream, shared: Arc<Shared>, number: u64) {
+    let open = Open { shared: shared.clone(), number };
     let mut faults = shared.faults.subscribe();
     let upstream = shared.faults.borrow().upstream;
     let mut cut = faults.clone();
@@ -84,7 +91,7 @@ pub(super) async fn serve(client: TcpStream, shared: Arc<Shared>, number: u64) {
         _ = cut => None,
     };
     // The sockets are closed by now.
-    shared.open.send_modify(|open| _ = open.remove(&number));
+    drop(open);
     if let Some(Lose { request, lost }) = lost {
         let _ = lost.send(request); // nobody may wait for it
     }
@@ -167,7 +174,7 @@ impl Connection {
             let (bytes, pending) = match what {
                 What::Request(request) => {
                     let lose = self.spring_trap(&request).await?;
-                    let Request { sql, bytes, completes } = request;
+                    let Request { sql, bytes, completes, .. } = request;
                     (bytes, Some(Pending { sql: sql.join("; "), completes, lose }))
                 }
                 What::Bytes(bytes, _) => (bytes, None),
@@ -289,6 +296,12 @@ impl Connection {
 
     fn pending(&self) -> MutexGuard<'_, VecDeque<Pending>> {
         self.pending.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.open.send_modify(|open| _ = open.remove(&self.number));
     }
 }
 

@@ -16,7 +16,8 @@ pub struct RoundTrips {
 pub struct RoundTripCount {
     /// Requests that were passed on to the server.
     pub requests: u64,
-    /// Replies that were passed on to the client, errors included.
+    /// Replies that were passed on to the client to their end, errors included. A client may return with an error or
+    /// its first row before that: then await this number.
     pub replies: u64,
 }
 

@@ -15,6 +15,8 @@ pub(super) enum Protocol {
 pub struct Request {
     pub(super) sql: Vec<String>,
     pub(super) bytes: Vec<u8>,
+    /// Not only prepares or describes.
+    pub(super) executes: bool,
     /// Answered by ReadyForQuery of its own. A Flush isn't: its reply is part of the next request's.
     pub(super) completes: bool,
 }
@@ -37,6 +39,7 @@ pub(super) struct ClientParser {
     statements: HashMap<String, String>,
     burst: Vec<u8>,
     sql: Vec<String>,
+    executes: bool,
     /// Parsed in this burst and not yet bound: its Bind isn't a second statement.
     parsed: Option<String>,
 }
@@ -61,15 +64,21 @@ const GSS_REQUEST: u32 = 80_877_104;
 // === impl Request ===
 
 impl Request {
-    /// The texts of its statements, for a prepared one the text that was prepared. Empty for a bare Sync, and in
+    /// The texts of its statements, executed or only prepared: for a prepared one the text behind its name. Empty for a bare Sync, and in
     /// TCP mode.
     pub fn sql(&self) -> &[String] {
         &self.sql
     }
 
-    /// Whether the text of one of its statements contains `text`, letter by letter.
+    /// Whether it executes a statement whose text contains `text`, letter by letter. A client like sqlx prepares a
+    /// statement in a request of its own before its first execution: that one only prepares.
     pub fn sql_contains(&self, text: &str) -> bool {
-        self.sql.iter().any(|sql| sql.contains(text))
+        self.executes && self.sql.iter().any(|sql| sql.contains(text))
+    }
+
+    /// Whether it executes anything, other than to prepare a statement. In TCP mode always true.
+    pub fn executes(&self) -> bool {
+        self.executes
     }
 
     /// All of it, as it was sent.
@@ -95,6 +104,7 @@ impl ClientParser {
             statements: HashMap::new(),
             burst: Vec::new(),
             sql: Vec::new(),
+            executes: false,
             parsed: None,
         }
     }
@@ -106,7 +116,7 @@ impl ClientParser {
     pub(super) fn next(&mut self) -> Option<FromClient> {
         if self.protocol == Protocol::Tcp {
             let bytes = mem::take(&mut self.input);
-            let request = Request { sql: Vec::new(), bytes, completes: true };
+            let request = Request { sql: Vec::new(), bytes, executes: true, completes: true };
             return (!request.bytes.is_empty()).then_some(FromClient::Request(request));
         }
         if !self.started {
@@ -116,12 +126,19 @@ impl ClientParser {
             let message = take(&mut self.input, 1)?;
             let kind = message[0];
             self.note(kind, &message[5..]);
+            self.executes |= matches!(kind, b'Q' | b'E' | b'F');
             self.burst.extend_from_slice(&message);
             match kind {
                 b'Q' | b'S' | b'F' | b'H' => {
                     let (sql, bytes) = (mem::take(&mut self.sql), mem::take(&mut self.burst));
+                    let executes = mem::take(&mut self.executes);
                     self.parsed = None;
-                    return Some(FromClient::Request(Request { sql, bytes, completes: kind != b'H' }));
+                    return Some(FromClient::Request(Request {
+                        sql,
+                        bytes,
+                        executes,
+                        completes: kind != b'H',
+                    }));
                 }
                 b'P' | b'B' | b'E' | b'D' | b'C' => {}
                 _ => return Some(FromClient::Other(mem::take(&mut self.burst))),
@@ -240,6 +257,19 @@ mod tests {
         assert_eq!(requests(&mut parser, &later), [["select 1", "select 1"]]);
         let close = [&message(b'C', b"Ss1\0")[..], &sync, &bind, &sync].concat();
         assert_eq!(requests(&mut parser, &close), [Vec::<String>::new(), Vec::new()]);
+    }
+
+    #[test]
+    fn preparing_a_statement_is_not_executing_it() {
+        let mut parser = started();
+        let parse = message(b'P', b"s1\0select 1\0\0\0");
+        let (describe, sync) = (message(b'D', b"Ss1\0"), message(b'S', b""));
+        parser.feed(&[&parse[..], &describe, &sync, &message(b'Q', b"select 1\0")].concat());
+        let mut next = || match parser.next() {
+            Some(FromClient::Request(request)) => (request.executes(), request.sql_contains("select")),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((next(), next()), ((false, false), (true, true)));
     }
 
     #[test]

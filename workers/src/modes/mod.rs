@@ -11,15 +11,34 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lease_core::{BackendError, Connector, LeaseBackend};
+use lease_core::{BackendError, Connector, LeaseBackend, LeaseName};
 
-use crate::settings::{BadSetting, LeaderElection, Section, Settings};
+use crate::settings::{BadSetting, Kind, LeaderElection, Section, Setting, Settings};
 
 /// The mode without a lease: roles take their term from the outbox's own database.
 pub const DISABLED: &str = "disabled";
 
 /// Modes that this product has, but not this build: the registry wins if it has one of them.
 const NOT_IN_THIS_BUILD: [&str; 2] = ["etcd", "k8s"];
+
+/// Charts set it whatever the mode is, so it's known also where mode k8s isn't.
+const K8S: Section = Section {
+    name: "leaderElection.k8s",
+    about: "mode k8s (not in this build yet)",
+    settings: &[Setting::new(
+        "namespace",
+        "SPENDGUARD_LEADER_K8S_NAMESPACE",
+        Kind::Checked {
+            check: is_namespace,
+            allowed: "use 1 to 63 characters of a-z, 0-9 and '-', beginning and ending with a letter or digit",
+        },
+        "the namespace of the Lease objects",
+    )],
+};
+
+fn is_namespace(text: &str) -> bool {
+    text.len() <= 63 && !text.contains('.') && LeaseName::new(text).is_ok()
+}
 
 /// One kind of lease store.
 pub trait Mode: Send + Sync + 'static {
@@ -45,6 +64,7 @@ pub struct Store {
     mode: &'static str,
     description: String,
     advice: &'static str,
+    caution: Option<&'static str>,
     connector: Arc<dyn Connector>,
     look: Option<Arc<Look>>,
     prepare: Option<Arc<dyn Fn() -> Preparation + Send + Sync>>,
@@ -60,7 +80,21 @@ impl Store {
         connector: impl Connector,
     ) -> Self {
         let connector = Arc::new(connector);
-        Self { mode, description: description.into(), advice, connector, look: None, prepare: None }
+        Self {
+            mode,
+            description: description.into(),
+            advice,
+            caution: None,
+            connector,
+            look: None,
+            prepare: None,
+        }
+    }
+
+    /// What whoever relies on a lease without a fence must know about this store; said at start-up.
+    pub fn cautioned(mut self, caution: &'static str) -> Self {
+        self.caution = Some(caution);
+        self
     }
 
     /// For stores that opening would create: says, before an operator's command opens it, that it isn't there. Else
@@ -89,6 +123,10 @@ impl Store {
     /// What to check when it doesn't answer.
     pub fn advice(&self) -> &'static str {
         self.advice
+    }
+
+    pub(crate) fn caution(&self) -> Option<&'static str> {
+        self.caution
     }
 
     pub(crate) fn look(&self) -> Result<(), String> {
@@ -133,7 +171,8 @@ impl Registry {
     }
 
     pub(crate) fn sections(&self) -> impl Iterator<Item = Section> {
-        self.0.iter().map(|mode| mode.section())
+        let reserved = self.0.iter().all(|mode| mode.name() != "k8s").then_some(K8S);
+        self.0.iter().map(|mode| mode.section()).chain(reserved)
     }
 
     /// The store that the settings name; `None` in mode `disabled`.

@@ -23,6 +23,9 @@ struct Config {
     require_synchronous_replication: bool,
 }
 
+const CAUTION: &str = "where a standby may be promoted, a lease without a fence excludes others only if replication \
+    is synchronous; set leaderElection.postgres.requireSynchronousReplication = true to have that checked";
+
 const URL: Kind = Kind::Url(&["postgres", "postgresql"]);
 
 /// A name that needs no quotes, and leaves room for what is made of it.
@@ -42,7 +45,7 @@ impl Block for Config {
                 "url",
                 "SPENDGUARD_LEADER_POSTGRES_URL",
                 URL,
-                "the database; as a flag its password is visible to every user of the machine",
+                "the database's URL",
             )
             .secret()
             .flag("postgres-url")
@@ -62,7 +65,7 @@ impl Block for Config {
                 "listenUrl",
                 "SPENDGUARD_LEADER_POSTGRES_LISTEN_URL",
                 URL,
-                "the server itself, where url is a pooler's that would lose notifications",
+                "the URL of the server itself, where url is a pooler's that would lose notifications",
             )
             .secret()
             .unset("url")
@@ -137,7 +140,11 @@ impl Mode for Postgres {
         let advice = "check that the server runs, that host, port, user and password are right, and that no firewall \
                       or NetworkPolicy is in the way";
         let (prepared, described) = (config.clone(), description.clone());
-        Ok(Store::new("postgres", description, advice, Backend::connector(config)).prepared_by(move || {
+        let mut store = Store::new("postgres", description, advice, Backend::connector(config));
+        if !set.require_synchronous_replication {
+            store = store.cautioned(CAUTION);
+        }
+        Ok(store.prepared_by(move || {
             let (config, described) = (prepared.clone(), described.clone());
             async move {
                 let version = lease_postgres::migrate(&config).await?;

@@ -15,7 +15,7 @@ pub(super) struct Sqlite;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Config {
-    path: Option<PathBuf>,
+    path: PathBuf,
     busy_timeout_ms: Millis,
     history_retention_days: Option<u64>,
 }
@@ -31,6 +31,9 @@ impl Block for Config {
                 Kind::Path,
                 "the lease file, on a local disk, the same for all candidates",
             )
+            // One place for everybody on the host: a default that depended on the user or on the working directory
+            // would let two lead.
+            .default("/var/lib/leasehold/leases.sqlite")
             .flag("sqlite-path"),
             Setting::new(
                 "busyTimeoutMs",
@@ -61,9 +64,8 @@ impl Mode for Sqlite {
 
     fn open(&self, settings: &Settings) -> Result<Store, BadSetting> {
         let set = settings.block::<Config>()?;
-        let path = settings.required::<Config, _>("path", set.path)?;
         let refuse = |key, error: InvalidSettings| settings.refuse::<Config>(key, error.why);
-        let mut config = SqliteConfig::new(path)
+        let mut config = SqliteConfig::new(set.path)
             .map_err(|error| refuse("path", error))?
             .busy_timeout(set.busy_timeout_ms.into())
             .map_err(|error| refuse("busyTimeoutMs", error))?;

@@ -8,8 +8,10 @@ use super::output::line;
 use crate::{App, Failure};
 
 /// Show the effective settings and where each comes from, and check them
+///
+/// What it prints is a settings file itself, but for secrets, which it doesn't show.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Secrets are not shown. Exit code 2 if the settings can't be used.")]
+#[command(after_help = "Exit code 2 if the settings can't be used.")]
 pub(crate) struct Config {
     /// Write JSON
     #[arg(long)]
@@ -23,10 +25,15 @@ pub(super) fn run(args: &Config, app: &App) -> Result<ExitCode, Failure> {
         line(json!({ "file": settings.file(), "settings": effective }))?;
     } else {
         match settings.file() {
-            Some(file) => line(format!("settings file: {}", file.display()))?,
-            None => line("settings file: none (--config or LEASEHOLD_CONFIG names one)")?,
+            Some(file) => line(format!("# settings file: {}", file.display()))?,
+            None => line("# settings file: none (--config or LEASEHOLD_CONFIG names one)")?,
         }
+        let mut about = "";
         for setting in effective {
+            if setting.about != about {
+                about = setting.about;
+                line(format!("\n# {about}"))?;
+            }
             line(setting)?;
         }
     }

@@ -22,7 +22,7 @@ pub(crate) enum Fence {
   leasehold fence raise outbox-forwarder --above 4711")]
 pub(crate) struct Raise {
     /// The greatest epoch that any resource has admitted
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..i64::MAX as u64))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(..i64::MAX as u64))]
     above: u64,
     /// Why, for the history [default: who ran the command]
     #[arg(long, value_name = "TEXT")]
@@ -31,6 +31,7 @@ pub(crate) struct Raise {
     #[arg(long)]
     json: bool,
     /// The lease [default: leaderElection.leaseName]
+    #[arg(id = "LEASE")]
     lease: Option<LeaseName>,
 }
 

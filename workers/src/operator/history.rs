@@ -15,13 +15,14 @@ use crate::{App, Failure};
   leasehold history outbox-forwarder --limit 1000 --json")]
 pub(crate) struct History {
     /// At most this many rows, the newest
-    #[arg(long, value_name = "N", default_value_t = 20,
+    #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
     /// Write JSON, one line a row
     #[arg(long)]
     json: bool,
     /// The lease [default: leaderElection.leaseName]
+    #[arg(id = "LEASE")]
     lease: Option<LeaseName>,
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Init {
     #[arg(long)]
     new: bool,
     /// Every later epoch exceeds N: the greatest that any log or fence knows, after a loss
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true,
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true,
           value_parser = clap::value_parser!(u64).range(..i64::MAX as u64))]
     above: u64,
     /// Leave tables and migrations alone: they were made by a role with more rights

@@ -52,10 +52,9 @@ pub(crate) fn run(operation: &Operation, app: &App) -> Result<ExitCode, Failure>
 /// The lease that an argument names, or else the settings.
 fn lease(argument: Option<&LeaseName>, settings: &Settings) -> Result<LeaseName, BadSetting> {
     let set = settings.block::<LeaderElection>()?.lease_name;
-    let name = argument.cloned().or(set);
-    name.ok_or_else(|| {
-        settings
-            .refuse::<LeaderElection>("leaseName", "name the lease, as the command's argument or by --lease")
+    settings.required::<LeaderElection, _>("leaseName", argument.cloned().or(set)).map_err(|bad| {
+        let why = "name the lease as the command's argument, by --lease or by SPENDGUARD_LEADER_LEASE_NAME";
+        BadSetting { why: why.to_owned(), ..bad }
     })
 }
 
@@ -63,6 +62,17 @@ fn lease(argument: Option<&LeaseName>, settings: &Settings) -> Result<LeaseName,
 fn operator(settings: &Settings) -> Result<String, BadSetting> {
     let user = ["USER", "LOGNAME"].into_iter().find_map(|key| std::env::var(key).ok());
     Ok(format!("{}@{}", user.as_deref().unwrap_or("operator"), settings.workload_id()?))
+}
+
+/// A register's state in one word, for machines.
+fn state(record: &Record) -> &'static str {
+    match record.grant {
+        _ if record.sealed.is_some() => "sealed",
+        None => "free",
+        Some(_) if record.holder.is_empty() => "closed",
+        Some(_) if ended_by_operator(record) => "revoked",
+        Some(_) => "held",
+    }
 }
 
 /// Is the present grant nobody's, because an operator ended the term before it? The record keeps the old holder's name

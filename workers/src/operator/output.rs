@@ -32,10 +32,10 @@ pub(super) fn wall(time: WallTime) -> String {
 
 /// A span for people: `15s`, `7.6s`, `250ms`.
 pub(super) fn span(span: Duration) -> String {
-    let shown = if span < Duration::from_secs(1) {
-        Duration::from_millis(span.as_millis() as u64)
+    let millis = span.as_millis() as u64;
+    if millis < 1000 {
+        format!("{millis}ms")
     } else {
-        Duration::from_millis(span.as_millis() as u64 / 100 * 100)
-    };
-    format!("{shown:?}")
+        format!("{:?}", Duration::from_millis(millis / 100 * 100))
+    }
 }

@@ -29,6 +29,7 @@ pub(crate) struct Revoke {
     #[arg(long)]
     json: bool,
     /// The lease [default: leaderElection.leaseName]
+    #[arg(id = "LEASE")]
     lease: Option<LeaseName>,
 }
 

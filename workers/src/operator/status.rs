@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use lease_core::{LeaseName, Observation, Record, writes};
 use serde_json::json;
 
-use super::ended_by_operator;
 use super::output::{line, span, wall};
 use super::session::Place;
+use super::{ended_by_operator, state};
 use crate::{App, Failure};
 
 /// Show what each holder last wrote; `leasehold watch` judges who is alive
@@ -57,12 +57,7 @@ pub(super) fn run(args: &Status, app: &App) -> Result<ExitCode, Failure> {
 }
 
 fn as_json(name: &LeaseName, observation: &Observation) -> serde_json::Value {
-    let state = match &observation.record {
-        None => "absent",
-        Some(record) if record.sealed.is_some() => "sealed",
-        Some(record) if record.grant.is_none() => "free",
-        Some(_) => "held",
-    };
+    let state = observation.record.as_ref().map_or("absent", state);
     json!({ "lease": name, "state": state, "store_lineage": observation.lineage, "record": observation.record })
 }
 

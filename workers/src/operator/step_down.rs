@@ -24,12 +24,13 @@ use crate::{App, Failure, shutdown};
 Exit code 1 if the holder has not answered in time; the request stays until its term ends.")]
 pub(crate) struct StepDown {
     /// How long to wait for the answer; 0s doesn't wait
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = wait)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = wait, allow_hyphen_values = true)]
     wait: Duration,
     /// Write JSON
     #[arg(long)]
     json: bool,
     /// The lease [default: leaderElection.leaseName]
+    #[arg(id = "LEASE")]
     lease: Option<LeaseName>,
 }
 

@@ -9,8 +9,8 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
-use super::secret::redacted;
-use super::{BadSetting, Kind, Model, Setting};
+use super::bad::meant;
+use super::{BadSetting, Fault, Model, Setting};
 
 /// Who set a value; later ones win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,16 +80,19 @@ impl Values {
             if model.is_ours(name) && !model.knows_variable(name) {
                 return Err(BadSetting {
                     setting: format!("environment variable {name}"),
-                    value: None,
-                    why: format!("it is unknown; unset it, or use one of {}", model.variables_like(name)),
+                    fault: Fault::Unknown,
+                    why: format!(
+                        "{}unset it; `leasehold --help` lists all",
+                        meant(name, model.all_variables())
+                    ),
                 });
             }
             if model.is_ours(name) || model.knows_variable(name) {
                 let Some(value) = value.to_str() else {
                     return Err(BadSetting {
-                        setting: format!("environment variable {name}"),
-                        value: None,
-                        why: "it is not valid UTF-8; write it anew".to_owned(),
+                        setting: name.to_owned(),
+                        fault: Fault::NotAllowed("(not shown: no valid UTF-8)".to_owned()),
+                        why: "use UTF-8; write it anew".to_owned(),
                     });
                 };
                 given.insert(name.to_owned(), value.to_owned());
@@ -129,7 +132,7 @@ impl Values {
     pub(super) fn from_file(model: &Model, path: &Path, how_named: &str) -> Result<Self, BadSetting> {
         let bad = |why: String| BadSetting {
             setting: how_named.to_owned(),
-            value: Some(path.display().to_string()),
+            fault: Fault::NotAllowed(format!("{:?}", path.display().to_string())),
             why,
         };
         let text = fs::read_to_string(path)
@@ -150,14 +153,16 @@ impl Values {
             if model.knows_key(&full) {
                 self.values.insert(full, value.clone());
             } else if !model.knows_table(&full) {
-                let why = format!("it is unknown; remove it, or use one of {}", model.keys_in(prefix));
-                return Err(BadSetting { setting, value: None, why });
+                let known = model.keys_in(prefix);
+                let meant = meant(key, known.split(", "));
+                let why = format!("{meant}remove it, or use one of {known}");
+                return Err(BadSetting { setting, fault: Fault::Unknown, why });
             } else if let Value::Dict(_, inner) = value {
                 self.flatten(model, path, &full, inner)?;
             } else {
                 let why =
                     format!("it is a table: write [{full}] and below it one of {}", model.keys_in(&full));
-                return Err(BadSetting { setting, value: shown(value), why });
+                return Err(BadSetting { setting, fault: Fault::NotAllowed(shown(value)), why });
             }
         }
         Ok(())
@@ -179,7 +184,11 @@ impl Values {
             let from_key = format!("{}.{}", section.name, from.key);
             let Some(value) = self.values.remove(&from_key) else { continue };
             let name = named(from.key, from.env, Some(from.flag));
-            let bad = |why: String| BadSetting { setting: name.clone(), value: shown(&value), why };
+            let bad = |why: String| BadSetting {
+                setting: name.clone(),
+                fault: Fault::NotAllowed(shown(&value)),
+                why,
+            };
             let path = value.as_str().filter(|path| !path.is_empty());
             let path = path.ok_or_else(|| bad("use the path of a file that holds the value".to_owned()))?;
             if self.values.contains_key(&key) {
@@ -199,26 +208,20 @@ impl Values {
 
 fn check_value(setting: &Setting, value: &Value, layer: Layer, name: String) -> Result<(), BadSetting> {
     setting.kind.check(value, layer == Layer::Flag).map_err(|allowed| {
-        let value = if setting.secret { secret_shown(setting.kind, value) } else { shown(value) };
-        BadSetting { setting: name, value, why: allowed }
+        let text = value.as_str();
+        let shown = text.map_or_else(|| shown(value), |text| format!("{:?}", setting.shown(text)));
+        let quotes = if text.is_none() && setting.kind.is_text() { ", in quotes" } else { "" };
+        BadSetting { setting: name, fault: Fault::NotAllowed(shown), why: format!("{allowed}{quotes}") }
     })
 }
 
 /// A value as the user would write it.
-pub(super) fn shown(value: &Value) -> Option<String> {
-    Some(match value {
+fn shown(value: &Value) -> String {
+    match value {
         Value::String(_, text) => format!("{text:?}"),
-        Value::Dict(..) => "a table".to_owned(),
-        Value::Array(..) => "an array".to_owned(),
-        other => serde_json::to_string(other).unwrap_or_else(|_| "a value".to_owned()),
-    })
-}
-
-fn secret_shown(kind: Kind, value: &Value) -> Option<String> {
-    match (kind, value.as_str()) {
-        (_, Some("")) => Some("\"\"".to_owned()),
-        (Kind::Url(_), Some(text)) => Some(redacted(text)),
-        _ => Some("(not shown: it may hold a secret)".to_owned()),
+        Value::Dict(..) => "(a table)".to_owned(),
+        Value::Array(..) => "(an array)".to_owned(),
+        other => serde_json::to_string(other).unwrap_or_else(|_| "(a value)".to_owned()),
     }
 }
 

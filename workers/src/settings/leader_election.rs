@@ -3,7 +3,7 @@
 use lease_core::{Connector, Elector, ElectorBuilder, InvalidSettings, LeaseName, WorkloadId};
 use serde::Deserialize;
 
-use super::{BadSetting, Block, Kind, Millis, Section, Setting, Settings, Workload};
+use super::{BadSetting, Block, Fault, Kind, Millis, Section, Setting, Settings, Workload};
 
 /// The shared settings of every role that campaigns.
 #[derive(Clone, Debug, Deserialize)]
@@ -39,7 +39,7 @@ impl Block for LeaderElection {
         name: "leaderElection",
         about: "how workers campaign for their lease",
         settings: &[
-            Setting::new("mode", "SPENDGUARD_LEADER_ELECTION_MODE", Kind::Text, "the kind of lease store")
+            Setting::new("mode", "SPENDGUARD_LEADER_ELECTION_MODE", Kind::Text, "the kind of lease store: disabled, sqlite, postgres")
                 .default("sqlite")
                 .flag("mode"),
             Setting::new(
@@ -132,9 +132,19 @@ impl Settings {
 
     /// Who this instance is.
     pub fn workload_id(&self) -> Result<WorkloadId, BadSetting> {
-        let named = self.block::<Workload>()?.instance_id;
-        let id = named.map_or_else(WorkloadId::from_env, WorkloadId::new);
-        id.map_err(|error| self.refuse::<Workload>("instanceId", error.to_string()))
+        if let Some(name) = self.block::<Workload>()?.instance_id {
+            return WorkloadId::new(name).map_err(|error| self.refuse::<Workload>("instanceId", error.why));
+        }
+        WorkloadId::from_env().map_err(|error| BadSetting {
+            // The core takes the first of these that is set.
+            setting: ["POD_NAME", "HOSTNAME"]
+                .into_iter()
+                .find(|key| std::env::var(key).is_ok())
+                .unwrap_or("the host's name")
+                .to_owned(),
+            fault: Fault::NotAllowed(error.value),
+            why: format!("{}; or set LEASEHOLD_WORKLOAD_ID", error.why),
+        })
     }
 
     /// An elector for the lease that is set, or else for `default_lease`.

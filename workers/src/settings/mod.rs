@@ -9,6 +9,7 @@
 //! Environment names are `SPENDGUARD_LEADER_…` for everything about the election and `LEASEHOLD_<SECTION>_<KEY>`
 //! for the rest; `--help`, `leasehold config` and the refusal of nonsense need nothing more.
 
+mod bad;
 mod layers;
 mod leader_election;
 mod model;
@@ -25,6 +26,7 @@ use figment::Figment;
 use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize};
 
+pub use bad::{BadSetting, Fault};
 pub use layers::Layer;
 pub use leader_election::LeaderElection;
 pub use model::{Block, FromFile, Kind, Section, Setting, parse_millis};
@@ -32,19 +34,6 @@ pub use program::{Log, Operator, Workload};
 pub use secret::{Secret, redacted};
 
 use layers::{Values, as_written};
-
-/// A setting that can't be used. One message: the setting as the user wrote it, its value, what is allowed, what to
-/// do. The program ends with exit code 2 before it has started anything.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{setting}{} is not allowed: {why}", value.as_ref().map(|v| format!(" = {v}")).unwrap_or_default())]
-pub struct BadSetting {
-    /// The setting as the user wrote it: a variable, a key and its file, a flag.
-    pub setting: String,
-    /// Its value, redacted.
-    pub value: Option<String>,
-    /// What is allowed, and what to do.
-    pub why: String,
-}
 
 /// A time in milliseconds, as settings hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -66,6 +55,16 @@ pub struct Model {
 /// Variables that we read, or set for children, but that are no settings of the model.
 const OTHER_VARIABLES: [&str; 4] =
     ["LEASEHOLD_CONFIG", "LEASEHOLD_LEASE", "LEASEHOLD_EPOCH", "LEASEHOLD_GRANT"];
+
+/// How variables begin that are this project's other tools'.
+const OF_OTHER_TOOLS: [&str; 6] = [
+    "LEASEHOLD_TEST",
+    "LEASEHOLD_LAB",
+    "LEASEHOLD_DEMO",
+    "LEASEHOLD_BENCH",
+    "LEASEHOLD_SEED",
+    "LEASEHOLD_CACHE",
+];
 
 impl Model {
     /// A model of these sections.
@@ -154,12 +153,7 @@ impl Model {
             rest.is_empty() || (rest.starts_with('_') && (rest.contains("_TCP") || rest.contains("_UDP")))
         });
         let of_a_service = name.contains("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || port;
-        prefixed && !of_a_service
-    }
-
-    fn variables_like(&self, name: &str) -> String {
-        let prefix = if name.starts_with("SPENDGUARD_") { "SPENDGUARD_LEADER_" } else { "LEASEHOLD_" };
-        self.all_variables().filter(|known| known.starts_with(prefix)).collect::<Vec<_>>().join(", ")
+        prefixed && !of_a_service && !OF_OTHER_TOOLS.iter().any(|tool| name.starts_with(tool))
     }
 }
 
@@ -188,11 +182,21 @@ pub struct Settings {
 pub struct Effective {
     /// The dotted key.
     pub key: String,
+    /// Its section's subject.
+    #[serde(skip)]
+    pub about: &'static str,
     /// The value, redacted; none if unset.
     pub value: Option<serde_json::Value>,
     /// What holds without a value.
-    #[serde(skip_serializing_if = "str::is_empty")]
     pub unset: &'static str,
+    /// The environment variable.
+    pub env: &'static str,
+    /// The long flag.
+    pub flag: Option<&'static str>,
+    /// The kind of value: `text`, `integer`, `millis`, …
+    pub kind: &'static str,
+    /// Whether its value may be shown.
+    pub secret: bool,
     /// Who set it: `default`, `file`, `environment` or `flag`.
     pub layer: &'static str,
     /// Where exactly: the file and key, the variable, the flag.
@@ -227,13 +231,11 @@ impl Settings {
     /// A section's settings. Every value was checked when the settings were loaded.
     pub fn block<B: Block>(&self) -> Result<B, BadSetting> {
         let value = self.figment.find_value(B::SECTION.name).unwrap_or_else(|_| Value::from(Dict::new()));
+        // Only where a section's type is narrower than what it says is allowed. The error may quote a secret.
         value.deserialize::<B>().map_err(|error| BadSetting {
-            setting: error
-                .path
-                .last()
-                .map_or_else(|| B::SECTION.name.to_owned(), |key| format!("{}.{key}", B::SECTION.name)),
-            value: None,
-            why: error.to_string(),
+            setting: format!("{}.{}", B::SECTION.name, error.path.join(".")),
+            fault: Fault::NotAllowed("(its value)".to_owned()),
+            why: "this program can't use it; use a smaller number or another text".to_owned(),
         })
     }
 
@@ -241,35 +243,47 @@ impl Settings {
     pub fn required<B: Block, T>(&self, key: &str, value: Option<T>) -> Result<T, BadSetting> {
         value.ok_or_else(|| {
             let full = format!("{}.{key}", B::SECTION.name);
-            let ways = self.model.find(&full).map_or_else(String::new, |(_, setting)| {
-                let from = setting.from_file.map(|from| format!(" ({} for a file that holds it)", from.env));
+            let ways = self.model.find(&full).map_or_else(String::new, |(section, setting)| {
                 let flag = setting.flag.map(|flag| format!(", --{flag}")).unwrap_or_default();
+                let from = setting.from_file.map(|from| {
+                    let FromFile { key, env, flag } = from;
+                    format!(", or name a file that holds it by {env}, --{flag} or {}.{key}", section.name)
+                });
                 format!(
-                    "{}: set {}{flag} or {full} in the file{}",
+                    "it is {}; set {}{flag} or {full} in the settings file{}",
                     setting.help,
                     setting.env,
                     from.unwrap_or_default()
                 )
             });
-            BadSetting { setting: full, value: Some("(not set)".to_owned()), why: ways }
+            BadSetting { setting: full, fault: Fault::NotSet, why: ways }
         })
     }
 
     /// Refuses a value that is well formed and still can't be used: names it as the user wrote it.
     pub fn refuse<B: Block>(&self, key: &str, why: impl Into<String>) -> BadSetting {
-        let full = format!("{}.{key}", B::SECTION.name);
+        let (full, why) = (format!("{}.{key}", B::SECTION.name), why.into());
         let Some((section, setting)) = self.model.find(&full) else {
-            return BadSetting { setting: full, value: None, why: why.into() };
+            return BadSetting { setting: full, fault: Fault::Unknown, why };
         };
         let effective = self.effective_of(section, setting);
-        let unit = if matches!(setting.kind, Kind::Millis { .. }) { "ms" } else { "" };
-        let unit = if effective.layer == Layer::Flag.name() { unit } else { "" };
+        let as_flag = effective.layer == Layer::Flag.name();
+        if effective.layer == Layer::Default.name()
+            && let Some(value) = &effective.value
+        {
+            let flag = setting.flag.map(|flag| format!(" or --{flag}")).unwrap_or_default();
+            let fault = Fault::NotAllowed(format!("{value} (the default)"));
+            return BadSetting { setting: full, fault, why: format!("{why}; or set {}{flag}", setting.env) };
+        }
         let value = match effective.value {
-            Some(value) => format!("{value}{unit}"),
-            None if setting.unset.is_empty() => "(not set)".to_owned(),
+            Some(value) if as_flag && matches!(setting.kind, Kind::Millis { .. }) => format!("{value}ms"),
+            Some(value) => value.to_string(),
+            None if setting.unset.is_empty() => {
+                return BadSetting { setting: full, fault: Fault::NotSet, why };
+            }
             None => format!("({})", setting.unset),
         };
-        BadSetting { setting: effective.origin, value: Some(value), why: why.into() }
+        BadSetting { setting: effective.origin, fault: Fault::NotAllowed(value), why }
     }
 
     /// The settings file, if there is one.
@@ -299,23 +313,24 @@ impl Settings {
             (Layer::File, Some(file)) => format!("{written} in {}", file.display()),
             _ => written,
         };
-        let value = found.map(|value| match (setting.secret, value.as_str()) {
-            (true, text) => redacted(text.unwrap_or_default()).into(),
-            (false, _) => serde_json::to_value(&value).unwrap_or_default(),
+        let value = found.map(|value| match value.as_str() {
+            Some(text) => setting.shown(text).into(),
+            None => serde_json::to_value(&value).unwrap_or_default(),
         });
-        Effective { key, value, unset: setting.unset, layer: layer.name(), origin }
+        let Setting { unset, env, flag, kind, secret, .. } = *setting;
+        let (kind, layer, about) = (kind.name(), layer.name(), section.about);
+        Effective { key, about, value, unset, env, flag, kind, secret, layer, origin }
     }
 }
 
-/// One line for people.
+/// One line for people, and of a settings file.
 impl fmt::Display for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = match &self.value {
-            Some(value) => value.to_string(),
-            None if self.unset.is_empty() => "(not set)".to_owned(),
-            None => format!("(not set: {})", self.unset),
+        let text = match &self.value {
+            Some(value) => format!("{} = {value}", self.key),
+            None if self.unset.is_empty() => return write!(f, "# {} is not set", self.key),
+            None => return write!(f, "# {} is not set: {}", self.key, self.unset),
         };
-        let text = format!("{} = {value}", self.key);
         match self.layer {
             "default" => write!(f, "{text}"),
             layer => write!(f, "{text:<60} # {layer}: {}", self.origin),

@@ -7,6 +7,8 @@ use figment::value::Value;
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use super::secret::redacted;
+
 /// One setting.
 ///
 /// ```
@@ -78,6 +80,12 @@ impl Setting {
     pub const fn flag(mut self, flag: &'static str) -> Self {
         self.flag = Some(flag);
         self
+    }
+
+    /// Its value for people: without what may be a password.
+    pub(super) fn shown(&self, text: &str) -> String {
+        let may_hold_one = matches!(self.kind, Kind::Url(_)) && text.contains(['@', '?']);
+        if text.is_empty() || !(self.secret || may_hold_one) { text.to_owned() } else { redacted(text) }
     }
 
     /// It must never be shown.
@@ -160,10 +168,13 @@ impl Kind {
         .unwrap_or_else(|| Value::from(text))
     }
 
-    /// What a flag's text stands for: as [`read`](Self::read), but times have a unit.
+    /// What a flag's text stands for: as [`read`](Self::read), but times have a unit. A time out of range stays a
+    /// text, so that it's shown as it was written.
     pub(super) fn read_flag(self, text: &str) -> Value {
         match self {
-            Self::Millis { .. } => parse_millis(text).map_or_else(|| Value::from(text), Value::from),
+            Self::Millis { min, max } => parse_millis(text)
+                .filter(|millis| (min..=max).contains(millis))
+                .map_or_else(|| Value::from(text), Value::from),
             _ => self.read(text),
         }
     }
@@ -181,12 +192,31 @@ impl Kind {
             Self::Bool => value.to_bool().is_some(),
             Self::Integer { min, max } | Self::Millis { min, max } => within(min, max),
             Self::Path => text.is_some_and(|t| !t.is_empty() && !t.chars().any(char::is_control)),
-            Self::Url(schemes) => text.and_then(|t| Url::parse(t).ok()).is_some_and(|url| {
-                schemes.contains(&url.scheme()) && url.host_str().is_none_or(|host| !host.is_empty())
-            }),
+            Self::Url(schemes) => text
+                .and_then(|t| Url::parse(t).ok())
+                .is_some_and(|url| schemes.contains(&url.scheme()) && !url.cannot_be_a_base()),
             Self::Address => text.is_some_and(is_address),
         };
         if fine { Ok(()) } else { Err(self.allowed(flag)) }
+    }
+
+    /// Its name, for machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Checked { .. } => "checked",
+            Self::OneOf(_) => "one_of",
+            Self::Bool => "bool",
+            Self::Integer { .. } => "integer",
+            Self::Millis { .. } => "millis",
+            Self::Path => "path",
+            Self::Url(_) => "url",
+            Self::Address => "address",
+        }
+    }
+
+    pub(super) fn is_text(self) -> bool {
+        !matches!(self, Self::Bool | Self::Integer { .. } | Self::Millis { .. })
     }
 
     /// What is allowed, as a sentence's end: "use …".

@@ -56,7 +56,7 @@ impl Block for Log {
                 },
                 "which messages are logged",
             )
-            .unset("RUST_LOG, else info")
+            .unset("RUST_LOG, else info, and warn for operators' commands")
             .flag("log"),
             Setting::new(
                 "format",

@@ -41,6 +41,9 @@ impl<'de> Deserialize<'de> for Secret {
 
 /// A URL without its password and its query (which may hold one too); nothing at all of anything else.
 pub fn redacted(text: &str) -> String {
+    if text.starts_with("sqlite:") {
+        return text.split(['?', '#']).next().unwrap_or_default().to_owned();
+    }
     let Ok(mut url) = Url::parse(text) else { return "(not shown: it may hold a secret)".to_owned() };
     if url.cannot_be_a_base() {
         return "(not shown: it may hold a secret)".to_owned();

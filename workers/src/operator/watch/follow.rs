@@ -6,7 +6,7 @@ use lease_core::deadline::{Claim, Sighting};
 use lease_core::{Instant, Observation, Record, writes};
 use serde::Serialize;
 
-use super::super::ended_by_operator;
+use super::super::{ended_by_operator, state};
 
 /// Something that people want to know about a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,7 +102,7 @@ impl Follower {
         if self.standing.replace(standing) == Some(standing) {
             return None;
         }
-        let (holder, epoch) = (record.holder.clone(), record.epoch);
+        let (holder, epoch) = (if nobody { String::new() } else { record.holder.clone() }, record.epoch);
         match standing {
             Standing::Fine => None,
             Standing::Silent => {
@@ -132,14 +132,7 @@ fn millis(span: Duration) -> u64 {
 }
 
 fn seen(record: &Record) -> Happening {
-    let state = match record.grant {
-        _ if record.sealed.is_some() => "sealed",
-        None => "free",
-        Some(_) if record.holder.is_empty() => "closed",
-        Some(_) if ended_by_operator(record) => "revoked",
-        Some(_) => "held",
-    };
-    Happening::Seen { state, holder: record.holder.clone(), epoch: record.epoch }
+    Happening::Seen { state: state(record), holder: record.holder.clone(), epoch: record.epoch }
 }
 
 fn changed(before: &Record, now: &Record, happened: &mut Vec<Happening>) {

@@ -32,6 +32,7 @@ pub(crate) struct Watch {
     #[arg(long)]
     json: bool,
     /// The lease [default: all in the store]
+    #[arg(id = "LEASE")]
     lease: Option<LeaseName>,
 }
 
@@ -189,8 +190,11 @@ fn in_words(what: &Happening) -> Option<String> {
     Some(match what {
         Happening::Seen { state: "held", holder, epoch } => format!("held by {holder}, epoch {epoch}"),
         Happening::Seen { state: "closed", .. } => "closed: created without a holder".to_owned(),
+        Happening::Seen { state: "free", holder, .. } if holder.is_empty() => {
+            "free; nobody has held it yet".to_owned()
+        }
         Happening::Seen { state: "free", holder, epoch } => {
-            format!("free, last epoch {epoch}, last held by {}", nobody(holder))
+            format!("free, last epoch {epoch}, last held by {holder}")
         }
         Happening::Seen { state, holder, epoch } => {
             format!("{state}, epoch {epoch}, last held by {}", nobody(holder))
@@ -219,7 +223,8 @@ fn in_words(what: &Happening) -> Option<String> {
             format!("{holder} beating again after {}", after(silent_ms))
         }
         Happening::MayBeTaken { holder, silent_ms, .. } => {
-            format!("{} silent for {}: a candidate may take it", nobody(holder), after(silent_ms))
+            let how = if holder.is_empty() { "closed".to_owned() } else { format!("{holder} silent") };
+            format!("{how} for {}: a candidate may take it", after(silent_ms))
         }
         Happening::Released { holder, epoch, asked } => {
             let why = if *asked { " because it was asked to" } else { "" };

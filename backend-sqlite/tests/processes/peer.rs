@@ -1,0 +1,161 @@
+//! The second process: how it is started and spoken to, and what it does.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use lease_core::writes::{self, Fresh};
+use lease_core::{BackendError, Change, LeaseBackend, PutOutcome};
+use lease_sqlite::{Sqlite, SqliteConfig};
+use sqlx::Connection;
+
+use crate::common::*;
+use crate::{disk, kills, places};
+
+/// A process of ours in another role. Killed when dropped.
+pub struct Peer {
+    child: Child,
+    tell: Option<ChildStdin>,
+    hear: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    pub fn start(role: &str, path: &Path) -> Self {
+        Self::start_with(role, path, &[])
+    }
+
+    pub fn start_with(role: &str, path: &Path, environment: &[(&str, &Path)]) -> Self {
+        let program = std::env::current_exe().expect("our own path");
+        let mut command = Command::new(program);
+        command.env("LEASE_SQLITE_ROLE", role).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.envs(environment.iter().copied());
+        let mut child = command.spawn().expect("a second process");
+        let hear = BufReader::new(child.stdout.take().expect("piped"));
+        Self { tell: child.stdin.take(), child, hear }
+    }
+
+    pub fn id(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
+    /// Lets it go on.
+    pub fn tell(&mut self) {
+        writeln!(self.tell.as_mut().expect("not closed"), "go on").expect("it listens");
+    }
+
+    /// Its next line.
+    pub fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.hear.read_line(&mut line).expect("it speaks");
+        line.trim_end().to_owned()
+    }
+
+    /// Kills it, and returns the lines that are left.
+    pub fn kill(mut self) -> Vec<String> {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+        let mut hear = self.hear_to_the_end();
+        if hear.last().is_some_and(|line| !line.ends_with('\n')) {
+            hear.pop(); // cut off by the kill
+        }
+        hear.iter().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    fn hear_to_the_end(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if self.hear.read_line(&mut line).expect("it spoke") == 0 {
+                return lines;
+            }
+            lines.push(line);
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Says a line, at once.
+pub fn say(line: &str) {
+    println!("{line}");
+}
+
+/// Waits until the parent tells us to go on.
+pub fn wait_for_word() {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).expect("the parent speaks");
+}
+
+async fn open(path: &str) -> Result<Sqlite, BackendError> {
+    Sqlite::connect(SqliteConfig::new(path).expect("a usable path")).await
+}
+
+/// Plays `role` with its arguments, the first of which is a path.
+pub fn play(role: &str, arguments: &[String]) {
+    let path = arguments[0].as_str();
+    match role {
+        "lock" => block_on(lock(path)),
+        "open" => block_on(race(path)),
+        "hold" => block_on(hold(path)),
+        "write" => block_on(kills::write_for_ever(path)),
+        "failing disk" => block_on(disk::renew_on_a_failing_disk(Path::new(path))),
+        "hanging disk" => block_on(disk::write_on_a_hanging_disk(Path::new(path))),
+        "beats" => block_on(disk::beats_on_a_bad_disk(Path::new(path))),
+        "full disk" => block_on(places::on_a_full_disk(Path::new(path))),
+        "mounted file" => block_on(places::on_a_mounted_file(Path::new(path))),
+        "fuse" => block_on(places::on_fuse(Path::new(path))),
+        "no rights" => block_on(places::without_rights(Path::new(path))),
+        _ => panic!("unknown role {role}"),
+    }
+}
+
+/// Holds the file's write lock until told to go on.
+async fn lock(path: &str) {
+    let mut shell = shell(Path::new(path)).await;
+    let transaction = shell.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    say("locked");
+    wait_for_word();
+    transaction.rollback().await.unwrap();
+    say("free");
+    wait_for_word();
+}
+
+/// Opens the file and creates the register, together with many others.
+async fn race(path: &str) {
+    say("ready");
+    wait_for_word();
+    let store = match open(path).await {
+        Ok(store) => store,
+        Err(error) => return say(&format!("failed: {error}")),
+    };
+    let absent = observe(&store).await;
+    let record = writes::init(&absent, TTL, 0, None, &Fresh::random());
+    if absent.record.is_some() {
+        say("found");
+        return wait_for_word();
+    }
+    match store.put_if(&name(), &absent, &record, Change::Init).await {
+        Ok(PutOutcome::Written(_)) => say("created"),
+        Ok(PutOutcome::Conflict(_)) => say("found"),
+        Err(error) => say(&format!("failed: {error}")),
+    }
+    wait_for_word();
+}
+
+/// Holds the lease; renews it when told to.
+async fn hold(path: &str) {
+    let store = open(path).await.unwrap();
+    let held = acquire(&store, &init(&store).await, "holder").await;
+    say("held");
+    wait_for_word();
+    match store.put_if(&name(), &held, &beat(&held), Change::Renew).await {
+        Ok(outcome) => say(&format!("{outcome:?}")),
+        Err(error) => say(&format!("failed: {:?} {error}", error.certainty)),
+    }
+    wait_for_word();
+}

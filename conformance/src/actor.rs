@@ -1,0 +1,192 @@
+//! One elector of a case: what it holds, and how the case steers it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use lease_core::elector::StepFn;
+use lease_core::{
+    BackendError, Clock, Elector, ElectorBuilder, Leadership, LeaseBackend, LeaseName, WallTime, WorkloadId,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::context::Cx;
+use crate::history::What;
+use crate::recording::recorded;
+use crate::tap::{Tap, Tapped};
+
+/// How an actor is made; the defaults are the harness's ttl and the case's own lease.
+pub(crate) struct ActorSpec {
+    pub(crate) holder: String,
+    pub(crate) lease: LeaseName,
+    pub(crate) ttl: Duration,
+    pub(crate) max_ttl: Option<Duration>,
+    pub(crate) preemptible: bool,
+    /// How far this actor's idea of the time of day is off.
+    pub(crate) wall_off_ms: i64,
+    /// The work goes on after being told to stop until the case lets it return.
+    pub(crate) drains: bool,
+    pub(crate) tap: Tap,
+    /// One connection for several actors.
+    pub(crate) shared: Option<Arc<tokio::sync::OnceCell<Arc<dyn LeaseBackend>>>>,
+    /// Adjusts further settings.
+    pub(crate) settings: fn(ElectorBuilder) -> ElectorBuilder,
+}
+
+/// A running elector.
+pub(crate) struct Actor {
+    pub(crate) name: String,
+    pub(crate) tap: Tap,
+    pub(crate) lease: LeaseName,
+    begun: mpsc::UnboundedReceiver<Leadership>,
+    control: Control,
+    holder_is_dead: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What the case keeps of each actor, to end it.
+#[derive(Clone)]
+pub(crate) struct Control {
+    stop: Arc<watch::Sender<bool>>,
+    returns: Arc<watch::Sender<bool>>,
+    pub(crate) task: Arc<tokio::sync::Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Control {
+    /// Tells the actor to shut down, and its work to return.
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
+        self.returns.send_replace(true);
+    }
+
+    pub(crate) async fn ended(&self) {
+        let mut task = self.task.lock().await;
+        if let Some(running) = task.as_mut() {
+            let _ = running.await;
+            *task = None;
+        }
+    }
+
+    /// Drops the elector, as the end of its process would; nothing that it still says reaches the store.
+    pub(crate) async fn abort(&self) {
+        if let Some(task) = self.task.lock().await.take() {
+            task.abort();
+        }
+    }
+}
+
+impl ActorSpec {
+    pub(crate) fn start(self, cx: &Arc<Cx>, name: String) -> anyhow::Result<Actor> {
+        let step = self.step(cx, &name);
+        let (harness, tap, shared) = (cx.harness.clone(), self.tap.clone(), self.shared.clone());
+        let connector = move || {
+            let (harness, tap, shared) = (harness.clone(), tap.clone(), shared.clone());
+            async move {
+                let inner = match shared {
+                    Some(shared) => shared.get_or_try_init(|| harness.connect()).await?.clone(),
+                    None => harness.connect().await?,
+                };
+                let backend: Arc<dyn LeaseBackend> = Arc::new(Tapped { inner, tap });
+                Ok::<_, BackendError>(backend)
+            }
+        };
+        let workload = WorkloadId::new(self.holder.clone()).map_err(|error| anyhow!("{error}"))?;
+        let mut builder = Elector::builder(connector, self.lease.clone(), workload).ttl(self.ttl).step(step);
+        if let Some(max_ttl) = self.max_ttl {
+            builder = builder.max_ttl(max_ttl);
+        }
+        if self.preemptible {
+            builder = builder.every_effect_is_fenced();
+        }
+        let elector = (self.settings)(builder).build().map_err(|error| anyhow!("{error}"))?;
+        let poll_ms = (self.ttl / 3).as_millis() as u64;
+        let campaigning = What::Campaigning { ttl_ms: self.ttl.as_millis() as u64, poll_ms };
+        cx.recorder.record(&self.lease, Clock::boot().now(), &name, campaigning);
+
+        let holder_is_dead = Box::new(elector.holder_is_dead());
+        let (begin, begun) = mpsc::unbounded_channel();
+        let (stop, mut stopped) = watch::channel(false);
+        let (returns, may_return) = watch::channel(!self.drains);
+        let work = {
+            let (cx, name, lease) = (cx.clone(), name.clone(), self.lease.clone());
+            move |leadership: Leadership| {
+                cx.begins(&lease, &name, &leadership);
+                let _ = begin.send(leadership.clone());
+                let mut may_return = may_return.clone();
+                async move {
+                    leadership.stop_requested().await;
+                    let _ = may_return.wait_for(|may| *may).await;
+                    Ok::<_, String>(())
+                }
+            }
+        };
+        let run = elector.run_until(
+            async move {
+                let _ = stopped.wait_for(|stop| *stop).await;
+            },
+            work,
+        );
+        let task = tokio::spawn(async move {
+            let _ = run.await;
+        });
+        let control = Control {
+            stop: Arc::new(stop),
+            returns: Arc::new(returns),
+            task: Arc::new(tokio::sync::Mutex::new(Some(task))),
+        };
+        cx.keep(name.clone(), control.clone(), self.tap.clone());
+        Ok(Actor { name, tap: self.tap, lease: self.lease, begun, control, holder_is_dead })
+    }
+
+    fn step(&self, cx: &Arc<Cx>, name: &str) -> StepFn {
+        let inner = (cx.core)(&self.holder, self.ttl);
+        let recorded = recorded(cx.recorder.clone(), self.lease.clone(), name.to_owned(), inner);
+        let off = self.wall_off_ms;
+        Arc::new(move |state, now, event, fresh, jitter| {
+            let mut fresh = fresh.clone();
+            fresh.wall = WallTime(fresh.wall.0 + off);
+            recorded(state, now, event, &fresh, jitter)
+        })
+    }
+}
+
+impl Actor {
+    /// Waits for its next term.
+    pub(crate) async fn leads(&mut self, cx: &Cx) -> anyhow::Result<Leadership> {
+        let name = self.name.clone();
+        let begun = cx.soon(&format!("{name} to lead"), self.begun.recv()).await?;
+        begun.with_context(|| format!("{name}'s elector ended before it led"))
+    }
+
+    /// Has a term begun that the case hasn't taken note of?
+    pub(crate) fn leads_already(&mut self) -> Option<Leadership> {
+        self.begun.try_recv().ok()
+    }
+
+    /// Shuts down, and waits for the end.
+    pub(crate) async fn stop(&self, cx: &Cx) -> anyhow::Result<()> {
+        self.control.stop();
+        cx.soon(&format!("{} to stop", self.name), self.control.ended()).await
+    }
+
+    /// Tells it to shut down; its work goes on draining if it was made to.
+    pub(crate) fn shut_down(&self) {
+        self.control.stop.send_replace(true);
+    }
+
+    /// Lets draining work return.
+    pub(crate) fn work_returns(&self) {
+        self.control.returns.send_replace(true);
+    }
+
+    /// Cuts it off for good: to everybody else it is dead.
+    pub(crate) fn kill(&self, cx: &Cx) {
+        self.tap.kill();
+        cx.died(&self.lease, &self.name);
+    }
+
+    /// Says that the present holder is dead (F-3).
+    pub(crate) fn says_holder_is_dead(&self) {
+        (self.holder_is_dead)();
+    }
+}

@@ -1,0 +1,132 @@
+//! The table of cases, and how one is run.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use lease_core::Capabilities;
+
+use crate::context::{Core, Cx};
+use crate::harness::{Facility, Harness};
+
+/// How long a case waits for anything before it fails.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+pub(crate) type CaseFuture = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
+/// One case: a behaviour that every backend, or every backend of a kind, must show.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// `group::behaviour`, in the words of what it defends.
+    pub id: &'static str,
+    /// What the store or its harness must offer.
+    pub needs: &'static [Need],
+    pub(crate) run: fn(Arc<Cx>) -> CaseFuture,
+}
+
+/// What a case needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// [`Capabilities::watch`]
+    Watch,
+    /// [`Capabilities::list`]
+    List,
+    /// [`Capabilities::history`]
+    History,
+    /// The backend doesn't offer [`Capabilities::watch`]: its refusal is judged.
+    NoWatch,
+    /// The backend doesn't offer [`Capabilities::list`]: its refusal is judged.
+    NoList,
+    /// The backend doesn't offer [`Capabilities::history`]: its refusal is judged.
+    NoHistory,
+    /// Candidates don't create registers.
+    LosesRegisters,
+    /// Candidates create registers.
+    CreatesRegisters,
+    /// The harness offers it.
+    Facility(Facility),
+}
+
+impl Need {
+    /// Why the case can't run, or `None`.
+    fn unmet(self, harness: &dyn Harness, capabilities: &Capabilities) -> Option<String> {
+        let name = harness.name();
+        let (met, why) = match self {
+            Self::Watch => (capabilities.watch, format!("{name} does not offer watch")),
+            Self::List => (capabilities.list, format!("{name} does not offer list")),
+            Self::History => (capabilities.history, format!("{name} does not keep history")),
+            Self::NoWatch => {
+                (!capabilities.watch, format!("{name} offers watch, there is no refusal to judge"))
+            }
+            Self::NoList => (!capabilities.list, format!("{name} offers list, there is no refusal to judge")),
+            Self::NoHistory => {
+                (!capabilities.history, format!("{name} keeps history, there is no refusal to judge"))
+            }
+            Self::LosesRegisters => (
+                !capabilities.creates_registers,
+                format!("{name} cannot lose registers while it keeps its lineage"),
+            ),
+            Self::CreatesRegisters => (
+                capabilities.creates_registers,
+                format!("{name} can lose registers, so candidates create none"),
+            ),
+            Self::Facility(facility) => (
+                harness.facilities().contains(&facility),
+                format!("the {name} harness does not offer {facility}"),
+            ),
+        };
+        (!met).then_some(why)
+    }
+}
+
+impl Case {
+    /// Why the case can't run on this store, or `None` if it can.
+    pub fn ignored_because(&self, harness: &dyn Harness, capabilities: &Capabilities) -> Option<String> {
+        self.needs.iter().find_map(|need| need.unmet(harness, capabilities))
+    }
+
+    /// Runs the case on a runtime of its own, and judges its history by every invariant.
+    pub fn run(&self, harness: Arc<dyn Harness>, core: Core, limit: Duration) -> Result<Duration, String> {
+        let began = Instant::now();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+        let cx = Cx::new(harness, core, limit);
+        let outcome = runtime.block_on(async {
+            let case = AssertUnwindSafe((self.run)(cx.clone())).catch_unwind();
+            let outcome = match tokio::time::timeout(limit * 3, case).await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(_)) => Err(anyhow::anyhow!("the case panicked")),
+                Err(_) => Err(anyhow::anyhow!("the case hung for {:?}", limit * 3)),
+            };
+            match outcome {
+                Ok(()) => cx.judge().await,
+                failed => {
+                    // Ends the actors all the same; the first failure is the one to tell.
+                    let _ = tokio::time::timeout(Duration::from_secs(1), cx.end_actors()).await;
+                    failed.map_err(|error| error.context(format!("what happened:\n{}", cx.tell())))
+                }
+            }
+        });
+        runtime.shutdown_background();
+        outcome.map(|()| began.elapsed()).map_err(|error| {
+            let mut chain: Vec<_> = error.chain().map(ToString::to_string).collect();
+            chain.reverse();
+            chain.join("\n")
+        })
+    }
+}
+
+/// Names the cases of one group: `group::function`.
+macro_rules! cases {
+    ($group:literal: $($name:ident $(needs [$($need:expr),+])?),+ $(,)?) => {
+        pub(crate) const CASES: &[$crate::case::Case] = &[$($crate::case::Case {
+            id: concat!($group, "::", stringify!($name)),
+            needs: &[$($($need),+)?],
+            run: |cx| Box::pin($name(cx)),
+        }),+];
+    };
+}
+pub(crate) use cases;

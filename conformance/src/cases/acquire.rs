@@ -1,0 +1,150 @@
+//! How terms begin (E-1, T-3).
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use tokio::sync::OnceCell;
+
+use crate::actor::ActorSpec;
+use crate::case::cases;
+use crate::context::{Cx, record};
+use crate::history::What;
+
+cases! { "acquire":
+    leads_on_a_free_register,
+    only_one_of_two_leads,
+    the_same_owner_gets_a_greater_epoch_after_expiry,
+    each_acquisition_has_a_grant_of_its_own,
+    two_electors_with_one_workload_name_are_two_grants,
+    one_of_100_standbys_leads_after_a_release,
+    one_of_100_standbys_leads_after_an_expiry,
+    writes_who_leads_for_people,
+}
+
+async fn leads_on_a_free_register(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut actor = cx.actor("a")?;
+    let leadership = actor.leads(&cx).await?;
+    ensure!(leadership.is_leader_now());
+    let seen = backend.observe(&cx.lease()).await?;
+    ensure!(record(&seen)?.term() == Some(leadership.term()), "the register names another term: {seen:?}");
+    actor.stop(&cx).await?;
+    ensure!(!leadership.is_leader_now());
+    Ok(())
+}
+
+async fn only_one_of_two_leads(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut first = cx.actor("a")?;
+    let term = first.leads(&cx).await?;
+    let mut second = cx.actor("b")?;
+    second.tap.reads(8).await;
+    ensure!(second.leads_already().is_none() && term.is_leader_now());
+    Ok(())
+}
+
+async fn the_same_owner_gets_a_greater_epoch_after_expiry(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut actor = cx.actor("a")?;
+    let first = actor.leads(&cx).await?;
+    actor.tap.cut(true);
+    cx.soon("the term to expire", first.lost()).await?;
+    actor.tap.cut(false);
+    let second = actor.leads(&cx).await?;
+    ensure!(second.term().epoch > first.term().epoch, "{} after {}", second.term(), first.term());
+    ensure!(second.term().grant != first.term().grant && !first.is_leader_now());
+    Ok(())
+}
+
+async fn each_acquisition_has_a_grant_of_its_own(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut grants = Vec::new();
+    for _ in 0..3 {
+        let mut actor = cx.actor("a")?;
+        grants.push(actor.leads(&cx).await?.term().grant);
+        actor.stop(&cx).await?;
+    }
+    grants.sort();
+    grants.dedup();
+    ensure!(grants.len() == 3, "a grant was used twice");
+    Ok(())
+}
+
+async fn two_electors_with_one_workload_name_are_two_grants(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut first = cx.actor("one-name")?;
+    let term = first.leads(&cx).await?;
+    let mut second = cx.actor("one-name")?;
+    second.tap.reads(8).await;
+    ensure!(second.leads_already().is_none(), "its own name on the register is nobody's key to it");
+    ensure!(term.is_leader_now());
+    first.stop(&cx).await?;
+    let next = second.leads(&cx).await?;
+    ensure!(next.term().grant != term.term().grant && next.term().epoch > term.term().epoch);
+    Ok(())
+}
+
+/// A hundred candidates over ten connections.
+fn hundred(cx: &Arc<Cx>) -> anyhow::Result<Vec<crate::actor::Actor>> {
+    let connections: Vec<_> = (0..10).map(|_| Arc::new(OnceCell::new())).collect();
+    let specs = (0..100).map(|index| {
+        let spec = cx.spec(&format!("standby-{index}"));
+        if index >= 10 {
+            // One watch a connection; the others poll.
+            spec.tap.mute_watch();
+        }
+        // Long enough for a hundred to be served by one thread, whatever else the machine does.
+        ActorSpec { shared: Some(connections[index % 10].clone()), ttl: cx.ttl() * 4, ..spec }
+    });
+    specs.map(|spec| cx.start(spec)).collect()
+}
+
+async fn one_follows(cx: &Arc<Cx>, kill: bool) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut holder = cx.start(ActorSpec { ttl: cx.ttl() * 4, ..cx.spec("holder") })?;
+    let first = holder.leads(cx).await?;
+    let mut standbys = hundred(cx)?;
+    for standby in &standbys {
+        cx.soon("every standby to look", standby.tap.reads_reach(1)).await?;
+    }
+    if kill {
+        holder.kill(cx);
+    } else {
+        holder.stop(cx).await?;
+    }
+    let waiting = standbys.iter_mut().map(|standby| Box::pin(standby.leads(cx)));
+    let (next, leader, _) = futures::future::select_all(waiting).await;
+    let next = next?;
+    ensure!(next.term().epoch > first.term().epoch);
+    // Give everybody else the chance to get it wrong.
+    let looks: Vec<_> = standbys.iter().map(|standby| standby.tap.read_count()).collect();
+    for (index, standby) in standbys.iter().enumerate().filter(|(index, _)| *index != leader) {
+        cx.soon("a further look", standby.tap.reads_reach(looks[index] + 1)).await?;
+    }
+    let others = standbys.iter_mut().filter_map(|standby| standby.leads_already()).count();
+    ensure!(others == 0, "{others} more standbys led");
+    let history = cx.recorder.history(&cx.lease());
+    let begun = history.events.iter().filter(|event| matches!(event.what, What::Begun { .. })).count();
+    ensure!(begun == 2, "{begun} terms instead of the holder's and one successor's");
+    Ok(())
+}
+
+async fn one_of_100_standbys_leads_after_a_release(cx: Arc<Cx>) -> anyhow::Result<()> {
+    one_follows(&cx, false).await
+}
+
+async fn one_of_100_standbys_leads_after_an_expiry(cx: Arc<Cx>) -> anyhow::Result<()> {
+    one_follows(&cx, true).await
+}
+
+async fn writes_who_leads_for_people(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut actor =
+        cx.start(ActorSpec { settings: |builder| builder.region("eu-west-3"), ..cx.spec("pod-7") })?;
+    actor.leads(&cx).await?;
+    let seen = backend.observe(&cx.lease()).await?;
+    let shown = record(&seen)?;
+    ensure!((shown.holder.as_str(), shown.region.as_str()) == ("pod-7", "eu-west-3"), "{shown:?}");
+    ensure!(shown.acquired_at.0 <= shown.renewed_at.0 && shown.renewed_at.0 < shown.expires_at.0);
+    Ok(())
+}

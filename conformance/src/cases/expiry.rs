@@ -1,0 +1,172 @@
+//! Expiry: each process's own clock decides, and no wall clock does (T-1, T-2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::ensure;
+use lease_core::deadline::lengthened;
+use lease_core::writes::Fresh;
+use lease_core::{Change, Clock, LeaseBackend, PutOutcome, Tag};
+
+use crate::actor::ActorSpec;
+use crate::case::cases;
+use crate::context::{Cx, record};
+
+cases! { "expiry":
+    a_dead_holder_is_followed_by_one,
+    does_not_take_over_a_renewing_holder,
+    waits_for_the_records_longer_ttl,
+    waits_for_its_own_longer_ttl,
+    wall_clocks_an_hour_off_change_nothing,
+    wall_times_in_the_record_change_nothing,
+    a_killed_holders_term_ends_by_its_own_clock,
+    a_request_does_not_postpone_the_takeover,
+}
+
+async fn a_dead_holder_is_followed_by_one(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    let first = holder.leads(&cx).await?;
+    let mut standbys = [cx.actor("b")?, cx.actor("c")?, cx.actor("d")?];
+    for standby in &standbys {
+        cx.soon("every standby to look", standby.tap.reads(2)).await?;
+    }
+    holder.kill(&cx);
+    let waiting = standbys.iter_mut().map(|standby| Box::pin(standby.leads(&cx)));
+    let (second, leader, _) = futures::future::select_all(waiting).await;
+    let second = second?;
+    ensure!(second.term().epoch > first.term().epoch && !first.is_leader_now());
+    let others = standbys.iter().enumerate().filter(|(index, _)| *index != leader);
+    for (_, standby) in others {
+        cx.soon("a further look", standby.tap.reads(2)).await?;
+    }
+    ensure!(standbys.iter_mut().all(|standby| standby.leads_already().is_none()));
+    Ok(())
+}
+
+async fn does_not_take_over_a_renewing_holder(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    let term = holder.leads(&cx).await?;
+    let mut standbys = [cx.actor("b")?, cx.actor("c")?];
+    let clock = Clock::boot();
+    clock.sleep_until(clock.now().plus(cx.ttl() * 3)).await;
+    ensure!(standbys.iter_mut().all(|standby| standby.leads_already().is_none()));
+    ensure!(term.is_leader_now());
+    Ok(())
+}
+
+async fn takeover_takes(cx: &Arc<Cx>, holders: Duration, own: Duration) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut holder = cx.start(ActorSpec { ttl: holders, max_ttl: Some(holders.max(own)), ..cx.spec("a") })?;
+    holder.leads(cx).await?;
+    let mut standby = cx.start(ActorSpec { ttl: own, max_ttl: Some(holders.max(own)), ..cx.spec("b") })?;
+    cx.soon("the standby to look", standby.tap.reads(1)).await?;
+    let killed_at = Clock::boot().now();
+    holder.kill(cx);
+    standby.leads(cx).await?;
+    let took = Clock::boot().now().since(killed_at);
+    // The last beat may have been received up to a beat before; L-3 judges the wait to the nanosecond.
+    ensure!(took + holders / 3 >= lengthened(holders.max(own)), "the takeover took only {took:?}");
+    Ok(())
+}
+
+async fn waits_for_the_records_longer_ttl(cx: Arc<Cx>) -> anyhow::Result<()> {
+    takeover_takes(&cx, cx.ttl() * 3, cx.ttl()).await
+}
+
+async fn waits_for_its_own_longer_ttl(cx: Arc<Cx>) -> anyhow::Result<()> {
+    takeover_takes(&cx, cx.ttl(), cx.ttl() * 3).await
+}
+
+async fn wall_clocks_an_hour_off_change_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let hour = 3_600_000;
+    let mut holder = cx.start(ActorSpec { wall_off_ms: -hour, ..cx.spec("behind") })?;
+    let term = holder.leads(&cx).await?;
+    let mut standby = cx.start(ActorSpec { wall_off_ms: hour, ..cx.spec("ahead") })?;
+    let clock = Clock::boot();
+    clock.sleep_until(clock.now().plus(cx.ttl() * 2)).await;
+    ensure!(
+        term.is_leader_now() && standby.leads_already().is_none(),
+        "two hours ahead is not two hours later"
+    );
+    holder.kill(&cx);
+    let next = standby.leads(&cx).await?;
+    // And the other way round: a record that says it lasts for hours is taken over in time.
+    let mut slow = cx.start(ActorSpec { wall_off_ms: -hour, ..cx.spec("behind-again") })?;
+    cx.soon("the standby to look", slow.tap.reads(2)).await?;
+    standby.kill(&cx);
+    let last = slow.leads(&cx).await?;
+    ensure!(term.term().epoch < next.term().epoch && next.term().epoch < last.term().epoch);
+    Ok(())
+}
+
+/// Writes the wall times of the present record `off_ms` away from now, and nothing else.
+async fn shift(cx: &Cx, backend: &dyn LeaseBackend, off_ms: i64) -> anyhow::Result<()> {
+    loop {
+        let seen = backend.observe(&cx.lease()).await?;
+        let now = Fresh::random().wall.0 + off_ms;
+        let mut shifted = record(&seen)?.clone();
+        shifted.tag = Tag::random();
+        shifted.acquired_at.0 = now;
+        shifted.renewed_at.0 = now;
+        shifted.expires_at.0 = now + cx.ttl().as_millis() as i64;
+        if let PutOutcome::Written(_) = backend.put_if(&cx.lease(), &seen, &shifted, Change::Request).await? {
+            return Ok(());
+        }
+    }
+}
+
+async fn wall_times_in_the_record_change_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    let term = holder.leads(&cx).await?;
+    let mut standby = cx.actor("b")?;
+    for off_ms in [-3_600_000, 3_600_000, -3_600_000] {
+        shift(&cx, &*backend, off_ms).await?;
+        cx.soon("the standby to look", standby.tap.reads(3)).await?;
+        ensure!(term.is_leader_now() && standby.leads_already().is_none());
+    }
+    holder.kill(&cx);
+    shift(&cx, &*backend, 3_600_000).await?;
+    standby.leads(&cx).await?;
+    Ok(())
+}
+
+async fn a_killed_holders_term_ends_by_its_own_clock(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    let term = holder.leads(&cx).await?;
+    let left = term.remaining();
+    ensure!(left <= cx.ttl());
+    holder.tap.kill();
+    let killed_at = Clock::boot().now();
+    let deadline = killed_at.plus(term.remaining());
+    Clock::boot().sleep_until(deadline).await;
+    // Whatever the elector's task does: computed from the clock at each call.
+    ensure!(!term.is_leader_now());
+    cx.soon("the loss", term.lost()).await?;
+    Ok(())
+}
+
+async fn a_request_does_not_postpone_the_takeover(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    holder.leads(&cx).await?;
+    let mut standby = cx.actor("b")?;
+    cx.soon("the standby to look", standby.tap.reads(2)).await?;
+    holder.kill(&cx);
+    // Requests keep coming; each is a new tag, none is a beat.
+    let asking = async {
+        loop {
+            let _ = lease_core::admin::request_step_down(&*backend, &cx.lease(), "somebody").await;
+            tokio::time::sleep(cx.ttl() / 10).await;
+        }
+    };
+    tokio::select! {
+        led = standby.leads(&cx) => drop(led?),
+        () = asking => {}
+    }
+    Ok(())
+}

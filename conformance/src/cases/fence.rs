@@ -1,0 +1,122 @@
+//! Fencing: the resource itself refuses old terms, in the effect's own atomic write (F-1, F-4).
+
+use std::sync::Arc;
+
+use anyhow::{bail, ensure};
+use futures::future::join_all;
+use lease_core::{Grant, Loss, Term};
+
+use crate::case::{Need, cases};
+use crate::context::Cx;
+use crate::harness::{EffectError, Facility};
+
+cases! { "fence":
+    admits_the_first_the_same_and_every_later_term needs [Need::Facility(Facility::FencedEffects)],
+    refuses_an_earlier_term_and_leaves_no_trace needs [Need::Facility(Facility::FencedEffects)],
+    refuses_another_grant_of_the_same_epoch needs [Need::Facility(Facility::FencedEffects)],
+    admits_in_order_under_concurrency needs [Need::Facility(Facility::FencedEffects)],
+    a_paused_holders_late_effect_is_refused needs [Need::Facility(Facility::FencedEffects)],
+    a_refused_term_ends_at_once_and_raises_nothing,
+}
+
+fn term(epoch: u64) -> Term {
+    Term { epoch, grant: Grant(u128::from(epoch) << 64 | 77) }
+}
+
+fn stale(outcome: Result<(), EffectError>) -> anyhow::Result<()> {
+    match outcome {
+        Err(EffectError::Stale(stale)) => {
+            ensure!(stale.to_string().contains("FENCING_EPOCH_STALE"));
+            Ok(())
+        }
+        other => bail!("expected FENCING_EPOCH_STALE, got {other:?}"),
+    }
+}
+
+async fn admits_the_first_the_same_and_every_later_term(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let resource = cx.resource(&cx.lease()).await?;
+    for (epoch, id) in [(5, "first"), (5, "same"), (6, "next"), (1 << 60, "far")] {
+        resource.effect(term(epoch), id).await?;
+    }
+    ensure!(resource.effects().await?.len() == 4);
+    Ok(())
+}
+
+async fn refuses_an_earlier_term_and_leaves_no_trace(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let resource = cx.resource(&cx.lease()).await?;
+    resource.effect(term(7), "new").await?;
+    stale(resource.effect(term(6), "old").await)?;
+    ensure!(resource.effects().await? == [(7, "new".to_owned())], "{:?}", resource.effects().await?);
+    // A refusal raises nothing: the present term goes on.
+    resource.effect(term(7), "again").await?;
+    Ok(())
+}
+
+async fn refuses_another_grant_of_the_same_epoch(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let resource = cx.resource(&cx.lease()).await?;
+    resource.effect(term(7), "one").await?;
+    let twin = Term { epoch: 7, grant: Grant(1) };
+    stale(resource.effect(twin, "twin").await)?;
+    ensure!(resource.effects().await?.len() == 1);
+    Ok(())
+}
+
+async fn admits_in_order_under_concurrency(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let resource = cx.resource(&cx.lease()).await?;
+    let effects = (0..40_u64).map(|index| {
+        let (resource, term) = (resource.clone(), term(1 + index % 8));
+        async move { (term.epoch, resource.effect(term, &format!("effect-{index}")).await) }
+    });
+    let mut admitted = 0;
+    for (epoch, outcome) in join_all(effects).await {
+        match outcome {
+            Ok(()) => admitted += 1,
+            Err(EffectError::Stale(_)) => ensure!(epoch < 8, "the greatest term was refused"),
+            Err(error) => bail!("{error}"),
+        }
+    }
+    // L-7 judges their order.
+    ensure!(resource.effects().await?.len() == admitted, "admitted {admitted}");
+    Ok(())
+}
+
+async fn a_paused_holders_late_effect_is_refused(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let resource = cx.resource(&cx.lease()).await?;
+    let mut old = cx.actor("a")?;
+    let first = old.leads(&cx).await?;
+    resource.effect(first.term(), "in time").await?;
+    ensure!(first.is_leader_now(), "the local check, after which the holder is paused");
+    let mut new = cx.actor("b")?;
+    cx.soon("the standby to look", new.tap.reads(1)).await?;
+    let tap = old.tap.clone();
+    let second = async {
+        // The holder says nothing any more; its effect is on its way.
+        tap.cut(true);
+        let second = new.leads(&cx).await.expect("the successor must lead");
+        (second.term(), "successor's".to_owned())
+    };
+    stale(resource.late_effect((first.term(), "late"), Box::pin(second)).await)?;
+    let effects: Vec<_> = resource.effects().await?.into_iter().map(|(_, id)| id).collect();
+    ensure!(effects == ["in time", "successor's"], "{effects:?}");
+    Ok(())
+}
+
+async fn a_refused_term_ends_at_once_and_raises_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut actor = cx.actor("a")?;
+    let first = actor.leads(&cx).await?;
+    first.fence_refused();
+    ensure!(!first.is_leader_now(), "at once");
+    ensure!(cx.soon("the loss", first.lost()).await? == Loss::FenceRefused);
+    let second = actor.leads(&cx).await?;
+    ensure!(second.term().epoch > first.term().epoch);
+    // Only the next acquisition's own step (E-1): nobody raises an epoch because a fence refused it.
+    let history = cx.recorder.history(&cx.lease());
+    let writes = history.writes();
+    let acquired = writes.iter().rev().find(|write| write.put.record.grant == Some(second.term().grant));
+    let before = acquired.and_then(|write| write.put.expected.record.as_ref()).map(|record| record.epoch);
+    ensure!(before == Some(first.term().epoch), "somebody raised the register to {before:?}");
+    ensure!(backend.observe(&cx.lease()).await?.grant() == Some(second.term().grant));
+    Ok(())
+}

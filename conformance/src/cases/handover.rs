@@ -1,0 +1,212 @@
+//! Handing over: stop, step-down, revoke (H-1, H-2, H-3), and pre-emption (F-3).
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use lease_core::writes::{self, Fresh};
+use lease_core::{Change, Clock, Grant, Loss, PutOutcome, RequestId, StopReason, admin};
+
+use crate::actor::ActorSpec;
+use crate::case::cases;
+use crate::context::{Cx, record};
+
+cases! { "handover":
+    releases_only_after_the_work_has_returned,
+    local_false_comes_before_the_successors_grant,
+    steps_down_when_asked_and_answers_the_request,
+    a_request_for_another_grant_is_void,
+    a_request_dies_with_its_grant,
+    a_revoked_term_ends_at_once_and_is_waited_out,
+    a_revocation_of_a_dead_holder_frees_at_once,
+    a_fenced_holder_is_followed_at_once_on_the_callers_word,
+    an_unfenced_holder_is_waited_out_whatever_the_caller_says,
+    a_sealed_register_is_never_taken,
+}
+
+async fn releases_only_after_the_work_has_returned(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut actor = cx.start(ActorSpec { drains: true, ..cx.spec("a") })?;
+    let term = actor.leads(&cx).await?;
+    actor.shut_down();
+    cx.soon("the work to be told", term.stop_requested()).await?;
+    ensure!(term.stop_reason() == Some(&StopReason::Shutdown) && term.is_leader_now());
+    // It drains for longer than a ttl: the lease must be kept, by renewals.
+    let clock = Clock::boot();
+    clock.sleep_until(clock.now().plus(cx.ttl() * 2)).await;
+    let seen = backend.observe(&cx.lease()).await?;
+    ensure!(seen.grant() == Some(term.term().grant), "released while the work still ran: {seen:?}");
+    ensure!(term.is_leader_now(), "the lease is kept while the work drains");
+    actor.work_returns();
+    actor.stop(&cx).await?;
+    ensure!(backend.observe(&cx.lease()).await?.grant().is_none());
+    Ok(())
+}
+
+async fn local_false_comes_before_the_successors_grant(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut terms = Vec::new();
+    let mut actors = vec![cx.actor("a")?];
+    for index in 0..6 {
+        let term = actors[index].leads(&cx).await?;
+        ensure!(terms.iter().all(|earlier: &lease_core::Leadership| !earlier.is_leader_now()));
+        actors.push(cx.actor(&format!("next-{index}"))?);
+        cx.soon("the standby to look", actors[index + 1].tap.reads(1)).await?;
+        match index % 3 {
+            0 => actors[index].shut_down(),
+            1 => actors[index].kill(&cx),
+            _ => actors[index].tap.cut(true),
+        }
+        terms.push(term);
+    }
+    // L-1 and L-6 judge the rest to the nanosecond.
+    actors[6].leads(&cx).await?;
+    Ok(())
+}
+
+async fn steps_down_when_asked_and_answers_the_request(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    let first = holder.leads(&cx).await?;
+    let mut standby = cx.actor("b")?;
+    cx.soon("the standby to look", standby.tap.reads(1)).await?;
+    let (id, _) = admin::request_step_down(&*backend, &cx.lease(), "an operator").await?;
+    let second = standby.leads(&cx).await?;
+    ensure!(first.stop_reason() == Some(&StopReason::StepDown { id, by: "an operator".into() }));
+    ensure!(second.term().epoch > first.term().epoch);
+    let history = cx.recorder.history(&cx.lease());
+    let writes = history.writes();
+    let release = writes.iter().find(|write| write.put.change == Change::Release);
+    ensure!(
+        release.is_some_and(|release| release.put.record.answered == Some(id)),
+        "the release must answer it"
+    );
+    Ok(())
+}
+
+async fn ask_for(cx: &Cx, grant: Grant) -> anyhow::Result<u64> {
+    let backend = cx.backend().await?;
+    loop {
+        let seen = backend.observe(&cx.lease()).await?;
+        let before = record(&seen)?;
+        let asked = writes::request(before, grant, RequestId::random(), "somebody", &Fresh::random());
+        if let PutOutcome::Written(_) = backend.put_if(&cx.lease(), &seen, &asked, Change::Request).await? {
+            return Ok(before.beat);
+        }
+    }
+}
+
+async fn a_request_for_another_grant_is_void(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    let term = holder.leads(&cx).await?;
+    let beat = ask_for(&cx, Grant::random()).await?;
+    loop {
+        let seen = backend.observe(&cx.lease()).await?;
+        ensure!(seen.grant() == Some(term.term().grant), "it stepped down for another's request");
+        if record(&seen)?.beat >= beat + 3 {
+            break;
+        }
+        tokio::time::sleep(cx.ttl() / 30).await;
+    }
+    ensure!(term.is_leader_now() && term.stop_reason().is_none());
+    Ok(())
+}
+
+async fn a_request_dies_with_its_grant(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    let first = holder.leads(&cx).await?;
+    let mut standby = cx.actor("b")?;
+    cx.soon("the standby to look", standby.tap.reads(2)).await?;
+    holder.kill(&cx);
+    ask_for(&cx, first.term().grant).await?;
+    let second = standby.leads(&cx).await?;
+    let seen = backend.observe(&cx.lease()).await?;
+    ensure!(record(&seen)?.request.is_none(), "the acquisition must clear the request: {seen:?}");
+    ensure!(second.stop_reason().is_none());
+    Ok(())
+}
+
+async fn a_revoked_term_ends_at_once_and_is_waited_out(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    let first = holder.leads(&cx).await?;
+    let revoked = admin::revoke(&*backend, &cx.lease(), false, "by hand").await?;
+    let revoked_at = Clock::boot().now();
+    ensure!(cx.soon("the loss", first.lost()).await? == Loss::Superseded);
+    let second = holder.leads(&cx).await?;
+    let waited = Clock::boot().now().since(revoked_at);
+    ensure!(waited >= cx.ttl(), "a grant that nobody holds was waited out for only {waited:?}");
+    ensure!(second.term().epoch > record(&revoked)?.epoch, "above the revocation's own epoch");
+    Ok(())
+}
+
+async fn a_revocation_of_a_dead_holder_frees_at_once(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let ttl = cx.long_ttl();
+    let settings = |builder: lease_core::ElectorBuilder| {
+        let second = std::time::Duration::from_secs(1);
+        builder.renew_every(second).retry_every(second / 5)
+    };
+    let mut holder = cx.start(ActorSpec { ttl, settings, ..cx.spec("a") })?;
+    let first = holder.leads(&cx).await?;
+    let mut standby = cx.start(ActorSpec { ttl, settings, ..cx.spec("b") })?;
+    cx.soon("the standby to look", standby.tap.reads(1)).await?;
+    holder.kill(&cx);
+    admin::revoke(&*backend, &cx.lease(), true, "its machine is off").await?;
+    let second = standby.leads(&cx).await?;
+    ensure!(second.term().epoch > first.term().epoch);
+    Ok(())
+}
+
+async fn a_fenced_holder_is_followed_at_once_on_the_callers_word(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let ttl = cx.ttl() * 20;
+    let mut holder = cx.start(ActorSpec { ttl, preemptible: true, ..cx.spec("a") })?;
+    let first = holder.leads(&cx).await?;
+    let mut standby = cx.start(ActorSpec { ttl, preemptible: true, ..cx.spec("b") })?;
+    cx.soon("the standby to look", standby.tap.reads(2)).await?;
+    ensure!(standby.leads_already().is_none(), "pre-emption is never a candidate's choice (F-3)");
+    holder.kill(&cx);
+    let killed_at = Clock::boot().now();
+    standby.says_holder_is_dead();
+    let second = standby.leads(&cx).await?;
+    let took = Clock::boot().now().since(killed_at);
+    ensure!(took < ttl && second.term().epoch > first.term().epoch, "it took {took:?}");
+    Ok(())
+}
+
+async fn an_unfenced_holder_is_waited_out_whatever_the_caller_says(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    let term = holder.leads(&cx).await?;
+    let mut standby = cx.actor("b")?;
+    cx.soon("the standby to look", standby.tap.reads(1)).await?;
+    standby.says_holder_is_dead();
+    cx.soon("further looks", standby.tap.reads(5)).await?;
+    ensure!(term.is_leader_now() && standby.leads_already().is_none());
+    Ok(())
+}
+
+async fn a_sealed_register_is_never_taken(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, seen) = cx.init().await?;
+    let fresh = Fresh::random();
+    let sealed = lease_core::Record {
+        tag: fresh.tag,
+        grant: Some(fresh.grant),
+        epoch: seen.next_epoch(),
+        sealed: Some("another store".into()),
+        ..record(&seen)?.clone()
+    };
+    let outcome = backend.put_if(&cx.lease(), &seen, &sealed, Change::Seal).await?;
+    crate::context::written(outcome)?;
+    let mut actor = cx.actor("a")?;
+    let clock = Clock::boot();
+    clock.sleep_until(clock.now().plus(cx.ttl() * 2)).await;
+    ensure!(actor.leads_already().is_none());
+    ensure!(
+        backend.observe(&cx.lease()).await?.record == Some(sealed),
+        "somebody wrote to a sealed register"
+    );
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Listing: every register under a prefix, by a linearizable read.
+
+use std::sync::Arc;
+
+use anyhow::{bail, ensure};
+
+use crate::case::{Need, cases};
+use crate::context::{Cx, written};
+
+cases! { "list":
+    shows_every_register_under_the_prefix_and_no_other needs [Need::List],
+    shows_what_was_just_written needs [Need::List],
+    takes_the_prefix_literally needs [Need::List],
+    is_refused_clearly_where_it_is_not_offered needs [Need::NoList],
+}
+
+async fn shows_every_register_under_the_prefix_and_no_other(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let mut expected = Vec::new();
+    for suffix in ["list-a", "list-b", "list-b.c", "other"] {
+        let name = cx.lease_named(suffix);
+        let (_, seen) = cx.init_named(&name).await?;
+        expected.push((name, seen.record));
+    }
+    expected.pop();
+    let backend = cx.backend().await?;
+    let listed = backend.list(&format!("{}-list", cx.prefix())).await?;
+    let mut listed: Vec<_> = listed.into_iter().map(|(name, seen)| (name, seen.record)).collect();
+    listed.sort_by(|(a, _), (b, _)| a.cmp(b));
+    ensure!(listed == expected, "listed {listed:?}");
+    ensure!(backend.list(&format!("{}-none", cx.prefix())).await?.is_empty());
+    Ok(())
+}
+
+async fn shows_what_was_just_written(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, seen) = cx.init().await?;
+    let mut seen = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
+    let other = cx.backend().await?;
+    for _ in 0..5 {
+        seen = written(cx.renew(&*backend, &cx.lease(), &seen).await?)?;
+        let listed = other.list(cx.prefix()).await?;
+        ensure!(listed.len() == 1 && listed[0].1.record == seen.record, "listed {listed:?}");
+        ensure!(listed[0].1.lineage == seen.lineage && listed[0].1.floor >= seen.floor);
+    }
+    // A listed observation is as good as a read: the next write compares it.
+    let listed = other.list(cx.prefix()).await?;
+    written(cx.renew(&*backend, &cx.lease(), &listed[0].1).await?)?;
+    Ok(())
+}
+
+async fn takes_the_prefix_literally(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let backend = cx.backend().await?;
+    for pattern in ["%", "_", "*", ".*", "?"] {
+        let listed = backend.list(&format!("{}{pattern}", cx.prefix())).await?;
+        ensure!(listed.is_empty(), "{pattern:?} is taken for a pattern");
+    }
+    Ok(())
+}
+
+async fn is_refused_clearly_where_it_is_not_offered(cx: Arc<Cx>) -> anyhow::Result<()> {
+    match cx.backend().await?.list(cx.prefix()).await {
+        Err(error) => ensure!(error.refused && error.to_string().contains("does not offer list"), "{error}"),
+        Ok(_) => bail!("it declares no list, and offers one"),
+    }
+    Ok(())
+}

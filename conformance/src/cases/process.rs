@@ -1,0 +1,149 @@
+//! What only real processes and real signals can show.
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use lease_core::{Clock, Loss};
+use rustix::process::Signal;
+
+use crate::case::{Need, cases};
+use crate::context::{Cx, record};
+use crate::harness::Facility;
+use crate::history::What;
+use crate::process::ActorProcess;
+
+const PROCESSES: Need = Need::Facility(Facility::Processes);
+const EFFECTS: Need = Need::Facility(Facility::FencedEffects);
+
+cases! { "process":
+    a_killed_holder_is_followed needs [PROCESSES],
+    a_holder_stopped_past_its_ttl_writes_late_and_is_refused needs [PROCESSES, EFFECTS],
+    two_processes_with_one_workload_name_are_two_grants needs [PROCESSES],
+    sigterm_and_sigint_release_at_once needs [PROCESSES],
+    effects_of_many_terms_keep_their_order needs [PROCESSES, EFFECTS],
+}
+
+async fn a_killed_holder_is_followed(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let ttl = cx.ttl() * 2;
+    let mut holder = ActorProcess::start(&cx, "holder", "a", ttl, None)?;
+    let first = holder.leads(&cx).await?;
+    let mut standby = ActorProcess::start(&cx, "standby", "b", ttl, None)?;
+    standby
+        .tells(&cx, "it saw the holder", |what| matches!(what, What::Answered { .. }).then_some(()))
+        .await?;
+    holder.kill().await?;
+    let second = standby.leads(&cx).await?;
+    ensure!(second.epoch > first.epoch);
+    ensure!(record(&backend.observe(&cx.lease()).await?)?.term() == Some(second));
+    standby.ends_by(&cx, Signal::TERM).await
+}
+
+async fn a_holder_stopped_past_its_ttl_writes_late_and_is_refused(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let ttl = cx.ttl() * 2;
+    let name = format!("{}-resource", cx.prefix());
+    let resource = cx.resource(&cx.lease()).await?;
+    let mut holder = ActorProcess::start(&cx, "holder", "a", ttl, Some(&name))?;
+    let first = holder.leads(&cx).await?;
+    until(&cx, "an effect of the holder", || async { Ok(!resource.effects().await?.is_empty()) }).await?;
+    holder.pause()?;
+    let mut standby = ActorProcess::start(&cx, "standby", "b", ttl, Some(&name))?;
+    let second = standby.leads(&cx).await?;
+    until(&cx, "an effect of the successor", || async {
+        Ok(resource.effects().await?.iter().any(|(epoch, _)| *epoch == second.epoch))
+    })
+    .await?;
+    holder.resume()?;
+    // Its work doesn't ask whether it still leads: it writes, late, and the fence refuses.
+    let refused = holder.tells(&cx, "it was refused", |what| match what {
+        What::Refused { term } => Some(*term),
+        _ => None,
+    });
+    ensure!(refused.await? == first);
+    let effects = resource.effects().await?;
+    let switch = effects.iter().position(|(epoch, _)| *epoch == second.epoch).unwrap_or(0);
+    ensure!(effects[switch..].iter().all(|(epoch, _)| *epoch >= second.epoch), "a late effect was admitted");
+    holder.ends_by(&cx, Signal::TERM).await?;
+    standby.ends_by(&cx, Signal::TERM).await
+}
+
+async fn two_processes_with_one_workload_name_are_two_grants(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let ttl = cx.ttl() * 2;
+    let mut first = ActorProcess::start(&cx, "first", "one-name", ttl, None)?;
+    let mut second = ActorProcess::start(&cx, "second", "one-name", ttl, None)?;
+    let (held, waiting) = tokio::select! {
+        held = first.leads(&cx) => (held?, false),
+        held = second.leads(&cx) => (held?, true),
+    };
+    let (mut holder, mut standby) = if waiting { (second, first) } else { (first, second) };
+    let clock = Clock::boot();
+    clock.sleep_until(clock.now().plus(ttl * 2)).await;
+    // L-1 judges that only one led meanwhile.
+    holder.ends_by(&cx, Signal::TERM).await?;
+    let next = standby.leads(&cx).await?;
+    ensure!(next.grant != held.grant && next.epoch > held.epoch);
+    standby.ends_by(&cx, Signal::TERM).await
+}
+
+async fn sigterm_and_sigint_release_at_once(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let ttl = cx.ttl() * 10;
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut holder = ActorProcess::start(&cx, &format!("{signal:?}"), "a", ttl, None)?;
+        holder.leads(&cx).await?;
+        let told_at = Clock::boot().now();
+        holder.ends_by(&cx, signal).await?;
+        let took = Clock::boot().now().since(told_at);
+        let seen = backend.observe(&cx.lease()).await?;
+        ensure!(
+            record(&seen)?.grant.is_none() && took < ttl,
+            "{signal:?}: not released after {took:?}: {seen:?}"
+        );
+    }
+    let history = cx.recorder.history(&cx.lease());
+    let returned = |what: &What| matches!(what, What::Ended { loss: Loss::Returned, .. });
+    ensure!(history.events.iter().filter(|event| returned(&event.what)).count() == 2);
+    Ok(())
+}
+
+async fn effects_of_many_terms_keep_their_order(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let ttl = cx.ttl() * 2;
+    let name = format!("{}-resource", cx.prefix());
+    let resource = cx.resource(&cx.lease()).await?;
+    let mut epochs = Vec::new();
+    for round in 0..3 {
+        let mut holder = ActorProcess::start(&cx, &format!("holder-{round}"), "a", ttl, Some(&name))?;
+        let term = holder.leads(&cx).await?;
+        until(&cx, "an effect of the term", || async {
+            Ok(resource.effects().await?.iter().any(|(epoch, _)| *epoch == term.epoch))
+        })
+        .await?;
+        epochs.push(term.epoch);
+        if round == 1 {
+            holder.kill().await?;
+        } else {
+            holder.ends_by(&cx, Signal::TERM).await?;
+        }
+    }
+    let mut acted: Vec<_> = resource.effects().await?.iter().map(|(epoch, _)| *epoch).collect();
+    acted.dedup();
+    ensure!(acted == epochs, "terms {epochs:?} acted in the order {acted:?}");
+    Ok(())
+}
+
+async fn until<F, Fut>(cx: &Cx, what: &str, condition: F) -> anyhow::Result<()>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = anyhow::Result<bool>>,
+{
+    let holds = async {
+        while !condition().await? {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        anyhow::Ok(())
+    };
+    cx.soon(what, holds).await?
+}

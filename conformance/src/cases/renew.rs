@@ -1,0 +1,182 @@
+//! Renewal: only an acknowledged write of the term moves its deadline, from the sending (T-1, U-1).
+
+use std::sync::Arc;
+
+use anyhow::ensure;
+use lease_core::deadline::shortened;
+use lease_core::{Change, Clock, Loss, PutOutcome, admin};
+
+use crate::actor::ActorSpec;
+use crate::case::cases;
+use crate::context::{Cx, conflict, record, written};
+use crate::history::What;
+
+cases! { "renew":
+    keeps_the_term_for_many_ttls,
+    an_old_terms_renewal_changes_nothing,
+    does_not_renew_a_newer_term_of_the_same_holder,
+    does_not_renew_after_a_release,
+    does_not_renew_after_a_revocation,
+    a_slow_renewal_counts_from_its_sending,
+    a_read_never_moves_the_deadline,
+    a_late_renewal_of_a_lost_term_is_refused,
+    a_request_in_between_costs_no_term,
+}
+
+async fn keeps_the_term_for_many_ttls(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut actor = cx.actor("a")?;
+    let term = actor.leads(&cx).await?;
+    let mut rival = cx.actor("b")?;
+    rival.tap.reads(1).await;
+    let clock = Clock::boot();
+    clock.sleep_until(clock.now().plus(cx.ttl() * 4)).await;
+    ensure!(term.is_leader_now() && actor.leads_already().is_none() && rival.leads_already().is_none());
+    let seen = backend.observe(&cx.lease()).await?;
+    ensure!(record(&seen)?.term() == Some(term.term()) && record(&seen)?.beat >= 8, "{seen:?}");
+    Ok(())
+}
+
+async fn an_old_terms_renewal_changes_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, seen) = cx.init().await?;
+    let old = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
+    let new = cx.acquire(&*backend, &cx.lease(), &old, "b").await?;
+    let other = cx.backend().await?;
+    let shown = conflict(cx.renew(&*other, &cx.lease(), &old).await?)?;
+    ensure!(shown.record == new.record && backend.observe(&cx.lease()).await?.record == new.record);
+    Ok(())
+}
+
+async fn does_not_renew_a_newer_term_of_the_same_holder(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, seen) = cx.init().await?;
+    let old = cx.acquire(&*backend, &cx.lease(), &seen, "one-name").await?;
+    let new = cx.acquire(&*backend, &cx.lease(), &old, "one-name").await?;
+    conflict(cx.renew(&*backend, &cx.lease(), &old).await?)?;
+    ensure!(backend.observe(&cx.lease()).await?.record == new.record);
+
+    // And an elector whose name is on a newer term takes it for anybody's.
+    let mut actor = cx.start(ActorSpec { lease: cx.lease_named("elector"), ..cx.spec("one-name") })?;
+    let (backend, _) = cx.init_named(&actor.lease.clone()).await?;
+    let term = actor.leads(&cx).await?;
+    let newer = loop {
+        let seen = backend.observe(&actor.lease).await?;
+        let fresh = lease_core::writes::Fresh::random();
+        let who = crate::context::candidate("one-name", cx.ttl());
+        let record = lease_core::writes::acquire(&seen, record(&seen)?, &who, fresh.grant, &fresh);
+        // As an operator's hand would, so that no elector is accused of haste.
+        match backend.put_if(&actor.lease, &seen, &record, Change::Revoke).await? {
+            PutOutcome::Written(newer) => break newer,
+            PutOutcome::Conflict(_) => {}
+        }
+    };
+    let loss = cx.soon("the old term's end", term.lost()).await?;
+    ensure!(loss == Loss::Superseded, "it ended as {loss:?}");
+    let seen = backend.observe(&actor.lease).await?;
+    ensure!(seen.record == newer.record, "the newer term's record was touched: {seen:?}");
+    Ok(())
+}
+
+async fn does_not_renew_after_a_release(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, seen) = cx.init().await?;
+    let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
+    let free = written(cx.release(&*backend, &cx.lease(), &held).await?)?;
+    conflict(cx.renew(&*backend, &cx.lease(), &held).await?)?;
+    ensure!(backend.observe(&cx.lease()).await?.record == free.record);
+    Ok(())
+}
+
+async fn does_not_renew_after_a_revocation(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, seen) = cx.init().await?;
+    let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
+    let revoked = admin::revoke(&*backend, &cx.lease(), false, "by hand").await?;
+    conflict(cx.renew(&*backend, &cx.lease(), &held).await?)?;
+    ensure!(backend.observe(&cx.lease()).await?.record == revoked.record);
+    Ok(())
+}
+
+async fn a_slow_renewal_counts_from_its_sending(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let ttl = cx.ttl() * 2;
+    let mut actor = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
+    let term = actor.leads(&cx).await?;
+    let held = actor.tap.hold_next(Change::Renew);
+    cx.soon("a renewal", held.arrived()).await?;
+    let arrived_at = Clock::boot().now();
+    Clock::boot().sleep_until(arrived_at.plus(ttl / 8)).await;
+    let let_go_at = Clock::boot().now();
+    cx.soon("the slow renewal", held.let_go()).await?;
+    // The renewal's own acknowledgement, in the history: the deadline that it gave counts from before it arrived.
+    let extended = loop {
+        let history = cx.recorder.history(&cx.lease());
+        let extended = history.events.iter().find_map(|event| match &event.what {
+            What::Extended { deadline, .. } if event.at >= let_go_at => Some(*deadline),
+            _ => None,
+        });
+        if let Some(deadline) = extended {
+            break deadline;
+        }
+        cx.soon("the deadline to move", tokio::task::yield_now()).await?;
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        ensure!(term.is_leader_now(), "the slow renewal was within its limit");
+    };
+    ensure!(extended <= arrived_at.plus(shortened(ttl)), "the deadline counts from the reply");
+    Ok(())
+}
+
+async fn a_read_never_moves_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut actor = cx.actor("a")?;
+    actor.tap.mute_watch();
+    let term = actor.leads(&cx).await?;
+    actor.tap.cut_writes(true);
+    let began = Clock::boot().now();
+    while term.is_leader_now() {
+        // Each hint makes the holder read its own grant.
+        actor.tap.hint();
+        tokio::time::sleep(cx.ttl() / 20).await;
+        let spent = Clock::boot().now().since(began);
+        ensure!(
+            spent < cx.ttl() * 4,
+            "reads kept the term alive for {spent:?} without one acknowledged write"
+        );
+    }
+    Ok(())
+}
+
+async fn a_late_renewal_of_a_lost_term_is_refused(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut old = cx.actor("a")?;
+    let first = old.leads(&cx).await?;
+    let held = old.tap.hold_next(Change::Renew);
+    cx.soon("a renewal", held.arrived()).await?;
+    old.tap.cut(true);
+    let mut new = cx.actor("b")?;
+    let second = new.leads(&cx).await?;
+    ensure!(!first.is_leader_now());
+    let outcome = cx.soon("the late renewal", held.let_go()).await?;
+    ensure!(matches!(outcome, Some(PutOutcome::Conflict(_))), "the late renewal was answered {outcome:?}");
+    let now = backend.observe(&cx.lease()).await?;
+    ensure!(record(&now)?.epoch >= second.term().epoch, "the late renewal was written: {now:?}");
+    Ok(())
+}
+
+async fn a_request_in_between_costs_no_term(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, _) = cx.init().await?;
+    let mut actor = cx.start(ActorSpec { drains: true, ..cx.spec("a") })?;
+    let term = actor.leads(&cx).await?;
+    for _ in 0..5 {
+        // Each request makes the holder's next renewal conflict once; it must retry on what it is shown.
+        admin::request_step_down(&*backend, &cx.lease(), "an operator").await?;
+        let beat = record(&backend.observe(&cx.lease()).await?)?.beat;
+        loop {
+            let seen = backend.observe(&cx.lease()).await?;
+            ensure!(record(&seen)?.term() == Some(term.term()), "the term was lost: {seen:?}");
+            if record(&seen)?.beat > beat {
+                break;
+            }
+            tokio::time::sleep(cx.ttl() / 30).await;
+        }
+    }
+    ensure!(term.is_leader_now());
+    Ok(())
+}

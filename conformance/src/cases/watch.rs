@@ -1,0 +1,116 @@
+//! The watch: a hint that only ever wakes somebody.
+
+use std::sync::Arc;
+
+use anyhow::{bail, ensure};
+use futures::StreamExt;
+use lease_core::Clock;
+
+use crate::actor::ActorSpec;
+use crate::case::{Need, cases};
+use crate::context::{Cx, written};
+
+cases! { "watch":
+    hints_at_changes_under_its_prefix needs [Need::Watch],
+    is_refused_clearly_where_it_is_not_offered needs [Need::NoWatch],
+    a_hint_is_no_proof_of_freedom,
+    takes_over_by_polling_when_no_hint_ever_comes,
+    a_storm_of_hints_costs_nothing,
+    many_watchers_are_all_woken needs [Need::Watch],
+}
+
+async fn hints_at_changes_under_its_prefix(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, mut seen) = cx.init().await?;
+    let watcher = cx.backend().await?;
+    let mut hints = cx.soon("the watch to be live", watcher.watch(cx.lease().as_str())).await??;
+    for _ in 0..3 {
+        // A release must be hinted at; renewals need not be.
+        let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
+        seen = written(cx.release(&*backend, &cx.lease(), &held).await?)?;
+        while watcher.observe(&cx.lease()).await?.tag() != seen.tag() {
+            cx.soon("a hint", hints.next()).await?;
+        }
+        ensure!(cx.soon("a hint", hints.next()).await?.is_some(), "the watch ended by itself");
+    }
+    Ok(())
+}
+
+async fn is_refused_clearly_where_it_is_not_offered(cx: Arc<Cx>) -> anyhow::Result<()> {
+    match cx.backend().await?.watch(cx.prefix()).await {
+        Err(error) => ensure!(error.refused && error.to_string().contains("does not offer watch"), "{error}"),
+        Ok(_) => bail!("it declares no watch, and offers one"),
+    }
+    Ok(())
+}
+
+async fn a_hint_is_no_proof_of_freedom(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut holder = cx.actor("a")?;
+    let term = holder.leads(&cx).await?;
+    let spec = cx.spec("b");
+    spec.tap.mute_watch();
+    let mut standby = cx.start(spec)?;
+    cx.soon("the standby to look", standby.tap.reads(1)).await?;
+    for _ in 0..5 {
+        standby.tap.hint();
+        cx.soon("a look", standby.tap.reads(1)).await?;
+        ensure!(standby.leads_already().is_none() && term.is_leader_now());
+    }
+    Ok(())
+}
+
+async fn takes_over_by_polling_when_no_hint_ever_comes(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let ttl = cx.ttl() * 4;
+    let mut holder = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
+    let first = holder.leads(&cx).await?;
+    let spec = ActorSpec { ttl, ..cx.spec("b") };
+    spec.tap.mute_watch();
+    let mut standby = cx.start(spec)?;
+    cx.soon("the standby to look", standby.tap.reads(1)).await?;
+    holder.stop(&cx).await?;
+    let released_at = Clock::boot().now();
+    let second = standby.leads(&cx).await?;
+    let took = Clock::boot().now().since(released_at);
+    ensure!(second.term().epoch > first.term().epoch);
+    ensure!(took < ttl, "one poll is at most ttl/3; it took {took:?} of ttl {ttl:?}");
+    Ok(())
+}
+
+async fn a_storm_of_hints_costs_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let ttl = cx.ttl() * 3;
+    let spec = ActorSpec { ttl, ..cx.spec("a") };
+    spec.tap.mute_watch();
+    let mut actor = cx.start(spec)?;
+    let term = actor.leads(&cx).await?;
+    let clock = Clock::boot();
+    let until = clock.now().plus(ttl * 3 / 2);
+    while clock.now() < until {
+        for _ in 0..10 {
+            actor.tap.hint();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        ensure!(term.is_leader_now(), "hints kept the holder from renewing");
+    }
+    Ok(())
+}
+
+async fn many_watchers_are_all_woken(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, seen) = cx.init().await?;
+    let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
+    let mut watchers = Vec::new();
+    for _ in 0..4 {
+        let watcher = cx.backend().await?;
+        let hints = cx.soon("the watch to be live", watcher.watch(cx.prefix())).await??;
+        watchers.push((watcher, hints));
+    }
+    written(cx.release(&*backend, &cx.lease(), &held).await?)?;
+    for (watcher, mut hints) in watchers {
+        cx.soon("a hint", hints.next()).await?;
+        while watcher.observe(&cx.lease()).await?.grant().is_some() {
+            cx.soon("a hint", hints.next()).await?;
+        }
+    }
+    Ok(())
+}

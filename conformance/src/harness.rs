@@ -1,0 +1,182 @@
+//! What a backend's author implements, so that the suite can judge the backend.
+
+use std::fmt;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use lease_core::{BackendError, LeaseBackend, LeaseName, Term};
+
+/// One store, as the suite meets it. `name` and `connect` are all that a first run needs; whatever a harness doesn't
+/// offer makes the cases that need it *ignored, because …*.
+///
+/// ```
+/// use std::sync::Arc;
+/// use lease_conformance::Harness;
+/// use lease_core::{BackendError, LeaseBackend, Memory};
+///
+/// struct Mine(Memory);
+///
+/// #[async_trait::async_trait]
+/// impl Harness for Mine {
+///     fn name(&self) -> &str {
+///         "mine"
+///     }
+///     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
+///         Ok(Arc::new(self.0.clone()))
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait Harness: Send + Sync + 'static {
+    /// The store's name, which trial ids begin with.
+    fn name(&self) -> &str;
+
+    /// A fresh, independent connection to the same store, as another process would have. Called on the runtime that
+    /// will use the connection.
+    async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError>;
+
+    /// What the names of the suite's leases begin with, so that a store with other leases in it can be judged.
+    fn prefix(&self) -> &str {
+        "conformance"
+    }
+
+    /// The ttl of cases that wait for an expiry: as short as the store and the machine allow, in whole multiples of
+    /// the backend's granularity.
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(600)
+    }
+
+    /// How many cases may run at once. They mostly wait, but each has a few connections.
+    fn parallel_cases(&self) -> usize {
+        16
+    }
+
+    /// What this harness offers besides connections.
+    fn facilities(&self) -> &[Facility] {
+        &[]
+    }
+
+    /// [`Facility::Delete`]: what only an administrator does.
+    async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
+        let _ = lease;
+        Err(self.missing(Facility::Delete))
+    }
+
+    /// [`Facility::Restart`]: stops the store, kindly or not, and starts it again. Returns when it accepts connections.
+    async fn restart(&self) -> Result<(), Missing> {
+        Err(self.missing(Facility::Restart))
+    }
+
+    /// [`Facility::ChangeLineage`]: the store goes on in another history (R-2), with the same registers.
+    async fn change_lineage(&self) -> Result<(), Missing> {
+        Err(self.missing(Facility::ChangeLineage))
+    }
+
+    /// [`Facility::LoseReply`]: the next write from `connection` reaches the store and is applied, but its reply never
+    /// arrives. Returns a connection whose next write is treated so.
+    async fn connect_losing_the_next_reply(&self) -> Result<Arc<dyn LeaseBackend>, Missing> {
+        Err(self.missing(Facility::LoseReply))
+    }
+
+    /// A harness of the same kind over a store that no other case uses, for cases that disturb the whole store
+    /// ([`Facility::Restart`], [`Facility::ChangeLineage`]).
+    async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
+        Err(self.missing(Facility::ChangeLineage))
+    }
+
+    /// [`Facility::FencedEffects`]: the resource of this name in the store, fenced by F-1; created if it is new.
+    async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
+        let _ = name;
+        Err(self.missing(Facility::FencedEffects))
+    }
+
+    /// [`Facility::Processes`]: a command that ends up in [`actor_main`](crate::actor_main) with a harness on the same
+    /// store. The suite adds
+    /// the environment that says what to do, a pipe on standard input whose end is the actor's, too, and reads its
+    /// standard output.
+    fn actor_command(&self) -> Option<Command> {
+        None
+    }
+
+    /// The error of what isn't offered.
+    #[doc(hidden)]
+    fn missing(&self, facility: Facility) -> Missing {
+        Missing(format!("the {} harness does not offer {facility}", self.name()))
+    }
+}
+
+/// The harness doesn't offer it, or it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Missing(pub String);
+
+impl Missing {
+    /// From any error.
+    pub fn because(error: impl fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What a harness may offer besides connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Facility {
+    /// [`Harness::delete`]
+    Delete,
+    /// [`Harness::restart`], on an [isolated](Harness::isolated) store.
+    Restart,
+    /// [`Harness::change_lineage`], on an [isolated](Harness::isolated) store.
+    ChangeLineage,
+    /// [`Harness::connect_losing_the_next_reply`]
+    LoseReply,
+    /// [`Harness::resource`]
+    FencedEffects,
+    /// [`Harness::actor_command`]
+    Processes,
+}
+
+impl fmt::Display for Facility {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Delete => "deletion by an administrator",
+            Self::Restart => "a restart of the store",
+            Self::ChangeLineage => "a change of lineage",
+            Self::LoseReply => "a lost reply between store and client",
+            Self::FencedEffects => "fenced effects",
+            Self::Processes => "actors in processes of their own",
+        })
+    }
+}
+
+/// Why an effect was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum EffectError {
+    /// `FENCING_EPOCH_STALE`.
+    #[error(transparent)]
+    Stale(#[from] lease_core::fence::Stale),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A resource that admits effects by F-1, in the same atomic write as the effect.
+#[async_trait]
+pub trait FencedResource: Send + Sync {
+    /// In one transaction: admits `term` and adds `id`.
+    async fn effect(&self, term: Term, id: &str) -> Result<(), EffectError>;
+
+    /// Sends an effect and has it held on its way into the store; awaits `meanwhile`, makes the effect that it
+    /// returns, and lets the held one go. Returns the outcome of the held one.
+    ///
+    /// The fault proxy holds it, or a lock that somebody else holds: never a sleep.
+    async fn late_effect(
+        &self,
+        late: (Term, &str),
+        meanwhile: BoxFuture<'_, (Term, String)>,
+    ) -> Result<(), EffectError>;
+
+    /// Epoch and id of each effect, in the order in which they happened.
+    async fn effects(&self) -> Result<Vec<(u64, String)>, EffectError>;
+}

@@ -1,0 +1,102 @@
+//! The harness of the reference backend.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use lease_core::{BackendError, LeaseBackend, LeaseName, Memory, Term, fence};
+
+use crate::harness::{EffectError, Facility, FencedResource, Harness, Missing};
+
+/// The reference backend, as a store that can lose its registers or as one that can't.
+pub struct MemoryHarness {
+    name: &'static str,
+    store: Memory,
+    resources: Mutex<BTreeMap<String, Arc<MemoryResource>>>,
+}
+
+impl MemoryHarness {
+    /// A store that keeps its registers, so that candidates create them (T-5).
+    pub fn keeping() -> Self {
+        Self { name: "memory", store: Memory::new(), resources: Mutex::default() }
+    }
+
+    /// A store that can lose its registers.
+    pub fn losing() -> Self {
+        Self { name: "memory-losing", store: Memory::new().losing_registers(), resources: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Harness for MemoryHarness {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
+        Ok(Arc::new(self.store.clone()))
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(500)
+    }
+
+    fn facilities(&self) -> &[Facility] {
+        &[Facility::Delete, Facility::ChangeLineage, Facility::FencedEffects]
+    }
+
+    async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
+        self.store.delete(lease);
+        Ok(())
+    }
+
+    async fn change_lineage(&self) -> Result<(), Missing> {
+        self.store.fail_over("another");
+        Ok(())
+    }
+
+    async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
+        let same = if self.name == "memory" { Self::keeping() } else { Self::losing() };
+        Ok(Arc::new(same))
+    }
+
+    async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
+        let mut resources = self.resources.lock().expect("not poisoned");
+        Ok(resources.entry(name.to_owned()).or_default().clone())
+    }
+}
+
+#[derive(Default)]
+struct MemoryResource(Mutex<Effects>);
+
+#[derive(Default)]
+struct Effects {
+    mark: Option<Term>,
+    admitted: Vec<(u64, String)>,
+}
+
+#[async_trait]
+impl FencedResource for MemoryResource {
+    async fn effect(&self, term: Term, id: &str) -> Result<(), EffectError> {
+        let mut resource = self.0.lock().expect("not poisoned");
+        resource.mark = Some(fence::admit(resource.mark, term)?);
+        resource.admitted.push((term.epoch, id.to_owned()));
+        Ok(())
+    }
+
+    async fn late_effect(
+        &self,
+        (term, id): (Term, &str),
+        meanwhile: BoxFuture<'_, (Term, String)>,
+    ) -> Result<(), EffectError> {
+        let (successor, its) = meanwhile.await;
+        self.effect(successor, &its).await?;
+        self.effect(term, id).await
+    }
+
+    async fn effects(&self) -> Result<Vec<(u64, String)>, EffectError> {
+        Ok(self.0.lock().expect("not poisoned").admitted.clone())
+    }
+}

@@ -1,0 +1,164 @@
+//! Wrong cores, wrong stores and wrong fences, each killed by a named trial: what the suite is worth.
+//!
+//! A wrong core is a wrapper around the real step function; a wrong store wraps any backend; both are otherwise real.
+
+mod cores;
+mod fences;
+mod stores;
+mod views;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lease_core::{BackendError, LeaseBackend, LeaseName};
+
+use crate::cases;
+use crate::context::{Core, real_core};
+use crate::harness::{Facility, FencedResource, Harness, Missing};
+use crate::memory::MemoryHarness;
+
+/// Wraps each connection to one store.
+pub(crate) type WrongStore = Arc<dyn Fn(Arc<dyn LeaseBackend>) -> Arc<dyn LeaseBackend> + Send + Sync>;
+
+/// Makes resources instead of the store's own.
+pub(crate) type WrongFence = fn() -> Arc<dyn FencedResource>;
+
+/// What is wrong.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Core(fn() -> Core),
+    Store(fn() -> WrongStore),
+    Fence(WrongFence),
+}
+
+/// One wrong thing, and the trials that must see it.
+#[derive(Clone, Copy)]
+pub struct Mutant {
+    /// What it does wrong.
+    pub name: &'static str,
+    /// The ids of the cases of which each must fail.
+    pub killers: &'static [&'static str],
+    pub(crate) kind: Kind,
+    /// It needs a store that can lose its registers.
+    pub(crate) losing: bool,
+}
+
+/// Every mutant.
+pub fn all() -> impl Iterator<Item = &'static Mutant> {
+    [cores::MUTANTS, stores::MUTANTS, fences::MUTANTS].into_iter().flatten()
+}
+
+/// How a mutant fared.
+#[derive(Clone, Debug)]
+pub struct Fate {
+    /// The mutant: `core: renews by the holder's name`.
+    pub mutant: String,
+    /// The named trials that failed, with the first line of why.
+    pub killed_by: Vec<(&'static str, String)>,
+    /// How long its trials took.
+    pub took: Duration,
+    /// The named trials that passed all the same.
+    pub survived: Vec<&'static str>,
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Core(_) => "core",
+            Kind::Store(_) => "store",
+            Kind::Fence(_) => "fence",
+        };
+        write!(f, "{kind}: {}", self.name)
+    }
+}
+
+impl Mutant {
+    /// Runs its named trials against it. `limit` is how long a trial waits for anything.
+    pub fn run(&self, limit: Duration) -> Fate {
+        let memory = if self.losing { MemoryHarness::losing() } else { MemoryHarness::keeping() };
+        let core = match self.kind {
+            Kind::Core(make) => make(),
+            _ => real_core(),
+        };
+        let harness: Arc<dyn Harness> =
+            Arc::new(Wrong { inner: Arc::new(memory), kind: self.kind, store: self.store() });
+        let began = std::time::Instant::now();
+        let mut fate = Fate {
+            mutant: self.to_string(),
+            killed_by: Vec::new(),
+            survived: Vec::new(),
+            took: Duration::ZERO,
+        };
+        for &id in self.killers {
+            let case = cases::find(id).unwrap_or_else(|| panic!("{self} names no case: {id}"));
+            match case.run(harness.clone(), core.clone(), limit) {
+                Ok(_) => fate.survived.push(id),
+                Err(why) => {
+                    let first = why.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+                    fate.killed_by.push((id, first.chars().take(140).collect()));
+                }
+            }
+        }
+        fate.took = began.elapsed();
+        fate
+    }
+
+    fn store(&self) -> Option<WrongStore> {
+        match self.kind {
+            Kind::Store(make) => Some(make()),
+            _ => None,
+        }
+    }
+}
+
+/// A harness over a wrong store.
+struct Wrong {
+    inner: Arc<dyn Harness>,
+    kind: Kind,
+    store: Option<WrongStore>,
+}
+
+#[async_trait]
+impl Harness for Wrong {
+    fn name(&self) -> &str {
+        "wrong"
+    }
+
+    async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
+        let inner = self.inner.connect().await?;
+        Ok(match &self.store {
+            Some(wrong) => wrong(inner),
+            None => inner,
+        })
+    }
+
+    fn ttl(&self) -> Duration {
+        self.inner.ttl()
+    }
+
+    fn facilities(&self) -> &[Facility] {
+        self.inner.facilities()
+    }
+
+    async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
+        self.inner.delete(lease).await
+    }
+
+    async fn change_lineage(&self) -> Result<(), Missing> {
+        self.inner.change_lineage().await
+    }
+
+    async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
+        let inner = self.inner.isolated().await?;
+        Ok(Arc::new(Self { inner, kind: self.kind, store: self.store.clone() }))
+    }
+
+    async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
+        match self.kind {
+            Kind::Fence(make) => Ok(make()),
+            _ => self.inner.resource(name).await,
+        }
+    }
+}

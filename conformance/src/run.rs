@@ -1,0 +1,197 @@
+//! Runs the suite: as native tests, or as a report.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use lease_core::Capabilities;
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde::Serialize;
+
+use crate::case::LIMIT;
+use crate::cases;
+use crate::context::real_core;
+use crate::harness::Harness;
+
+/// One store to judge, and what its author knows to be inapplicable to it.
+pub struct Suite {
+    /// The store.
+    pub harness: Arc<dyn Harness>,
+    /// The ids of the cases that this store ignores. One more or one less fails the suite: what isn't executed is
+    /// never silent.
+    pub ignored: &'static [&'static str],
+}
+
+/// Runs the suites as native tests, each case a trial of its own: `postgres/release::keeps_the_register`.
+///
+/// Call it from a test file with `harness = false`. A store that can't be reached fails every trial.
+pub fn run(suites: Vec<Suite>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    let threads = suites.iter().map(|suite| suite.harness.parallel_cases()).min().unwrap_or(1);
+    arguments.test_threads.get_or_insert(threads);
+    let everything = arguments.filter.is_none()
+        && arguments.skip.is_empty()
+        && !arguments.list
+        && !arguments.ignored
+        && !arguments.include_ignored;
+    let expected = suites.len() * (cases::all().count() + 1);
+    let trials: Vec<_> = suites.into_iter().flat_map(trials).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let executed = conclusion.num_passed + conclusion.num_failed;
+    if everything && executed + conclusion.num_ignored != expected as u64 {
+        eprintln!(
+            "{executed} executed and {} ignored trials are not the {expected} of the table",
+            conclusion.num_ignored
+        );
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+fn trials(suite: Suite) -> Vec<Trial> {
+    let name = suite.harness.name().to_owned();
+    let capabilities = capabilities(&*suite.harness);
+    let mut ignored = BTreeSet::new();
+    let mut trials = Vec::new();
+    for case in cases::all() {
+        let id = format!("{name}/{}", case.id);
+        let because = match &capabilities {
+            Ok(capabilities) => case.ignored_because(&*suite.harness, capabilities),
+            Err(_) => None,
+        };
+        let (harness, reachable) = (suite.harness.clone(), capabilities.clone().map(drop));
+        let trial = Trial::test(id, move || {
+            reachable.map_err(Failed::from)?;
+            case.run(harness, real_core(), LIMIT).map(drop).map_err(Failed::from)
+        });
+        trials.push(match because {
+            Some(because) => {
+                ignored.insert(case.id);
+                trial.with_ignored_flag(true).with_kind(format!("ignored, because {because}"))
+            }
+            None => trial,
+        });
+    }
+    let known: BTreeSet<&str> = suite.ignored.iter().copied().collect();
+    trials.push(Trial::test(format!("{name}/suite::ignores_exactly_what_its_author_knows"), move || {
+        capabilities.map(drop).map_err(Failed::from)?;
+        let unknown: Vec<_> = ignored.difference(&known).collect();
+        let stale: Vec<_> = known.difference(&ignored).collect();
+        if unknown.is_empty() && stale.is_empty() {
+            return Ok(());
+        }
+        Err(format!("ignored but not known to be: {unknown:?}; known to be ignored but not: {stale:?}")
+            .into())
+    }));
+    trials
+}
+
+fn capabilities(harness: &dyn Harness) -> Result<Capabilities, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    let connect = async { tokio::time::timeout(LIMIT, harness.connect()).await };
+    let connected = match runtime.block_on(connect) {
+        Ok(Ok(backend)) => Ok(backend.capabilities()),
+        Ok(Err(error)) => Err(format!("the {} store cannot be reached: {error}", harness.name())),
+        Err(_) => Err(format!("the {} store cannot be reached: no answer in {LIMIT:?}", harness.name())),
+    };
+    runtime.shutdown_background();
+    connected
+}
+
+/// How one case went.
+#[derive(Clone, Debug, Serialize)]
+pub struct CaseReport {
+    /// The case.
+    pub id: &'static str,
+    /// How it went.
+    pub verdict: Verdict,
+}
+
+/// How a case went.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it must.
+    Passed {
+        /// How long it took.
+        seconds: f64,
+    },
+    /// Not as it must.
+    Failed {
+        /// What happened.
+        why: String,
+    },
+    /// It does not apply to this store, or needs what the harness doesn't offer.
+    Ignored {
+        /// Why.
+        because: String,
+    },
+}
+
+/// How a whole run went.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The store.
+    pub store: String,
+    /// Every case of the table, in its order.
+    pub cases: Vec<CaseReport>,
+}
+
+impl Report {
+    /// Passed, failed, ignored.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let count = |test: fn(&Verdict) -> bool| self.cases.iter().filter(|case| test(&case.verdict)).count();
+        (
+            count(|verdict| matches!(verdict, Verdict::Passed { .. })),
+            count(|verdict| matches!(verdict, Verdict::Failed { .. })),
+            count(|verdict| matches!(verdict, Verdict::Ignored { .. })),
+        )
+    }
+
+    /// Nothing failed, and something passed.
+    pub fn is_good(&self) -> bool {
+        let (passed, failed, _) = self.counts();
+        passed > 0 && failed == 0
+    }
+}
+
+/// Judges a store by every case whose id contains `filter`, and tells `progress` about each one as it ends.
+///
+/// Blocks the calling thread; the cases run on threads of their own.
+///
+/// # Errors
+/// The store can't be reached.
+pub fn report(
+    harness: Arc<dyn Harness>,
+    filter: &str,
+    progress: impl Fn(&CaseReport) + Sync,
+) -> Result<Report, String> {
+    let capabilities = capabilities(&*harness)?;
+    let cases: Vec<_> = cases::all().filter(|case| case.id.contains(filter)).collect();
+    let done = Mutex::new(Vec::new());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..harness.parallel_cases().min(cases.len()) {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let verdict = match case.ignored_because(&*harness, &capabilities) {
+                        Some(because) => Verdict::Ignored { because },
+                        None => match case.run(harness.clone(), real_core(), LIMIT) {
+                            Ok(took) => Verdict::Passed { seconds: took.as_secs_f64() },
+                            Err(why) => Verdict::Failed { why },
+                        },
+                    };
+                    let report = CaseReport { id: case.id, verdict };
+                    progress(&report);
+                    done.lock().expect("not poisoned").push(report);
+                }
+            });
+        }
+    });
+    let mut reports = done.into_inner().expect("not poisoned");
+    let place = |id| cases.iter().position(|case| case.id == id);
+    reports.sort_by_key(|report| place(report.id));
+    Ok(Report { store: harness.name().to_owned(), cases: reports })
+}

@@ -1,0 +1,66 @@
+//! A store that is started for one run.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lease_core::admin::{self, Init};
+use lease_core::{LeaseBackend, LeaseName};
+use lease_postgres::PostgresConfig;
+use lease_testbed::{Postgres, PostgresOptions, wait_for};
+
+use crate::effects::Effects;
+use crate::fleet::Fleet;
+use crate::store::{Mode, Store};
+
+/// A store that was started for this run alone.
+pub(crate) struct Arena {
+    /// How to reach it directly.
+    pub(crate) store: Store,
+    /// The server, if there is one.
+    pub(crate) server: Option<Postgres>,
+    /// This program, which can also play an outsider.
+    pub(crate) program: PathBuf,
+}
+
+/// A few more than any run needs.
+const CONNECTIONS: u32 = 400;
+
+impl Arena {
+    /// Starts it, with all tables and the registers of `leases`.
+    pub(crate) async fn start(
+        mode: Mode,
+        fleet: &Fleet,
+        leases: &[LeaseName],
+        ttl: Duration,
+    ) -> anyhow::Result<Self> {
+        let (store, server) = match mode {
+            Mode::Sqlite => {
+                let path = |name: &str| fleet.path(name).display().to_string();
+                (Store { mode, leases: path("leases.sqlite"), effects: path("effects.sqlite") }, None)
+            }
+            Mode::Postgres => {
+                // A stopped client that was just connecting would hold up the server's end for a minute.
+                let options = PostgresOptions::default()
+                    .fsync(true)
+                    .max_connections(CONNECTIONS)
+                    .setting("authentication_timeout", "3s");
+                let server = Postgres::start(options).await?;
+                lease_postgres::migrate(&PostgresConfig::new(&server.url())?).await?;
+                (Store { mode, leases: server.url(), effects: server.url() }, Some(server))
+            }
+        };
+        Effects::create(&store).await?;
+        let backend = store.connector()?.connect().await?;
+        for lease in leases {
+            admin::init(&*backend, lease, Init { new: true, above: 0, max_ttl: ttl }).await?;
+        }
+        Ok(Self { store, server, program: fleet.program().clone() })
+    }
+
+    /// A backend of our own, once the store answers.
+    pub(crate) async fn backend(&self) -> anyhow::Result<Arc<dyn LeaseBackend>> {
+        let connector = self.store.connector()?;
+        wait_for("the store answers", Duration::from_secs(60), async || connector.connect().await).await
+    }
+}

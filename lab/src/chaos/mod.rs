@@ -1,0 +1,169 @@
+//! `leasehold-lab chaos`: real processes, real faults, and a judgement from outside.
+
+mod cell;
+mod link;
+mod plan;
+mod report;
+mod store;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use lease_core::LeaseName;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::cell::{Cell, Chronicle, Shared};
+use self::link::Link;
+use self::plan::{Plan, StorePlan};
+use self::report::Report;
+use crate::arena::Arena;
+use crate::effects::Effects;
+use crate::fleet::{Fleet, Part};
+use crate::judge;
+use crate::store::{Mode, Store};
+
+/// Kill, stop, pause and cut off real processes at random, crash their store, and judge by what they leave behind
+/// whether two ever led at once, an epoch came back, an old term changed anything, or a late effect got through.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The store.
+    #[arg(long)]
+    mode: Mode,
+    /// How many terms must be seen in all.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    takeovers: u64,
+    /// Which faults happen to whom, and in what order. Default: a fresh one, which is printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The leases' ttl: 500ms to 1m.
+    #[arg(long, default_value = "1s", value_parser = ttl)]
+    ttl: Duration,
+    /// How many processes campaign for each lease.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=20))]
+    actors: u64,
+    /// How many leases there are, all at once.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=32))]
+    leases: u64,
+    /// Replace the schema's admission by one that always admits: stale effects must then show (exit code 0 if so).
+    #[arg(long)]
+    sabotage_admission: bool,
+    /// Give up after this time. Default: one minute and 2 s for each takeover.
+    #[arg(long, value_parser = crate::args::duration)]
+    time_limit: Option<Duration>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = crate::args::duration(text)?;
+    let allowed = Duration::from_millis(500)..=Duration::from_secs(60);
+    allowed.contains(&ttl).then_some(ttl).ok_or_else(|| "use 500ms to 1m".to_owned())
+}
+
+/// How often a leader makes effects.
+const EFFECT_EVERY: Duration = Duration::from_millis(30);
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let start = Instant::now();
+    eprintln!("chaos: seed {seed}");
+    let fleet = Fleet::new()?;
+    let leases: Vec<_> =
+        (0..args.leases).map(|index| LeaseName::new(format!("lease-{index}"))).collect::<Result<_, _>>()?;
+    let arena = Arena::start(args.mode, &fleet, &leases, args.ttl).await?;
+    if args.sabotage_admission {
+        Effects::sabotage(&arena.store).await?;
+    }
+    let enough = CancellationToken::new();
+    let shared =
+        Arc::new(Shared { fleet, ttl: args.ttl, takeovers: AtomicUsize::new(0), enough: enough.clone() });
+
+    let mut cells = JoinSet::new();
+    for (index, lease) in leases.iter().enumerate() {
+        let part = |actor: u64, store: Store| Part {
+            store,
+            lease: lease.clone(),
+            // The last two share a name, as two pods of a careless deployment would.
+            workload: format!("{lease}/{}", actor.min(args.actors - 2)),
+            ttl: args.ttl,
+            every: Some(EFFECT_EVERY),
+        };
+        let mut parts = Vec::new();
+        for actor in 0..args.actors {
+            let linked =
+                arena.server.as_ref().map(|server| Link::before(&arena.store, server)).transpose()?;
+            let (link, store) =
+                linked.map_or((None, arena.store.clone()), |(link, store)| (Some(link), store));
+            parts.push((part(actor, store), link));
+        }
+        let cell = Cell::new(lease.clone(), parts, shared.clone());
+        let (lease, plan) = (lease.clone(), Plan::new(seed, index, args.mode));
+        cells.spawn(async move { cell.run(plan).await.map(|chronicle| (lease, chronicle)) });
+    }
+    let limit = args.time_limit.unwrap_or(Duration::from_secs(60 + 2 * args.takeovers));
+    let store_plan = StorePlan::new(seed, args.mode, args.ttl);
+    let (store_faults, sightings, chronicles) = tokio::join!(
+        store::break_by(&arena, store_plan, &enough),
+        store::observe(&arena, &leases, &enough),
+        async {
+            let progress = progress(&shared, args.takeovers as usize, limit);
+            let chronicles = collect(&mut cells);
+            let (chronicles, ()) = tokio::join!(chronicles, progress);
+            chronicles
+        },
+    );
+    let (store_faults, mut sightings, mut chronicles) = (store_faults?, sightings?, chronicles?);
+    let took = start.elapsed();
+
+    let backend = arena.backend().await?;
+    let mut effects = Effects::connect(&arena.store).await?;
+    let mut violations = Vec::new();
+    for (lease, chronicle) in &mut chronicles {
+        let evidence = &mut chronicle.evidence;
+        evidence.effects = effects.all(lease.as_str()).await?;
+        evidence.history = backend.history(lease, u32::MAX).await?;
+        evidence.sightings = sightings.remove(lease).unwrap_or_default();
+        violations.extend(judge::violations(lease.as_str(), evidence));
+    }
+    let report = Report::new(&args, seed, took, store_faults, chronicles, violations);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(crate::exit_code(report.holds))
+}
+
+/// Says how far the run is, and ends it.
+async fn progress(shared: &Shared, wanted: usize, limit: Duration) {
+    let start = Instant::now();
+    let mut told = start;
+    loop {
+        let seen = shared.takeovers.load(Ordering::SeqCst);
+        if shared.enough.is_cancelled() || seen >= wanted || start.elapsed() > limit {
+            shared.enough.cancel();
+            return;
+        }
+        if told.elapsed() > Duration::from_secs(5) {
+            told = Instant::now();
+            eprintln!("chaos: {seen} of {wanted} takeovers after {:.0?}", start.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn collect(
+    cells: &mut JoinSet<anyhow::Result<(LeaseName, Chronicle)>>,
+) -> anyhow::Result<BTreeMap<LeaseName, Chronicle>> {
+    let mut chronicles = BTreeMap::new();
+    while let Some(cell) = cells.join_next().await {
+        let (lease, chronicle) = cell??;
+        chronicles.insert(lease, chronicle);
+    }
+    Ok(chronicles)
+}

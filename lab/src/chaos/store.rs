@@ -1,0 +1,78 @@
+//! What is done to the store of a run, and what an observer sees of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lease_core::LeaseName;
+use lease_testbed::Process;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::{StoreFault, StorePlan};
+use crate::arena::Arena;
+use crate::judge::Sighting;
+use crate::trace::{Nanos, now};
+
+/// Breaks the store by plan until the run has seen enough. Returns which faults, from when to when.
+pub(super) async fn break_by(
+    arena: &Arena,
+    plan: StorePlan,
+    enough: &CancellationToken,
+) -> anyhow::Result<Vec<(StoreFault, Nanos, Nanos)>> {
+    let mut faults = Vec::new();
+    for step in plan {
+        tokio::select! {
+            () = enough.cancelled() => break,
+            () = tokio::time::sleep(step.calm) => {}
+        }
+        let from = now();
+        inject(arena, step.fault, step.chance).await?;
+        faults.push((step.fault, from, now()));
+    }
+    Ok(faults)
+}
+
+async fn inject(arena: &Arena, fault: StoreFault, chance: f64) -> anyhow::Result<()> {
+    match (fault, &arena.server) {
+        (StoreFault::Restart, Some(server)) => server.restart().await,
+        (StoreFault::Crash, Some(server)) => {
+            server.crash().await?;
+            tokio::time::sleep(Duration::from_millis(500).mul_f64(chance)).await;
+            server.start_again().await
+        }
+        (StoreFault::LockLeases(span), _) => lock(arena, &arena.store.leases, span).await,
+        (StoreFault::LockEffects(span), _) => lock(arena, &arena.store.effects, span).await,
+        (StoreFault::Restart | StoreFault::Crash, None) => Ok(()),
+    }
+}
+
+async fn lock(arena: &Arena, file: &str, span: Duration) -> anyhow::Result<()> {
+    let millis = span.as_millis().to_string();
+    let outsider = Process::command(&arena.program)?;
+    let outsider = outsider.args(["hold-lock", "--file", file, "--for-ms", &millis]).spawn()?;
+    outsider.wait(span + Duration::from_secs(30)).await?;
+    Ok(())
+}
+
+/// Looks at every register, one read after the other, until the run has seen enough.
+pub(super) async fn observe(
+    arena: &Arena,
+    leases: &[LeaseName],
+    enough: &CancellationToken,
+) -> anyhow::Result<BTreeMap<LeaseName, Vec<Sighting>>> {
+    let mut sightings = BTreeMap::<LeaseName, Vec<Sighting>>::new();
+    let backend = arena.store.connector()?.connect().await?;
+    while !enough.is_cancelled() {
+        for name in leases {
+            // The store may be down: that is part of the run.
+            let Ok(seen) = backend.observe(name).await else { continue };
+            let Some(record) = seen.record else { continue };
+            let seen = Sighting { at: now(), epoch: record.epoch, grant: record.grant, beat: record.beat };
+            let of_lease = sightings.entry(name.clone()).or_default();
+            if of_lease.last().is_none_or(|last| Sighting { at: seen.at, ..last.clone() } != seen) {
+                of_lease.push(seen);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(sightings)
+}

@@ -1,0 +1,108 @@
+//! `leasehold-lab conformance`: judges a store that somebody runs, in a place of its own that is cleaned up after.
+
+mod postgres;
+mod sqlite;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::anyhow;
+use lease_conformance::{CaseReport, EffectError, Harness, Report, Verdict};
+
+use crate::store::Mode;
+
+/// Judge a store by the conformance suite: each case of every rule. What the suite makes lies in a schema or folder of
+/// its own and is removed afterwards, also after Ctrl-C.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The store.
+    #[arg(long)]
+    mode: Mode,
+    /// Postgres: the server to judge, as the role that would hold leases. Default: a server that is started for it.
+    #[arg(long, env = "LEASEHOLD_TEST_POSTGRES_URL", hide_env_values = true, value_parser = url)]
+    url: Option<String>,
+    /// Postgres: the same database as a role that may create schemas, if the first may not.
+    #[arg(long, env = "LEASEHOLD_TEST_POSTGRES_ADMIN_URL", hide_env_values = true, value_parser = url)]
+    admin_url: Option<String>,
+    /// SQLite: a folder on the file system to judge. Default: the system's folder for temporary files.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Only the cases whose id contains this.
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn url(text: &str) -> Result<String, String> {
+    lease_postgres::PostgresConfig::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let place: Arc<dyn Place> = match args.mode {
+        Mode::Sqlite => Arc::new(sqlite::Folder::make(args.folder.as_deref())?),
+        Mode::Postgres => {
+            Arc::new(postgres::Schemas::make(args.url.as_deref(), args.admin_url.as_deref()).await?)
+        }
+    };
+    let harness = place.clone().harness();
+    let (filter, quiet) = (args.filter.clone(), args.json);
+    let judged = tokio::task::spawn_blocking(move || {
+        let done = AtomicUsize::new(0);
+        lease_conformance::report(harness, &filter, |case| {
+            let count = done.fetch_add(1, Ordering::SeqCst) + 1;
+            if !quiet {
+                tell(count, case);
+            }
+        })
+    });
+    let judged = tokio::select! {
+        judged = judged => Some(judged?),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    place.clean_up().await?;
+    let Some(judged) = judged else {
+        eprintln!("interrupted; what the suite had made is removed");
+        // The cases still run, on threads that nobody waits for.
+        std::process::exit(130);
+    };
+    let report = judged.map_err(|error| anyhow!(error))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        conclude(&report);
+    }
+    Ok(crate::exit_code(report.is_good()))
+}
+
+fn tell(count: usize, case: &CaseReport) {
+    match &case.verdict {
+        Verdict::Passed { seconds } => println!("{count:>4}  ok       {} ({seconds:.1} s)", case.id),
+        Verdict::Failed { why } => println!("{count:>4}  FAILED   {}\n      {why}", case.id),
+        Verdict::Ignored { because } => println!("{count:>4}  ignored  {}, because {because}", case.id),
+    }
+}
+
+fn conclude(report: &Report) {
+    let (passed, failed, ignored) = report.counts();
+    println!("\n{}: {passed} passed, {failed} failed, {ignored} ignored", report.store);
+    for case in &report.cases {
+        if let Verdict::Failed { why } = &case.verdict {
+            println!("  FAILED   {}\n      {why}", case.id);
+        }
+    }
+}
+
+/// Where the suite works, and how that is removed.
+#[async_trait::async_trait]
+trait Place: Send + Sync {
+    fn harness(self: Arc<Self>) -> Arc<dyn Harness>;
+    async fn clean_up(&self) -> anyhow::Result<()>;
+}
+
+fn failed(error: impl std::fmt::Display) -> EffectError {
+    EffectError::Failed(error.to_string())
+}

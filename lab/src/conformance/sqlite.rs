@@ -1,0 +1,146 @@
+//! The suite on SQLite, in a folder of its own on the file system that is judged.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use lease_conformance::{EffectError, Facility, FencedResource, Harness, Missing};
+use lease_core::{BackendError, LeaseBackend, LeaseName, Term};
+use lease_sqlite::{Fence, FenceError, Sqlite, SqliteConfig};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use tempfile::TempDir;
+
+use super::{Place, failed};
+
+pub(super) struct Folder(TempDir);
+
+impl Folder {
+    pub(super) fn make(inside: Option<&Path>) -> anyhow::Result<Self> {
+        let inside = inside.map_or_else(std::env::temp_dir, Path::to_owned);
+        let folder = tempfile::Builder::new().prefix("leasehold-conformance-").tempdir_in(&inside);
+        Ok(Self(folder.with_context(|| format!("cannot make a folder in {}", inside.display()))?))
+    }
+
+    fn leases(&self) -> PathBuf {
+        self.0.path().join("leases.sqlite")
+    }
+}
+
+#[async_trait]
+impl Place for Folder {
+    fn harness(self: Arc<Self>) -> Arc<dyn Harness> {
+        self
+    }
+
+    async fn clean_up(&self) -> anyhow::Result<()> {
+        Ok(std::fs::remove_dir_all(self.0.path())?)
+    }
+}
+
+#[async_trait]
+impl Harness for Folder {
+    fn name(&self) -> &str {
+        "sqlite"
+    }
+
+    async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
+        let config =
+            SqliteConfig::new(self.leases()).map_err(|error| BackendError::refused(error.to_string()))?;
+        Ok(Arc::new(Sqlite::connect(config).await?))
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn facilities(&self) -> &[Facility] {
+        &[Facility::Delete, Facility::FencedEffects]
+    }
+
+    async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
+        let mut shell = open(&self.leases()).await.map_err(Missing::because)?;
+        for sql in [
+            "INSERT INTO coordination_lease_deletions (lease_name) VALUES (?)",
+            "DELETE FROM coordination_leases WHERE lease_name = ?",
+        ] {
+            sqlx::query(sql).bind(lease.as_str()).execute(&mut shell).await.map_err(Missing::because)?;
+        }
+        Ok(())
+    }
+
+    async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
+        let path = self.0.path().join(format!("{name}.sqlite"));
+        let make = async {
+            let mut connection = open(&path).await?;
+            Fence::install(&mut connection).await?;
+            sqlx::raw_sql(
+                "CREATE TABLE effects (sequence INTEGER PRIMARY KEY AUTOINCREMENT, epoch INTEGER, id TEXT)",
+            )
+            .execute(&mut connection)
+            .await
+        };
+        make.await.map_err(Missing::because)?;
+        Ok(Arc::new(Resource(path)))
+    }
+}
+
+async fn open(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    options.busy_timeout(Duration::from_secs(60)).connect().await
+}
+
+/// A file of effects.
+#[derive(Clone)]
+struct Resource(PathBuf);
+
+async fn write(connection: &mut SqliteConnection, term: Term, id: &str) -> Result<(), EffectError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+    match Fence::new("resource").admit(&mut transaction, &term).await {
+        Ok(()) => {}
+        Err(FenceError::Stale(stale)) => return Err(stale.into()),
+        Err(FenceError::Store(error)) => return Err(failed(error)),
+    }
+    let insert =
+        sqlx::query("INSERT INTO effects (epoch, id) VALUES (?, ?)").bind(term.epoch as i64).bind(id);
+    insert.execute(&mut *transaction).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)
+}
+
+#[async_trait]
+impl FencedResource for Resource {
+    async fn effect(&self, term: Term, id: &str) -> Result<(), EffectError> {
+        write(&mut open(&self.0).await.map_err(failed)?, term, id).await
+    }
+
+    /// The late one waits for the file's lock, which the successor's transaction holds from before.
+    async fn late_effect(
+        &self,
+        (term, id): (Term, &str),
+        meanwhile: BoxFuture<'_, (Term, String)>,
+    ) -> Result<(), EffectError> {
+        let mut present = open(&self.0).await.map_err(failed)?;
+        let mut transaction = present.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        let (late, id) = (self.clone(), id.to_owned());
+        let late = tokio::spawn(async move { late.effect(term, &id).await });
+        let (successor, its) = meanwhile.await;
+        Fence::new("resource").admit(&mut transaction, &successor).await.map_err(failed)?;
+        let insert = sqlx::query("INSERT INTO effects (epoch, id) VALUES (?, ?)");
+        let insert = insert.bind(successor.epoch as i64).bind(its);
+        insert.execute(&mut *transaction).await.map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+        late.await.map_err(failed)?
+    }
+
+    async fn effects(&self) -> Result<Vec<(u64, String)>, EffectError> {
+        let mut connection = open(&self.0).await.map_err(failed)?;
+        let rows: Vec<(i64, String)> = sqlx::query_as("SELECT epoch, id FROM effects ORDER BY sequence")
+            .fetch_all(&mut connection)
+            .await
+            .map_err(failed)?;
+        rows.into_iter().map(|(epoch, id)| Ok((epoch.try_into().map_err(failed)?, id))).collect()
+    }
+}

@@ -1,0 +1,91 @@
+//! `leasehold-lab demo`: three forwarders, one lease, and a minute of trouble, judged by what is left behind.
+//!
+//! [`stage`] makes the stores, [`cast`] runs the real programs, [`script`] is what happens, [`witness`] looks at the
+//! stores from outside, [`screen`] shows it, [`verdict`] judges it.
+
+mod cast;
+mod screen;
+mod script;
+mod stage;
+mod timeline;
+mod verdict;
+mod witness;
+mod writer;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use cast::Cast;
+use screen::Screen;
+use stage::Stage;
+use writer::Writer;
+
+/// How long a lease lasts without a renewal: short, so that nobody has to wait for a failover.
+const TTL: Duration = Duration::from_secs(3);
+
+/// Watch three forwarders share one lease through stops, kills and pauses, and judge what they leave behind
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The store of the leases and of the data
+    #[arg(long, value_enum, default_value = "sqlite")]
+    mode: Mode,
+    /// The least number of outbox rows
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    rows: u64,
+    /// Outbox rows written in a second
+    #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(100..=100_000))]
+    rate: u64,
+    /// Print what happened and the verdicts as JSON on standard output; the story goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Keep the folder with the databases and the logs
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    /// Two files beside the lease file, in a throw-away folder
+    Sqlite,
+    /// A PostgreSQL server of our own, in a throw-away folder
+    Postgres,
+}
+
+/// Runs the demo. Ctrl-C ends everything that it started.
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        outcome = perform(&args) => outcome,
+        // What was running is dropped, which kills it and removes its folders.
+        _ = interrupt.recv() => Ok(ExitCode::from(130)),
+        _ = terminate.recv() => Ok(ExitCode::from(143)),
+    }
+}
+
+async fn perform(args: &Args) -> anyhow::Result<ExitCode> {
+    let screen = Arc::new(Screen::new(args.json, args.rows));
+    screen.title(args);
+    screen.note("  starting the stores, an ingest and three forwarders …");
+    let stage = Stage::set(args.mode).await.context("the stage could not be set")?;
+    let mut cast = Cast::enter(&stage, screen.clone()).await?;
+    let writer = Writer::start(&stage, screen.board(), args.rows, args.rate).await?;
+    let watching = screen.clone().watch(stage.witness());
+    let played = script::play(&stage, &mut cast, writer, &screen).await;
+    watching.abort();
+    screen.end();
+    let logs = cast.logs();
+    // The logs say why a failed demo failed.
+    if args.keep || played.is_err() {
+        stage.keep(&logs, &screen);
+    }
+    let report = verdict::judge(&stage, played?, &screen).await?;
+    report.show(&screen);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    Ok(crate::exit_code(report.holds))
+}

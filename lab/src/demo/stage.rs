@@ -1,0 +1,121 @@
+//! The stores of one demo, in a throw-away folder.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use lease_core::admin::{self, Init};
+use lease_core::{LeaseBackend, LeaseName};
+use lease_postgres::{Postgres, PostgresConfig};
+use lease_sqlite::{Sqlite, SqliteConfig};
+use lease_testbed::{Postgres as Server, PostgresOptions};
+use lease_workers::roles::{canonical, database::Database, forwarder, outbox};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{PgPool, SqlitePool};
+use tempfile::TempDir;
+
+use super::screen::Screen;
+use super::witness::{Effects, Witness};
+use super::{Mode, TTL};
+
+/// Where everything is.
+pub(super) struct Stage {
+    folder: TempDir,
+    /// Flags that name the lease store.
+    pub(super) lease_flags: Vec<String>,
+    /// The outbox's URL.
+    pub(super) outbox: String,
+    /// The canonical store's URL.
+    pub(super) canonical: String,
+    witness: Arc<Witness>,
+    _server: Option<Server>,
+}
+
+impl Stage {
+    /// Makes the stores and their tables.
+    pub(super) async fn set(mode: Mode) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("leasehold-demo-").tempdir()?;
+        let lease = LeaseName::new(forwarder::LEASE)?;
+        let file = |name: &str| folder.path().join(name).display().to_string();
+        let (lease_flags, lease_file, outbox, canonical, server, backend): (
+            _,
+            _,
+            _,
+            _,
+            _,
+            Arc<dyn LeaseBackend>,
+        );
+        match mode {
+            Mode::Sqlite => {
+                let leases = file("leases.sqlite");
+                lease_flags = vec!["--mode".into(), "sqlite".into(), "--sqlite-path".into(), leases.clone()];
+                outbox = format!("sqlite:{}", file("outbox.sqlite"));
+                canonical = format!("sqlite:{}", file("canonical.sqlite"));
+                lease_file = Some(PathBuf::from(&leases));
+                backend = Arc::new(Sqlite::connect(SqliteConfig::new(leases)?).await?);
+                server = None;
+            }
+            Mode::Postgres => {
+                let started = Server::start(PostgresOptions::default().fsync(true)).await?;
+                let leases = started.create_database("leases").await?;
+                lease_flags =
+                    vec!["--mode".into(), "postgres".into(), "--postgres-url".into(), leases.clone()];
+                outbox = started.create_database("outbox").await?;
+                canonical = started.create_database("canonical").await?;
+                let config = PostgresConfig::new(&leases)?;
+                lease_postgres::migrate(&config).await?;
+                backend = Arc::new(Postgres::connect(config).await?);
+                // A first installation: written free, so that nobody has to wait.
+                admin::init(&*backend, &lease, Init { new: true, above: 0, max_ttl: TTL }).await?;
+                (lease_file, server) = (None, Some(started));
+            }
+        }
+        let limit = Duration::from_secs(10);
+        let database = |url: &str| url.parse::<Database>().map_err(anyhow::Error::msg);
+        outbox::open(&database(&outbox)?, true, limit).await?.migrate().await?;
+        canonical::open(&database(&canonical)?, true, 1, limit).await?.migrate().await?;
+        let effects = match (database(&outbox)?, database(&canonical)?) {
+            (Database::Sqlite(outbox), Database::Sqlite(canonical)) => {
+                let open = |path| {
+                    SqlitePool::connect_with(SqliteConnectOptions::new().filename(path).read_only(true))
+                };
+                Effects::Sqlite { outbox: open(outbox).await?, canonical: open(canonical).await? }
+            }
+            (Database::Postgres(outbox), Database::Postgres(canonical)) => Effects::Postgres {
+                outbox: PgPool::connect_with(*outbox).await?,
+                canonical: PgPool::connect_with(*canonical).await?,
+            },
+            _ => anyhow::bail!("both stores are of one kind"),
+        };
+        let witness = Arc::new(Witness { backend, lease, effects, lease_file });
+        Ok(Self { folder, lease_flags, outbox, canonical, witness, _server: server })
+    }
+
+    /// Who looks at the stores from outside.
+    pub(super) fn witness(&self) -> Arc<Witness> {
+        self.witness.clone()
+    }
+
+    /// Keeps the folder, with the logs in it, and says where.
+    pub(super) fn keep(&self, logs: &[(String, Vec<String>)], screen: &Screen) {
+        let kept = || -> anyhow::Result<PathBuf> {
+            let to = std::env::current_dir()?.join("leasehold-demo");
+            let to = (0..).map(|n| if n == 0 { to.clone() } else { to.with_extension(n.to_string()) });
+            let to = to.into_iter().find(|path| !path.exists()).context("no free name")?;
+            std::fs::create_dir(&to)?;
+            for entry in std::fs::read_dir(self.folder.path())? {
+                let entry = entry?;
+                std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+            }
+            for (name, lines) in logs {
+                std::fs::write(to.join(format!("{name}.log")), lines.join("\n") + "\n")?;
+            }
+            Ok(to)
+        };
+        match kept() {
+            Ok(path) => screen.note(&format!("databases and logs are kept in {}", path.display())),
+            Err(error) => screen.note(&format!("databases and logs could not be kept: {error:#}")),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Looks at the stores from outside the processes: what counts is what they leave behind.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lease_core::{HistoryRow, LeaseBackend, LeaseName};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgPool, Row, SqlitePool};
+
+/// The two stores of effects.
+pub(super) enum Effects {
+    Sqlite { outbox: SqlitePool, canonical: SqlitePool },
+    Postgres { outbox: PgPool, canonical: PgPool },
+}
+
+#[derive(Clone, Copy)]
+enum Where {
+    Outbox,
+    Canonical,
+}
+
+/// A term's traces in the canonical store.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(super) struct TermEffects {
+    pub(super) epoch: u64,
+    pub(super) rows: u64,
+    /// In the order in which the store let them in.
+    pub(super) first_id: i64,
+    pub(super) last_id: i64,
+    /// Milliseconds since 1970.
+    pub(super) first_at: i64,
+}
+
+/// One observer.
+pub(super) struct Witness {
+    pub(super) backend: Arc<dyn LeaseBackend>,
+    pub(super) lease: LeaseName,
+    pub(super) effects: Effects,
+    /// The lease file, if that is what the store is.
+    pub(super) lease_file: Option<PathBuf>,
+}
+
+impl Witness {
+    /// Who holds the lease, by its record, and in which epoch.
+    pub(super) async fn holder(&self) -> anyhow::Result<Option<(String, u64)>> {
+        let record = self.backend.observe(&self.lease).await?.record;
+        Ok(record.filter(|record| record.grant.is_some()).map(|record| (record.holder, record.epoch)))
+    }
+
+    /// The lease's history, oldest first.
+    pub(super) async fn history(&self) -> anyhow::Result<Vec<HistoryRow>> {
+        Ok(self.backend.history(&self.lease, 1_000).await?)
+    }
+
+    /// How many events the canonical store has.
+    pub(super) async fn ingested(&self) -> anyhow::Result<u64> {
+        let rows =
+            self.ints(Where::Canonical, "SELECT CAST(count(*) AS bigint) FROM canonical_events").await?;
+        Ok(rows[0][0] as u64)
+    }
+
+    /// How many outbox rows are pending.
+    pub(super) async fn pending(&self) -> anyhow::Result<u64> {
+        let sql = "SELECT CAST(count(*) AS bigint) FROM audit_outbox WHERE forwarded_at IS NULL";
+        Ok(self.ints(Where::Outbox, sql).await?[0][0] as u64)
+    }
+
+    /// The epoch of the newest effect.
+    pub(super) async fn newest_epoch(&self) -> anyhow::Result<u64> {
+        let sql = "SELECT forwarder_epoch FROM canonical_events ORDER BY ingest_id DESC LIMIT 1";
+        Ok(self.ints(Where::Canonical, sql).await?.first().map_or(0, |row| row[0] as u64))
+    }
+
+    /// Each term's traces, by epoch.
+    pub(super) async fn terms(&self) -> anyhow::Result<Vec<TermEffects>> {
+        let sql = match self.effects {
+            Effects::Sqlite { .. } => {
+                "SELECT forwarder_epoch, count(*), min(ingest_id), max(ingest_id), min(ingested_at)
+                 FROM canonical_events GROUP BY 1 ORDER BY 1"
+            }
+            Effects::Postgres { .. } => {
+                "SELECT forwarder_epoch, count(*), min(ingest_id), max(ingest_id),
+                        CAST(extract(epoch FROM min(ingested_at)) * 1000 AS bigint)
+                 FROM canonical_events GROUP BY 1 ORDER BY 1"
+            }
+        };
+        let terms = self.ints(Where::Canonical, sql).await?;
+        let term = |row: &Vec<i64>| TermEffects {
+            epoch: row[0] as u64,
+            rows: row[1] as u64,
+            first_id: row[2],
+            last_id: row[3],
+            first_at: row[4],
+        };
+        Ok(terms.iter().map(term).collect())
+    }
+
+    /// Of the one producer's events: how many keys the canonical store has, the least and the greatest sequence.
+    /// Keys are unique there, so these three say whether it is exactly the written set.
+    pub(super) async fn keys(&self) -> anyhow::Result<(u64, i64, i64)> {
+        let sql = "SELECT CAST(count(*) AS bigint), min(producer_sequence), max(producer_sequence)
+                   FROM (SELECT DISTINCT tenant_id, workload_instance_id, producer_sequence FROM canonical_events) AS k";
+        let rows = self.ints(Where::Canonical, sql).await?;
+        Ok((rows[0][0] as u64, rows[0][1], rows[0][2]))
+    }
+
+    /// Pairs of outbox rows in order of which the later one was marked by an earlier term.
+    pub(super) async fn marks_out_of_order(&self) -> anyhow::Result<u64> {
+        let sql = "SELECT CAST(count(*) AS bigint) FROM (SELECT forwarded_epoch, lag(forwarded_epoch)
+                   OVER (ORDER BY outbox_id) AS before FROM audit_outbox) AS m WHERE forwarded_epoch < before";
+        Ok(self.ints(Where::Outbox, sql).await?[0][0] as u64)
+    }
+
+    /// Can the lease store be written at this moment? Always, but in SQLite while somebody is writing.
+    pub(super) async fn lease_store_is_writable(&self) -> bool {
+        let Some(file) = &self.lease_file else { return true };
+        let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_millis(50));
+        let Ok(mut connection) = options.connect().await else { return false };
+        match connection.begin_with("BEGIN IMMEDIATE").await {
+            Ok(transaction) => transaction.rollback().await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    async fn ints(&self, place: Where, sql: &'static str) -> anyhow::Result<Vec<Vec<i64>>> {
+        let to_ints = |columns: usize, get: &dyn Fn(usize) -> sqlx::Result<Option<i64>>| {
+            (0..columns).map(|column| Ok(get(column)?.unwrap_or(0))).collect::<sqlx::Result<Vec<i64>>>()
+        };
+        let rows: sqlx::Result<Vec<Vec<i64>>> = match (&self.effects, place) {
+            (Effects::Sqlite { outbox: pool, .. }, Where::Outbox)
+            | (Effects::Sqlite { canonical: pool, .. }, Where::Canonical) => {
+                let rows = sqlx::query(sql).fetch_all(pool).await?;
+                rows.iter().map(|row| to_ints(row.len(), &|column| row.try_get(column))).collect()
+            }
+            (Effects::Postgres { outbox: pool, .. }, Where::Outbox)
+            | (Effects::Postgres { canonical: pool, .. }, Where::Canonical) => {
+                let rows = sqlx::query(sql).fetch_all(pool).await?;
+                rows.iter().map(|row| to_ints(row.len(), &|column| row.try_get(column))).collect()
+            }
+        };
+        Ok(rows?)
+    }
+}

@@ -1,0 +1,225 @@
+//! `leasehold-lab handover`: how long a clean hand-over takes, beside the commits that it needs.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use lease_core::{Grant, LeaseName, Tag, Term};
+use lease_testbed::Signal;
+use serde::Serialize;
+use sqlx::postgres::PgConnection;
+use sqlx::types::Uuid;
+use sqlx::{AssertSqlSafe, Connection};
+
+use crate::arena::Arena;
+use crate::effects::{Effect, Effects};
+use crate::fleet::{Actor, Fleet, Part};
+use crate::stats::Spread;
+use crate::store::Mode;
+use crate::trace::{Act, Entry, Nanos, Outcome, now};
+
+/// Hand a lease over by SIGTERM, again and again, from the signal to the successor's first fenced commit; in turns with
+/// the same commits in sequence by a bare client. The bar: median at most twice, p99 at most three times as long.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The store.
+    #[arg(long, value_parser = ["postgres"])]
+    mode: String,
+    /// How many hand-overs.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    times: u64,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Long: nothing here may be an expiry.
+const TTL: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(30);
+const MEDIAN_BAR: f64 = 2.0;
+const P99_BAR: f64 = 3.0;
+
+#[derive(Debug, Serialize)]
+struct Report {
+    holds: bool,
+    hand_over: Spread,
+    bare: Spread,
+    median_ratio: f64,
+    p99_ratio: f64,
+    /// The hand-over's parts, in their order.
+    parts: BTreeMap<&'static str, Spread>,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let fleet = Fleet::new()?;
+    let lease = LeaseName::new("handed-over")?;
+    let arena = Arena::start(Mode::Postgres, &fleet, std::slice::from_ref(&lease), TTL).await?;
+    let mut bare = Bare::prepare(&arena).await?;
+    let spawn = |index: u64| {
+        let (store, lease) = (arena.store.clone(), lease.clone());
+        fleet.spawn(&Part { workload: format!("worker-{index}"), store, lease, ttl: TTL, every: None })
+    };
+    let mut leader = spawn(0)?;
+    let mut epoch = effect_of(&mut leader, &mut Vec::new()).await?.0;
+    let (mut hand_overs, mut bares, mut parts) = (Vec::new(), Vec::new(), BTreeMap::<_, Vec<_>>::new());
+    for time in 1..=args.times {
+        let mut successor = spawn(time)?;
+        ready(&mut successor, epoch).await?;
+        bares.push(bare.run().await?);
+
+        let (mut told, mut seen) = (Vec::new(), Vec::new());
+        let start = now();
+        leader.process.signal(Signal::TERM)?;
+        let (next, end) = effect_of(&mut successor, &mut seen).await?;
+        hand_overs.push(Duration::from_nanos(end - start));
+        let status = leader.process.wait(LIMIT).await?;
+        anyhow::ensure!(status.success(), "the old leader ended with {status}");
+        told.extend(leader.look()?);
+        for (part, took) in split(start, &told, &seen).context("a trace lacks a part of the hand-over")? {
+            parts.entry(part).or_default().push(took);
+        }
+        (leader, epoch) = (successor, next);
+    }
+    let (hand_over, bare) = (Spread::of(hand_overs), Spread::of(bares));
+    let (median_ratio, p99_ratio) = (hand_over.median_ms / bare.median_ms, hand_over.p99_ms / bare.p99_ms);
+    let report = Report {
+        holds: median_ratio <= MEDIAN_BAR && p99_ratio <= P99_BAR,
+        hand_over,
+        bare,
+        median_ratio,
+        p99_ratio,
+        parts: parts.into_iter().map(|(part, times)| (part, Spread::of(times))).collect(),
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!(
+            "Clean hand-over on postgres: SIGTERM of an idle leader to the successor's first fenced commit"
+        );
+        println!("  hand-over         {}", report.hand_over);
+        println!("  the bare commits  {}", report.bare);
+        report.parts.iter().for_each(|(part, spread)| println!("    {spread}  {part}"));
+        let verdict = |ratio: f64, bar: f64, what: &str| {
+            let word = if ratio <= bar { "ok  " } else { "FAIL" };
+            println!("{word}  {what}: {ratio:.2} times the bare commits', at most {bar} allowed");
+        };
+        verdict(median_ratio, MEDIAN_BAR, "median");
+        verdict(p99_ratio, P99_BAR, "p99");
+    }
+    Ok(crate::exit_code(report.holds))
+}
+
+/// Pre-started and watching: its hints are live, and it has seen the present term.
+async fn ready(successor: &mut Actor, present: u64) -> anyhow::Result<()> {
+    let (mut watching, mut follows) = (false, false);
+    let both = |entry: &Entry| {
+        watching |= matches!(entry, Entry::Watching { live: true, .. });
+        follows |= matches!(entry, Entry::Saw { epoch, .. } if *epoch == present);
+        (watching && follows).then_some(())
+    };
+    successor.await_entry("the successor to watch", LIMIT, &mut Vec::new(), both).await?;
+    // What it does on becoming live (a look, the first effect's statements) is over soon.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    Ok(())
+}
+
+/// The term's first fenced commit: its epoch, and when it was acknowledged.
+async fn effect_of(actor: &mut Actor, seen: &mut Vec<Entry>) -> anyhow::Result<(u64, Nanos)> {
+    let written = |entry: &Entry| match entry {
+        Entry::Effect { after, term, outcome: Outcome::Written, .. } => Some((term.epoch, *after)),
+        _ => None,
+    };
+    actor.await_entry("a fenced commit", LIMIT, seen, written).await
+}
+
+/// Where the time went.
+fn split(start: Nanos, leader: &[Entry], successor: &[Entry]) -> Option<Vec<(&'static str, Duration)>> {
+    let put = |entries: &[Entry], wanted: Act| {
+        entries.iter().rev().find_map(|entry| match entry {
+            Entry::Put { sent, answered, act, outcome: Outcome::Written, .. } if *act == wanted => {
+                Some((*sent, *answered))
+            }
+            _ => None,
+        })
+    };
+    let (release_sent, release_answered) = put(leader, Act::Release)?;
+    let (acquire_sent, acquire_answered) = put(successor, Act::Acquire)?;
+    let (looked, saw) = successor.iter().rev().find_map(|entry| match entry {
+        Entry::Saw { sent, at, grant: None, .. } => Some((*sent, *at)),
+        _ => None,
+    })?;
+    let (before, after) = successor.iter().rev().find_map(|entry| match entry {
+        Entry::Effect { before, after, .. } => Some((*before, *after)),
+        _ => None,
+    })?;
+    let spans = [
+        ("1 SIGTERM to release sent", start, release_sent),
+        ("2 release acknowledged", release_sent, release_answered),
+        // The hint may overtake the acknowledgement.
+        ("3 release sent to successor's look", release_sent, looked),
+        ("4 look answered", looked, saw),
+        ("5 look answered to acquisition sent", saw, acquire_sent),
+        ("6 acquisition acknowledged", acquire_sent, acquire_answered),
+        ("7 acquisition to effect begun", acquire_answered, before),
+        ("8 fenced effect", before, after),
+    ];
+    Some(spans.map(|(part, from, to)| (part, Duration::from_nanos(to.saturating_sub(from)))).into())
+}
+
+/// The commits that a hand-over needs, by a client that does nothing else, on one connection.
+struct Bare {
+    connection: PgConnection,
+    effects: Effects,
+    tag: Tag,
+    epoch: u64,
+}
+
+impl Bare {
+    async fn prepare(arena: &Arena) -> anyhow::Result<Self> {
+        let mut connection = PgConnection::connect(&arena.store.leases).await?;
+        sqlx::raw_sql(AssertSqlSafe(
+            "CREATE TABLE bare_leases (LIKE coordination_leases INCLUDING ALL);
+             INSERT INTO bare_leases SELECT * FROM coordination_leases",
+        ))
+        .execute(&mut connection)
+        .await?;
+        let tag: Uuid = sqlx::query_scalar("SELECT tag FROM bare_leases").fetch_one(&mut connection).await?;
+        let effects = Effects::connect(&arena.store).await?;
+        let mut bare = Self { connection, effects, tag: Tag(tag.as_u128()), epoch: 0 };
+        // Once for the statements.
+        bare.run().await?;
+        Ok(bare)
+    }
+
+    async fn run(&mut self) -> anyhow::Result<Duration> {
+        self.epoch += 1;
+        let term = Term { epoch: self.epoch, grant: Grant::random() };
+        let start = now();
+        self.update(None).await?;
+        self.update(Some(term)).await?;
+        let resource = "bare".to_owned();
+        let effect = Effect { resource, term, incarnation: 0, number: self.epoch, before: start };
+        let outcome = self.effects.write(&effect).await;
+        anyhow::ensure!(outcome == Outcome::Written, "the bare client's effect: {outcome:?}");
+        Ok(Duration::from_nanos(now() - start))
+    }
+
+    /// Release, or acquisition: an UPDATE by primary key with a compare.
+    async fn update(&mut self, term: Option<Term>) -> anyhow::Result<()> {
+        let tag = Tag::random();
+        let updated = sqlx::query(
+            "UPDATE bare_leases SET tag = $1, grant_id = $2, epoch = $3, beat = beat + 1, renewed_at = now()
+             WHERE lease_name = 'handed-over' AND tag = $4",
+        )
+        .bind(Uuid::from_u128(tag.0))
+        .bind(term.map(|term| Uuid::from_u128(term.grant.0)))
+        .bind(self.epoch as i64)
+        .bind(Uuid::from_u128(self.tag.0))
+        .execute(&mut self.connection)
+        .await?;
+        anyhow::ensure!(updated.rows_affected() == 1, "the bare client's row was changed by somebody else");
+        self.tag = tag;
+        Ok(())
+    }
+}

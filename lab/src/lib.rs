@@ -1,1 +1,0 @@
-//! What engineers run and production never ships: conformance, demo, chaos, testbed

@@ -1,0 +1,73 @@
+//! `leasehold-lab`: what engineers run and production never ships.
+//!
+//! Each subcommand has a folder or file of its own. Exit codes: 0 every verdict holds, 1 one doesn't or something
+//! failed, 2 bad input.
+
+mod actor;
+mod arena;
+mod args;
+mod chaos;
+mod conformance;
+mod demo;
+mod effects;
+mod failover;
+mod fleet;
+mod handover;
+mod judge;
+mod stats;
+mod store;
+mod testbed;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What engineers run on Leasehold and production never ships: chaos, failover and hand-over bars, conformance of
+/// any server, servers to play with.
+#[derive(Debug, Parser)]
+#[command(name = "leasehold-lab", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Chaos(chaos::Args),
+    Demo(demo::Args),
+    Failover(failover::Args),
+    Handover(handover::Args),
+    Conformance(conformance::Args),
+    #[command(subcommand)]
+    Testbed(testbed::Command),
+    #[command(hide = true)]
+    Actor(actor::Args),
+    #[command(hide = true)]
+    HoldLock(store::HoldLock),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let outcome = match Cli::parse().command {
+        Command::Chaos(args) => chaos::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Failover(args) => failover::run(args).await,
+        Command::Handover(args) => handover::run(args).await,
+        Command::Conformance(args) => conformance::run(args).await,
+        Command::Testbed(command) => testbed::run(command).await,
+        Command::Actor(args) => actor::run(args).await,
+        Command::HoldLock(args) => store::hold_lock(args).await,
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The exit code of a run whose verdicts all hold, or don't.
+fn exit_code(holds: bool) -> ExitCode {
+    if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,151 @@
+//! The leader's loop: read, send, mark; at each step as if the process might be paused, killed or replaced there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lease_core::{Loss, fence::FENCING_EPOCH_STALE};
+use metrics::counter;
+use tracing::{debug, error, warn};
+
+use super::metrics::{LOOP_ITERATIONS, ROWS_FORWARDED, Skip};
+use super::sender::{SendError, Sender};
+use crate::roles::database::{StoreError, within};
+use crate::roles::mandate::Mandate;
+use crate::roles::outbox::Outbox;
+
+/// What a forwarder needs while it leads.
+pub(super) struct Forwarder {
+    /// Where the events come from.
+    pub(super) outbox: Arc<dyn Outbox>,
+    /// Where they go.
+    pub(super) sender: Sender,
+    /// The most rows in one batch.
+    pub(super) batch_size: u32,
+    /// The pause when nothing is pending.
+    pub(super) poll_every: Duration,
+    /// The pause after a failure.
+    pub(super) retry_every: Duration,
+    /// How long the outbox may take for one answer.
+    pub(super) call_limit: Duration,
+}
+
+/// Why a batch was not finished.
+enum Trouble {
+    /// Not the leader any more, by this process's own clock.
+    Expired,
+    Outbox(StoreError),
+    Ingest(SendError),
+}
+
+impl Forwarder {
+    /// Works for one term: until it is over or the work should stop. The batch under way is finished first.
+    pub(super) async fn lead(&self, mandate: Mandate) {
+        let mut admitted = false;
+        let mut size = self.batch_size;
+        loop {
+            counter!(LOOP_ITERATIONS).increment(1);
+            let outcome = if !mandate.holds_now() {
+                Err(Trouble::Expired)
+            } else if mandate.should_stop() {
+                return;
+            } else {
+                self.round(&mandate, &mut admitted, size).await
+            };
+            let pause = match outcome {
+                Ok(rows) if rows >= size as usize => {
+                    size = size.saturating_mul(2).min(self.batch_size);
+                    continue;
+                }
+                Ok(_) => self.poll_every,
+                Err(Trouble::Ingest(SendError::TooLarge)) if size > 1 => {
+                    size /= 2;
+                    continue;
+                }
+                Err(trouble) => match self.after(trouble, &mandate) {
+                    Some(pause) => pause,
+                    None => {
+                        // A resource that is ahead of the leases refuses every term until an operator acts (F-4):
+                        // campaigning again must not become a spinning loop.
+                        tokio::time::sleep(self.retry_every).await;
+                        return;
+                    }
+                },
+            };
+            tokio::select! {
+                () = mandate.stop_requested() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One batch; returns how many rows it had.
+    async fn round(&self, mandate: &Mandate, admitted: &mut bool, size: u32) -> Result<usize, Trouble> {
+        let term = mandate.term();
+        if !*admitted {
+            // F-1: the mark is raised before the first read that any effect depends on.
+            within(self.call_limit, self.outbox.admit(term)).await.map_err(Trouble::Outbox)?;
+            *admitted = true;
+        }
+        let rows = within(self.call_limit, self.outbox.pending(size)).await.map_err(Trouble::Outbox)?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        if !mandate.holds_now() {
+            return Err(Trouble::Expired);
+        }
+        let ingested = self.sender.send(term, &rows).await.map_err(Trouble::Ingest)?;
+        if !mandate.holds_now() {
+            return Err(Trouble::Expired);
+        }
+        let outbox_ids: Vec<_> = rows.iter().map(|row| row.outbox_id).collect();
+        let marking = self.outbox.mark_forwarded(term, &outbox_ids);
+        let marked = within(self.call_limit, marking).await.map_err(Trouble::Outbox)?;
+        counter!(ROWS_FORWARDED).increment(marked);
+        debug!(epoch = term.epoch, rows = rows.len(), ingested.accepted, ingested.duplicates, "forwarded");
+        Ok(rows.len())
+    }
+
+    /// Reports a trouble; returns how long to pause, or `None` if the term is over.
+    fn after(&self, trouble: Trouble, mandate: &Mandate) -> Option<Duration> {
+        let epoch = mandate.term().epoch;
+        // Whatever else the answer was: an old term says so before it reports anything that it tried to do.
+        let refused = matches!(mandate.loss(), Some(Loss::FenceRefused));
+        let expired = !mandate.holds_now() && !refused;
+        if expired {
+            let expires_at = jiff::Timestamp::from_millisecond(mandate.expires_at().0).unwrap_or_default();
+            warn!(epoch, %expires_at, "lease expired locally; skip batch until renewed");
+            Skip::LeaseExpired.count();
+        }
+        let (skip, why, pause) = match trouble {
+            Trouble::Expired => return None,
+            Trouble::Outbox(StoreError::Stale(_)) => return self.stale("outbox", mandate),
+            Trouble::Ingest(SendError::Stale) => return self.stale("canonical-ingest", mandate),
+            Trouble::Outbox(why) => {
+                (Skip::OutboxUnavailable, format!("the outbox did not answer: {why}"), self.retry_every)
+            }
+            Trouble::Ingest(why @ (SendError::Rejected(_) | SendError::TooLarge)) => {
+                (Skip::IngestRejected, why.to_string(), self.retry_every)
+            }
+            Trouble::Ingest(SendError::Unavailable { why, retry_after }) => {
+                let pause = retry_after.unwrap_or_default().clamp(self.retry_every, Duration::from_secs(60));
+                (Skip::IngestUnavailable, why, pause)
+            }
+        };
+        warn!(epoch, why, retry_in = ?pause, "batch skipped; it is tried again");
+        skip.count();
+        (!expired).then_some(pause)
+    }
+
+    fn stale(&self, resource: &str, mandate: &Mandate) -> Option<Duration> {
+        let term = mandate.term();
+        error!(
+            epoch = term.epoch,
+            resource,
+            code = FENCING_EPOCH_STALE,
+            "a late write was refused by the fence"
+        );
+        Skip::FenceRefused.count();
+        mandate.fence_refused();
+        None
+    }
+}

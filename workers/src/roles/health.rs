@@ -1,0 +1,134 @@
+//! `/healthz`, `/readyz` and `/metrics`, the same for every role.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+use super::forwarder::metrics::LEADER_AGE;
+use crate::settings::{Block, Kind, Section, Setting};
+
+/// Where a worker serves its pages.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// `host:port`.
+    pub listen: String,
+}
+
+impl Block for Settings {
+    const SECTION: Section = Section {
+        name: "http",
+        about: "the workers' HTTP server",
+        settings: &[Setting::new(
+            "listen",
+            "LEASEHOLD_HTTP_LISTEN",
+            Kind::Address,
+            "where a worker serves /healthz, /readyz and /metrics, and canonical-ingest its events",
+        )
+        .default("127.0.0.1:8080")
+        .flag("listen")],
+    };
+}
+
+/// How long the answers of one probe or scrape may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a role knows about itself.
+#[async_trait]
+pub trait Probe: Send + Sync + 'static {
+    /// Can it do its work, or take it over? Else: why not.
+    async fn ready(&self) -> Result<(), String>;
+
+    /// Brings gauges that are read from a store up to date.
+    async fn refresh(&self) {}
+}
+
+/// The process's metrics.
+///
+/// # Errors
+/// The process has metrics already.
+pub fn metrics() -> anyhow::Result<PrometheusHandle> {
+    let ages = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0];
+    Ok(PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(LEADER_AGE.to_owned()), &ages)?
+        .install_recorder()?)
+}
+
+/// The three pages.
+pub fn router(metrics: PrometheusHandle, probe: Arc<dyn Probe>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render))
+        .with_state(Pages { metrics, probe })
+}
+
+#[derive(Clone)]
+struct Pages {
+    metrics: PrometheusHandle,
+    probe: Arc<dyn Probe>,
+}
+
+async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
+    match tokio::time::timeout(PROBE_LIMIT, pages.probe.ready()).await {
+        Ok(Ok(())) => (StatusCode::OK, "ok\n".to_owned()),
+        Ok(Err(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, format!("no answer within {PROBE_LIMIT:?}\n")),
+    }
+}
+
+async fn render(State(pages): State<Pages>) -> impl IntoResponse {
+    // A store that doesn't answer must not hide the other metrics.
+    let _ = tokio::time::timeout(PROBE_LIMIT, pages.probe.refresh()).await;
+    pages.metrics.run_upkeep();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], pages.metrics.render())
+}
+
+/// Listens on `address` and says on which port.
+///
+/// # Errors
+/// The address can't be had.
+pub async fn listen(address: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}; choose another --listen"))?;
+    let local = listener.local_addr()?;
+    Ok((listener, local))
+}
+
+/// Serves until `stop`, then finishes what is under way, but waits no longer than `budget` for it.
+///
+/// # Errors
+/// The listener's.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Clone + Send + 'static,
+    budget: Duration,
+) -> std::io::Result<()> {
+    let late = {
+        let stop = stop.clone();
+        async move {
+            stop.await;
+            tokio::time::sleep(budget).await;
+        }
+    };
+    tokio::select! {
+        ended = async { axum::serve(listener, router).with_graceful_shutdown(stop).await } => ended,
+        () = late => {
+            tracing::warn!(?budget, "requests were still under way at the end of the stop budget");
+            Ok(())
+        }
+    }
+}

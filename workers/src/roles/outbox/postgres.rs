@@ -1,0 +1,113 @@
+//! The outbox in Postgres: beside the tables whose changes it reports.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lease_core::Term;
+use lease_postgres::Fence;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{PgPool, Row};
+
+use super::{EventKey, NewEvent, Outbox, PendingRow, RESOURCE, json, raw};
+use crate::roles::database::{self, StoreError};
+
+/// An outbox in the schema `public` of a database.
+pub struct PostgresOutbox {
+    pool: PgPool,
+    fence: Fence,
+}
+
+impl PostgresOutbox {
+    /// Connects at the first use.
+    pub fn open(options: &PgConnectOptions, transaction_limit: Duration) -> Self {
+        Self { pool: database::postgres(options, 4, transaction_limit), fence: Fence::new(RESOURCE) }
+    }
+}
+
+#[async_trait]
+impl Outbox for PostgresOutbox {
+    async fn migrate(&self) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        Fence::install(&mut connection, "public").await?;
+        database::migrate(&mut connection, include_str!("postgres.sql")).await
+    }
+
+    async fn append(&self, events: &[NewEvent]) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO audit_outbox
+                 (tenant_id, workload_instance_id, producer_sequence, event_time, fencing_epoch, payload)
+             SELECT tenant_id, workload_instance_id, producer_sequence,
+                    to_timestamp(event_time / 1000.0), fencing_epoch, payload
+             FROM json_to_recordset($1::json) AS event (tenant_id text, workload_instance_id text,
+                    producer_sequence bigint, event_time bigint, fencing_epoch bigint, payload json)",
+        )
+        .bind(json(events)?)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    async fn admit(&self, term: Term) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        self.fence.admit(&mut tx, &term).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn take_term(&self) -> Result<Term, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let term = self.fence.take_term(&mut tx).await?;
+        tx.commit().await?;
+        Ok(term)
+    }
+
+    async fn pending(&self, limit: u32) -> Result<Vec<PendingRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT outbox_id, tenant_id, workload_instance_id, producer_sequence, fencing_epoch,
+                    (extract(epoch FROM event_time) * 1000)::bigint AS event_time, payload::text AS payload
+             FROM audit_outbox WHERE pending_forward ORDER BY outbox_id LIMIT $1",
+        )
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        let read = |row: sqlx::postgres::PgRow| {
+            let key = EventKey {
+                tenant_id: row.try_get("tenant_id")?,
+                workload_instance_id: row.try_get("workload_instance_id")?,
+                producer_sequence: row.try_get("producer_sequence")?,
+            };
+            let event = NewEvent {
+                key,
+                event_time: row.try_get("event_time")?,
+                fencing_epoch: row.try_get("fencing_epoch")?,
+                payload: raw(row.try_get("payload")?)?,
+            };
+            Ok::<_, StoreError>(PendingRow { outbox_id: row.try_get("outbox_id")?, event })
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    async fn mark_forwarded(&self, term: Term, outbox_ids: &[i64]) -> Result<u64, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        self.fence.admit(&mut tx, &term).await?;
+        let marked = sqlx::query(
+            "UPDATE audit_outbox SET pending_forward = false, forwarded_epoch = $1, forwarded_at = clock_timestamp()
+             WHERE outbox_id = ANY ($2) AND pending_forward",
+        )
+        .bind(term.epoch as i64)
+        .bind(outbox_ids)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(marked.rows_affected())
+    }
+
+    async fn oldest_pending_age(&self) -> Result<Duration, StoreError> {
+        let age: Option<i64> = sqlx::query_scalar(
+            "SELECT (extract(epoch FROM clock_timestamp() - created_at) * 1000)::bigint
+             FROM audit_outbox WHERE pending_forward ORDER BY outbox_id LIMIT 1",
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(Duration::from_millis(age.unwrap_or(0).max(0) as u64))
+    }
+}

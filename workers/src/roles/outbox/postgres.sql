@@ -1,0 +1,33 @@
+-- The audit outbox, in Postgres. May be run again.
+CREATE TABLE IF NOT EXISTS audit_outbox (
+    outbox_id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id            text        NOT NULL CHECK (tenant_id <> ''),
+    workload_instance_id text        NOT NULL CHECK (workload_instance_id <> '' AND strpos(workload_instance_id, '/') = 0),
+    producer_sequence    bigint      NOT NULL CHECK (producer_sequence >= 0),
+    event_time           timestamptz NOT NULL,
+    payload              json        NOT NULL,
+    -- The producer's epoch when it wrote the row: data, compared by nobody.
+    fencing_epoch        bigint      NOT NULL,
+    pending_forward      boolean     NOT NULL DEFAULT true,
+    created_at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Who marked it: the epoch of the forwarder's term, and when.
+    forwarded_epoch      bigint,
+    forwarded_at         timestamptz
+);
+CREATE INDEX IF NOT EXISTS audit_outbox_pending ON audit_outbox (outbox_id) WHERE pending_forward;
+
+-- Outlives the rows, so that forwarded ones may be removed and a key is still used only once.
+CREATE TABLE IF NOT EXISTS audit_outbox_global_keys (
+    tenant_id            text   NOT NULL,
+    workload_instance_id text   NOT NULL,
+    producer_sequence    bigint NOT NULL,
+    UNIQUE (tenant_id, workload_instance_id, producer_sequence)
+);
+CREATE OR REPLACE FUNCTION audit_outbox_keep_keys() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO audit_outbox_global_keys
+        SELECT tenant_id, workload_instance_id, producer_sequence FROM new_rows;
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER audit_outbox_keep_keys AFTER INSERT ON audit_outbox
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION audit_outbox_keep_keys();

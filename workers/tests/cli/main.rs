@@ -1,0 +1,8 @@
+//! The real binary: its settings, what it refuses, and the operator's commands.
+
+mod bad_input;
+mod common;
+mod config;
+mod operator;
+mod shutdown;
+mod store;

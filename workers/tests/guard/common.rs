@@ -1,0 +1,100 @@
+//! A lease file in a throw-away folder, guards on it, and what their commands leave behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lease_testbed::{Process, wait_until};
+
+/// Generous: the machine may be busy with other things.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `leasehold`, for this place's lease `job`.
+    pub(crate) fn leasehold(&self, arguments: &[&str]) -> Process {
+        Process::command(env!("CARGO_BIN_EXE_leasehold"))
+            .unwrap()
+            .current_dir(self.folder.path())
+            .args(["--sqlite-path", "leases.db", "--lease", "job"])
+            .args(arguments)
+            .spawn()
+            .unwrap()
+    }
+
+    /// A guard that runs `script`, which works in this place's folder.
+    pub(crate) fn guard(&self, ttl: Duration, flags: &[&str], script: &str) -> Process {
+        let ttl = format!("{}ms", ttl.as_millis());
+        let mut arguments = vec!["run", "--init", "--ttl", &ttl];
+        arguments.extend_from_slice(flags);
+        arguments.extend_from_slice(&["--", "sh", "-c", script]);
+        self.leasehold(&arguments)
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    pub(crate) fn lines(&self, name: &str) -> Vec<String> {
+        self.read(name).lines().map(str::to_owned).collect()
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Waits until `name` has at least `count` whole lines, and returns them.
+    pub(crate) async fn await_lines(&self, name: &str, count: usize) -> Vec<String> {
+        until(&format!("{count} lines in {name}"), || self.read(name).matches('\n').count() >= count).await;
+        self.lines(name)
+    }
+}
+
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_until(what, LIMIT, || std::future::ready(condition())).await.unwrap();
+}
+
+pub(crate) fn pid(text: &str) -> u32 {
+    text.trim().parse().unwrap()
+}
+
+/// Neither there nor a zombie.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    state(pid).is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// `R`, `S`, `T`, …
+pub(crate) fn state(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().next().map(str::to_owned)
+}
+
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists =
+        tasks.map(|task| fs::read_to_string(Path::new(&task.path()).join("children")).unwrap_or_default());
+    lists.flat_map(|list| list.split_whitespace().map(self::pid).collect::<Vec<_>>()).collect()
+}
+
+/// The guard's one child.
+pub(crate) fn keeper_of(guard: &Process) -> u32 {
+    let children = children(guard.id());
+    assert_eq!(children.len(), 1, "a guard has one child, its keeper");
+    children[0]
+}
+
+pub(crate) async fn await_death(what: &str, pids: &[u32]) {
+    until(what, || pids.iter().all(|pid| !is_alive(*pid))).await;
+}

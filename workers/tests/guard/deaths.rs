@@ -1,0 +1,185 @@
+//! Guard, keeper and store die, stop or fall silent: the command ends before the deadline, always (G-1, G-3).
+
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use lease_testbed::Signal;
+use rustix::process::{Pid, kill_process};
+use sqlx::ConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
+
+use crate::common::{LIMIT, Place, await_death, is_alive, keeper_of, pid, state, until};
+
+/// A command with a child and a double-forked daemon; all say who they are, and write without end.
+const FAMILY: &str = r#"
+    beat() { while :; do echo "$LEASEHOLD_EPOCH" >> beats; sleep 0.005; done; }
+    (setsid sh -c 'echo $$ >> pids; while :; do echo "$LEASEHOLD_EPOCH" >> beats; sleep 0.005; done' \
+        </dev/null >/dev/null 2>&1 &)
+    sh -c 'echo $$ >> pids; while :; do sleep 0.01; done' &
+    echo $$ >> pids
+    beat"#;
+
+/// The same, deaf to SIGTERM.
+fn deaf_family() -> String {
+    // An ignored signal stays ignored in children.
+    format!("trap '' TERM INT HUP; {FAMILY}")
+}
+
+/// Exits with 9 if one of the family is still there.
+const SUCCESSOR: &str = r#"echo "$LEASEHOLD_EPOCH" >> beats
+    for p in $(cat pids); do kill -0 $p 2>/dev/null && exit 9; done; exit 0"#;
+
+async fn family(place: &Place, generation: usize) -> Vec<u32> {
+    let pids = place.await_lines("pids", generation * 3).await;
+    pids[(generation - 1) * 3..].iter().map(|line| pid(line)).collect()
+}
+
+/// The beats of a term never come after those of a later one.
+fn assert_beats_in_order(place: &Place) {
+    let epochs: Vec<u64> = place.lines("beats").iter().map(|line| line.parse().unwrap()).collect();
+    assert!(epochs.is_sorted(), "a command wrote after its successor: {epochs:?}");
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_guards_descendants_die_soon() {
+    let place = Place::new();
+    let ttl = Duration::from_secs(15);
+    let guard = place.guard(ttl, &[], FAMILY);
+    let family = family(&place, 1).await;
+    let keeper = keeper_of(&guard);
+    let killed = Instant::now();
+    guard.kill().await.unwrap();
+    await_death("the family of a killed guard", &family).await;
+    println!("SIGKILL of the guard to its whole family's death: {:?}, of a ttl of 15 s", killed.elapsed());
+    assert!(killed.elapsed() < ttl / 5, "SIGTERM at once, and SIGKILL a stop grace later");
+    await_death("the keeper", &[keeper]).await;
+}
+
+#[tokio::test]
+async fn a_killed_guards_deaf_descendants_die_before_the_deadline_and_the_successor_comes_after() {
+    let place = Place::new();
+    let ttl = Duration::from_secs(3);
+    let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
+    let family = family(&place, 1).await;
+    let second = place.guard(ttl, &[], SUCCESSOR);
+    second.wait_for_line("standing by", LIMIT).await.unwrap();
+    let killed = Instant::now();
+    guard.kill().await.unwrap();
+    await_death("a deaf family", &family).await;
+    println!("SIGKILL of the guard to its deaf family's death: {:?}, of a ttl of 3 s", killed.elapsed());
+    assert!(killed.elapsed() < ttl, "the last renewal was sent before the guard was killed");
+    assert_eq!(second.wait(LIMIT).await.unwrap().code(), Some(0), "9: one of the family was still there");
+    assert_beats_in_order(&place);
+}
+
+#[tokio::test]
+async fn a_stopped_guards_descendants_die_by_the_deadline_and_the_successor_comes_after() {
+    let place = Place::new();
+    let ttl = Duration::from_secs(3);
+    let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
+    let family = family(&place, 1).await;
+    let second = place.guard(ttl, &[], SUCCESSOR);
+    second.wait_for_line("standing by", LIMIT).await.unwrap();
+    guard.pause().await.unwrap();
+    let stopped = Instant::now();
+    await_death("the family of a stopped guard", &family).await;
+    println!("SIGSTOP of the guard to its deaf family's death: {:?}, of a ttl of 3 s", stopped.elapsed());
+    assert!(stopped.elapsed() < ttl, "the last renewal was sent before the guard stopped");
+    assert_eq!(second.wait(LIMIT).await.unwrap().code(), Some(0), "9: one of the family was still there");
+    // Woken, it sees that its term is over, and campaigns again.
+    guard.resume().unwrap();
+    let anew = self::family(&place, 2).await;
+    assert!(anew.iter().all(|pid| is_alive(*pid)));
+    assert_beats_in_order(&place);
+    guard.signal(Signal::INT).unwrap();
+    guard.signal(Signal::TERM).unwrap();
+    assert!(guard.wait(LIMIT).await.unwrap().code().is_some());
+}
+
+#[tokio::test]
+async fn a_killed_keeper_is_replaced_by_its_guard_which_ends_and_starts_the_command_anew() {
+    let place = Place::new();
+    let guard = place.guard(Duration::from_secs(15), &[], &deaf_family());
+    let first = family(&place, 1).await;
+    let killed = Instant::now();
+    signal(keeper_of(&guard), Signal::KILL);
+    await_death("the family of a killed keeper", &first).await;
+    println!("SIGKILL of the keeper to its whole family's death: {:?}, of a ttl of 15 s", killed.elapsed());
+    let second = family(&place, 2).await;
+    println!("SIGKILL of the keeper to the command's new start: {:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(12), "proven dead, so released, not waited out");
+    assert!(first.iter().all(|pid| !second.contains(pid)));
+    assert_beats_in_order(&place);
+    guard.kill().await.unwrap();
+    await_death("the second family", &second).await;
+}
+
+#[tokio::test]
+async fn a_stopped_keeper_is_woken_by_its_guard() {
+    let place = Place::new();
+    let guard = place.guard(Duration::from_secs(15), &[], FAMILY);
+    let family = family(&place, 1).await;
+    let keeper = keeper_of(&guard);
+    signal(keeper, Signal::STOP);
+    until("the keeper runs again", || state(keeper).is_some_and(|state| state != "T")).await;
+    guard.kill().await.unwrap();
+    await_death("the family", &family).await;
+}
+
+#[tokio::test]
+async fn a_keeper_that_hangs_does_not_save_the_command_from_its_deadline() {
+    let place = Place::new();
+    let ttl = Duration::from_secs(2);
+    let guard = place.guard(ttl, &[], &deaf_family());
+    let family = family(&place, 1).await;
+    let keeper = keeper_of(&guard);
+    let lock = write_lock(&place).await;
+    let locked = Instant::now();
+    // It is woken each time; so it is stopped again, faster than it can act.
+    while family.iter().any(|pid| is_alive(*pid)) && locked.elapsed() < LIMIT {
+        let _ = kill_process(Pid::from_raw(keeper as i32).unwrap(), Signal::STOP);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    println!(
+        "store outage with a hanging keeper to the command's death: {:?}, of a ttl of 2 s",
+        locked.elapsed()
+    );
+    assert!(locked.elapsed() < ttl);
+    drop(lock);
+    guard.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn in_a_store_outage_a_deaf_command_is_killed_before_the_deadline_and_started_anew_afterwards() {
+    let place = Place::new();
+    let ttl = Duration::from_secs(2);
+    let guard = place.guard(ttl, &[], &format!("trap 'echo asked >> asked' TERM; {FAMILY}"));
+    let first = family(&place, 1).await;
+    let lock = write_lock(&place).await;
+    let locked = Instant::now();
+    place.await_lines("asked", 1).await;
+    assert!(is_alive(first[0]) || locked.elapsed() < ttl);
+    await_death("the command", &first).await;
+    println!("store outage to the command's death: {:?}, of a ttl of 2 s", locked.elapsed());
+    assert!(locked.elapsed() < ttl, "the last renewal was sent before the outage");
+    drop(lock);
+    guard.wait_for_line("epoch=2", LIMIT).await.unwrap();
+    let second = family(&place, 2).await;
+    assert_eq!(place.lines("asked").len(), 1, "asked once, not twice");
+    assert_beats_in_order(&place);
+    guard.kill().await.unwrap();
+    await_death("the second family", &second).await;
+}
+
+/// Until it is dropped nobody writes to the lease file: no renewal is acknowledged any more.
+async fn write_lock(place: &Place) -> sqlx::SqliteConnection {
+    let url = format!("sqlite://{}", place.path("leases.db").display());
+    let options = SqliteConnectOptions::from_str(&url).unwrap().busy_timeout(LIMIT);
+    let mut connection = options.connect().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
+    connection
+}

@@ -1,0 +1,9 @@
+//! `leasehold run`, judged from outside: the real binary, real processes, real signals (G-1 to G-4, H-1, H-2).
+
+mod chaos;
+mod codes;
+mod common;
+mod deaths;
+mod descendants;
+mod handover;
+mod signals;
