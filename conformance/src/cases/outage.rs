@@ -1,9 +1,10 @@
 //! Outages: local false by the deadline, and nothing lost by a short one (T-1, U-1).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::ensure;
-use lease_core::{Clock, Loss, StopReason};
+use lease_core::{Clock, Instant, Leadership, Loss, StopReason};
 
 use crate::actor::ActorSpec;
 use crate::case::{Need, cases};
@@ -60,12 +61,9 @@ async fn a_short_blip_loses_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     for _ in 0..3 {
         actor.tap.cut(true);
         cx.soon("a renewal to fail", actor.tap.failures(1)).await?;
+        let before = deadline(&term);
         actor.tap.cut(false);
-        let left = term.remaining();
-        while term.remaining() <= left {
-            ensure!(term.is_leader_now(), "a short blip cost the term");
-            tokio::time::sleep(ttl / 60).await;
-        }
+        is_extended(&cx, &term, before).await?;
     }
     ensure!(term.is_leader_now() && actor.leads_already().is_none());
     Ok(())
@@ -81,13 +79,26 @@ async fn failed_renewals_end_no_term_before_the_deadline(cx: Arc<Cx>) -> anyhow:
     let left = term.remaining();
     clock.sleep_until(clock.now().plus(left * 3 / 4)).await;
     ensure!(term.is_leader_now(), "a transport error is no loss (U-1)");
+    let before = deadline(&term);
     actor.tap.cut(false);
-    let left = term.remaining();
-    while term.remaining() <= left {
-        ensure!(term.is_leader_now(), "it did not try again");
-        tokio::time::sleep(ttl / 60).await;
-    }
-    Ok(())
+    is_extended(&cx, &term, before).await
+}
+
+/// When the term ends unless it is renewed, as seen from outside: exact to what one clock read takes.
+fn deadline(term: &Leadership) -> Instant {
+    Clock::boot().now().plus(term.remaining())
+}
+
+/// Waits for a renewal that moves the deadline on from `before`.
+async fn is_extended(cx: &Cx, term: &Leadership, before: Instant) -> anyhow::Result<()> {
+    let extended = async {
+        while deadline(term) <= before.plus(Duration::from_millis(5)) {
+            ensure!(term.is_leader_now(), "the term was lost");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    };
+    cx.soon("a renewal", extended).await?
 }
 
 async fn leads_again_when_the_store_is_back(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -114,11 +125,7 @@ async fn a_restart_of_the_store_is_survived(cx: Arc<Cx>) -> anyhow::Result<()> {
     let mut actor = cx.start(ActorSpec { ttl: cx.ttl() * 50, ..cx.spec("a") })?;
     let term = actor.leads(&cx).await?;
     cx.harness.restart().await?;
-    let left = term.remaining();
-    while term.remaining() <= left {
-        ensure!(term.is_leader_now(), "a restart within the ttl cost the term");
-        tokio::time::sleep(cx.ttl() / 20).await;
-    }
+    is_extended(&cx, &term, deadline(&term)).await?;
     ensure!(actor.leads_already().is_none());
     cx.judge().await
 }

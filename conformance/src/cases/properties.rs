@@ -134,9 +134,8 @@ fn write(op: &Op, expected: &Observation, cx: &Cx, fresh: &Fresh) -> Option<(Rec
         }
         What::Seal => {
             let sealed = Some("elsewhere".to_owned());
-            let epoch = expected.next_epoch();
-            let record =
-                Record { tag: fresh.tag, grant: Some(fresh.grant), epoch, sealed, ..before?.clone() };
+            // The epoch stays: no store's floor goes along with a seal.
+            let record = Record { tag: fresh.tag, grant: Some(fresh.grant), sealed, ..before?.clone() };
             (record, Change::Seal)
         }
     })
