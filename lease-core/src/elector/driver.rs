@@ -34,6 +34,10 @@ pub(super) struct Driver {
     pub(super) holder_is_dead: Arc<Notify>,
 }
 
+/// No attempt to connect is cut sooner: with a short ttl on a busy host none would ever succeed. Nobody leads yet, so
+/// nothing depends on it.
+const SHORTEST_CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
 /// A finished call: its id and how it ended.
 type Answer = (CallId, Result<Reply, BackendError>);
 
@@ -107,13 +111,13 @@ impl Driver {
     /// Connects, again and again; `None` if told to stop meanwhile.
     async fn connect(&mut self) -> Result<Option<Arc<dyn LeaseBackend>>, BackendError> {
         loop {
-            let limit = self.clock.now().plus(self.rules.who.ttl);
+            let limit = self.clock.now().plus(self.rules.who.ttl.max(SHORTEST_CONNECT_LIMIT));
             let attempt = tokio::select! {
                 biased;
                 _ = self.control.recv() => return Ok(None),
                 attempt = self.connector.connect() => attempt,
                 () = self.clock.sleep_until(limit) => {
-                    Err(BackendError::not_applied("connecting took longer than the ttl; is the store reachable?"))
+                    Err(BackendError::not_applied("connecting took too long; is the store reachable?"))
                 }
             };
             let error = match attempt {
