@@ -151,7 +151,9 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
         return format!("{} AND {TIMELINE} = $2::text", set(&BEAT));
     }
     let issued = match change {
-        Change::Init | Change::Acquire | Change::Revoke => "nextval('{schema}.leasehold_epochs')",
+        Change::Init | Change::Acquire | Change::Revoke | Change::Seal => {
+            "nextval('{schema}.leasehold_epochs')"
+        }
         _ => ISSUED,
     };
     let write = if present {

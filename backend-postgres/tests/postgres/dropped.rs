@@ -88,7 +88,10 @@ async fn a_future_dropped_at_any_await_leaves_nothing_behind() -> anyhow::Result
             // to be, and a statement that was still on its way only makes one more conflict.
             watched.none_is_left("state <> 'idle'").await?;
             let found = backend.observe(&lease).await?;
-            assert!([record(&seen).tag, beat.tag].contains(&record(&found).tag), "{what} {dropped}: {found:?}");
+            assert!(
+                [record(&seen).tag, beat.tag].contains(&record(&found).tag),
+                "{what} {dropped}: {found:?}"
+            );
             seen = match backend.put_if(&lease, &found, &renewed(&found), Change::Renew).await? {
                 PutOutcome::Written(written) => written,
                 PutOutcome::Conflict(late) => {
