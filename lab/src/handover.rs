@@ -47,7 +47,7 @@ struct Report {
     bare: Spread,
     median_ratio: f64,
     p99_ratio: f64,
-    /// The hand-over's parts, in their order.
+    /// The hand-over's parts, in their order, and the bare client's.
     parts: BTreeMap<&'static str, Spread>,
 }
 
@@ -66,7 +66,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for time in 1..=args.times {
         let mut successor = spawn(time)?;
         ready(&mut successor, epoch).await?;
-        bares.push(bare.run().await?);
+        let steps = bare.run().await?;
+        bares.push(steps.iter().map(|(_, took)| took).sum());
+        steps.into_iter().for_each(|(part, took)| parts.entry(part).or_default().push(took));
 
         let (mut told, mut seen) = (Vec::new(), Vec::new());
         let start = now();
@@ -192,17 +194,24 @@ impl Bare {
         Ok(bare)
     }
 
-    async fn run(&mut self) -> anyhow::Result<Duration> {
+    async fn run(&mut self) -> anyhow::Result<[(&'static str, Duration); 3]> {
         self.epoch += 1;
         let term = Term { epoch: self.epoch, grant: Grant::random() };
         let start = now();
         self.update(None).await?;
+        let released = now();
         self.update(Some(term)).await?;
+        let acquired = now();
         let resource = "bare".to_owned();
         let effect = Effect { resource, term, incarnation: 0, number: self.epoch, before: start };
         let outcome = self.effects.write(&effect).await;
         anyhow::ensure!(outcome == Outcome::Written, "the bare client's effect: {outcome:?}");
-        Ok(Duration::from_nanos(now() - start))
+        let span = |from: Nanos, to: Nanos| Duration::from_nanos(to - from);
+        Ok([
+            ("bare 1 release", span(start, released)),
+            ("bare 2 acquisition", span(released, acquired)),
+            ("bare 3 fenced effect", span(acquired, now())),
+        ])
     }
 
     /// Release, or acquisition: an UPDATE by primary key with a compare.
