@@ -2,6 +2,7 @@
 
 mod builder;
 mod driver;
+mod messages;
 mod run;
 pub mod step;
 
