@@ -166,6 +166,9 @@ async fn a_fenced_holder_is_followed_at_once_on_the_callers_word(cx: Arc<Cx>) ->
     let first = holder.leads(&cx).await?;
     let mut standby = cx.start(ActorSpec { ttl, preemptible: true, ..cx.spec("b") })?;
     cx.soon("the standby to look", standby.tap.reads(2)).await?;
+    // Nothing may happen now, which only time can show: far less of it than the holder's ttl.
+    let clock = Clock::boot();
+    clock.sleep_until(clock.now().plus(cx.ttl())).await;
     ensure!(standby.leads_already().is_none(), "pre-emption is never a candidate's choice (F-3)");
     holder.kill(&cx);
     let killed_at = Clock::boot().now();
