@@ -66,7 +66,11 @@ async fn a_write_dropped_while_it_waits_for_the_lock_is_never_applied() {
     let transaction = blocker.begin_with("BEGIN IMMEDIATE").await.unwrap();
     for steps in 0..20 {
         let dropped = stopped(steps, store.put_if(&name(), &held, &beat(&held), Change::Renew)).await;
-        assert!(dropped.is_none(), "after {steps} steps: {dropped:?}");
+        // On a busy machine its own wait may end first, which must say that nothing was applied.
+        let harmless = |outcome: &Result<_, lease_core::BackendError>| {
+            outcome.as_ref().is_err_and(|error| error.certainty == lease_core::Certainty::NotApplied)
+        };
+        assert!(dropped.as_ref().is_none_or(harmless), "after {steps} steps: {dropped:?}");
         assert_eq!(observe(&store).await, held, "reads don't wait behind it");
     }
     // Whatever was sent before this one has ended when it fails.
