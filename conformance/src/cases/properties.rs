@@ -116,6 +116,8 @@ fn write(op: &Op, expected: &Observation, cx: &Cx, fresh: &Fresh) -> Option<(Rec
     let before = expected.record.as_ref();
     Some(match &op.what {
         What::Observe => return None,
+        // The core creates registers only where there is none.
+        What::Init { .. } if before.is_some() => return None,
         What::Init { closed } => {
             (writes::init(expected, cx.ttl(), 0, closed.then_some(fresh.grant), fresh), Change::Init)
         }
