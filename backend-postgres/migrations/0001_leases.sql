@@ -68,8 +68,7 @@ CREATE TRIGGER leasehold_refuse_truncate BEFORE TRUNCATE ON {schema}.coordinatio
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}.leasehold_refuse_delete();
 
 -- Retention: each new row takes up to 100 outdated ones with it, whoever writes it, so that nothing has to be
--- scheduled. It never waits for another statement that does the same. For each statement, also one that
--- inserts nothing: so a new connection can have it compiled before it counts.
+-- scheduled. It never waits for another statement that does the same.
 CREATE FUNCTION {schema}.leasehold_prune_history() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lease_core::writes::{self, Fresh};
 use lease_core::{BackendError, Change, LeaseName};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Connection, Executor, Row, SqlSafeStr};
+use sqlx::{Connection, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::{PostgresConfig, server};
@@ -109,13 +109,7 @@ impl Pool {
             query(&self.statements.observe).bind("").fetch_one(&mut connection).await.map_err(failed)?;
         let standing = Standing::of(&row).map_err(failed)?;
         self.judge(&standing)?;
-        for sql in self.statements.urgent() {
-            (&mut connection)
-                .prepare_with(AssertSqlSafe(sql.clone()).into_sql_str(), &[])
-                .await
-                .map_err(failed)?;
-        }
-        self.acquire_nothing(&mut connection, &standing).await.map_err(failed)?;
+        self.rehearse(&mut connection, &standing).await.map_err(failed)?;
         if !self.told.swap(true, Ordering::Relaxed) {
             self.tell(at, &standing);
         }
@@ -141,22 +135,25 @@ impl Pool {
         }
     }
 
-    /// A server's new process reads catalogs and compiles the history's trigger when it first acquires: milliseconds
-    /// that a hand-over would wait for. So it does once before, on a tag that no register has.
-    async fn acquire_nothing(
-        &self,
-        connection: &mut PgConnection,
-        standing: &Standing,
-    ) -> Result<(), sqlx::Error> {
+    /// A server's new process reads catalogs, plans, and compiles the history's trigger when it first acquires:
+    /// milliseconds that a hand-over would wait for. So it holds a lease of its own once, in a transaction that is
+    /// rolled back: nobody sees its name, which no other connection has, and nothing waits for the disk. An epoch and
+    /// a few history numbers are used up (E-1: gaps are normal).
+    async fn rehearse(&self, connection: &mut PgConnection, standing: &Standing) -> Result<(), sqlx::Error> {
+        let mut rehearsal = connection.begin().await?;
         let mut expected = standing.observation_of_nothing();
-        let fresh = Fresh::random();
-        let record = writes::init(&expected, Duration::from_secs(1), 0, Some(fresh.grant), &fresh);
-        expected.record = Some(record.clone());
-        let name = LeaseName::new("nothing").expect("a valid name");
-        let statement = query(self.statements.put(Change::Acquire, true));
-        let statement = bind_put(statement, &name, &expected, &record, Change::Acquire)
-            .map_err(|invalid| sqlx::Error::Encode(invalid.into()))?;
-        statement.execute(connection).await.map(drop)
+        let name = LeaseName::new(format!("rehearsal-{}", Fresh::random().tag)).expect("a valid name");
+        for change in [Change::Init, Change::Acquire, Change::Renew, Change::Release] {
+            let fresh = Fresh::random();
+            let record = writes::init(&expected, Duration::from_secs(1), 0, Some(fresh.grant), &fresh);
+            let statement = query(self.statements.put(change, expected.record.is_some()));
+            bind_put(statement, &name, &expected, &record, change)
+                .map_err(|invalid| sqlx::Error::Encode(invalid.into()))?
+                .execute(&mut *rehearsal)
+                .await?;
+            expected.record = Some(record);
+        }
+        rehearsal.rollback().await
     }
 
     /// May this server hold leases (PG-1, R-2)?

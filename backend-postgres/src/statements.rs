@@ -9,6 +9,7 @@ use sqlx::query::Query;
 use sqlx::types::{Json, Uuid};
 
 use crate::config::PostgresConfig;
+use crate::watch;
 
 type Sql = Arc<str>;
 pub(crate) type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
@@ -98,11 +99,6 @@ impl Statements {
         let index = CHANGES.iter().position(|c| *c == change).expect("CHANGES has every change");
         if present { &self.present[index] } else { &self.absent[index] }
     }
-
-    /// Those that must never cost the round trip of a first preparation.
-    pub(crate) fn urgent(&self) -> [&Sql; 3] {
-        [Change::Renew, Change::Acquire, Change::Release].map(|change| self.put(change, true))
-    }
 }
 
 /// Runs one of our own texts, which hold no input but the checked name of the schema.
@@ -146,6 +142,8 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
             set.join(", ")
         )
     };
+    // Those that only some statements have follow the columns, and the tag if there is one.
+    let further = |at: usize| COLUMNS.len() + 3 + usize::from(present) + at;
     if change == Change::Renew && present {
         // A bare UPDATE by primary key. The system identifier was compared when the connection was opened.
         return format!("{} AND {TIMELINE} = $2::text", set(&BEAT));
@@ -156,8 +154,17 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
         }
         _ => ISSUED,
     };
+    // What an acquisition was decided on may come from a notification, which anybody can send.
+    let compared = match change {
+        Change::Acquire => format!(
+            " AND l.grant_id IS NOT DISTINCT FROM ${}::uuid AND l.epoch = ${}::bigint",
+            further(1),
+            further(2)
+        ),
+        _ => String::new(),
+    };
     let write = if present {
-        format!("{} AND {LINEAGE} = $2::text RETURNING {issued} AS issued", set(&COLUMNS))
+        format!("{} AND {LINEAGE} = $2::text{compared} RETURNING {issued} AS issued", set(&COLUMNS))
     } else {
         let names = COLUMNS.map(|(name, ..)| name).join(", ");
         let values: Vec<_> = COLUMNS.iter().enumerate().map(|(at, column)| value(at, column)).collect();
@@ -172,14 +179,15 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
     // a synchronous standby holds up every other one in the cluster.
     let notify = match change {
         Change::Release | Change::Revoke | Change::Request => {
-            format!(", pg_notify('{}', $1::text)::text", config.schema.channel())
+            let payload = further(usize::from(leaves_history(change)));
+            format!(", pg_notify('{}', ${payload}::text)::text", config.schema.channel())
         }
         _ => String::new(),
     };
     if !leaves_history(change) {
         return write + &notify;
     }
-    let event = COLUMNS.len() + 3 + usize::from(present);
+    let event = further(0);
     format!(
         "WITH put AS ({write}, l.lease_name, l.transition_count, l.epoch, l.holder_workload_id, l.note), \
          logged AS (INSERT INTO {{schema}}.coordination_lease_history \
@@ -212,6 +220,15 @@ pub(crate) fn bind_put<'q>(
     }
     if leaves_history(change) {
         query = query.bind(HistoryEvent::of(expected, record, change).map(HistoryEvent::as_str));
+    }
+    match (change, &expected.record) {
+        (Change::Acquire, Some(found)) => {
+            query = query.bind(found.grant.map(|grant| uuid(grant.0))).bind(bigint("epoch", found.epoch)?);
+        }
+        (Change::Release | Change::Revoke | Change::Request, _) => {
+            query = query.bind(watch::payload(name, expected, record));
+        }
+        _ => {}
     }
     Ok(query)
 }

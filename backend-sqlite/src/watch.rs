@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::stream;
-use lease_core::{BackendError, Hints};
+use lease_core::{BackendError, Hint, Hints};
 use sqlx::SqliteConnection;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -35,7 +35,9 @@ pub(crate) async fn watch(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch { connection, file, prefix, version: -1, tags: None, ticks };
     watch.look().await.map_err(|error| read_failed("could not watch the lease file", error))?;
-    Ok(Box::pin(stream::unfold(watch, async |mut watch| watch.changed().await.then_some(((), watch)))))
+    Ok(Box::pin(stream::unfold(watch, async |mut watch| {
+        watch.changed().await.then_some((Hint::Changed, watch))
+    })))
 }
 
 impl Watch {

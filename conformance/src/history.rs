@@ -106,6 +106,11 @@ pub enum What {
         /// How it ended.
         answer: Answer,
     },
+    /// A watch showed the register as it was at some moment.
+    Shown {
+        /// What it showed.
+        view: View,
+    },
     /// A call's future was dropped: nobody knows how it ended.
     Dropped {
         /// The call.
@@ -236,6 +241,7 @@ impl What {
                 Answer::Conflict(seen) => format!("#{call} conflict with {}", view(seen)),
                 failed => format!("#{call} {failed:?}"),
             },
+            Self::Shown { view: shown } => format!("shown {}", view(shown)),
             Self::Begun { term, deadline } => format!("BEGUN {} until {}", short(term), ms(deadline)),
             Self::Extended { term, deadline } => format!("extended {} until {}", short(term), ms(deadline)),
             Self::Ended { term, loss } => format!("ENDED {}: {loss}", short(term)),

@@ -41,6 +41,7 @@ pub(crate) fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inne
                 };
                 Some((*call, What::Answered { call: *call, answer }))
             }
+            Event::Shown(observation) => Some((CallId::MAX, What::Shown { view: observation.into() })),
             Event::WorkReturned => Some((CallId::MAX, What::WorkReturned)),
             _ => None,
         };

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use lease_core::{
-    BackendError, Capabilities, Change, Hints, HistoryRow, LeaseBackend, LeaseName, Observation, PutOutcome,
-    Record,
+    BackendError, Capabilities, Change, Hint, Hints, HistoryRow, LeaseBackend, LeaseName, Observation,
+    PutOutcome, Record,
 };
 use tokio::sync::{Notify, broadcast};
 
@@ -21,7 +21,7 @@ struct State {
     dead: AtomicBool,
     watch_muted: AtomicBool,
     plan: Mutex<Option<(Change, Plan)>>,
-    hints: broadcast::Sender<()>,
+    hints: broadcast::Sender<Hint>,
     reads: AtomicU64,
     failures: AtomicU64,
     called: Notify,
@@ -101,7 +101,12 @@ impl Tap {
 
     /// The watch says that something may have changed, although nothing did.
     pub(crate) fn hint(&self) {
-        let _ = self.0.hints.send(());
+        let _ = self.0.hints.send(Hint::Changed);
+    }
+
+    /// The watch shows this, whether it is still true or not.
+    pub(crate) fn show(&self, lease: LeaseName, observation: Observation) {
+        let _ = self.0.hints.send(Hint::Shows(lease, observation));
     }
 
     pub(crate) fn lose_next_reply(&self, change: Change) {
@@ -251,7 +256,7 @@ impl LeaseBackend for Tapped {
 
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
         let spurious = stream::unfold(self.tap.0.hints.subscribe(), |mut hints| async move {
-            hints.recv().await.is_ok().then_some(((), hints))
+            hints.recv().await.ok().map(|hint| (hint, hints))
         });
         if self.tap.0.watch_muted.load(Ordering::SeqCst) {
             return Ok(Box::pin(spurious));

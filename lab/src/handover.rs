@@ -147,8 +147,9 @@ fn split(start: Nanos, leader: &[Entry], successor: &[Entry]) -> Option<Vec<(&'s
     };
     let (release_sent, release_answered) = put(leader, Act::Release)?;
     let (acquire_sent, acquire_answered) = put(successor, Act::Acquire)?;
-    let (looked, saw) = successor.iter().rev().find_map(|entry| match entry {
-        Entry::Saw { sent, at, grant: None, .. } => Some((*sent, *at)),
+    // Shown by the watch, or by a look.
+    let saw = successor.iter().rev().find_map(|entry| match entry {
+        Entry::Saw { at, grant: None, .. } => Some(*at),
         _ => None,
     })?;
     let (before, after) = successor.iter().rev().find_map(|entry| match entry {
@@ -158,13 +159,12 @@ fn split(start: Nanos, leader: &[Entry], successor: &[Entry]) -> Option<Vec<(&'s
     let spans = [
         ("1 SIGTERM to release sent", start, release_sent),
         ("2 release acknowledged", release_sent, release_answered),
-        // The hint may overtake the acknowledgement.
-        ("3 release sent to successor's look", release_sent, looked),
-        ("4 look answered", looked, saw),
-        ("5 look answered to acquisition sent", saw, acquire_sent),
-        ("6 acquisition acknowledged", acquire_sent, acquire_answered),
-        ("7 acquisition to effect begun", acquire_answered, before),
-        ("8 fenced effect", before, after),
+        // The news may overtake the acknowledgement.
+        ("3 release sent to the successor's news of it", release_sent, saw),
+        ("4 news to acquisition sent", saw, acquire_sent),
+        ("5 acquisition acknowledged", acquire_sent, acquire_answered),
+        ("6 acquisition to effect begun", acquire_answered, before),
+        ("7 fenced effect", before, after),
     ];
     Some(spans.map(|(part, from, to)| (part, Duration::from_nanos(to.saturating_sub(from)))).into())
 }

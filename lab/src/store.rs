@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use clap::ValueEnum;
+use futures::StreamExt;
 use lease_core::{
-    BackendError, Capabilities, Change, Connector, Hints, HistoryRow, LeaseBackend, LeaseName, Observation,
-    PutOutcome, Record,
+    BackendError, Capabilities, Change, Connector, Hint, Hints, HistoryRow, LeaseBackend, LeaseName,
+    Observation, PutOutcome, Record,
 };
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_sqlite::{Sqlite, SqliteConfig};
@@ -77,18 +78,21 @@ pub(crate) struct Recording {
 impl Connector for Recording {
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
         let backend = self.connector.connect().await?;
-        Ok(Arc::new(Recorder { backend, trace: self.trace.clone(), shown: Mutex::new(None) }))
+        let shown = Mutex::new(None);
+        Ok(Arc::new(Recorder(Arc::new(Recorded { backend, trace: self.trace.clone(), shown }))))
     }
 }
 
-struct Recorder {
+struct Recorder(Arc<Recorded>);
+
+struct Recorded {
     backend: Arc<dyn LeaseBackend>,
     trace: Trace,
     /// The tag, lineage and beat last shown, as text.
     shown: Mutex<Option<String>>,
 }
 
-impl Recorder {
+impl Recorded {
     fn saw(&self, sent: u64, at: u64, observation: &Observation) {
         let Some(record) = &observation.record else { return };
         let beat = format!("{} {:?} {}", observation.lineage, record.grant, record.beat);
@@ -105,8 +109,8 @@ impl Recorder {
 impl LeaseBackend for Recorder {
     async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
         let sent = now();
-        let observation = self.backend.observe(name).await?;
-        self.saw(sent, now(), &observation);
+        let observation = self.0.backend.observe(name).await?;
+        self.0.saw(sent, now(), &observation);
         Ok(observation)
     }
 
@@ -118,7 +122,7 @@ impl LeaseBackend for Recorder {
         change: Change,
     ) -> Result<PutOutcome, BackendError> {
         let sent = now();
-        let result = self.backend.put_if(name, expected, record, change).await;
+        let result = self.0.backend.put_if(name, expected, record, change).await;
         let answered = now();
         if let Some(act) = Act::of(change) {
             let outcome = match &result {
@@ -127,28 +131,35 @@ impl LeaseBackend for Recorder {
                 Err(error) => Outcome::Failed(error.to_string()),
             };
             let (epoch, beat) = (record.epoch, record.beat);
-            self.trace.add(&Entry::Put { sent, answered, act, epoch, beat, outcome });
+            self.0.trace.add(&Entry::Put { sent, answered, act, epoch, beat, outcome });
         }
         if let Ok(PutOutcome::Written(shown) | PutOutcome::Conflict(shown)) = &result {
-            self.saw(sent, answered, shown);
+            self.0.saw(sent, answered, shown);
         }
         result
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.backend.capabilities()
+        self.0.backend.capabilities()
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
-        self.backend.list(prefix).await
+        self.0.backend.list(prefix).await
     }
 
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
-        self.backend.watch(prefix).await
+        let recorder = self.0.clone();
+        let hints = self.0.backend.watch(prefix).await?;
+        Ok(Box::pin(hints.inspect(move |hint| {
+            if let Hint::Shows(_, observation) = hint {
+                let at = now();
+                recorder.saw(at, at, observation);
+            }
+        })))
     }
 
     async fn history(&self, name: &LeaseName, limit: u32) -> Result<Vec<HistoryRow>, BackendError> {
-        self.backend.history(name, limit).await
+        self.0.backend.history(name, limit).await
     }
 }
 

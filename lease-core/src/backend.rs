@@ -133,11 +133,23 @@ pub struct HistoryRow {
     pub note: String,
 }
 
-/// A stream of hints: each item says that something under the prefix may have changed.
+/// What a watch says: it only ever wakes somebody.
 ///
-/// Hints may be late, repeated or missing; nothing is decided by one. The end of the stream means that the watch
-/// is down; the core asks for a new one.
-pub type Hints = Pin<Box<dyn Stream<Item = ()> + Send>>;
+/// Hints may be late, repeated or missing. Whoever writes on one compares what it saw, so a wrong hint costs a
+/// conflict and nothing else (`docs/decisions/0007-hints-that-show.md`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one is alive at a time")]
+pub enum Hint {
+    /// Something under the prefix may have changed: look.
+    Changed,
+    /// One register as it was at some moment after the watch was opened, possibly no longer; fit for a
+    /// [`put_if`](LeaseBackend::put_if). Saves the look, so a standby acquires on the very news of a release. Only
+    /// for registers that exist: a deletion is [`Changed`](Hint::Changed).
+    Shows(LeaseName, Observation),
+}
+
+/// A stream of hints. Its end means that the watch is down; the core asks for a new one.
+pub type Hints = Pin<Box<dyn Stream<Item = Hint> + Send>>;
 
 /// One register per lease, in some store.
 #[async_trait]
@@ -155,6 +167,8 @@ pub trait LeaseBackend: Send + Sync + 'static {
     ///   point. Where the store can fork, the same step compares `expected.lineage`. A store whose native
     ///   compare is stronger uses `expected.version` beside the tag. `Written` is returned only for a write that is
     ///   as durable as the store promises. One round trip when it succeeds; a conflict may cost a second.
+    /// - **`Change::Renew`** differs from what was expected in tag, beat, lineage and the two times for people only; a
+    ///   store may write just these.
     /// - **`Change::Acquire`** advances the store's floor (E-1) in the same step, so that the floor is never below an
     ///   epoch that was issued from it.
     /// - **History** (L-10): the row that [`HistoryEvent::of`] names is written in the same step.

@@ -19,7 +19,7 @@ mod record;
 pub mod writes;
 
 pub use backend::{
-    Capabilities, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome,
+    Capabilities, Change, Connector, Hint, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome,
 };
 pub use clock::{Clock, Instant, ManualClock};
 pub use elector::step::{Loss, StopReason};

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
-use crate::backend::{Capabilities, Change, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome};
+use crate::backend::{Capabilities, Change, Hint, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome};
 use crate::error::BackendError;
 use crate::record::{LeaseName, Lineage, Observation, Record, WallTime};
 
@@ -17,7 +17,7 @@ use crate::record::{LeaseName, Lineage, Observation, Record, WallTime};
 #[derive(Clone, Debug)]
 pub struct Memory {
     store: Arc<Mutex<Store>>,
-    changed: broadcast::Sender<LeaseName>,
+    changed: broadcast::Sender<(LeaseName, Observation)>,
     creates_registers: bool,
 }
 
@@ -55,8 +55,9 @@ impl Memory {
 
     /// What only an administrator does: deletes a register.
     pub fn delete(&self, name: &LeaseName) {
-        self.lock().registers.remove(name);
-        let _ = self.changed.send(name.clone());
+        let mut store = self.lock();
+        store.registers.remove(name);
+        let _ = self.changed.send((name.clone(), store.observation(name)));
     }
 
     /// What only an accident does: the store goes on in another history.
@@ -116,8 +117,7 @@ impl LeaseBackend for Memory {
             });
         }
         let written = store.observation(name);
-        drop(store);
-        let _ = self.changed.send(name.clone());
+        let _ = self.changed.send((name.clone(), written.clone()));
         Ok(PutOutcome::Written(written))
     }
 
@@ -142,9 +142,14 @@ impl LeaseBackend for Memory {
         let prefix = prefix.to_owned();
         let changes = BroadcastStream::new(self.changed.subscribe());
         Ok(Box::pin(changes.filter_map(move |change| {
-            // A receiver that lagged behind doesn't know what it missed: a hint, too.
-            let hint = change.map_or(true, |name| name.as_str().starts_with(&prefix));
-            std::future::ready(hint.then_some(()))
+            std::future::ready(match change {
+                Ok((name, _)) if !name.as_str().starts_with(&prefix) => None,
+                Ok((name, observation)) if observation.record.is_some() => {
+                    Some(Hint::Shows(name, observation))
+                }
+                // A receiver that lagged behind doesn't know what it missed: a hint, too.
+                _ => Some(Hint::Changed),
+            })
         })))
     }
 

@@ -282,7 +282,8 @@ pub struct Observation {
     pub record: Option<Record>,
     /// The store's lineage at the moment of the read.
     pub lineage: Lineage,
-    /// At least every epoch that the store has issued from its floor (E-1).
+    /// At least every epoch of this lease that the store has issued from its floor (E-1). After a write, and in a
+    /// hint, it may be the one that was seen before it: below an unchanged tag no later epoch was issued.
     pub floor: u64,
     /// The backend's own means for a later compare beside the tag (uid and resourceVersion, …); opaque to the core.
     pub version: String,

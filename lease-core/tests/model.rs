@@ -65,6 +65,8 @@ enum Step {
     Stops(usize),
     RegisterVanishes,
     StoreFailsOver,
+    /// A watch shows the register as it is, or as it was before its last change.
+    WatchShows(usize, bool),
 }
 
 fn rules() -> Rules {
@@ -201,6 +203,7 @@ impl Model for Fleet {
             steps.extend((node.working && node.told).then_some(Step::WorkReturns(index)));
             if faulty {
                 steps.extend([Step::Crashes(index), Step::Stops(index)]);
+                steps.extend([Step::WatchShows(index, true), Step::WatchShows(index, false)]);
             }
         }
         steps.extend((0..world.orphans.len()).map(Step::OrphanArrives));
@@ -266,6 +269,14 @@ impl Model for Fleet {
             Step::RegisterVanishes => {
                 world.faults -= 1;
                 world.register = None;
+            }
+            Step::WatchShows(node, present) => {
+                world.faults -= 1;
+                let mut shown = world.observation();
+                if !present {
+                    shown.record = world.before.clone();
+                }
+                world.happens(self.step, node, Event::Shown(shown));
             }
             Step::StoreFailsOver => {
                 world.faults -= 1;

@@ -104,7 +104,8 @@ async fn an_old_primary_is_refused_by_whoever_has_seen_the_new_one() -> anyhow::
         assert!(error.refused && error.to_string().contains("old primary"), "{error}");
         assert_eq!(error.certainty, Certainty::NotApplied);
     }
-    assert_eq!(backend(&old).await?.observe(&lease).await?, held, "nothing was written there");
+    let there = backend(&old).await?.observe(&lease).await?;
+    assert_eq!(there.record, held.record, "nothing was written there");
 
     service.switch_upstream(standby.addr());
     renew(&*connected, &lease, &connected.observe(&lease).await?).await?;

@@ -7,4 +7,5 @@ mod fence;
 mod pooler;
 mod register;
 mod schema;
+mod watch;
 mod wire;

@@ -39,7 +39,7 @@ async fn a_pooler_that_follows_prepared_statements_serves_all_but_the_watch() ->
         for _ in 0..5 {
             // Others come and go on the same servers.
             let other = Postgres::connect(config.clone()).await?;
-            assert_eq!(other.observe(&lease).await?, seen);
+            assert_eq!(other.observe(&lease).await?.record, seen.record);
             seen = renew(&backend, &lease, &seen).await?;
         }
         release(&backend, &lease, &seen).await?;

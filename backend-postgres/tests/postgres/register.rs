@@ -94,7 +94,7 @@ async fn the_floor_is_never_below_an_epoch_made_from_it() -> anyhow::Result<()> 
     let store = store().await?;
     let (a, b) = (name("a"), name("b"));
     let untouched = store.backend.observe(&a).await?;
-    assert_eq!(untouched.floor, 1 << 46, "timeline 1, and a sequence that was never used");
+    assert_eq!(untouched.floor >> 46, 1, "timeline 1");
     let mut seen = [init(&store.backend, &a).await?, init(&store.backend, &b).await?];
     let mut greatest = 0;
     for round in 0..5 {

@@ -167,7 +167,8 @@ async fn history_older_than_the_retention_goes_with_the_next_row() -> anyhow::Re
     assert_eq!(store.psql(count).await?, "6");
     store
         .psql(
-            "UPDATE {s}.coordination_lease_history SET event_at = now() - CASE WHEN history_id <= 4 \
+            "UPDATE {s}.coordination_lease_history SET event_at = now() - CASE WHEN history_id IN \
+             (SELECT history_id FROM {s}.coordination_lease_history ORDER BY 1 LIMIT 4) \
              THEN interval '25 hours' ELSE interval '23 hours' END",
         )
         .await?;

@@ -119,7 +119,7 @@ async fn a_write_that_never_reached_the_server_is_unknown_too() -> anyhow::Resul
     let (outcome, discarded) = tokio::join!(backend.put_if(&lease, &held, &beat, Change::Renew), discard);
     discarded?;
     assert_eq!(outcome.unwrap_err().certainty, Certainty::Unknown);
-    assert_eq!(backend.observe(&lease).await?, held);
+    assert_eq!(backend.observe(&lease).await?.record, held.record);
     Ok(())
 }
 
@@ -186,7 +186,6 @@ async fn a_silent_connection_is_left_and_the_next_call_takes_a_new_one() -> anyh
 async fn a_watch_whose_server_has_gone_silent_ends() -> anyhow::Result<()> {
     let Proxied { proxy, backend, .. } = proxied().await?;
     let mut hints = backend.watch("").await?;
-    assert_eq!(hints.next().await, Some(()));
     proxy.set_flow(Direction::ToClient, Flow::Drop);
     assert_eq!(tokio::time::timeout(LIMIT, hints.next()).await?, None);
     Ok(())

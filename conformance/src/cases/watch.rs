@@ -14,6 +14,7 @@ cases! { "watch":
     hints_at_changes_under_its_prefix needs [Need::Watch],
     is_refused_clearly_where_it_is_not_offered needs [Need::NoWatch],
     a_hint_is_no_proof_of_freedom,
+    old_news_of_freedom_takes_nothing,
     takes_over_by_polling_when_no_hint_ever_comes,
     a_storm_of_hints_costs_nothing,
     many_watchers_are_all_woken needs [Need::Watch],
@@ -54,6 +55,25 @@ async fn a_hint_is_no_proof_of_freedom(cx: Arc<Cx>) -> anyhow::Result<()> {
     for _ in 0..5 {
         standby.tap.hint();
         cx.soon("a look", standby.tap.reads(1)).await?;
+        ensure!(standby.leads_already().is_none() && term.is_leader_now());
+    }
+    Ok(())
+}
+
+async fn old_news_of_freedom_takes_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let (backend, seen) = cx.init().await?;
+    // Free, as a watch would show it; by the time that the news arrives, somebody leads.
+    let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
+    let freed = written(cx.release(&*backend, &cx.lease(), &held).await?)?;
+    let mut holder = cx.actor("a")?;
+    let term = holder.leads(&cx).await?;
+    let spec = cx.spec("b");
+    spec.tap.mute_watch();
+    let mut standby = cx.start(spec)?;
+    cx.soon("the standby to look", standby.tap.reads(1)).await?;
+    for _ in 0..5 {
+        standby.tap.show(cx.lease(), freed.clone());
+        cx.soon("a look of its own", standby.tap.reads(1)).await?;
         ensure!(standby.leads_already().is_none() && term.is_leader_now());
     }
     Ok(())

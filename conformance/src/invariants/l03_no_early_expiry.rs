@@ -1,7 +1,7 @@
 //! **L-3 no early expiry**: nobody takes over before its own clock has advanced T-2's wait since it *received* the
 //! first observation of the present (lineage, grant, beat), and nobody takes a register from absence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use lease_core::deadline::lengthened;
@@ -14,6 +14,8 @@ use crate::history::{History, View, What};
 pub fn check(history: &History) -> Result<(), Violation> {
     let mut ttls: BTreeMap<&str, Duration> = BTreeMap::new();
     let mut sighted: BTreeMap<&str, (&View, Instant)> = BTreeMap::new();
+    // A watch may show things out of order, so what counts is when it first showed a beat.
+    let mut watched: HashMap<_, (&View, Instant)> = HashMap::new();
     for event in &history.events {
         let actor = event.actor.as_str();
         match &event.what {
@@ -27,11 +29,16 @@ pub fn check(history: &History) -> Result<(), Violation> {
                     _ => drop(sighted.insert(actor, (view, event.at))),
                 }
             }
+            What::Shown { view } => {
+                let first = watched.get(&(actor, view.beat())).map_or(event.at, |(_, first)| *first);
+                watched.insert((actor, view.beat()), (view, first));
+            }
             What::Sent { put: Some(put), .. } if put.change == Change::Acquire => {
                 let Some(own_ttl) = ttls.get(actor) else { continue };
                 // What the store really showed, whatever the candidate made of it.
-                let shown = sighted.get(actor).map(|(view, _)| *view);
-                let shown = shown.filter(|view| view.tag() == put.expected.tag()).unwrap_or(&put.expected);
+                let shown = [sighted.get(actor), watched.get(&(actor, put.expected.beat()))];
+                let mut views = shown.into_iter().flatten().map(|(view, _)| *view);
+                let shown = views.find(|view| view.tag() == put.expected.tag()).unwrap_or(&put.expected);
                 let record = shown.record.as_ref();
                 let record = record.ok_or_else(|| Violation {
                     rule: "L-3",
@@ -45,8 +52,9 @@ pub fn check(history: &History) -> Result<(), Violation> {
                     continue;
                 }
                 let wait = if foreign { record.max_ttl().max(*own_ttl) } else { record.ttl().max(*own_ttl) };
-                let since = sighted.get(actor).filter(|(view, _)| view.beat() == shown.beat());
-                let waited = since.map_or(Duration::ZERO, |(_, since)| event.at.since(*since));
+                let last = sighted.get(actor).filter(|(view, _)| view.beat() == shown.beat());
+                let since = [last, watched.get(&(actor, shown.beat()))].into_iter().flatten();
+                let waited = since.map(|(_, since)| event.at.since(*since)).max().unwrap_or_default();
                 require("L-3", waited >= lengthened(wait), || {
                     format!(
                         "{actor} took over from {:?} (foreign stamp: {foreign}) {waited:?} after it first saw \

@@ -66,8 +66,12 @@ fn ttl_of(history: &History, grant: lease_core::Grant) -> Duration {
 fn last_beat_received(history: &History, actor: &str, grant: lease_core::Grant) -> Option<Instant> {
     let mut last = None;
     for event in history.events.iter().filter(|event| event.actor == actor) {
-        let What::Answered { answer, .. } = &event.what else { continue };
-        let Some(record) = answer.view().and_then(|view| view.record.as_ref()) else { continue };
+        let view = match &event.what {
+            What::Answered { answer, .. } => answer.view(),
+            What::Shown { view } => Some(view),
+            _ => None,
+        };
+        let Some(record) = view.and_then(|view| view.record.as_ref()) else { continue };
         if record.grant == Some(grant) && last.is_none_or(|(beat, _)| beat != record.beat) {
             last = Some((record.beat, event.at));
         }

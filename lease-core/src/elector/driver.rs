@@ -9,7 +9,7 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::step::{Action, CallId, Event, Jitter, Loss, Note, Reply, Request, Rules, State, StopReason};
-use crate::backend::{Connector, LeaseBackend};
+use crate::backend::{Connector, Hint, LeaseBackend};
 use crate::clock::{Clock, Instant};
 use crate::error::{BackendError, Certainty};
 use crate::events::{EventKind, LeaseEvent};
@@ -248,25 +248,34 @@ async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, reque
     (id, reply)
 }
 
-/// Keeps a watch open and passes its hints on; a hint that waits already stands for later ones.
+/// Keeps a watch open and passes its hints on; a plain hint that waits already stands for later ones.
 async fn watch(
     backend: Arc<dyn LeaseBackend>,
     name: LeaseName,
     clock: Clock,
     pause: Duration,
-    hint: mpsc::Sender<Event>,
+    events: mpsc::Sender<Event>,
 ) {
     loop {
         if let Ok(mut hints) = backend.watch(name.as_str()).await {
-            if hint.send(Event::Watching(true)).await.is_err() {
+            if events.send(Event::Watching(true)).await.is_err() {
                 return;
             }
             // What changed before the watch was live is not hinted at: look once.
-            let _ = hint.try_send(Event::Hint);
-            while hints.next().await.is_some() {
-                let _ = hint.try_send(Event::Hint);
+            let _ = events.try_send(Event::Hint);
+            while let Some(hint) = hints.next().await {
+                match hint {
+                    Hint::Changed => {
+                        let _ = events.try_send(Event::Hint);
+                    }
+                    Hint::Shows(lease, observation) if lease == name => {
+                        let _ = events.send(Event::Shown(observation)).await;
+                    }
+                    // A lease whose name begins with ours.
+                    Hint::Shows(..) => {}
+                }
             }
-            if hint.send(Event::Watching(false)).await.is_err() {
+            if events.send(Event::Watching(false)).await.is_err() {
                 return;
             }
         }

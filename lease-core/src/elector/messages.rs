@@ -65,6 +65,8 @@ pub enum Event {
     Reply(CallId, Reply),
     /// The watch says that something may have changed.
     Hint,
+    /// The watch shows the register as it was at some moment, possibly no longer.
+    Shown(Observation),
     /// The watch came up or went down (T-4).
     Watching(bool),
     /// The work has returned, with or without having been told to stop.

@@ -253,6 +253,7 @@ impl Stepper<'_> {
                 }
             }
             Event::Hint => self.state.hinted = true,
+            Event::Shown(observation) => self.shown(observation),
             Event::Watching(live) => self.state.watching = live,
             Event::HolderIsDead => self.state.holder_is_dead = true,
             Event::FenceRefused(term) => {
@@ -316,6 +317,25 @@ impl Stepper<'_> {
                 }
             }
             None => self.saw_as_candidate(record.as_ref()),
+        }
+    }
+
+    /// What a watch shows may be old, so it says nothing about a term or an acquisition of our own. A candidate may
+    /// take it for what it last saw: old news starts its wait anew (T-2), and a write on it is compared
+    /// (`docs/decisions/0007-hints-that-show.md`).
+    fn shown(&mut self, observation: Observation) {
+        let term = observation.record.as_ref().and_then(Record::term);
+        let asked = observation.record.as_ref().is_some_and(|record| record.request.is_some());
+        match (&self.state.role, &self.state.pending, &mut self.state.sighting) {
+            // Our own writes come back.
+            (Role::Leader(tenure), ..) if term == Some(tenure.term) && !asked => {}
+            (Role::Candidate, Some(pending), _) if term.map(|term| term.grant) == Some(pending.grant) => {}
+            (Role::Candidate, None, Some((_, sighting))) if observation.record.is_some() => {
+                let record = observation.record.clone();
+                sighting.update(observation, self.now);
+                self.saw_as_candidate(record.as_ref());
+            }
+            _ => self.state.hinted = true,
         }
     }
 
@@ -589,11 +609,10 @@ impl Stepper<'_> {
     fn observe(&mut self) {
         self.state.hinted = false;
         if self.tenure().is_none() {
-            let interval = match self.state.watching {
+            self.state.due_at = self.now.plus(match self.state.watching {
                 true => self.state.rules.renew_every,
-                false => self.state.rules.retry_every,
-            };
-            self.state.due_at = self.now.plus(self.jitter.of(interval));
+                false => self.jitter.of(self.state.rules.retry_every),
+            });
         }
         self.send(Kind::Observe, Request::Observe);
     }

@@ -51,6 +51,7 @@ enum Happens {
     Arrives { node: usize, incarnation: u64, call: CallId, request: Box<Request> },
     Replies { node: usize, incarnation: u64, call: CallId, reply: Box<Reply> },
     Wakes { node: usize, alarm: u64 },
+    Shows { node: usize, observation: Box<Observation> },
     Returns { node: usize, incarnation: u64, term: Term },
     Starts { node: usize },
     Faults(Fault),
@@ -272,6 +273,7 @@ impl World {
                     self.step(node, Event::WorkReturned);
                 }
             }
+            Happens::Shows { node, observation } => self.tell(node, Event::Shown(*observation)),
             Happens::Wakes { .. } | Happens::Replies { .. } | Happens::Returns { .. } => {}
             Happens::Faults(fault) => self.suffer(fault),
         }
@@ -373,6 +375,20 @@ impl World {
             self.store.floor = self.store.floor.max(record.epoch);
         }
         self.store.register = Some(record);
+        self.show();
+    }
+
+    /// The watch: one in four hints is lost, one in four is seconds late.
+    fn show(&mut self) {
+        for node in 0..self.nodes.len() {
+            let delay = match self.below(4) {
+                0 => continue,
+                1 => self.below(8_000 * MS),
+                _ => self.delay(),
+            };
+            let observation = Box::new(self.observation());
+            self.schedule(self.now + delay, Happens::Shows { node, observation });
+        }
     }
 
     fn admin_init(&mut self) {
