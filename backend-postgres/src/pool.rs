@@ -48,7 +48,8 @@ pub(crate) struct NewestTimeline(Mutex<Option<(String, u64)>>);
 impl Pool {
     pub(crate) fn new(config: PostgresConfig, newest: Arc<NewestTimeline>) -> Self {
         let own_limit = config.options.get_options().is_some_and(|options| options.contains("lock_timeout"));
-        let options = config.options.clone();
+        // Each statement is planned once, when a connection is opened.
+        let options = config.options.clone().options([("plan_cache_mode", "force_generic_plan")]);
         let options = match own_limit {
             true => options,
             // U-5: the server itself gives up what nobody waits for any more.
@@ -215,8 +216,8 @@ impl Pool {
             pooled = again.and_then(|row| pid(&row)).map_err(failed)? != first.pid;
         }
         sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.map_err(failed)?;
+        // The second is closed: one is enough while calls don't overlap, and a server's process costs memory.
         first.keep();
-        second.keep();
         Ok(pooled)
     }
 

@@ -38,6 +38,11 @@ pub(super) struct Driver {
 /// nothing depends on it.
 const SHORTEST_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a stopped elector keeps its connections after its release: a successor on the same host, or at the same
+/// server, takes over in milliseconds, in which tearing down connections and a process would be in its way
+/// (`docs/decisions/0008-linger.md`). Decides nothing, so it is no matter of the lease's clock.
+const LINGER: Duration = Duration::from_millis(50);
+
 /// A finished call: its id and how it ended.
 type Answer = (CallId, Result<Reply, BackendError>);
 
@@ -49,6 +54,8 @@ struct Running {
     /// The present term's handle, until its work has returned and its release is done.
     leadership: Option<Leadership>,
     refused: Arc<Notify>,
+    /// The last term was given up.
+    released: bool,
 }
 
 impl Driver {
@@ -77,11 +84,15 @@ impl Driver {
             under_way: Vec::new(),
             leadership: None,
             refused: Arc::new(Notify::new()),
+            released: false,
         };
         let mut event = Event::Tick;
         loop {
             self.apply(&mut running, event);
             if running.state.is_stopped() {
+                if running.released {
+                    tokio::time::sleep(LINGER).await;
+                }
                 return Ok(());
             }
             let wake = running.state.wake_at();
@@ -208,7 +219,10 @@ impl Driver {
                     self.report(EventKind::Ended { term: leadership.term(), loss });
                 }
             }
-            Action::Note(note) => self.note(note, term),
+            Action::Note(note) => {
+                running.released |= matches!(note, Note::Released { .. });
+                self.note(note, term);
+            }
             Action::Stopped => self.report(EventKind::Stopped),
         }
     }
