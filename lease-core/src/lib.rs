@@ -15,6 +15,7 @@ pub mod fence;
 mod leadership;
 pub mod lease_thread;
 mod memory;
+pub mod migrate;
 mod record;
 pub mod writes;
 

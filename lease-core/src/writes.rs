@@ -80,6 +80,8 @@ pub fn acquire(
     grant: Grant,
     fresh: &Fresh,
 ) -> Record {
+    let mut extra = before.extra.clone();
+    extra.remove(RESERVED_FOR);
     Record {
         tag: fresh.tag,
         grant: Some(grant),
@@ -99,7 +101,7 @@ pub fn acquire(
         expires_at: fresh.wall.plus(who.ttl),
         region: who.region.clone(),
         note: String::new(),
-        extra: before.extra.clone(),
+        extra,
     }
 }
 
@@ -115,19 +117,41 @@ pub fn renew(expected: &Observation, before: &Record, fresh: &Fresh) -> Record {
     }
 }
 
-/// The present term gives the register up; a pending request for it is answered (H-2).
+/// The present term gives the register up; a pending request for it is answered (H-2). If that request reserves the
+/// register, it is left closed: a grant that nobody holds, which candidates wait out as ever (T-2).
 pub fn release(expected: &Observation, before: &Record, fresh: &Fresh) -> Record {
-    Record {
+    let answered = pending_request(before).map(|request| request.id);
+    let closed = answered.is_some() && reserved_for(before) == answered;
+    let mut released = Record {
         tag: fresh.tag,
-        grant: None,
+        grant: closed.then_some(fresh.grant),
+        epoch: if closed { expected.next_epoch() } else { before.epoch },
         beat: before.beat + 1,
         lineage: expected.lineage.clone(),
-        answered: pending_request(before).map(|request| request.id),
+        transitions: before.transitions + u64::from(closed),
+        answered,
         request: None,
         renewed_at: fresh.wall,
-        expires_at: fresh.wall,
+        expires_at: if closed { fresh.wall.plus(before.ttl()) } else { fresh.wall },
         ..before.clone()
-    }
+    };
+    released.extra.remove(RESERVED_FOR);
+    released
+}
+
+/// In [`Record::extra`]: the request whose answer leaves the register closed.
+const RESERVED_FOR: &str = "reserved_for";
+
+fn reserved_for(record: &Record) -> Option<RequestId> {
+    record.extra.get(RESERVED_FOR)?.as_str()?.parse().ok()
+}
+
+/// A request whose answer leaves the register closed, so that whoever asked can go on with it before any candidate
+/// does: a move's seal (M-1). If it never does, a candidate takes the register after T-2's wait.
+pub fn reserving_request(before: &Record, grant: Grant, id: RequestId, by: &str, fresh: &Fresh) -> Record {
+    let mut asked = request(before, grant, id, by, fresh);
+    asked.extra.insert(RESERVED_FOR.to_owned(), id.to_string().into());
+    asked
 }
 
 /// Asks the present holder to step down (H-2). Leaves grant and beat alone.

@@ -1,0 +1,96 @@
+//! What a final register says about its move: the text of [`Record::sealed`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::record::{Grant, Observation, Record};
+
+/// In [`Record::extra`] of a register that was opened by a move: the grant of the closed register that it was.
+const OPENED_AS: &str = "opened_as";
+
+/// Why a register is final.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It waits for a move that begins in the store of this name.
+    Prepared {
+        /// The old store's mode, for people.
+        from: String,
+    },
+    /// The lease lives elsewhere, in the register that was prepared with this grant.
+    Moved {
+        /// The new store's mode, for people.
+        to: String,
+        /// Names the register there.
+        register: Grant,
+    },
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prepared { from } => write!(f, "prepared for a move from {from}"),
+            Self::Moved { to, register } => write!(f, "moved to {to} as {register}"),
+        }
+    }
+}
+
+impl FromStr for Mark {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if let Some(from) = text.strip_prefix("prepared for a move from ") {
+            return Ok(Self::Prepared { from: from.to_owned() });
+        }
+        let (to, register) =
+            text.strip_prefix("moved to ").and_then(|rest| rest.rsplit_once(" as ")).ok_or(())?;
+        Ok(Self::Moved { to: to.to_owned(), register: register.parse().map_err(drop)? })
+    }
+}
+
+/// What a register is, as far as moves go.
+#[derive(Debug)]
+pub(super) enum Standing<'a> {
+    Absent,
+    /// The lease lives here.
+    Open(&'a Record),
+    Prepared(&'a Record, Grant, String),
+    Moved(&'a Record, Grant, String),
+    /// Sealed by something that we don't know.
+    Foreign(&'a str),
+}
+
+impl<'a> Standing<'a> {
+    pub(super) fn of(observation: &'a Observation) -> Self {
+        let Some(record) = &observation.record else { return Self::Absent };
+        let Some(text) = &record.sealed else { return Self::Open(record) };
+        match (text.parse(), record.grant) {
+            (Ok(Mark::Prepared { from }), Some(grant)) => Self::Prepared(record, grant, from),
+            (Ok(Mark::Moved { to, register }), _) => Self::Moved(record, register, to),
+            _ => Self::Foreign(text),
+        }
+    }
+}
+
+/// The closed register that an open one was made of, if it came here by a move.
+pub(super) fn opened_as(record: &Record) -> Option<Grant> {
+    record.extra.get(OPENED_AS)?.as_str()?.parse().ok()
+}
+
+pub(super) fn set_opened_as(record: &mut Record, register: Grant) {
+    record.extra.insert(OPENED_AS.to_owned(), register.to_string().into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_as_it_was_written() {
+        for mark in [
+            Mark::Prepared { from: "postgres".to_owned() },
+            Mark::Moved { to: "etcd as we know it".to_owned(), register: Grant(7) },
+        ] {
+            assert_eq!(mark.to_string().parse(), Ok(mark));
+        }
+        assert_eq!("gone fishing".parse::<Mark>(), Err(()));
+    }
+}

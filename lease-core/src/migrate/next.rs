@@ -1,0 +1,247 @@
+//! The move as a pure function: what both registers show goes in, the next write comes out.
+
+use std::time::Duration;
+
+use super::mark::{self, Mark, Standing};
+use crate::backend::Change;
+use crate::clock::Instant;
+use crate::deadline::{Claim, Sighting};
+use crate::record::{Grant, Lineage, Observation, Record, RequestId};
+use crate::writes::{self, Fresh};
+
+/// What a move is told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rules {
+    /// The old store's mode, for people.
+    pub from: String,
+    /// The new store's mode, for people.
+    pub to: String,
+    /// Who moves, for people.
+    pub by: String,
+    /// The lease's maximum ttl, in the new store's granularity; the old register's counts if it is longer.
+    pub max_ttl: Duration,
+}
+
+/// What one run of a move knows beyond the registers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Run {
+    /// The old register, and since when it shows its beat (T-2).
+    pub source: Option<Sighting>,
+    /// This very run sealed an open register, acknowledged: the register that it named, and the new store's lineage
+    /// when it was prepared.
+    pub sealed: Option<(Grant, Lineage)>,
+    /// The register that this run prepared when it found the old one gone.
+    pub anew: Option<Grant>,
+    /// Names this run's requests.
+    pub asked: Option<RequestId>,
+}
+
+impl Run {
+    /// A step's write was acknowledged.
+    pub fn made(&mut self, step: &Step) {
+        match step {
+            Step::Seal(register, lineage) => self.sealed = Some((*register, lineage.clone())),
+            Step::PrepareAnew(register) => self.anew = Some(*register),
+            _ => {}
+        }
+    }
+}
+
+/// Which register a write goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The old store's.
+    Source,
+    /// The new store's.
+    Target,
+}
+
+/// A step, for people and for what the run remembers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// The old register was absent and is made, closed (T-5).
+    Restore,
+    /// The new register is made, closed.
+    Prepare,
+    /// The same, where the old one is gone: an opening that is still under way now fails.
+    PrepareAnew(Grant),
+    /// The holder is asked to step down (H-2), and to leave the register closed.
+    Ask(RequestId),
+    /// The old register becomes final and names the new one's grant, prepared under this lineage.
+    Seal(Grant, Lineage),
+    /// The new register opens, free or held by nobody.
+    Open {
+        /// Candidates may take it at once.
+        free: bool,
+    },
+    /// A move the other way was left half done: its register opens first.
+    Finish,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one is alive at a time")]
+pub enum Next {
+    /// Write this on what the side showed.
+    Put(Side, Record, Change, Step),
+    /// Look again, at this moment at the latest.
+    Wait(Instant),
+    /// The lease lives in the new store.
+    Done,
+    /// An operator has to look; the sentence says why and what to do.
+    Refuse(String),
+}
+
+/// Decides on both registers as last seen, the old one by `run.source`.
+pub fn next(rules: &Rules, run: &Run, target: &Observation, now: Instant, fresh: &Fresh) -> Next {
+    let Rules { from, to, .. } = rules;
+    let Some(source) = &run.source else { return Next::Wait(now) };
+    let seen = source.observation();
+    match (Standing::of(seen), Standing::of(target)) {
+        (Standing::Open(_), Standing::Open(_)) => Next::Refuse(format!(
+            "the lease is open in {from} and in {to}: two may lead. Stop the workers of one mode, then run \
+             `leasehold status` in both to see which one worked last, and revoke the other's term"
+        )),
+        (_, Standing::Open(_)) => Next::Done,
+        (Standing::Foreign(text), _) | (_, Standing::Foreign(text)) => {
+            Next::Refuse(format!("a register is final in a way that this version doesn't know: {text:?}"))
+        }
+
+        (Standing::Open(_), _) if run.sealed.is_some() => Next::Refuse(format!(
+            "the lease was moved on while this move stood still: it is open in {from} again. Run it again if it is \
+             still meant"
+        )),
+        (Standing::Open(old), Standing::Absent) => prepare(rules, old.epoch, old.max_ttl(), target, fresh),
+        (Standing::Open(old), Standing::Moved(_, register, elsewhere)) => {
+            // A move back: into what that move left behind.
+            if mark::opened_as(old) == Some(register) {
+                prepare(rules, old.epoch, old.max_ttl(), target, fresh)
+            } else {
+                Next::Refuse(format!(
+                    "{to} says that the lease was moved to {elsewhere}, and that is not where {from} has it from: \
+                     move it from {elsewhere}"
+                ))
+            }
+        }
+        (Standing::Open(old), Standing::Prepared(_, register, _)) => {
+            seal(rules, run, source, old, (register, target.lineage.clone()), now, fresh)
+        }
+
+        (Standing::Moved(old, register, _), Standing::Prepared(new, prepared, _)) if register == prepared => {
+            // A failover may have lost that it was open already: then it is waited out.
+            let free = run.sealed.as_ref() == Some(&(register, target.lineage.clone()));
+            let record = opened(target, new, old.epoch, free, rules, fresh);
+            Next::Put(Side::Target, record, Change::Init, Step::Open { free })
+        }
+        (Standing::Moved(_, _, elsewhere), _) => Next::Refuse(format!(
+            "{from} says that the lease was moved to {elsewhere}, and {to} does not have that register. If it is \
+             {to} that lost it, run `leasehold init --above N` there, N being the greatest epoch that anybody knows; \
+             else move it from {elsewhere}"
+        )),
+
+        (Standing::Prepared(closed, prepared, _), Standing::Moved(new, register, _))
+            if register == prepared =>
+        {
+            let record = opened(seen, closed, new.epoch, false, rules, fresh);
+            Next::Put(Side::Source, record, Change::Init, Step::Finish)
+        }
+        (Standing::Prepared(_, _, elsewhere), _) => Next::Refuse(format!(
+            "the lease is not in {from} yet: it was only prepared there for a move from {elsewhere}"
+        )),
+
+        (Standing::Absent, Standing::Moved(_, _, elsewhere)) => Next::Refuse(format!(
+            "{to} says that the lease was moved to {elsewhere}, and {from} has no register of it: run \
+             `leasehold init --above N` where it was lost, N being the greatest epoch that anybody knows"
+        )),
+        // Somebody may still work under a register that was lost, so it is made anew and waited out (T-5). The new one
+        // is prepared anew before that: a run that saw the old one's seal may be about to open what is there, and a
+        // move the other way, which finds nothing either, would make its own (both: model).
+        (Standing::Absent, Standing::Prepared(new, register, _)) if run.anew == Some(register) => {
+            let closed = writes::init(seen, rules.max_ttl, new.epoch, Some(fresh.grant), fresh);
+            Next::Put(Side::Source, closed, Change::Init, Step::Restore)
+        }
+        (Standing::Absent, _) => match prepare(rules, seen.floor, Duration::ZERO, target, fresh) {
+            Next::Put(side, record, change, _) => {
+                Next::Put(side, record, change, Step::PrepareAnew(fresh.grant))
+            }
+            other => other,
+        },
+    }
+}
+
+/// Closed and final: nobody takes it, whoever looks at it sees why.
+fn prepare(rules: &Rules, above: u64, max_ttl: Duration, target: &Observation, fresh: &Fresh) -> Next {
+    let before = target.record.as_ref();
+    let above = before.map_or(0, |before| before.epoch).max(above);
+    let closed = writes::init(target, rules.max_ttl.max(max_ttl), above, Some(fresh.grant), fresh);
+    let closed = Record {
+        transitions: before.map_or(0, |before| before.transitions) + 1,
+        sealed: Some(Mark::Prepared { from: rules.from.clone() }.to_string()),
+        ..closed
+    };
+    let change = if before.is_some() { Change::Seal } else { Change::Init };
+    Next::Put(Side::Target, closed, change, Step::Prepare)
+}
+
+/// Asks for the old register, waits for it, makes it final.
+fn seal(
+    rules: &Rules,
+    run: &Run,
+    source: &Sighting,
+    old: &Record,
+    register: (Grant, Lineage),
+    now: Instant,
+    fresh: &Fresh,
+) -> Next {
+    let seen = source.observation();
+    let at = match source.claim(old.ttl(), old.max_ttl().max(rules.max_ttl), false) {
+        Claim::At(at) => at,
+        Claim::Absent | Claim::Sealed => now,
+    };
+    // The holder's work has returned, and it left the register closed for us.
+    let answered = run.asked.is_some() && old.answered == run.asked;
+    if answered || now >= at {
+        let moved = Mark::Moved { to: rules.to.clone(), register: register.0 };
+        let sealed = Record {
+            tag: fresh.tag,
+            grant: Some(fresh.grant),
+            epoch: seen.next_epoch(),
+            beat: 0,
+            lineage: seen.lineage.clone(),
+            transitions: old.transitions + 1,
+            sealed: Some(moved.to_string()),
+            request: None,
+            note: format!("moved to {} by {}", rules.to, rules.by),
+            renewed_at: fresh.wall,
+            expires_at: fresh.wall,
+            ..old.clone()
+        };
+        return Next::Put(Side::Source, sealed, Change::Seal, Step::Seal(register.0, register.1));
+    }
+    match (old.grant, run.asked) {
+        (Some(grant), Some(id)) if writes::pending_request(old).is_none() && !old.holder.is_empty() => {
+            let asked = writes::reserving_request(old, grant, id, &rules.by, fresh);
+            Next::Put(Side::Source, asked, Change::Request, Step::Ask(id))
+        }
+        _ => Next::Wait(at),
+    }
+}
+
+/// A prepared register, opened: above everything that either store has issued.
+fn opened(
+    seen: &Observation,
+    prepared: &Record,
+    other_epoch: u64,
+    free: bool,
+    rules: &Rules,
+    fresh: &Fresh,
+) -> Record {
+    let max_ttl = prepared.max_ttl().max(rules.max_ttl);
+    let register = prepared.grant.unwrap_or(fresh.grant);
+    let mut open =
+        writes::init(seen, max_ttl, prepared.epoch.max(other_epoch), (!free).then_some(fresh.grant), fresh);
+    open.transitions = prepared.transitions + u64::from(!free);
+    open.extra.clone_from(&prepared.extra);
+    mark::set_opened_as(&mut open, register);
+    open
+}
