@@ -159,7 +159,7 @@ async fn a_server_without_room_for_the_suite_is_told_before_anything_starts() {
 }
 
 async fn server_with_worker(connection_limit: u32) -> (Postgres, String) {
-    let server = Postgres::start(PostgresOptions::default().fsync(true)).await.unwrap();
+    let server = Postgres::start(PostgresOptions::default()).await.unwrap();
     server.create_role("worker", "secret").await.unwrap();
     server.psql(&format!("ALTER ROLE worker CONNECTION LIMIT {connection_limit}")).await.unwrap();
     let url = server.url_for("postgres", "worker", "secret");

@@ -56,7 +56,7 @@ impl Stage {
                 server = None;
             }
             Mode::Postgres => {
-                let started = Server::start(PostgresOptions::default().fsync(true)).await?;
+                let started = Server::start(PostgresOptions::default()).await?;
                 let leases = started.create_database("leases").await?;
                 lease_flags =
                     vec!["--mode".into(), "postgres".into(), "--postgres-url".into(), leases.clone()];

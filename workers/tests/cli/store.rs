@@ -30,7 +30,7 @@ impl Store {
     }
 
     pub(crate) async fn postgres() -> Self {
-        let server = Postgres::start(PostgresOptions::default().fsync(true)).await.expect("a server");
+        let server = Postgres::start(PostgresOptions::default()).await.expect("a server");
         let cli = Leasehold::bare()
             .with("SPENDGUARD_LEADER_ELECTION_MODE", "postgres")
             .with("SPENDGUARD_LEADER_POSTGRES_URL", &server.url());

@@ -10,13 +10,13 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn start(options: PostgresOptions) -> anyhow::Result<Self> {
-        let primary = Postgres::start(options.fsync(true)).await?;
+        let primary = Postgres::start(options).await?;
         Ok(Self { primary, pair: None })
     }
 
     /// One with a standby.
     pub(super) async fn with_standby() -> anyhow::Result<Self> {
-        let primary = Postgres::start(PostgresOptions::default().fsync(true)).await?;
+        let primary = Postgres::start(PostgresOptions::default()).await?;
         let standby = primary.standby(StandbyOptions::asynchronous("standby")).await?;
         let proxy = Proxy::postgres(primary.addr())?;
         Ok(Self { primary, pair: Some((standby, proxy)) })
