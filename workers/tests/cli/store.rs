@@ -37,6 +37,15 @@ impl Store {
         Self { cli, server: Some(server) }
     }
 
+    /// A store of another's, reached in another way.
+    pub(crate) fn reached_by(cli: Leasehold) -> Self {
+        Self { cli, server: None }
+    }
+
+    pub(crate) fn server(&self) -> &Postgres {
+        self.server.as_ref().expect("this store is a server")
+    }
+
     /// Runs the binary to its end, without blocking the runtime.
     pub(crate) async fn run(&self, args: &[&str]) -> Ran {
         let mut command = tokio::process::Command::from(self.cli.command(args));
