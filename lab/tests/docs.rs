@@ -40,12 +40,13 @@ fn is_sentence(word: &str) -> bool {
 }
 
 #[test]
-fn every_test_that_a_decision_names_exists() {
+fn every_test_that_a_page_names_exists() {
     let names = names();
     let mut named = 0;
-    for page in files(&root().join("docs/decisions"), ".md") {
+    for page in files(&root().join("docs"), ".md") {
         let text = std::fs::read_to_string(&page).expect("a page");
-        for word in text.split('`').skip(1).step_by(2).filter(|word| is_sentence(word)) {
+        let words = text.split('`').skip(1).step_by(2).map(|word| word.rsplit("::").next().unwrap_or(word));
+        for word in words.filter(|word| is_sentence(word)) {
             named += 1;
             let table = word.starts_with("coordination_");
             assert!(table || names.contains(word), "{} names `{word}`, which is nowhere", page.display());
@@ -69,4 +70,17 @@ fn every_link_between_pages_leads_somewhere() {
         }
     }
     assert!(links > 10, "only {links} links were found");
+}
+
+#[test]
+fn each_line_of_the_readmes_comparison_has_its_sources() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).expect(name);
+    let (readme, sources) = (read("README.md"), read("docs/comparison.md"));
+    let table = readme.split("## How it compares").nth(1).expect("a comparison");
+    let rows =
+        table.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let rows: Vec<_> = rows.skip(2).map(|row| row.split('|').nth(1).expect("a cell").trim()).collect();
+    let sections: Vec<_> = sources.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert!(!rows.is_empty());
+    assert_eq!(rows, sections);
 }

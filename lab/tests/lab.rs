@@ -95,7 +95,7 @@ async fn a_hand_over_is_measured_beside_the_bare_commits() {
         (&4.into(), &4.into()),
         "{report:#}"
     );
-    assert_eq!(report["parts"].as_object().unwrap().len(), 11, "{report:#}");
+    assert_eq!(report["parts"].as_object().unwrap().len(), 10, "{report:#}");
 }
 
 #[tokio::test]

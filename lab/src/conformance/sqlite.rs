@@ -102,7 +102,11 @@ impl Harness for Files {
     }
 
     fn ttl(&self) -> Duration {
-        Duration::from_secs(1)
+        Duration::from_millis(1500)
+    }
+
+    fn parallel_cases(&self) -> usize {
+        8
     }
 
     fn facilities(&self) -> &[Facility] {
