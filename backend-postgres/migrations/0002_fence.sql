@@ -20,13 +20,18 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
-    INSERT INTO {schema}.leasehold_fence_marks AS mark (resource, epoch, grant_id)
-        VALUES (p_resource, p_epoch, p_grant)
-        ON CONFLICT (resource) DO UPDATE
-            SET epoch = excluded.epoch, grant_id = excluded.grant_id, raised_at = clock_timestamp()
-            WHERE mark.epoch < excluded.epoch;
-    IF FOUND THEN
-        RETURN;
+    -- A look without a lock: a later term's mark may be locked by the look above, which waited for its raising. To
+    -- raise a mark from there would be a deadlock with another transaction that did the same.
+    SELECT epoch INTO v_marked FROM {schema}.leasehold_fence_marks WHERE resource = p_resource;
+    IF v_marked IS NULL OR v_marked < p_epoch THEN
+        INSERT INTO {schema}.leasehold_fence_marks AS mark (resource, epoch, grant_id)
+            VALUES (p_resource, p_epoch, p_grant)
+            ON CONFLICT (resource) DO UPDATE
+                SET epoch = excluded.epoch, grant_id = excluded.grant_id, raised_at = clock_timestamp()
+                WHERE mark.epoch < excluded.epoch;
+        IF FOUND THEN
+            RETURN;
+        END IF;
     END IF;
     -- Another transaction of the same term may have raised the mark since the first look.
     PERFORM FROM {schema}.leasehold_fence_marks

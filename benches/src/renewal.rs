@@ -55,7 +55,7 @@ pub(crate) async fn renew(
 }
 
 pub(crate) async fn renewal() -> anyhow::Result<Verdict> {
-    let server = Server::start(PostgresOptions::default().fsync(true)).await?;
+    let server = Server::start(PostgresOptions::default()).await?;
     let config = PostgresConfig::new(&server.url())?;
     lease_postgres::migrate(&config).await?;
     let backend = Postgres::connect(config).await?;

@@ -9,7 +9,7 @@ use crate::paired::Verdict;
 use crate::renewal::{held, put, renew};
 
 pub(crate) async fn round_trips() -> anyhow::Result<Vec<Verdict>> {
-    let server = Server::start(PostgresOptions::default().fsync(true)).await?;
+    let server = Server::start(PostgresOptions::default()).await?;
     lease_postgres::migrate(&PostgresConfig::new(&server.url())?).await?;
     let proxy = Proxy::postgres(server.addr())?;
     let backend = Postgres::connect(PostgresConfig::new(&proxy.url(&server.url())?)?).await?;

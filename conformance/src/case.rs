@@ -73,10 +73,7 @@ impl Need {
                 capabilities.creates_registers,
                 format!("{name} can lose registers, so candidates create none"),
             ),
-            Self::Facility(facility) => (
-                harness.facilities().contains(&facility),
-                format!("the {name} harness does not offer {facility}"),
-            ),
+            Self::Facility(facility) => (harness.facilities().contains(&facility), harness.why_not(facility)),
         };
         (!met).then_some(why)
     }

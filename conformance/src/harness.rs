@@ -101,10 +101,15 @@ pub trait Harness: Send + Sync + 'static {
         None
     }
 
+    /// Why a facility isn't offered: the reason that is shown with the cases that are ignored for it.
+    fn why_not(&self, facility: Facility) -> String {
+        format!("the {} harness does not offer {facility}", self.name())
+    }
+
     /// The error of what isn't offered.
     #[doc(hidden)]
     fn missing(&self, facility: Facility) -> Missing {
-        Missing(format!("the {} harness does not offer {facility}", self.name()))
+        Missing(self.why_not(facility))
     }
 }
 

@@ -42,7 +42,6 @@ impl Arena {
             Mode::Postgres => {
                 // A stopped client that was just connecting would hold up the server's end for a minute.
                 let options = PostgresOptions::default()
-                    .fsync(true)
                     .max_connections(CONNECTIONS)
                     .setting("authentication_timeout", "3s");
                 let server = Postgres::start(options).await?;

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use lease_core::{LeaseName, Term};
-use lease_testbed::Process;
-use tempfile::TempDir;
+use lease_testbed::{Folder, Process};
 
 use crate::actor;
 use crate::judge::Incarnation;
@@ -19,7 +18,7 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// The folder of a run, and the program that its actors are.
 pub(crate) struct Fleet {
-    folder: TempDir,
+    folder: Folder,
     program: PathBuf,
     incarnations: AtomicU64,
 }
@@ -46,7 +45,7 @@ pub(crate) struct Actor {
 
 impl Fleet {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("leasehold-lab-").tempdir()?;
+        let folder = Folder::new("lab")?;
         let program = std::env::current_exe().context("cannot find this program again")?;
         Ok(Self { folder, program, incarnations: AtomicU64::new(1) })
     }

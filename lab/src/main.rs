@@ -1,7 +1,7 @@
 //! `leasehold-lab`: what engineers run and production never ships.
 //!
 //! Each subcommand has a folder or file of its own. Exit codes: 0 every verdict holds, 1 one doesn't or something
-//! failed, 2 bad input.
+//! failed, 2 bad input, 130 or 143 ended by SIGINT or SIGTERM.
 
 mod actor;
 mod arena;
@@ -13,6 +13,7 @@ mod effects;
 mod failover;
 mod fleet;
 mod handover;
+mod interrupt;
 mod judge;
 mod stats;
 mod store;
@@ -22,6 +23,8 @@ mod trace;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::interrupt::unless_interrupted;
 
 /// What engineers run on Leasehold and production never ships: chaos, failover and hand-over bars, conformance of
 /// any server, servers to play with.
@@ -44,6 +47,8 @@ enum Command {
     #[command(hide = true)]
     Actor(actor::Args),
     #[command(hide = true)]
+    ConformanceActor,
+    #[command(hide = true)]
     HoldLock(store::HoldLock),
 }
 
@@ -52,13 +57,14 @@ async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match Cli::parse().command {
-        Command::Chaos(args) => chaos::run(args).await,
-        Command::Demo(args) => demo::run(args).await,
-        Command::Failover(args) => failover::run(args).await,
-        Command::Handover(args) => handover::run(args).await,
+        Command::Chaos(args) => unless_interrupted(chaos::run(args)).await,
+        Command::Demo(args) => unless_interrupted(demo::run(args)).await,
+        Command::Failover(args) => unless_interrupted(failover::run(args)).await,
+        Command::Handover(args) => unless_interrupted(handover::run(args)).await,
         Command::Conformance(args) => conformance::run(args).await,
         Command::Testbed(command) => testbed::run(command).await,
         Command::Actor(args) => actor::run(args).await,
+        Command::ConformanceActor => conformance::actor::run(),
         Command::HoldLock(args) => store::hold_lock(args).await,
     };
     outcome.unwrap_or_else(|error| {

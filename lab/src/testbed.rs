@@ -27,7 +27,7 @@ pub(crate) enum Server {
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let Command::Up { server: Server::Postgres } = command;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let postgres = Postgres::start(PostgresOptions::default().fsync(true)).await?;
+    let postgres = Postgres::start(PostgresOptions::default()).await?;
     let url = postgres.url();
     lease_postgres::migrate(&PostgresConfig::new(&url)?).await?;
     println!("PostgreSQL is up, with Leasehold's tables in it. Its url, of a superuser:");

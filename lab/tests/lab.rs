@@ -1,14 +1,17 @@
 //! The lab's own subcommands, small: `make bars` runs them at full length.
 
+use std::path::Path;
 use std::time::Duration;
 
-use lease_testbed::{Process, Signal, wait_for};
+use lease_testbed::{Postgres, PostgresOptions, Process, Signal, wait_for, wait_until};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(240);
 
 fn lab(args: &[&str]) -> Process {
-    Process::command(env!("CARGO_BIN_EXE_leasehold-lab")).unwrap().args(args).spawn().unwrap()
+    let lab = Process::command(env!("CARGO_BIN_EXE_leasehold-lab")).unwrap();
+    // Standard output and error come as one: what is told besides the report is not to be in its middle.
+    lab.args(args).env("RUST_LOG", "off").spawn().unwrap()
 }
 
 /// Runs it to the end. Returns its exit code, and its report.
@@ -16,10 +19,10 @@ async fn report(args: &[&str]) -> (Option<i32>, Value) {
     let lab = lab(&[args, &["--json"]].concat());
     let status = lab.wait(LIMIT).await.unwrap();
     // Its last lines may still be on their way when it has ended.
-    let report = wait_for("the report is complete", LIMIT, async || {
+    let report = wait_for("the report is complete", Duration::from_secs(30), async || {
         let lines = lab.lines();
-        let told = lines.iter().filter(|line| !line.starts_with("chaos:")).cloned().collect::<Vec<_>>();
-        serde_json::from_str(&told.join("\n")).map_err(|error| format!("{error} in {told:#?}"))
+        let told = lines.iter().skip_while(|line| *line != "{").cloned().collect::<Vec<_>>();
+        serde_json::from_str(&told.join("\n")).map_err(|error| format!("{error} in {lines:#?}"))
     });
     let report = report.await.unwrap();
     (status.code(), report)
@@ -92,7 +95,7 @@ async fn a_hand_over_is_measured_beside_the_bare_commits() {
         (&4.into(), &4.into()),
         "{report:#}"
     );
-    assert_eq!(report["parts"].as_object().unwrap().len(), 11, "{report:#}");
+    assert_eq!(report["parts"].as_object().unwrap().len(), 10, "{report:#}");
 }
 
 #[tokio::test]
@@ -111,6 +114,93 @@ async fn a_server_to_play_with_is_up_until_it_is_interrupted() {
     lab.signal(Signal::INT).unwrap();
     assert_eq!(lab.wait(LIMIT).await.unwrap().code(), Some(0));
     assert!(!look().wait(LIMIT).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_server_that_somebody_runs_is_judged_as_an_ordinary_role_and_left_as_it_was() {
+    let (server, worker) = server_with_worker(90).await;
+    let (url, admin) = (worker.as_str(), server.url());
+    let args = ["conformance", "--mode", "postgres", "--url", url, "--admin-url", &admin];
+    // A lost reply needs the fault proxy, a process its orders, a resource the administrator.
+    for group in ["unknown::a_lost_reply", "process::a_holder_stopped", "fence::"] {
+        let (code, report) = report(&[&args[..], &["--filter", group]].concat()).await;
+        assert_eq!(code, Some(0), "{report:#}");
+        let cases = report["cases"].as_array().unwrap();
+        assert!(cases.iter().all(|case| case["verdict"]["passed"].is_object()), "{report:#}");
+    }
+    nothing_is_left(&server).await;
+}
+
+#[tokio::test]
+async fn a_judgement_that_is_interrupted_drops_its_schemas() {
+    let (server, worker) = server_with_worker(90).await;
+    let (url, admin) = (worker.as_str(), server.url());
+    let lab = lab(&["conformance", "--mode", "postgres", "--url", url, "--admin-url", &admin]);
+    // In the middle of it: a resource of its own is made.
+    wait_for("a resource's schema", LIMIT, async || {
+        let count = server.psql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'leasehold%'").await;
+        count.ok().filter(|count| count.parse::<u32>().is_ok_and(|count| count > 1)).ok_or("none yet")
+    })
+    .await
+    .unwrap();
+    lab.signal(Signal::INT).unwrap();
+    assert_eq!(lab.wait(LIMIT).await.unwrap().code(), Some(130), "{:#?}", lab.lines());
+    nothing_is_left(&server).await;
+}
+
+#[tokio::test]
+async fn a_server_without_room_for_the_suite_is_told_before_anything_starts() {
+    let (server, worker) = server_with_worker(30).await;
+    let lab = lab(&["conformance", "--mode", "postgres", "--url", &worker, "--admin-url", &server.url()]);
+    assert_eq!(lab.wait(LIMIT).await.unwrap().code(), Some(2));
+    let told = lab.wait_for_line("connection limit of the role worker = 30", LIMIT).await.unwrap();
+    assert!(told.contains("at least 48"), "{told}");
+    nothing_is_left(&server).await;
+}
+
+async fn server_with_worker(connection_limit: u32) -> (Postgres, String) {
+    let server = Postgres::start(PostgresOptions::default()).await.unwrap();
+    server.create_role("worker", "secret").await.unwrap();
+    server.psql(&format!("ALTER ROLE worker CONNECTION LIMIT {connection_limit}")).await.unwrap();
+    let url = server.url_for("postgres", "worker", "secret");
+    (server, url)
+}
+
+async fn nothing_is_left(server: &Postgres) {
+    let left = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'leasehold%'";
+    assert_eq!(server.psql(left).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn an_interrupted_run_ends_what_it_started_and_removes_what_it_made() {
+    // What it says when it is under way.
+    for (args, under_way) in [
+        (&["chaos", "--mode", "postgres", "--takeovers", "100000"][..], "takeovers after"),
+        (&["failover", "--mode", "sqlite", "--ttl", "20s"], ""),
+        (&["handover", "--mode", "postgres", "--times", "100000"], ""),
+        (&["demo", "--mode", "sqlite"], "starting the stores"),
+    ] {
+        for (signal, code) in [(Signal::INT, Some(130)), (Signal::TERM, Some(143)), (Signal::KILL, None)] {
+            let folder = tempfile::tempdir().unwrap();
+            let lab = Process::command(env!("CARGO_BIN_EXE_leasehold-lab")).unwrap();
+            let lab = lab.args(args).env("TMPDIR", folder.path()).spawn().unwrap();
+            let made = || walk(folder.path());
+            wait_until("there is something to remove", LIMIT, async || made() > 2).await.unwrap();
+            if !under_way.is_empty() {
+                lab.wait_for_line(under_way, LIMIT).await.unwrap();
+            }
+            lab.signal(signal).unwrap();
+            assert_eq!(lab.wait(LIMIT).await.unwrap().code(), code, "{args:?}: {:#?}", lab.lines());
+            // The supervisor, which outlives a killed run, takes a moment.
+            wait_until(&format!("{args:?} leaves nothing"), LIMIT, async || made() == 0).await.unwrap();
+        }
+    }
+}
+
+/// How many files and folders there are below.
+fn walk(folder: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries.filter_map(Result::ok).map(|entry| 1 + walk(&entry.path())).sum()
 }
 
 #[tokio::test]

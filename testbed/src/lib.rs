@@ -7,6 +7,7 @@
 //!   same, or the one that the user names.
 //! - [`Proxy`]: stands between a client and its server and delays, drops, cuts, holds and counts.
 //! - [`Process`]: a real child process, with its lines, signals and exit code.
+//! - [`Folder`]: a throw-away folder.
 //! - [`wait_until`], [`wait_for`]: await a condition instead of sleeping; [`free_port`].
 
 mod ports;
@@ -24,5 +25,6 @@ pub use self::{
     postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive},
     process::{Process, ProcessCommand},
     proxy::{Direction, Flow, Hold, LostReply, Proxy, Request, RoundTripCount, RoundTrips},
+    supervisor::Folder,
     wait::{wait_for, wait_until},
 };

@@ -47,9 +47,10 @@ pub(crate) struct Supervisor {
     folders: AtomicU64,
 }
 
-/// A folder of one server or process, removed on drop.
+/// A folder of one server, process or run, removed on drop. It doesn't outlive this process, even if that is killed by
+/// SIGKILL: the supervisor removes it then.
 #[derive(Debug)]
-pub(crate) struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 /// The supervisor of this process, started on first use.
 pub(crate) fn supervisor() -> anyhow::Result<&'static Supervisor> {
@@ -128,7 +129,16 @@ impl Supervisor {
 // === impl Folder ===
 
 impl Folder {
-    pub(crate) fn path(&self) -> &Path {
+    /// Makes an empty one, below the system's folder for temporary files. `name` is for people.
+    ///
+    /// # Errors
+    /// When it can't be made, or there is no `/bin/sh` to remove it.
+    pub fn new(name: &str) -> anyhow::Result<Self> {
+        supervisor()?.folder(name)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }

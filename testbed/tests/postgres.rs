@@ -10,7 +10,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 async fn starts_with_the_settings_that_were_asked_for() -> anyhow::Result<()> {
     let options = PostgresOptions::default().max_connections(30).setting("application_name", "it's us");
     let postgres = Postgres::start(options).await?;
-    assert_eq!(postgres.psql("show fsync; show max_connections").await?, "off\n30");
+    assert_eq!(postgres.psql("show fsync; show max_connections").await?, "on\n30");
     postgres.set("work_mem", "8MB").await?;
     assert_eq!(postgres.psql("show work_mem").await?, "8MB");
     assert!(postgres.socket_dir().join(format!(".s.PGSQL.{}", postgres.port())).exists());
@@ -55,7 +55,7 @@ async fn psql_reports_the_servers_message_and_runs_nothing_after_it() -> anyhow:
 
 #[tokio::test]
 async fn a_crash_loses_nothing_that_was_acknowledged_and_all_that_was_not() -> anyhow::Result<()> {
-    let postgres = Postgres::start(PostgresOptions::default().fsync(true)).await?;
+    let postgres = Postgres::start(PostgresOptions::default()).await?;
     postgres.psql("create table t (n int primary key)").await?;
     for round in 0..3 {
         postgres.psql(&format!("insert into t values ({round})")).await?;

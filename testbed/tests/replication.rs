@@ -9,7 +9,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_millis(500);
 
 async fn primary() -> anyhow::Result<Postgres> {
-    let postgres = Postgres::start(PostgresOptions::default().fsync(true)).await?;
+    let postgres = Postgres::start(PostgresOptions::default()).await?;
     postgres.psql("create table t (n int primary key)").await?;
     Ok(postgres)
 }

@@ -53,7 +53,8 @@ async fn runner(role: &str) -> anyhow::Result<()> {
         println!("ready");
         drop(folder);
         loop {
-            let starts = (0..4).map(|_| tokio::spawn(Postgres::start(PostgresOptions::default())));
+            let starts =
+                (0..4).map(|_| tokio::spawn(Postgres::start(PostgresOptions::default().fsync(false))));
             for start in starts.collect::<Vec<_>>() {
                 start.await??;
             }

@@ -58,7 +58,7 @@ impl PostgresHarness {
     /// A server that all undisturbed cases share.
     pub(crate) fn start() -> Self {
         runtime().block_on(async {
-            let options = PostgresOptions::default().fsync(true).max_connections(600);
+            let options = PostgresOptions::default().max_connections(600);
             let primary = lease_testbed::Postgres::start(options).await.expect("PostgreSQL must start");
             prepare(&primary.url()).await.expect("the schema must be made");
             let url = primary.url();
@@ -125,7 +125,7 @@ impl Harness for PostgresHarness {
 
     async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
         there(async {
-            let options = PostgresOptions::default().fsync(true);
+            let options = PostgresOptions::default();
             let primary = lease_testbed::Postgres::start(options).await?;
             prepare(&primary.url()).await?;
             let standby = primary.standby(StandbyOptions::asynchronous("standby")).await?;

@@ -15,7 +15,7 @@ pub(crate) const TTL: Duration = Duration::from_secs(15);
 /// The server that all tests of one binary share.
 pub(crate) async fn server() -> &'static lease_testbed::Postgres {
     static SERVER: OnceCell<lease_testbed::Postgres> = OnceCell::const_new();
-    let start = async || lease_testbed::Postgres::start(PostgresOptions::default().fsync(true)).await;
+    let start = async || lease_testbed::Postgres::start(PostgresOptions::default()).await;
     SERVER.get_or_init(async || start().await.expect("PostgreSQL starts")).await
 }
 

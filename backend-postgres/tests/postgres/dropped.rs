@@ -184,8 +184,7 @@ async fn no_call_waits_for_a_dropped_one() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_restart_of_the_server_costs_one_failed_call() -> anyhow::Result<()> {
-    let server =
-        lease_testbed::Postgres::start(lease_testbed::PostgresOptions::default().fsync(true)).await?;
+    let server = lease_testbed::Postgres::start(lease_testbed::PostgresOptions::default()).await?;
     let config = PostgresConfig::new(&server.url())?;
     lease_postgres::migrate(&config).await?;
     let backend = Postgres::connect(config).await?;

@@ -8,7 +8,7 @@ use lease_postgres::{Postgres, PostgresConfig};
 use lease_testbed::{Postgres as Server, PostgresOptions, Proxy, StandbyOptions, wait_until};
 
 async fn primary() -> anyhow::Result<Server> {
-    let server = Server::start(PostgresOptions::default().fsync(true)).await?;
+    let server = Server::start(PostgresOptions::default()).await?;
     lease_postgres::migrate(&PostgresConfig::new(&server.url())?).await?;
     Ok(server)
 }

@@ -34,8 +34,12 @@ impl Effects {
 
     /// Waits until some admission waits behind a lock.
     async fn somebody_waits(&self) -> anyhow::Result<()> {
+        self.so_many_wait(1).await
+    }
+
+    async fn so_many_wait(&self, count: usize) -> anyhow::Result<()> {
         let waiting = format!(
-            "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'",
+            "SELECT count(*) >= {count} FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{}%'",
             self.schema
         );
         wait_until("an admission waits", LIMIT, async || {
@@ -143,6 +147,28 @@ async fn an_earlier_term_that_comes_during_the_raise_is_refused_once_it_commits(
         let (late, commit) = tokio::join!(late, commit);
         commit?;
         assert!(is_stale(late), "known: {known}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_of_an_earlier_term_that_come_during_the_raise_do_not_lock_each_other_up() -> anyhow::Result<()> {
+    let effects = effects().await?;
+    let fence = effects.fence("resource");
+    fence.admit(&mut effects.session().await?, &term(5, 1)).await?;
+    let mut raiser = effects.session().await?;
+    let mut raise = raiser.begin().await?;
+    fence.admit(&mut raise, &term(6, 2)).await?;
+    let late = |mut connection: PgConnection| {
+        let fence = effects.fence("resource");
+        tokio::spawn(async move { fence.admit(&mut connection, &term(5, 1)).await })
+    };
+    let both = [late(effects.session().await?), late(effects.session().await?)];
+    effects.so_many_wait(2).await?;
+    raise.commit().await?;
+    for outcome in both {
+        let outcome = outcome.await?;
+        assert!(matches!(outcome, Err(FenceError::Stale(_))), "{outcome:?}");
     }
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use lease_core::writes::{self, Fresh};
 use lease_core::{BackendError, Change, LeaseBackend, PutOutcome};
@@ -12,11 +14,15 @@ use sqlx::Connection;
 use crate::common::*;
 use crate::{disk, kills, places};
 
+/// How long a peer may be silent when its word is awaited.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// A process of ours in another role. Killed when dropped.
 pub struct Peer {
     child: Child,
     tell: Option<ChildStdin>,
-    hear: BufReader<ChildStdout>,
+    /// Its lines, with their ends; closed when it has nothing more to say.
+    hear: Receiver<String>,
 }
 
 impl Peer {
@@ -30,7 +36,14 @@ impl Peer {
         command.env("LEASE_SQLITE_ROLE", role).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.envs(environment.iter().copied());
         let mut child = command.spawn().expect("a second process");
-        let hear = BufReader::new(child.stdout.take().expect("piped"));
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let (heard, hear) = channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while stdout.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+                let _ = heard.send(std::mem::take(&mut line));
+            }
+        });
         Self { tell: child.stdin.take(), child, hear }
     }
 
@@ -45,31 +58,18 @@ impl Peer {
 
     /// Its next line.
     pub fn hear(&mut self) -> String {
-        let mut line = String::new();
-        self.hear.read_line(&mut line).expect("it speaks");
-        line.trim_end().to_owned()
+        self.hear.recv_timeout(LIMIT).expect("it speaks within a minute").trim_end().to_owned()
     }
 
     /// Kills it, and returns the lines that are left.
     pub fn kill(mut self) -> Vec<String> {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it ends");
-        let mut hear = self.hear_to_the_end();
+        let mut hear: Vec<_> = std::iter::from_fn(|| self.hear.recv_timeout(LIMIT).ok()).collect();
         if hear.last().is_some_and(|line| !line.ends_with('\n')) {
             hear.pop(); // cut off by the kill
         }
         hear.iter().map(|line| line.trim_end().to_owned()).collect()
-    }
-
-    fn hear_to_the_end(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            if self.hear.read_line(&mut line).expect("it spoke") == 0 {
-                return lines;
-            }
-            lines.push(line);
-        }
     }
 }
 

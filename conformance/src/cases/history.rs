@@ -111,9 +111,11 @@ async fn concurrent_acquisitions_leave_one_row(cx: Arc<Cx>) -> anyhow::Result<()
 
 async fn tells_the_life_of_an_elector(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut holder = cx.actor("a")?;
+    // Whoever steps down holds off for a part of its ttl: long enough for the standby's look on a busy machine.
+    let ttl = cx.ttl() * 10;
+    let mut holder = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
     holder.leads(&cx).await?;
-    let mut standby = cx.start(ActorSpec { ..cx.spec("b") })?;
+    let mut standby = cx.start(ActorSpec { ttl, ..cx.spec("b") })?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     admin::request_step_down(&*backend, &cx.lease(), "an operator").await?;
     standby.leads(&cx).await?;

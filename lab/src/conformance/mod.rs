@@ -1,5 +1,6 @@
 //! `leasehold-lab conformance`: judges a store that somebody runs, in a place of its own that is cleaned up after.
 
+pub(crate) mod actor;
 mod postgres;
 mod sqlite;
 
@@ -42,10 +43,12 @@ fn url(text: &str) -> Result<String, String> {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let place: Arc<dyn Place> = match args.mode {
-        Mode::Sqlite => Arc::new(sqlite::Folder::make(args.folder.as_deref())?),
-        Mode::Postgres => {
-            Arc::new(postgres::Schemas::make(args.url.as_deref(), args.admin_url.as_deref()).await?)
+    let interrupted = crate::interrupt::interrupted();
+    let place = match place(&args).await {
+        Ok(place) => place,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Ok(ExitCode::from(2));
         }
     };
     let harness = place.clone().harness();
@@ -60,15 +63,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         })
     });
     let judged = tokio::select! {
-        judged = judged => Some(judged?),
-        _ = tokio::signal::ctrl_c() => None,
+        judged = judged => Ok(judged?),
+        signal = interrupted => Err(signal),
     };
-    place.clean_up().await?;
-    let Some(judged) = judged else {
-        eprintln!("interrupted; what the suite had made is removed");
-        // The cases still run, on threads that nobody waits for.
-        std::process::exit(130);
+    let cleaned = place.clean_up().await;
+    let judged = match judged {
+        Ok(judged) => judged,
+        Err(signal) => {
+            match cleaned {
+                Ok(()) => eprintln!("interrupted; what the suite had made is removed"),
+                Err(error) => eprintln!("interrupted; {error:#}"),
+            }
+            drop(place);
+            // The cases still run, on threads that nobody waits for; the testbed's supervisor ends the servers.
+            std::process::exit(signal.exit_code());
+        }
     };
+    cleaned?;
     let report = judged.map_err(|error| anyhow!(error))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -76,6 +87,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         conclude(&report);
     }
     Ok(crate::exit_code(report.is_good()))
+}
+
+async fn place(args: &Args) -> anyhow::Result<Arc<dyn Place>> {
+    Ok(match args.mode {
+        Mode::Sqlite => Arc::new(sqlite::Folder::make(args.folder.as_deref())?),
+        Mode::Postgres => {
+            Arc::new(postgres::Schemas::make(args.url.as_deref(), args.admin_url.as_deref()).await?)
+        }
+    })
 }
 
 fn tell(count: usize, case: &CaseReport) {

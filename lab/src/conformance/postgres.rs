@@ -1,77 +1,158 @@
-//! The suite on Postgres, in schemas of its own.
+//! The suite on Postgres, in schemas of its own: on a server that somebody runs, or on one that is started for it.
 
+mod own;
+mod resource;
+mod room;
+mod wire;
+
+use std::env;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::process::Command;
+use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use futures::future::BoxFuture;
-use lease_conformance::{EffectError, Facility, FencedResource, Harness, Missing};
-use lease_core::{BackendError, LeaseBackend, LeaseName, Term};
-use lease_postgres::{Fence, FenceError, Postgres, PostgresConfig, ROLES_SQL};
-use lease_testbed::{PostgresOptions, wait_until};
-use sqlx::postgres::PgConnection;
+use lease_conformance::{Facility, FencedResource, Harness, Missing};
+use lease_core::{BackendError, LeaseBackend, LeaseName};
+use lease_postgres::{Fence, Postgres, PostgresConfig, ROLES_SQL};
+use lease_testbed::{LostReply, PostgresOptions, Proxy};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection};
+use tokio::sync::{Mutex, RwLock};
 
-use super::{Place, failed};
+use self::own::Server;
+use self::resource::Resource;
+use self::wire::Wire;
+use super::{Place, actor};
 
-/// What the suite may have open at once: cases run side by side, some with dozens of candidates.
-const CONNECTIONS: u32 = 800;
+/// What the suite may open on a server of its own; four times what it was seen to.
+const CONNECTIONS: u32 = 500;
 
-/// One schema for the leases, and one for each fenced resource.
-pub(super) struct Schemas {
+/// Where the suite's schemas are, as an actor's process is told. It holds passwords: never an argument.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct At {
     url: String,
     admin_url: String,
     schema: String,
-    resources: AtomicUsize,
-    /// Started for this, if none was named.
-    _server: Option<lease_testbed::Postgres>,
 }
+
+/// One schema for the leases, and one for each fenced resource.
+pub(super) struct Schemas {
+    at: At,
+    worker: PgConnectOptions,
+    admin: PgConnectOptions,
+    facilities: Vec<Facility>,
+    parallel: usize,
+    wire: Wire,
+    /// What loses replies, kept until the end.
+    losing: Mutex<Vec<(Proxy, LostReply)>>,
+    /// Nothing is made any more once the cleaning up has begun.
+    closed: RwLock<bool>,
+    /// Started for this, if none was named.
+    server: Option<Server>,
+}
+
+// === impl At ===
+
+impl At {
+    fn new(url: String, admin_url: Option<&str>) -> Self {
+        let admin_url = admin_url.map_or_else(|| url.clone(), str::to_owned);
+        Self { url, admin_url, schema: format!("leasehold_{:08x}", rand::random::<u32>()) }
+    }
+
+    /// Its connections carry the schema's name, so that they can be told from everybody else's.
+    fn options(&self, url: &str) -> anyhow::Result<PgConnectOptions> {
+        Ok(PgConnectOptions::from_str(url)?.application_name(&self.schema))
+    }
+
+    /// The harness of an actor's process.
+    pub(super) fn open(self) -> anyhow::Result<Schemas> {
+        self.on(None)
+    }
+
+    fn on(self, server: Option<Server>) -> anyhow::Result<Schemas> {
+        let (worker, admin) = (self.options(&self.url)?, self.options(&self.admin_url)?);
+        let mut facilities = vec![Facility::Delete, Facility::FencedEffects, Facility::Processes];
+        let wire = Wire::before(&worker);
+        if wire.is_plain() {
+            facilities.push(Facility::LoseReply);
+        }
+        if server.is_some() {
+            facilities.extend([Facility::Restart, Facility::ChangeLineage]);
+        }
+        Ok(Schemas {
+            at: self,
+            worker,
+            admin,
+            facilities,
+            parallel: 16,
+            wire,
+            losing: Mutex::default(),
+            closed: RwLock::new(false),
+            server,
+        })
+    }
+}
+
+// === impl Schemas ===
 
 impl Schemas {
     pub(super) async fn make(url: Option<&str>, admin_url: Option<&str>) -> anyhow::Result<Self> {
-        let server = match url {
-            Some(_) => None,
-            None => Some(
-                lease_testbed::Postgres::start(
-                    PostgresOptions::default().fsync(true).max_connections(CONNECTIONS),
-                )
-                .await?,
-            ),
+        let Some(url) = url else {
+            let server = Server::start(PostgresOptions::default().max_connections(CONNECTIONS)).await?;
+            let schemas = At::new(server.url(), None).on(Some(server))?;
+            schemas.prepare().await?;
+            return Ok(schemas);
         };
-        let url = match (url, &server) {
-            (None, Some(server)) => server.url(),
-            (url, _) => url.unwrap_or_default().to_owned(),
-        };
-        let admin_url = admin_url.map_or_else(|| url.clone(), str::to_owned);
-        let schema = format!("leasehold_conformance_{:08x}", rand::random::<u32>());
-        let schemas = Self { url, admin_url, schema, resources: AtomicUsize::new(0), _server: server };
-        schemas.prepare().await.with_context(|| {
-            format!(
-                "cannot make the schema {}: name a role that may create schemas by --admin-url",
-                schemas.schema
-            )
-        })?;
+        let mut schemas = At::new(url.to_owned(), admin_url).on(None)?;
+        schemas.parallel = room::parallel_cases(&schemas.worker, &schemas.admin).await?;
+        if schemas.wire.is_plain()
+            && let Err(why) = schemas.wire.try_out(&schemas.worker).await
+        {
+            schemas.facilities.retain(|facility| *facility != Facility::LoseReply);
+            schemas.wire = Wire::Closed(why);
+        }
+        let schema = schemas.at.schema.clone();
+        eprintln!("the suite works in the schemas {schema}*, and drops them at its end");
+        if let Err(error) = schemas.prepare().await {
+            schemas.clean_up().await.ok();
+            return Err(error.context(format!(
+                "cannot make the schema {schema}: name a role that may create schemas by --admin-url"
+            )));
+        }
         Ok(schemas)
     }
 
     async fn prepare(&self) -> anyhow::Result<()> {
-        lease_postgres::migrate(&PostgresConfig::new(&self.admin_url)?.schema(&self.schema)?).await?;
-        if self.admin_url != self.url {
-            let mut worker = PgConnection::connect(&self.url).await?;
-            let role: String =
-                sqlx::query_scalar("SELECT quote_ident(current_user)").fetch_one(&mut worker).await?;
-            self.as_admin(&grants(&self.schema, &role)).await?;
-        }
+        let config = PostgresConfig::from_options(self.admin.clone()).schema(&self.at.schema)?;
+        lease_postgres::migrate(&config).await?;
+        let mut worker = PgConnection::connect_with(&self.worker).await?;
+        let role: String =
+            sqlx::query_scalar("SELECT quote_ident(current_user)").fetch_one(&mut worker).await?;
+        worker.close().await?;
+        self.as_admin(&grants(&self.at.schema, &role)).await?;
         Ok(())
     }
 
     async fn as_admin(&self, sql: &str) -> Result<(), sqlx::Error> {
-        let mut admin = PgConnection::connect(&self.admin_url).await?;
-        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut admin).await?;
-        admin.close().await
+        execute(&self.admin, sql).await
     }
+
+    fn config(&self, options: &PgConnectOptions) -> Result<PostgresConfig, BackendError> {
+        let config = PostgresConfig::from_options(options.clone()).schema(&self.at.schema);
+        // Two is what one lease needs (U-5), and the server may have others to serve.
+        let config = config.and_then(|config| config.pool_size(2));
+        config.map_err(|error| BackendError::refused(error.to_string()))
+    }
+}
+
+async fn execute(options: &PgConnectOptions, sql: &str) -> Result<(), sqlx::Error> {
+    let mut connection = PgConnection::connect_with(options).await?;
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?;
+    connection.close().await
 }
 
 /// The grants of the role script, for a role that exists.
@@ -88,15 +169,27 @@ impl Place for Schemas {
     }
 
     async fn clean_up(&self) -> anyhow::Result<()> {
-        let schemas =
-            (0..self.resources.load(Ordering::SeqCst)).map(|index| format!("{}_{index}", self.schema));
-        for schema in schemas.chain([self.schema.clone()]) {
-            let drop = format!("SET lock_timeout = '10s'; DROP SCHEMA IF EXISTS {schema} CASCADE");
-            self.as_admin(&drop)
-                .await
-                .with_context(|| format!("cannot drop the schema {schema}: do so by hand"))?;
+        *self.closed.write().await = true;
+        let schema = &self.at.schema;
+        // After Ctrl-C cases are still under way: their locks must not be waited for. Each role may end its own.
+        let end = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE application_name = '{schema}' AND usename = current_user AND pid <> pg_backend_pid()"
+        );
+        for options in [&self.worker, &self.admin] {
+            // What can't be ended is waited for below.
+            let _ = execute(options, &end).await;
         }
-        Ok(())
+        let drop = format!(
+            "SET lock_timeout = '10s';
+             DO $$ DECLARE each name; BEGIN
+                 FOR each IN SELECT nspname FROM pg_namespace WHERE starts_with(nspname, '{schema}') LOOP
+                     EXECUTE format('DROP SCHEMA %I CASCADE', each);
+                 END LOOP;
+             END $$"
+        );
+        let dropped = self.as_admin(&drop).await;
+        dropped.with_context(|| format!("cannot drop the schemas {schema}*: do so by hand"))
     }
 }
 
@@ -107,17 +200,38 @@ impl Harness for Schemas {
     }
 
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
-        let config = PostgresConfig::new(&self.url).and_then(|config| config.schema(&self.schema));
-        let config = config.map_err(|error| BackendError::refused(error.to_string()))?;
-        Ok(Arc::new(Postgres::connect(config).await?))
+        if *self.closed.read().await {
+            return Err(BackendError::refused("the suite is at its end"));
+        }
+        Ok(Arc::new(Postgres::connect(self.config(&self.worker)?).await?))
     }
 
     fn ttl(&self) -> Duration {
         Duration::from_secs(1)
     }
 
+    fn parallel_cases(&self) -> usize {
+        self.parallel
+    }
+
     fn facilities(&self) -> &[Facility] {
-        &[Facility::Delete, Facility::FencedEffects]
+        &self.facilities
+    }
+
+    fn why_not(&self, facility: Facility) -> String {
+        match (facility, &self.wire) {
+            (Facility::Restart, _) => {
+                "the suite restarts no server that somebody runs (without --url it starts one of its own)"
+                    .into()
+            }
+            (Facility::ChangeLineage, _) => "the suite promotes no standby of a server that somebody runs \
+                 (without --url it starts two of its own)"
+                .into(),
+            (Facility::LoseReply, Wire::Closed(why)) => {
+                format!("no fault proxy can stand before this server: {why}")
+            }
+            _ => format!("this harness does not offer {facility}"),
+        }
     }
 
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
@@ -125,99 +239,78 @@ impl Harness for Schemas {
         let sql = format!(
             "BEGIN; SET LOCAL leasehold.allow_delete = on;
              DELETE FROM {}.coordination_leases WHERE lease_name = '{lease}'; COMMIT",
-            self.schema
+            self.at.schema
         );
         self.as_admin(&sql).await.map_err(Missing::because)
     }
 
-    async fn resource(&self, _name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
-        let schema = format!("{}_{}", self.schema, self.resources.fetch_add(1, Ordering::SeqCst));
-        let make = async {
-            self.as_admin(&format!(
+    async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
+        if self.server.is_none() {
+            return Err(self.missing(Facility::Restart));
+        }
+        let server = Server::with_standby().await.map_err(Missing::because)?;
+        let schemas = At::new(server.url(), None).on(Some(server)).map_err(Missing::because)?;
+        schemas.prepare().await.map_err(Missing::because)?;
+        Ok(Arc::new(schemas))
+    }
+
+    async fn restart(&self) -> Result<(), Missing> {
+        let server = self.server.as_ref().ok_or_else(|| self.missing(Facility::Restart))?;
+        server.restart().await.map_err(Missing::because)
+    }
+
+    async fn change_lineage(&self) -> Result<(), Missing> {
+        let server = self.server.as_ref().ok_or_else(|| self.missing(Facility::ChangeLineage))?;
+        server.fail_over().await.map_err(Missing::because)
+    }
+
+    async fn connect_losing_the_next_reply(&self) -> Result<Arc<dyn LeaseBackend>, Missing> {
+        let (proxy, through) = self.wire.proxy(&self.worker).await.map_err(Missing::because)?;
+        let config = self.config(&through).map_err(Missing::because)?;
+        let backend = Postgres::connect(config).await.map_err(Missing::because)?;
+        // The suite's names begin so; connections rehearse with others.
+        let trap =
+            proxy.lose_reply(|request| request.sql_contains("UPDATE") && request.contains("conformance-"));
+        self.losing.lock().await.push((proxy, trap));
+        Ok(Arc::new(backend))
+    }
+
+    async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
+        let closed = self.closed.read().await;
+        if *closed {
+            return Err(Missing("the suite is at its end".into()));
+        }
+        // Each a schema of its own, so that its locks are in nobody's way. Actors' processes, which are this same
+        // program, find it by its name; a schema's is at most 40 characters long.
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let schema = format!("{}_{:016x}", self.at.schema, hasher.finish());
+        self.make_resource(&schema).await.map_err(Missing::because)?;
+        let fence = Fence::in_schema("resource", &schema).map_err(Missing::because)?;
+        Ok(Arc::new(Resource { options: self.admin.clone(), schema, fence }))
+    }
+
+    fn actor_command(&self) -> Option<Command> {
+        let mut command = Command::new(env::current_exe().ok()?);
+        command.arg(actor::COMMAND).env(actor::PLACE, actor::Place::Postgres(self.at.clone()).to_json());
+        Some(command)
+    }
+}
+
+impl Schemas {
+    /// Unless it is there already.
+    async fn make_resource(&self, schema: &str) -> Result<(), sqlx::Error> {
+        let mut admin = PgConnection::connect_with(&self.admin).await?;
+        let is_made = sqlx::query_scalar("SELECT to_regclass($1 || '.leasehold_fence_marks') IS NOT NULL");
+        if !is_made.bind(schema).fetch_one(&mut admin).await? {
+            let create = format!(
                 "CREATE SCHEMA {schema};
                  CREATE TABLE {schema}.effects (sequence bigserial, epoch bigint, id text)"
-            ))
-            .await?;
-            let mut admin = PgConnection::connect(&self.admin_url).await?;
-            Fence::install(&mut admin, &schema).await
-        };
-        make.await.map_err(Missing::because)?;
-        let fence = Fence::in_schema("resource", &schema).map_err(Missing::because)?;
-        Ok(Arc::new(Resource { admin_url: self.admin_url.clone(), schema, fence }))
-    }
-}
-
-/// A schema of its own for effects and their mark, so that its lock is in nobody's way.
-#[derive(Clone)]
-struct Resource {
-    admin_url: String,
-    schema: String,
-    fence: Fence,
-}
-
-impl Resource {
-    async fn open(&self) -> Result<PgConnection, EffectError> {
-        PgConnection::connect(&self.admin_url).await.map_err(failed)
-    }
-
-    async fn write(&self, transaction: &mut PgConnection, term: Term, id: &str) -> Result<(), EffectError> {
-        match self.fence.admit(transaction, &term).await {
-            Ok(()) => {}
-            Err(FenceError::Stale(stale)) => return Err(stale.into()),
-            Err(FenceError::Store(error)) => return Err(failed(error)),
+            );
+            sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut admin).await?;
+            Fence::install(&mut admin, schema).await?;
         }
-        let insert = format!("INSERT INTO {}.effects (epoch, id) VALUES ($1, $2)", self.schema);
-        let insert = sqlx::query(AssertSqlSafe(insert)).bind(term.epoch as i64).bind(id);
-        insert.execute(transaction).await.map(drop).map_err(failed)
-    }
-}
-
-#[async_trait]
-impl FencedResource for Resource {
-    async fn effect(&self, term: Term, id: &str) -> Result<(), EffectError> {
-        let mut connection = self.open().await?;
-        let mut transaction = connection.begin().await.map_err(failed)?;
-        self.write(&mut transaction, term, id).await?;
-        transaction.commit().await.map_err(failed)
-    }
-
-    /// The late one waits for the lock of the marks, which the successor's transaction holds from before.
-    async fn late_effect(
-        &self,
-        (term, id): (Term, &str),
-        meanwhile: BoxFuture<'_, (Term, String)>,
-    ) -> Result<(), EffectError> {
-        let mut present = self.open().await?;
-        let mut transaction = present.begin().await.map_err(failed)?;
-        let lock = format!("LOCK TABLE {}.leasehold_fence_marks IN ACCESS EXCLUSIVE MODE", self.schema);
-        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await.map_err(failed)?;
-        let (late, id) = (self.clone(), id.to_owned());
-        let late = tokio::spawn(async move { late.effect(term, &id).await });
-        let mut look = self.open().await?;
-        let waits = format!(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted
-             AND relation = '{}.leasehold_fence_marks'::regclass)",
-            self.schema
-        );
-        let look = tokio::sync::Mutex::new(&mut look);
-        wait_until("the late effect waits at the store", Duration::from_secs(30), async || {
-            let waits = sqlx::query_scalar(AssertSqlSafe(waits.clone()));
-            waits.fetch_one(&mut **look.lock().await).await.unwrap_or(false)
-        })
-        .await
-        .map_err(failed)?;
-        let (successor, its) = meanwhile.await;
-        self.write(&mut transaction, successor, &its).await?;
-        transaction.commit().await.map_err(failed)?;
-        late.await.map_err(failed)?
-    }
-
-    async fn effects(&self) -> Result<Vec<(u64, String)>, EffectError> {
-        let mut connection = self.open().await?;
-        let sql = format!("SELECT epoch, id FROM {}.effects ORDER BY sequence", self.schema);
-        let rows: Vec<(i64, String)> =
-            sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut connection).await.map_err(failed)?;
-        rows.into_iter().map(|(epoch, id)| Ok((epoch.try_into().map_err(failed)?, id))).collect()
+        admin.close().await
     }
 }
 

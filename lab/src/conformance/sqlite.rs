@@ -1,7 +1,8 @@
 //! The suite on SQLite, in a folder of its own on the file system that is judged.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,55 +11,123 @@ use futures::future::BoxFuture;
 use lease_conformance::{EffectError, Facility, FencedResource, Harness, Missing};
 use lease_core::{BackendError, LeaseBackend, LeaseName, Term};
 use lease_sqlite::{Fence, FenceError, Sqlite, SqliteConfig};
+use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tempfile::TempDir;
 
-use super::{Place, failed};
+use super::{Place, actor, failed};
 
-pub(super) struct Folder(TempDir);
+/// How long a write waits for the file's lock.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the suite's files are, as an actor's process is told.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct At(PathBuf);
+
+/// The harness on them.
+#[derive(Clone)]
+pub(super) struct Files(pub(super) At);
+
+pub(super) struct Folder {
+    files: Files,
+    owned: Mutex<Option<Owned>>,
+}
+
+enum Owned {
+    /// Removed even after SIGKILL.
+    Ours(lease_testbed::Folder),
+    Named(TempDir),
+}
 
 impl Folder {
     pub(super) fn make(inside: Option<&Path>) -> anyhow::Result<Self> {
-        let inside = inside.map_or_else(std::env::temp_dir, Path::to_owned);
-        let folder = tempfile::Builder::new().prefix("leasehold-conformance-").tempdir_in(&inside);
-        Ok(Self(folder.with_context(|| format!("cannot make a folder in {}", inside.display()))?))
+        let owned = match inside {
+            None => Owned::Ours(lease_testbed::Folder::new("suite")?),
+            Some(inside) => {
+                let folder = tempfile::Builder::new().prefix("leasehold-suite-").tempdir_in(inside);
+                Owned::Named(folder.with_context(|| format!("cannot make a folder in {}", inside.display()))?)
+            }
+        };
+        let work = owned.path().join("work");
+        std::fs::create_dir(&work)?;
+        Ok(Self { files: Files(At(work)), owned: Mutex::new(Some(owned)) })
     }
+}
 
-    fn leases(&self) -> PathBuf {
-        self.0.path().join("leases.sqlite")
+impl Owned {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Ours(folder) => folder.path(),
+            Self::Named(folder) => folder.path(),
+        }
     }
 }
 
 #[async_trait]
 impl Place for Folder {
     fn harness(self: Arc<Self>) -> Arc<dyn Harness> {
-        self
+        Arc::new(self.files.clone())
     }
 
     async fn clean_up(&self) -> anyhow::Result<()> {
-        Ok(std::fs::remove_dir_all(self.0.path())?)
+        let Some(owned) = self.owned.lock().expect("not poisoned").take() else { return Ok(()) };
+        // After Ctrl-C cases are still under way: under another name they can't make files in it any more.
+        std::fs::rename(&self.files.0.0, owned.path().join("done"))?;
+        match owned {
+            Owned::Ours(folder) => drop(folder),
+            Owned::Named(folder) => folder.close()?,
+        }
+        Ok(())
+    }
+}
+
+impl Files {
+    fn leases(&self) -> PathBuf {
+        self.0.0.join("leases.sqlite")
     }
 }
 
 #[async_trait]
-impl Harness for Folder {
+impl Harness for Files {
     fn name(&self) -> &str {
         "sqlite"
     }
 
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
-        let config =
-            SqliteConfig::new(self.leases()).map_err(|error| BackendError::refused(error.to_string()))?;
+        // Many cases write to this one file at a time, and SQLite's lock is no queue.
+        let config = SqliteConfig::new(self.leases()).and_then(|config| config.busy_timeout(PATIENCE));
+        let config = config.map_err(|error| BackendError::refused(error.to_string()))?;
         Ok(Arc::new(Sqlite::connect(config).await?))
     }
 
     fn ttl(&self) -> Duration {
-        Duration::from_secs(1)
+        Duration::from_millis(1500)
+    }
+
+    fn parallel_cases(&self) -> usize {
+        8
     }
 
     fn facilities(&self) -> &[Facility] {
-        &[Facility::Delete, Facility::FencedEffects]
+        &[Facility::Delete, Facility::FencedEffects, Facility::Processes]
+    }
+
+    fn why_not(&self, facility: Facility) -> String {
+        match facility {
+            Facility::Restart => "SQLite is a library: there is no server to restart".into(),
+            Facility::LoseReply => "SQLite is a library: there is no wire to lose a reply".into(),
+            Facility::ChangeLineage => {
+                "a replaced file is refused for ever by whoever had it open (Q-1)".into()
+            }
+            _ => format!("this harness does not offer {facility}"),
+        }
+    }
+
+    fn actor_command(&self) -> Option<Command> {
+        let mut command = Command::new(std::env::current_exe().ok()?);
+        command.arg(actor::COMMAND).env(actor::PLACE, actor::Place::Sqlite(self.0.clone()).to_json());
+        Some(command)
     }
 
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
@@ -73,7 +142,10 @@ impl Harness for Folder {
     }
 
     async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
-        let path = self.0.path().join(format!("{name}.sqlite"));
+        let path = self.0.0.join(format!("{name}.sqlite"));
+        if path.exists() {
+            return Ok(Arc::new(Resource(path)));
+        }
         let make = async {
             let mut connection = open(&path).await?;
             Fence::install(&mut connection).await?;

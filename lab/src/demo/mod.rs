@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
 
 use cast::Cast;
 use screen::Screen;
@@ -55,20 +54,10 @@ enum Mode {
     Postgres,
 }
 
-/// Runs the demo. Ctrl-C ends everything that it started.
+/// Runs the demo. Dropped, it ends everything that it started.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        outcome = perform(&args) => outcome,
-        // What was running is dropped, which kills it and removes its folders.
-        _ = interrupt.recv() => Ok(ExitCode::from(130)),
-        _ = terminate.recv() => Ok(ExitCode::from(143)),
-    }
-}
-
-async fn perform(args: &Args) -> anyhow::Result<ExitCode> {
     let screen = Arc::new(Screen::new(args.json, args.rows));
-    screen.title(args);
+    screen.title(&args);
     screen.note("  starting the stores, an ingest and three forwarders …");
     let stage = Stage::set(args.mode).await.context("the stage could not be set")?;
     let mut cast = Cast::enter(&stage, screen.clone()).await?;

@@ -9,11 +9,10 @@ use lease_core::admin::{self, Init};
 use lease_core::{LeaseBackend, LeaseName};
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_sqlite::{Sqlite, SqliteConfig};
-use lease_testbed::{Postgres as Server, PostgresOptions};
+use lease_testbed::{Folder, Postgres as Server, PostgresOptions};
 use lease_workers::roles::{canonical, database::Database, forwarder, outbox};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{PgPool, SqlitePool};
-use tempfile::TempDir;
 
 use super::screen::Screen;
 use super::witness::{Effects, Witness};
@@ -21,7 +20,7 @@ use super::{Mode, TTL};
 
 /// Where everything is.
 pub(super) struct Stage {
-    folder: TempDir,
+    folder: Folder,
     /// Flags that name the lease store.
     pub(super) lease_flags: Vec<String>,
     /// The outbox's URL.
@@ -35,7 +34,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Makes the stores and their tables.
     pub(super) async fn set(mode: Mode) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("leasehold-demo-").tempdir()?;
+        let folder = Folder::new("demo")?;
         let lease = LeaseName::new(forwarder::LEASE)?;
         let file = |name: &str| folder.path().join(name).display().to_string();
         let (lease_flags, lease_file, outbox, canonical, server, backend): (
@@ -57,7 +56,7 @@ impl Stage {
                 server = None;
             }
             Mode::Postgres => {
-                let started = Server::start(PostgresOptions::default().fsync(true)).await?;
+                let started = Server::start(PostgresOptions::default()).await?;
                 let leases = started.create_database("leases").await?;
                 lease_flags =
                     vec!["--mode".into(), "postgres".into(), "--postgres-url".into(), leases.clone()];

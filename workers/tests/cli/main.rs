@@ -6,3 +6,4 @@ mod config;
 mod operator;
 mod shutdown;
 mod store;
+mod unknown;

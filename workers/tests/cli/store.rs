@@ -30,11 +30,20 @@ impl Store {
     }
 
     pub(crate) async fn postgres() -> Self {
-        let server = Postgres::start(PostgresOptions::default().fsync(true)).await.expect("a server");
+        let server = Postgres::start(PostgresOptions::default()).await.expect("a server");
         let cli = Leasehold::bare()
             .with("SPENDGUARD_LEADER_ELECTION_MODE", "postgres")
             .with("SPENDGUARD_LEADER_POSTGRES_URL", &server.url());
         Self { cli, server: Some(server) }
+    }
+
+    /// A store of another's, reached in another way.
+    pub(crate) fn reached_by(cli: Leasehold) -> Self {
+        Self { cli, server: None }
+    }
+
+    pub(crate) fn server(&self) -> &Postgres {
+        self.server.as_ref().expect("this store is a server")
     }
 
     /// Runs the binary to its end, without blocking the runtime.

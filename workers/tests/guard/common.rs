@@ -11,11 +11,24 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Place {
     folder: tempfile::TempDir,
+    /// The flags that name the lease store.
+    store: Vec<String>,
 }
 
 impl Place {
+    /// With a lease file.
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self::with(&["--sqlite-path", "leases.db"])
+    }
+
+    /// With leases in a PostgreSQL.
+    pub(crate) fn on_postgres(url: &str) -> Self {
+        Self::with(&["--mode", "postgres", "--postgres-url", url])
+    }
+
+    fn with(store: &[&str]) -> Self {
+        let store = store.iter().map(|flag| (*flag).to_owned()).collect();
+        Self { folder: tempfile::tempdir().unwrap(), store }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -27,7 +40,8 @@ impl Place {
         Process::command(env!("CARGO_BIN_EXE_leasehold"))
             .unwrap()
             .current_dir(self.folder.path())
-            .args(["--sqlite-path", "leases.db", "--lease", "job"])
+            .args(&self.store)
+            .args(["--lease", "job"])
             .args(arguments)
             .spawn()
             .unwrap()

@@ -8,37 +8,8 @@ use rustix::process::{Pid, kill_process};
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
-use crate::common::{LIMIT, Place, await_death, is_alive, keeper_of, pid, state, until};
-
-/// A command with a child and a double-forked daemon; all say who they are, and write without end.
-const FAMILY: &str = r#"
-    beat() { while :; do echo "$LEASEHOLD_EPOCH" >> beats; sleep 0.005; done; }
-    (setsid sh -c 'echo $$ >> pids; while :; do echo "$LEASEHOLD_EPOCH" >> beats; sleep 0.005; done' \
-        </dev/null >/dev/null 2>&1 &)
-    sh -c 'echo $$ >> pids; while :; do sleep 0.01; done' &
-    echo $$ >> pids
-    beat"#;
-
-/// The same, deaf to SIGTERM.
-fn deaf_family() -> String {
-    // An ignored signal stays ignored in children.
-    format!("trap '' TERM INT HUP; {FAMILY}")
-}
-
-/// Exits with 9 if one of the family is still there.
-const SUCCESSOR: &str = r#"echo "$LEASEHOLD_EPOCH" >> beats
-    for p in $(cat pids); do kill -0 $p 2>/dev/null && exit 9; done; exit 0"#;
-
-async fn family(place: &Place, generation: usize) -> Vec<u32> {
-    let pids = place.await_lines("pids", generation * 3).await;
-    pids[(generation - 1) * 3..].iter().map(|line| pid(line)).collect()
-}
-
-/// The beats of a term never come after those of a later one.
-fn assert_beats_in_order(place: &Place) {
-    let epochs: Vec<u64> = place.lines("beats").iter().map(|line| line.parse().unwrap()).collect();
-    assert!(epochs.is_sorted(), "a command wrote after its successor: {epochs:?}");
-}
+use crate::common::{LIMIT, Place, await_death, is_alive, keeper_of, state, until};
+use crate::family::{FAMILY, SUCCESSOR, assert_beats_in_order, deaf_family, family};
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
@@ -92,7 +63,7 @@ async fn a_stopped_guards_descendants_die_by_the_deadline_and_the_successor_come
     assert_eq!(second.wait(LIMIT).await.unwrap().code(), Some(0), "9: one of the family was still there");
     // Woken, it sees that its term is over, and campaigns again.
     guard.resume().unwrap();
-    let anew = self::family(&place, 2).await;
+    let anew = crate::family::family(&place, 2).await;
     assert!(anew.iter().all(|pid| is_alive(*pid)));
     assert_beats_in_order(&place);
     guard.signal(Signal::INT).unwrap();

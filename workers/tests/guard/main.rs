@@ -5,5 +5,7 @@ mod codes;
 mod common;
 mod deaths;
 mod descendants;
+mod family;
 mod handover;
+mod postgres;
 mod signals;

@@ -45,7 +45,7 @@ impl Stage {
     }
 
     pub(crate) async fn postgres() -> anyhow::Result<Self> {
-        let server = Postgres::start(PostgresOptions::default().fsync(true)).await?;
+        let server = Postgres::start(PostgresOptions::default()).await?;
         let leases = server.create_database("leases").await?;
         let config = PostgresConfig::new(&leases)?;
         lease_postgres::migrate(&config).await?;
