@@ -177,7 +177,16 @@ impl Registry {
 
     /// The store that the settings name; `None` in mode `disabled`.
     pub(crate) fn open(&self, settings: &Settings) -> Result<Option<Store>, BadSetting> {
-        let name = settings.block::<LeaderElection>()?.mode;
+        self.open_as(settings, "mode", &settings.block::<LeaderElection>()?.mode)
+    }
+
+    /// The store that the setting `key` of `leaderElection` names by `name`.
+    pub(crate) fn open_as(
+        &self,
+        settings: &Settings,
+        key: &str,
+        name: &str,
+    ) -> Result<Option<Store>, BadSetting> {
         if let Some(mode) = self.0.iter().find(|mode| mode.name() == name) {
             return mode.open(settings).map(Some);
         }
@@ -187,8 +196,8 @@ impl Registry {
         let known: Vec<_> = [DISABLED].into_iter().chain(self.0.iter().map(|mode| mode.name())).collect();
         let known = known.join(", ");
         Err(settings.refuse::<LeaderElection>(
-            "mode",
-            if NOT_IN_THIS_BUILD.contains(&name.as_str()) {
+            key,
+            if NOT_IN_THIS_BUILD.contains(&name) {
                 format!("this mode is not in this build yet; use one of {known}")
             } else {
                 format!("use one of {known}")

@@ -191,7 +191,10 @@ fn refuses_settings_that_contradict_each_other_in_the_operators_words() {
             &[("SPENDGUARD_LEADER_STOP_GRACE_MS", "5000")],
             &["SPENDGUARD_LEADER_STOP_GRACE_MS = 5000", "2·renewIntervalMs", "4.97s"],
         ),
-        (&[("SPENDGUARD_LEADER_MIGRATE_FROM", "sqlite")], &["SPENDGUARD_LEADER_MIGRATE_FROM", "remove it"]),
+        (
+            &[("SPENDGUARD_LEADER_MIGRATE_FROM", "sqlite")],
+            &["SPENDGUARD_LEADER_MIGRATE_FROM = \"sqlite\"", "remove this"],
+        ),
         (&[("POD_NAME", ""), ("LEASEHOLD_LOG", "info")], &["POD_NAME = \"\"", "LEASEHOLD_WORKLOAD_ID"]),
     ];
     for (environment, parts) in cases {
