@@ -5,7 +5,8 @@
 //!
 //! - [`Postgres`]: a server of our own, to crash, pause, restart, replicate and promote; [`PostgresServer`]: the
 //!   same, or the one that the user names.
-//! - [`Etcd`]: a cluster of our own, of one or three nodes, to kill, pause and isolate.
+//! - [`Etcd`]: a cluster of our own, of one or three nodes, to kill, pause, isolate and restore; [`EtcdServer`]:
+//!   the same, or the one that the user names.
 //! - [`Proxy`]: stands between a client and its server and delays, drops, cuts, holds and counts.
 //! - [`Process`]: a real child process, with its lines, signals and exit code.
 //! - [`Folder`]: a throw-away folder.
@@ -26,7 +27,7 @@ mod wait;
 pub use rustix::process::Signal;
 
 pub use self::{
-    etcd::{Etcd, EtcdMember, EtcdOptions, EtcdTls},
+    etcd::{ClusterId, Etcd, EtcdCertificates, EtcdMember, EtcdOptions, EtcdServer, EtcdTls},
     ports::{ReservedPort, free_port},
     postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive},
     process::{Process, ProcessCommand},

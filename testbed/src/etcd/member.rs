@@ -3,7 +3,10 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,7 @@ pub struct EtcdMember {
     metrics: ReservedPort,
     program: PathBuf,
     flags: Mutex<Vec<String>>,
+    paused: AtomicBool,
 }
 
 /// What the cluster knows of a node before it runs.
@@ -54,7 +58,16 @@ impl EtcdMember {
         ];
         flags.extend_from_slice(shared);
         let flags = Mutex::new(flags);
-        Ok(Self { process: Mutex::new(None), name, scheme, client, metrics, program, flags })
+        Ok(Self {
+            process: Mutex::new(None),
+            name,
+            scheme,
+            client,
+            metrics,
+            program,
+            flags,
+            paused: AtomicBool::new(false),
+        })
     }
 
     /// Its name in the cluster, as `etcd-0`.
@@ -105,6 +118,7 @@ impl EtcdMember {
             bail!("{} runs already: stop or kill it first", self.name);
         }
         let flags = self.flags.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        self.paused.store(false, Ordering::Relaxed);
         *self.lock() = Some(Process::command(&self.program)?.args(flags).spawn()?);
         Ok(())
     }
@@ -118,6 +132,7 @@ impl EtcdMember {
         let process = self.take()?;
         let paused = process.pause().await;
         *self.lock() = Some(process);
+        self.paused.store(paused.is_ok(), Ordering::Relaxed);
         paused
     }
 
@@ -126,7 +141,9 @@ impl EtcdMember {
     /// # Errors
     /// When it doesn't run.
     pub fn resume(&self) -> anyhow::Result<()> {
-        self.lock().as_ref().with_context(|| self.is_down())?.resume()
+        self.lock().as_ref().with_context(|| self.is_down())?.resume()?;
+        self.paused.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Waits until it serves linearizable reads.
@@ -175,6 +192,26 @@ impl EtcdMember {
     /// What it has logged since it was last started.
     pub fn logs(&self) -> String {
         self.lock().as_ref().map(|process| process.lines().join("\n")).unwrap_or_default()
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Its id in the cluster, which peers name themselves by.
+    pub(super) async fn id(&self) -> anyhow::Result<u64> {
+        let metrics = self.metrics().await?;
+        let id = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("etcd_server_id{server_id=\"")?.split('"').next());
+        Ok(u64::from_str_radix(id.context("a node without an id")?, 16)?)
+    }
+
+    /// Changes a flag for the starts to come.
+    pub(super) fn set_flag(&self, name: &str, value: &str) {
+        let mut flags = self.flags.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        flags.retain(|flag| !flag.starts_with(&format!("--{name}=")));
+        flags.push(format!("--{name}={value}"));
     }
 
     fn take(&self) -> anyhow::Result<Process> {
