@@ -65,8 +65,9 @@ impl Proxy {
         Self::start(Protocol::Postgres, upstream)
     }
 
-    /// Starts a proxy that understands gRPC without TLS: each unary call is a request, told by its method's path and
-    /// its message's bytes. What a streaming call sends is passed on, but is no request.
+    /// Starts a proxy that understands gRPC without TLS: each message of a client is a request, told by its
+    /// method's path and its bytes. The reply to it is all that the server sends in its call; so hold and lose unary
+    /// calls, not streaming ones.
     ///
     /// # Errors
     /// As [`postgres`](Self::postgres).

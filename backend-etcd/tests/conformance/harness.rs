@@ -6,11 +6,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_conformance::{Facility, Harness, Missing};
-use lease_core::{BackendError, LeaseBackend, LeaseName};
+use lease_conformance::{Facility, FencedResource, Harness, Missing};
+use lease_core::{
+    BackendError, Capabilities, Change, LeaseBackend, LeaseName, Observation, PutOutcome, Record,
+};
 use lease_etcd::{Etcd, EtcdConfig};
-use lease_testbed::EtcdOptions;
+use lease_testbed::{ClusterId, EtcdOptions, LostReply, Proxy};
 use tokio::runtime::{Builder, Runtime};
+
+use crate::resource::Resource;
 
 /// The variable by which an actor's process finds the store: its name, then its endpoints.
 const STORE: &str = "LEASEHOLD_CONFORMANCE_ETCD";
@@ -89,7 +93,14 @@ impl Harness for EtcdHarness {
     }
 
     fn facilities(&self) -> &[Facility] {
-        &[Facility::Delete, Facility::Restart, Facility::Processes]
+        &[
+            Facility::Delete,
+            Facility::Restart,
+            Facility::ChangeLineage,
+            Facility::LoseReply,
+            Facility::FencedEffects,
+            Facility::Processes,
+        ]
     }
 
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
@@ -109,18 +120,68 @@ impl Harness for EtcdHarness {
     async fn restart(&self) -> Result<(), Missing> {
         let cluster = self.cluster()?;
         there(async move {
-            for member in cluster.members() {
-                member.kill().await?;
-            }
+            cluster.kill_all().await?;
             cluster.start_all()?;
             cluster.ready().await
         })
         .await
     }
 
+    /// What an operator does after a disaster: another cluster with the same keys, on the same addresses.
+    async fn change_lineage(&self) -> Result<(), Missing> {
+        let cluster = self.cluster()?;
+        there(async move {
+            let snapshot = cluster.snapshot().await?;
+            cluster.restore(&snapshot, ClusterId::New).await
+        })
+        .await
+    }
+
+    async fn connect_losing_the_next_reply(&self) -> Result<Arc<dyn LeaseBackend>, Missing> {
+        let proxy = Proxy::grpc(self.cluster()?.members()[0].addr()).map_err(Missing::because)?;
+        let config = config([format!("http://{}", proxy.addr())]).map_err(Missing::because)?;
+        let inner = Etcd::connect(config).await.map_err(Missing::because)?;
+        let trap = proxy.lose_reply(|request| request.sql_contains("KV/Txn"));
+        Ok(Arc::new(Losing { inner, _trap: trap, _proxy: proxy }))
+    }
+
+    async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
+        let config = config(&self.endpoints).map_err(Missing::because)?;
+        let addr = self.cluster.as_ref().map(|cluster| cluster.members()[0].addr());
+        Ok(Arc::new(Resource::new(name, &config, self.endpoints.clone(), addr)))
+    }
+
     fn actor_command(&self) -> Option<Command> {
         let mut command = Command::new(env::current_exe().ok()?);
         command.env(STORE, format!("{} {}", self.name, self.endpoints.join(" ")));
         Some(command)
+    }
+}
+
+/// A connection through a proxy that loses one reply.
+struct Losing {
+    inner: Etcd,
+    _trap: LostReply,
+    _proxy: Proxy,
+}
+
+#[async_trait]
+impl LeaseBackend for Losing {
+    async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
+        self.inner.observe(name).await
+    }
+
+    async fn put_if(
+        &self,
+        name: &LeaseName,
+        expected: &Observation,
+        record: &Record,
+        change: Change,
+    ) -> Result<PutOutcome, BackendError> {
+        self.inner.put_if(name, expected, record, change).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
 }

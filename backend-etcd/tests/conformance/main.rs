@@ -1,6 +1,7 @@
 //! The conformance suite over etcd, one node and three.
 
 mod harness;
+mod resource;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Where a gRPC request ends and its reply: as much of HTTP/2 as a proxy needs. Pure.
 //!
-//! Frames are passed on one by one, as they come. A request is the frame that ends its stream's client side: until
-//! it has arrived the server can't execute the call. So to hold a request is to hold this frame.
+//! Frames are passed on one by one, as they come. A request is the frame that completes a message of the client's:
+//! servers execute a unary call then, and don't wait for the end of its stream. So to hold a request is to hold this
+//! frame.
 
 use std::{collections::HashMap, mem};
 
@@ -24,15 +25,15 @@ const PRIORITY: u8 = 32;
 pub(super) struct ClientFrames {
     has_begun: bool,
     headers: loona_hpack::Decoder<'static>,
-    /// Header blocks that go on in further frames.
+    /// A header block that goes on in further frames.
     block: Vec<u8>,
-    block_ends_stream: bool,
     calls: HashMap<u32, Call>,
 }
 
 #[derive(Default)]
 struct Call {
     path: String,
+    /// What has come of its next message, with the five bytes before it that say how long it is.
     body: Vec<u8>,
 }
 
@@ -54,49 +55,61 @@ impl ClientFrames {
             return self.has_begun.then(|| FromClient::Other(input.drain(..PREFACE.len()).collect()));
         }
         let frame = Frame::take(input)?;
-        let ends_stream = match frame.kind {
+        let mut message = None;
+        match frame.kind {
             HEADERS => {
                 self.block = frame.block().to_vec();
-                self.block_ends_stream = frame.has(END_STREAM);
-                self.ends_headers(&frame)
+                self.read_block(&frame);
             }
             CONTINUATION => {
                 self.block.extend_from_slice(frame.payload());
-                self.ends_headers(&frame)
+                self.read_block(&frame);
             }
             DATA => {
                 if let Some(call) = self.calls.get_mut(&frame.stream) {
                     call.body.extend_from_slice(frame.unpadded());
+                    message = call.message().map(|message| (call.path.clone(), message));
                 }
-                frame.has(END_STREAM)
             }
-            RST_STREAM => {
-                self.calls.remove(&frame.stream);
-                false
-            }
-            _ => false,
-        };
-        match self.calls.remove(&frame.stream) {
-            Some(Call { path, body }) if ends_stream => {
-                Some(FromClient::Request(Request::call(frame.stream, path, body, frame.bytes)))
-            }
-            call => {
-                self.calls.extend(call.map(|call| (frame.stream, call)));
-                Some(FromClient::Other(frame.bytes))
-            }
+            _ => {}
         }
+        let ends = matches!(frame.kind, DATA | HEADERS) && frame.has(END_STREAM);
+        if ends || frame.kind == RST_STREAM {
+            self.calls.remove(&frame.stream);
+        }
+        Some(match message {
+            Some((path, message)) => {
+                FromClient::Request(Request::call(frame.stream, path, message, frame.bytes))
+            }
+            None => FromClient::Other(frame.bytes),
+        })
     }
 
-    /// Reads a header block once it is whole; true if it is all that the client will send on its stream.
-    fn ends_headers(&mut self, frame: &Frame) -> bool {
+    /// Reads a header block once it is whole.
+    fn read_block(&mut self, frame: &Frame) {
         if !frame.has(END_HEADERS) {
-            return false;
+            return;
         }
         let fields = self.headers.decode(&mem::take(&mut self.block)).unwrap_or_default();
         let path = fields.into_iter().find(|(name, _)| name == b":path");
         let path = path.map(|(_, path)| String::from_utf8_lossy(&path).into_owned());
-        self.calls.entry(frame.stream).or_default().path = path.unwrap_or_default();
-        self.block_ends_stream
+        self.calls.insert(frame.stream, Call { path: path.unwrap_or_default(), body: Vec::new() });
+    }
+}
+
+impl Call {
+    /// What is complete by now; of a streaming call maybe several messages, as one.
+    fn message(&mut self) -> Option<Vec<u8>> {
+        let mut complete = None;
+        while let Some(&[_, a, b, c, d]) = self.body.get(..5) {
+            let end = 5 + usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?;
+            if self.body.len() < end {
+                break;
+            }
+            complete.get_or_insert_with(Vec::new).extend_from_slice(&self.body[5..end]);
+            self.body.drain(..end);
+        }
+        complete
     }
 }
 
@@ -190,20 +203,25 @@ mod tests {
         found
     }
 
+    fn message(text: &[u8]) -> Vec<u8> {
+        [&[0][..], &u32::try_from(text.len()).unwrap().to_be_bytes(), text].concat()
+    }
+
     #[test]
-    fn calls_that_are_interleaved_keep_their_paths_and_bodies() {
+    fn calls_that_are_interleaved_keep_their_paths_and_messages() {
         let mut encoder = loona_hpack::Encoder::new();
         let (first, second) = (headers(&mut encoder, "/kv/Txn"), headers(&mut encoder, "/kv/Range"));
         let (begin, end) = second.split_at(3);
+        let long = message(b"one and more");
         let bytes = [
             PREFACE.to_vec(),
             frame(4, 0, 0, b""),
             frame(HEADERS, END_HEADERS, 1, &first),
             frame(HEADERS, 0, 3, begin),
             frame(CONTINUATION, END_HEADERS, 3, end),
-            frame(DATA, 0, 1, b"one "),
-            frame(DATA, END_STREAM | PADDED, 3, b"\x02two--"),
-            frame(DATA, 0, 1, b"and more"),
+            frame(DATA, 0, 1, &long[..4]),
+            frame(DATA, END_STREAM | PADDED, 3, &[&[2][..], &message(b"two"), b"--"].concat()),
+            frame(DATA, 0, 1, &long[4..]),
             frame(DATA, END_STREAM, 1, b""),
         ]
         .concat();
@@ -216,6 +234,17 @@ mod tests {
         }
     }
 
+    /// A server acts on the message, whether or not the stream's end comes with it.
+    #[test]
+    fn a_request_is_the_frame_that_completes_the_message() {
+        let block = headers(&mut loona_hpack::Encoder::new(), "/kv/Txn");
+        let begun = [PREFACE.to_vec(), frame(HEADERS, END_HEADERS, 1, &block)].concat();
+        let whole = [begun.clone(), frame(DATA, 0, 1, &message(b"x"))].concat();
+        assert_eq!(requests(&whole, whole.len()), [("/kv/Txn".to_owned(), b"x".to_vec(), 1)]);
+        let cut = [begun, frame(DATA, 0, 1, &message(b"xy")[..6])].concat();
+        assert_eq!(requests(&cut, cut.len()), []);
+    }
+
     #[test]
     fn a_call_that_was_given_up_is_no_request() {
         let block = headers(&mut loona_hpack::Encoder::new(), "/kv/Txn");
@@ -223,7 +252,7 @@ mod tests {
             PREFACE.to_vec(),
             frame(HEADERS, END_HEADERS | PRIORITY, 1, &[&[0; 5][..], &block].concat()),
             frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]),
-            frame(DATA, END_STREAM, 1, b"late"),
+            frame(DATA, END_STREAM, 1, &message(b"late")),
         ]
         .concat();
         assert_eq!(requests(&bytes, bytes.len()), []);
