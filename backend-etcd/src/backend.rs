@@ -12,12 +12,13 @@ use etcd_client::{
 };
 use lease_core::{
     BackendError, Capabilities, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend, LeaseName,
-    Observation, PutOutcome, Record, WallTime,
+    Lineage, Observation, PutOutcome, Record, WallTime,
 };
 
 use crate::config::EtcdConfig;
 use crate::connection::{Connections, Lent, Opened};
 use crate::keys::{Part, Values};
+use crate::newest::{Before, Newest};
 use crate::{error, watch};
 
 /// How many transitions back a lease's history goes.
@@ -35,12 +36,13 @@ pub struct Etcd {
 #[derive(Clone, Debug)]
 pub struct EtcdConnector {
     config: EtcdConfig,
+    newest: Arc<Newest>,
 }
 
 impl Etcd {
     /// For the elector. Nothing is opened yet.
     pub fn connector(config: EtcdConfig) -> EtcdConnector {
-        EtcdConnector { config }
+        EtcdConnector { config, newest: Arc::default() }
     }
 
     /// Opens the store on the present tokio runtime.
@@ -52,9 +54,7 @@ impl Etcd {
     ///
     /// Cancellation safe.
     pub async fn connect(config: EtcdConfig) -> Result<Self, BackendError> {
-        let connections = Connections::new(config);
-        connections.take().await?.keep();
-        Ok(Self { connections })
+        Self::connector(config).open().await
     }
 
     fn config(&self) -> &EtcdConfig {
@@ -82,27 +82,53 @@ impl Etcd {
     ) -> Result<(Vec<KeyValue>, Standing), BackendError> {
         let read = async {
             let lent = self.connections.take().await?;
+            let before = self.connections.newest.before();
             let mut kv = lent.opened.client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
-            let mut answer =
-                kv.get(key, Some(options)).await.map_err(|failure| error::of_read(what, &failure))?;
-            let standing = Standing::of(answer.header(), &lent.opened).map_err(BackendError::not_applied)?;
-            lent.keep();
-            Ok((answer.take_kvs(), standing))
+            let answer = kv.get(key, Some(options)).await.map_err(|failure| error::of_read(what, &failure));
+            let judged = answer.and_then(|mut answer| {
+                let standing = self.standing(before, answer.header(), &lent.opened);
+                Ok((answer.take_kvs(), standing.map_err(BackendError::not_applied)?))
+            });
+            settle(lent, judged)
         };
         self.limited(BackendError::not_applied, what, read).await
     }
 
     async fn transact(&self, what: &str, lent: Lent<'_>, txn: Txn) -> Result<TxnAnswer, BackendError> {
+        let before = self.connections.newest.before();
         let mut client = lent.opened.client.kv_client();
-        let answer = client.txn(txn).await.map_err(|failure| error::of_write(what, &failure))?;
-        // Whose answer it is was settled when the connection was opened; else it was somebody else's register.
-        let standing = Standing::of(answer.header(), &lent.opened).map_err(BackendError::unknown)?;
-        let found = answer.op_responses().into_iter().find_map(|response| match response {
-            TxnOpResponse::Get(mut found) => Some(found.take_kvs()),
-            _ => None,
+        let answer = client.txn(txn).await.map_err(|failure| error::of_write(what, &failure));
+        let judged = answer.and_then(|answer| {
+            // Which cluster it is was settled when the connection was opened; else it was somebody else's register.
+            let standing =
+                self.standing(before, answer.header(), &lent.opened).map_err(BackendError::unknown)?;
+            let found = answer.op_responses().into_iter().find_map(|response| match response {
+                TxnOpResponse::Get(mut found) => Some(found.take_kvs()),
+                _ => None,
+            });
+            Ok(TxnAnswer { succeeded: answer.succeeded(), found: found.unwrap_or_default(), standing })
         });
-        lent.keep();
-        Ok(TxnAnswer { succeeded: answer.succeeded(), found: found.unwrap_or_default(), standing })
+        settle(lent, judged)
+    }
+
+    /// What an answer's header says, compared with what was known before its call was sent.
+    fn standing(
+        &self,
+        before: Before,
+        header: Option<&ResponseHeader>,
+        opened: &Opened,
+    ) -> Result<Standing, String> {
+        let header = header.ok_or("an answer without a header")?;
+        if header.cluster_id() != opened.cluster {
+            return Err(format!(
+                "an answer of cluster {:x} on a connection to cluster {:x}: what stands in between leads to two \
+                 clusters; name the nodes of one",
+                header.cluster_id(),
+                opened.cluster
+            ));
+        }
+        let floor = u64::try_from(header.revision()).map_err(|_| "a revision below zero".to_owned())?;
+        Ok(Standing { lineage: self.connections.newest.saw(before, opened.cluster, floor), floor })
     }
 
     fn observation(
@@ -123,7 +149,7 @@ impl Etcd {
 
 /// What stands in every answer.
 struct Standing {
-    lineage: lease_core::Lineage,
+    lineage: Lineage,
     floor: u64,
 }
 
@@ -133,20 +159,13 @@ struct TxnAnswer {
     standing: Standing,
 }
 
-impl Standing {
-    fn of(header: Option<&ResponseHeader>, opened: &Opened) -> Result<Self, String> {
-        let header = header.ok_or("an answer without a header")?;
-        if header.cluster_id() != opened.cluster {
-            return Err(format!(
-                "an answer of cluster {:x} on a connection to cluster {:x}: what stands in between leads to two \
-                 clusters; name the nodes of one",
-                header.cluster_id(),
-                opened.cluster
-            ));
-        }
-        let floor = u64::try_from(header.revision()).map_err(|_| "a revision below zero".to_owned())?;
-        Ok(Self { lineage: opened.lineage(), floor })
+/// An answered call leaves its connection for the next one; a failed one gives it up.
+fn settle<T>(lent: Lent<'_>, judged: Result<T, BackendError>) -> Result<T, BackendError> {
+    match &judged {
+        Ok(_) => lent.keep(),
+        Err(_) => lent.give_up(),
     }
+    judged
 }
 
 impl fmt::Debug for Etcd {
@@ -155,10 +174,18 @@ impl fmt::Debug for Etcd {
     }
 }
 
+impl EtcdConnector {
+    async fn open(&self) -> Result<Etcd, BackendError> {
+        let connections = Connections::new(self.config.clone(), self.newest.clone());
+        connections.take().await?.keep();
+        Ok(Etcd { connections })
+    }
+}
+
 #[async_trait]
 impl Connector for EtcdConnector {
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
-        Ok(Arc::new(Etcd::connect(self.config.clone()).await?))
+        Ok(Arc::new(self.open().await?))
     }
 }
 
@@ -196,7 +223,7 @@ impl LeaseBackend for Etcd {
 
         let what = format!("writing lease {name}");
         let lent = self.limited(BackendError::not_applied, &what, self.connections.take()).await?;
-        if lent.opened.lineage() != expected.lineage {
+        if self.connections.newest.lineage(lent.opened.cluster) != expected.lineage {
             lent.keep();
             return Ok(PutOutcome::Conflict(self.observe(name).await?));
         }
@@ -244,7 +271,7 @@ impl LeaseBackend for Etcd {
 
     /// On a connection of its own. Shows every write, beats included.
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
-        watch::hints(self.config(), prefix).await
+        watch::hints(self.config(), &self.connections.newest, prefix).await
     }
 
     /// As far back as 200 transitions.

@@ -1,20 +1,21 @@
 //! One connection at a time, to whichever node answers first.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions, GetOptions};
 use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::{FuturesUnordered, StreamExt};
 use hyper_util::rt::TokioIo;
-use lease_core::{BackendError, Lineage};
+use lease_core::BackendError;
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::config::{EtcdConfig, address};
 use crate::error;
+use crate::newest::Newest;
 
 /// No node takes longer to open a connection, unless it is out of reach or has no majority.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
@@ -33,6 +34,7 @@ pub(crate) struct Opened {
 
 pub(crate) struct Connections {
     pub(crate) config: EtcdConfig,
+    pub(crate) newest: Arc<Newest>,
     state: Mutex<State>,
     generation: AtomicU64,
 }
@@ -53,28 +55,21 @@ struct Failed {
     why: String,
 }
 
-/// A connection on loan. Dropped, it is given up, and so is what else is under way on it (U-1); only
-/// [`keep`](Self::keep) leaves it for the next caller.
+/// A connection on loan. When its call fails or is cut, it is given up, and the next call opens another (U-1); but a
+/// call that is cut while the connection is this call's own new one leaves it, since it was well a moment ago: else
+/// attempts that are shorter than an opening and a call together would never succeed.
 pub(crate) struct Lent<'a> {
     connections: &'a Connections,
     generation: u64,
-    kept: bool,
+    is_kept: bool,
     pub(crate) opened: Opened,
-}
-
-// === impl Opened ===
-
-impl Opened {
-    pub(crate) fn lineage(&self) -> Lineage {
-        Lineage(format!("{:x}", self.cluster))
-    }
 }
 
 // === impl Connections ===
 
 impl Connections {
-    pub(crate) fn new(config: EtcdConfig) -> Self {
-        Self { config, state: Mutex::new(State::Idle), generation: AtomicU64::new(0) }
+    pub(crate) fn new(config: EtcdConfig, newest: Arc<Newest>) -> Self {
+        Self { config, newest, state: Mutex::new(State::Idle), generation: AtomicU64::new(0) }
     }
 
     /// A connection that is ready. Every failure is NotApplied: nothing was sent.
@@ -82,11 +77,11 @@ impl Connections {
         let (generation, opening) = {
             let mut state = self.lock();
             match &*state {
-                State::Open(generation, opened) => return Ok(self.lend(*generation, opened.clone())),
+                State::Open(generation, opened) => return Ok(self.lend(*generation, opened.clone(), false)),
                 State::Opening(generation, opening) => (*generation, opening.clone()),
                 State::Idle => {
                     let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-                    let opening = open_in_background(self.config.clone());
+                    let opening = open_in_background(self.config.clone(), self.newest.clone());
                     *state = State::Opening(generation, opening.clone());
                     (generation, opening)
                 }
@@ -102,13 +97,13 @@ impl Connections {
         }
         drop(state);
         match opened {
-            Ok(opened) => Ok(self.lend(generation, opened)),
+            Ok(opened) => Ok(self.lend(generation, opened, true)),
             Err(failed) => Err(failed.into()),
         }
     }
 
-    fn lend(&self, generation: u64, opened: Opened) -> Lent<'_> {
-        Lent { connections: self, generation, kept: false, opened }
+    fn lend(&self, generation: u64, opened: Opened, is_new: bool) -> Lent<'_> {
+        Lent { connections: self, generation, is_kept: is_new, opened }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -121,13 +116,18 @@ impl Connections {
 impl Lent<'_> {
     /// Its call has been answered: the next caller may have it.
     pub(crate) fn keep(mut self) {
-        self.kept = true;
+        self.is_kept = true;
+    }
+
+    /// Its call has failed.
+    pub(crate) fn give_up(mut self) {
+        self.is_kept = false;
     }
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        if !self.kept {
+        if !self.is_kept {
             let mut state = self.connections.lock();
             if matches!(&*state, State::Open(present, _) if *present == self.generation) {
                 *state = State::Idle;
@@ -158,12 +158,12 @@ impl Failed {
 }
 
 /// A connection of its own for a watch: it ends when its node has no leader, or gives no sign of life.
-pub(crate) async fn open_for_watch(config: &EtcdConfig) -> Result<Opened, BackendError> {
-    Ok(open(config, ConnectOptions::new().with_require_leader(true), true).await?)
+pub(crate) async fn open_for_watch(config: &EtcdConfig, newest: &Newest) -> Result<Opened, BackendError> {
+    Ok(open(config, newest, ConnectOptions::new().with_require_leader(true), true).await?)
 }
 
-fn open_in_background(config: EtcdConfig) -> Opening {
-    let task = tokio::spawn(async move { open(&config, ConnectOptions::new(), false).await });
+fn open_in_background(config: EtcdConfig, newest: Arc<Newest>) -> Opening {
+    let task = tokio::spawn(async move { open(&config, &newest, ConnectOptions::new(), false).await });
     let task = AbortOnDropHandle::new(task);
     async move { task.await.unwrap_or_else(|_| Err(Failed::passing("the runtime is shutting down"))) }
         .boxed()
@@ -171,14 +171,19 @@ fn open_in_background(config: EtcdConfig) -> Opening {
 }
 
 /// Asks all nodes at once, and takes the first that answers: not one that is cut off, paused or without a leader.
-async fn open(config: &EtcdConfig, options: ConnectOptions, keepalive: bool) -> Result<Opened, Failed> {
+async fn open(
+    config: &EtcdConfig,
+    newest: &Newest,
+    options: ConnectOptions,
+    keepalive: bool,
+) -> Result<Opened, Failed> {
     let mut attempts: FuturesUnordered<_> = config
         .endpoints
         .iter()
         .map(|url| {
             let options = options.clone();
             async move {
-                let attempt = open_one(config, url, options, keepalive);
+                let attempt = open_one(config, newest, url, options, keepalive);
                 let done = tokio::time::timeout(OPENING_LIMIT, attempt).await;
                 done.unwrap_or_else(|_| Err(Failed::passing(format!("no answer within {OPENING_LIMIT:?}"))))
                     .map_err(|failed| Failed { why: format!("{}: {}", address(url), failed.why), ..failed })
@@ -201,6 +206,7 @@ async fn open(config: &EtcdConfig, options: ConnectOptions, keepalive: bool) -> 
 
 async fn open_one(
     config: &EtcdConfig,
+    newest: &Newest,
     url: &Url,
     mut options: ConnectOptions,
     keepalive: bool,
@@ -230,9 +236,12 @@ async fn open_one(
         Failed { refused: error.refused, why: error.to_string() }
     };
     let mut client = Client::from_channel(Channel::Tonic(channel), Some(options)).await.map_err(failed)?;
+    let before = newest.before();
     let read = client.get(config.keys.leases(), Some(GetOptions::new().with_count_only())).await;
     let read = read.map_err(failed)?;
     let header = read.header().ok_or_else(|| Failed::passing("an answer without a header"))?;
+    // A cluster is restored while its nodes are down: whoever has a connection knows of it from the first answer on.
+    newest.saw(before, header.cluster_id(), u64::try_from(header.revision()).unwrap_or_default());
     Ok(Opened { client, cluster: header.cluster_id() })
 }
 

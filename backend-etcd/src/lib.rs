@@ -28,6 +28,7 @@ mod connection;
 mod error;
 mod fence;
 mod keys;
+mod newest;
 mod watch;
 
 pub use backend::{Etcd, EtcdConnector};
