@@ -58,7 +58,7 @@ impl Etcd {
     }
 
     fn config(&self) -> &EtcdConfig {
-        &self.connections.config
+        self.connections.config()
     }
 
     /// Limits a call, which gives up its connection unless it is answered.
@@ -82,7 +82,7 @@ impl Etcd {
     ) -> Result<(Vec<KeyValue>, Standing), BackendError> {
         let read = async {
             let lent = self.connections.take().await?;
-            let before = self.connections.newest.before();
+            let before = self.connections.newest().before();
             let mut kv = lent.opened.client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
             let answer = kv.get(key, Some(options)).await.map_err(|failure| error::of_read(what, &failure));
             let judged = answer.and_then(|mut answer| {
@@ -94,8 +94,8 @@ impl Etcd {
         self.limited(BackendError::not_applied, what, read).await
     }
 
-    async fn transact(&self, what: &str, lent: Lent<'_>, txn: Txn) -> Result<TxnAnswer, BackendError> {
-        let before = self.connections.newest.before();
+    async fn transact(&self, what: &str, lent: Lent, txn: Txn) -> Result<TxnAnswer, BackendError> {
+        let before = self.connections.newest().before();
         let mut client = lent.opened.client.kv_client();
         let answer = client.txn(txn).await.map_err(|failure| error::of_write(what, &failure));
         let judged = answer.and_then(|answer| {
@@ -128,7 +128,7 @@ impl Etcd {
             ));
         }
         let floor = u64::try_from(header.revision()).map_err(|_| "a revision below zero".to_owned())?;
-        Ok(Standing { lineage: self.connections.newest.saw(before, opened.cluster, floor), floor })
+        Ok(Standing { lineage: self.connections.newest().saw(before, opened.cluster, floor), floor })
     }
 
     fn observation(
@@ -160,7 +160,7 @@ struct TxnAnswer {
 }
 
 /// An answered call leaves its connection for the next one; a failed one gives it up.
-fn settle<T>(lent: Lent<'_>, judged: Result<T, BackendError>) -> Result<T, BackendError> {
+fn settle<T>(lent: Lent, judged: Result<T, BackendError>) -> Result<T, BackendError> {
     match &judged {
         Ok(_) => lent.keep(),
         Err(_) => lent.give_up(),
@@ -223,7 +223,7 @@ impl LeaseBackend for Etcd {
 
         let what = format!("writing lease {name}");
         let lent = self.limited(BackendError::not_applied, &what, self.connections.take()).await?;
-        if self.connections.newest.lineage(lent.opened.cluster) != expected.lineage {
+        if self.connections.newest().lineage(lent.opened.cluster) != expected.lineage {
             lent.keep();
             return Ok(PutOutcome::Conflict(self.observe(name).await?));
         }
@@ -271,7 +271,7 @@ impl LeaseBackend for Etcd {
 
     /// On a connection of its own. Shows every write, beats included.
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
-        watch::hints(self.config(), &self.connections.newest, prefix).await
+        watch::hints(self.config(), self.connections.newest(), prefix).await
     }
 
     /// As far back as 200 transitions.

@@ -1,16 +1,14 @@
-//! One connection at a time, to whichever node answers first.
+//! Connections to whichever nodes answer first, one call at a time on each.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions, GetOptions};
-use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::{FuturesUnordered, StreamExt};
 use hyper_util::rt::TokioIo;
 use lease_core::BackendError;
 use tokio::net::TcpStream;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use url::Url;
 
 use crate::config::{EtcdConfig, address};
@@ -19,6 +17,9 @@ use crate::newest::Newest;
 
 /// No node takes longer to open a connection, unless it is out of reach or has no majority.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many calls may be under way at once; each lease needs up to two (U-5).
+const CONNECTIONS: usize = 4;
 
 /// How often a silent connection with a watch on it is asked for a sign of life (etcd takes offence at less than 5 s),
 /// and how long that may take.
@@ -32,106 +33,98 @@ pub(crate) struct Opened {
     pub(crate) cluster: u64,
 }
 
-pub(crate) struct Connections {
-    pub(crate) config: EtcdConfig,
-    pub(crate) newest: Arc<Newest>,
-    state: Mutex<State>,
-    generation: AtomicU64,
+/// The connections of one backend. A call has its connection for itself: one that is tried beside a stuck call must
+/// not be stuck with it, since its node may be the reason (U-1, U-5).
+#[derive(Clone)]
+pub(crate) struct Connections(Arc<Shared>);
+
+struct Shared {
+    config: EtcdConfig,
+    newest: Arc<Newest>,
+    /// One at most: whoever comes beside a call opens a new one, to whichever node answers then.
+    idle: Mutex<Option<Opened>>,
+    slots: Arc<Semaphore>,
 }
 
-enum State {
-    Idle,
-    /// Goes on when those who wait for it give up, so that attempts shorter than an opening get there all the same.
-    Opening(u64, Opening),
-    Open(u64, Opened),
-}
-
-type Opening = Shared<BoxFuture<'static, Result<Opened, Failed>>>;
-
-/// Why no connection could be opened, to everybody who waited.
-#[derive(Clone, Debug)]
+/// Why no connection could be opened.
+#[derive(Debug)]
 struct Failed {
     refused: bool,
     why: String,
 }
 
-/// A connection on loan. When its call fails or is cut, it is given up, and the next call opens another (U-1); but a
-/// call that is cut while the connection is this call's own new one leaves it, since it was well a moment ago: else
-/// attempts that are shorter than an opening and a call together would never succeed.
-pub(crate) struct Lent<'a> {
-    connections: &'a Connections,
-    generation: u64,
+/// A connection on loan. When its call fails or is cut, it is given up (U-1); but a call that is cut while the
+/// connection is its own new one leaves it, since it was well a moment ago: else attempts that are shorter than an
+/// opening and a call together would never succeed.
+pub(crate) struct Lent {
+    shared: Arc<Shared>,
     is_kept: bool,
     pub(crate) opened: Opened,
+    _slot: OwnedSemaphorePermit,
 }
 
 // === impl Connections ===
 
 impl Connections {
     pub(crate) fn new(config: EtcdConfig, newest: Arc<Newest>) -> Self {
-        Self { config, newest, state: Mutex::new(State::Idle), generation: AtomicU64::new(0) }
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        Self(Arc::new(Shared { config, newest, idle: Mutex::new(None), slots }))
+    }
+
+    pub(crate) fn config(&self) -> &EtcdConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn newest(&self) -> &Arc<Newest> {
+        &self.0.newest
     }
 
     /// A connection that is ready. Every failure is NotApplied: nothing was sent.
-    pub(crate) async fn take(&self) -> Result<Lent<'_>, BackendError> {
-        let (generation, opening) = {
-            let mut state = self.lock();
-            match &*state {
-                State::Open(generation, opened) => return Ok(self.lend(*generation, opened.clone(), false)),
-                State::Opening(generation, opening) => (*generation, opening.clone()),
-                State::Idle => {
-                    let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-                    let opening = open_in_background(self.config.clone(), self.newest.clone());
-                    *state = State::Opening(generation, opening.clone());
-                    (generation, opening)
-                }
-            }
-        };
-        let opened = opening.await;
-        let mut state = self.lock();
-        if matches!(&*state, State::Opening(present, _) if *present == generation) {
-            *state = match &opened {
-                Ok(opened) => State::Open(generation, opened.clone()),
-                Err(_) => State::Idle,
-            };
+    pub(crate) async fn take(&self) -> Result<Lent, BackendError> {
+        let shared = self.0.clone();
+        let slot = shared.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let idle = shared.idle().take();
+        if let Some(opened) = idle {
+            return Ok(Lent { shared, is_kept: false, opened, _slot: slot });
         }
-        drop(state);
-        match opened {
-            Ok(opened) => Ok(self.lend(generation, opened, true)),
-            Err(failed) => Err(failed.into()),
-        }
+        let (opened, waits) = oneshot::channel();
+        // Goes on when its caller gives up, and leaves the connection to the next one, so that attempts that are
+        // shorter than an opening get there all the same.
+        tokio::spawn(async move {
+            let done = open(&shared.config, &shared.newest, ConnectOptions::new(), false).await;
+            let lent = done.map(|opened| Lent { shared, is_kept: true, opened, _slot: slot });
+            let _ = opened.send(lent);
+        });
+        let lent = waits.await.unwrap_or_else(|_| Err(Failed::passing("the runtime is shutting down")));
+        Ok(lent?)
     }
+}
 
-    fn lend(&self, generation: u64, opened: Opened, is_new: bool) -> Lent<'_> {
-        Lent { connections: self, generation, is_kept: is_new, opened }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn idle(&self) -> MutexGuard<'_, Option<Opened>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 // === impl Lent ===
 
-impl Lent<'_> {
+impl Lent {
     /// Its call has been answered: the next caller may have it.
     pub(crate) fn keep(mut self) {
         self.is_kept = true;
     }
 
-    /// Its call has failed.
+    /// Its call has failed. When one connection is broken, the idle one probably is, too.
     pub(crate) fn give_up(mut self) {
         self.is_kept = false;
+        *self.shared.idle() = None;
     }
 }
 
-impl Drop for Lent<'_> {
+impl Drop for Lent {
     fn drop(&mut self) {
-        if !self.is_kept {
-            let mut state = self.connections.lock();
-            if matches!(&*state, State::Open(present, _) if *present == self.generation) {
-                *state = State::Idle;
-            }
+        if self.is_kept {
+            *self.shared.idle() = Some(self.opened.clone());
         }
     }
 }
@@ -160,14 +153,6 @@ impl Failed {
 /// A connection of its own for a watch: it ends when its node has no leader, or gives no sign of life.
 pub(crate) async fn open_for_watch(config: &EtcdConfig, newest: &Newest) -> Result<Opened, BackendError> {
     Ok(open(config, newest, ConnectOptions::new().with_require_leader(true), true).await?)
-}
-
-fn open_in_background(config: EtcdConfig, newest: Arc<Newest>) -> Opening {
-    let task = tokio::spawn(async move { open(&config, &newest, ConnectOptions::new(), false).await });
-    let task = AbortOnDropHandle::new(task);
-    async move { task.await.unwrap_or_else(|_| Err(Failed::passing("the runtime is shutting down"))) }
-        .boxed()
-        .shared()
 }
 
 /// Asks all nodes at once, and takes the first that answers: not one that is cut off, paused or without a leader.
@@ -225,7 +210,7 @@ async fn open_one(
     // The library would open it again by itself, maybe to another cluster: there is only this one stream to have.
     let mut stream = Some(TokioIo::new(stream));
     let once = tower::service_fn(move |_| {
-        std::future::ready(stream.take().ok_or_else(|| std::io::Error::other("the connection has ended")))
+        std::future::ready(stream.take().ok_or_else(|| std::io::Error::other(ENDED)))
     });
     let channel = endpoint.connect_with_connector(once).await.map_err(|error| {
         let why = error::causes(&error);
@@ -233,7 +218,10 @@ async fn open_one(
     })?;
     let failed = |failure: etcd_client::Error| {
         let error = error::of_read("it does not serve", &failure);
-        Failed { refused: error.refused, why: error.to_string() }
+        // TLS 1.3 tells us only afterwards that our certificate isn't taken; so does a node that shuts down.
+        let rejected = url.scheme() == "https" && failure.to_string().contains("transport error");
+        let advice = if rejected { REJECTED } else { "" };
+        Failed { refused: error.refused, why: format!("{error}{advice}") }
     };
     let mut client = Client::from_channel(Channel::Tonic(channel), Some(options)).await.map_err(failed)?;
     let before = newest.before();
@@ -244,6 +232,10 @@ async fn open_one(
     newest.saw(before, header.cluster_id(), u64::try_from(header.revision()).unwrap_or_default());
     Ok(Opened { client, cluster: header.cluster_id() })
 }
+
+const ENDED: &str = "the connection has ended";
+
+const REJECTED: &str = "; if the nodes ask for certificates, check ours and its authority";
 
 const TLS: &str = "no TLS connection; check that the url's scheme is right, that the nodes' certificates are signed by \
     the given authority for this host, and our own certificate if they ask for one";

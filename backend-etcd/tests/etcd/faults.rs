@@ -44,7 +44,7 @@ async fn leader_falls(pause: bool) -> anyhow::Result<()> {
         let other = etcd.members().iter().find(|member| member.name() != leader.name()).expect("three");
         let proxy = Proxy::grpc(if by_leader { leader.addr() } else { other.addr() })?;
         let config = EtcdConfig::new([format!("http://{}", proxy.addr())])?;
-        let writer = Arc::new(Etcd::connect(config.call_timeout(Duration::from_secs(8))?).await?);
+        let writer = Arc::new(Etcd::connect(config.call_timeout(Duration::from_secs(3))?).await?);
         let mut hold = proxy.hold(|request| request.sql_contains("KV/Txn"));
         let under_way = {
             let (writer, lease, before, write) =
@@ -121,6 +121,8 @@ async fn a_minority_acknowledges_nothing_and_shows_nothing() -> anyhow::Result<(
     let (_, wrote) = settle(&Etcd::connect(EtcdConfig::new(etcd.endpoints())?).await?, &lease).await?;
     etcd.heal();
     etcd.ready().await?;
-    assert_eq!(minority.observe(&lease).await?.record, wrote.record, "a write of the minority came back");
+    let again =
+        wait_for("the minority's node serves again", LIMIT, async || minority.observe(&lease).await).await?;
+    assert_eq!(again.record, wrote.record, "a write of the minority came back");
     Ok(())
 }

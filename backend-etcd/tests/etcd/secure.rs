@@ -44,9 +44,12 @@ async fn tls_is_checked_both_ways() -> anyhow::Result<()> {
     works(&Etcd::connect(good.clone()).await?, "mutual").await?;
     refused(Etcd::connect(good.clone().ca_file(strangers.ca_file())).await, "certificate");
     refused(Etcd::connect(base()?).await, "certificate");
-    refused(Etcd::connect(base()?.ca_file(ours.ca_file())).await, "certificate");
     let (theirs, their_key) = strangers.client("leasehold")?;
-    refused(Etcd::connect(good.clone().client_certificate(theirs, their_key)).await, "certificate");
+    for config in [base()?.ca_file(ours.ca_file()), good.clone().client_certificate(theirs, their_key)] {
+        // TLS 1.3 can't tell this from a node that is just shutting down: no reason to give up for good.
+        let error = Etcd::connect(config).await.expect_err("no certificate, or another authority's");
+        assert!(!error.refused && error.to_string().contains("certificate"), "{error}");
+    }
     refused(Etcd::connect(good.clone().server_name("another.example")).await, "certificate");
     refused(Etcd::connect(good.ca_file(folder.join("missing"))).await, "missing");
     let plain = etcd.endpoints()[0].replace("https", "http");
