@@ -12,12 +12,13 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-etcd", &["lease-core"]),
     ("lease-conformance", &["lease-core"]),
     ("lease-testbed", &[]),
-    ("lease-workers", &["lease-core", "lease-postgres", "lease-sqlite"]),
+    ("lease-workers", &["lease-core", "lease-etcd", "lease-postgres", "lease-sqlite"]),
     (
         "lease-lab",
         &[
             "lease-conformance",
             "lease-core",
+            "lease-etcd",
             "lease-postgres",
             "lease-sqlite",
             "lease-testbed",
@@ -29,6 +30,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         &[
             "lease-conformance",
             "lease-core",
+            "lease-etcd",
             "lease-lab",
             "lease-postgres",
             "lease-sqlite",
