@@ -9,14 +9,16 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-core", &[]),
     ("lease-sqlite", &["lease-core"]),
     ("lease-postgres", &["lease-core"]),
+    ("lease-etcd", &["lease-core"]),
     ("lease-conformance", &["lease-core"]),
     ("lease-testbed", &[]),
-    ("lease-workers", &["lease-core", "lease-postgres", "lease-sqlite"]),
+    ("lease-workers", &["lease-core", "lease-etcd", "lease-postgres", "lease-sqlite"]),
     (
         "lease-lab",
         &[
             "lease-conformance",
             "lease-core",
+            "lease-etcd",
             "lease-postgres",
             "lease-sqlite",
             "lease-testbed",
@@ -28,6 +30,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         &[
             "lease-conformance",
             "lease-core",
+            "lease-etcd",
             "lease-lab",
             "lease-postgres",
             "lease-sqlite",

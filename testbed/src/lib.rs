@@ -5,22 +5,29 @@
 //!
 //! - [`Postgres`]: a server of our own, to crash, pause, restart, replicate and promote; [`PostgresServer`]: the
 //!   same, or the one that the user names.
+//! - [`Etcd`]: a cluster of our own, of one or three nodes, to kill, pause, isolate and restore; [`EtcdServer`]:
+//!   the same, or the one that the user names.
 //! - [`Proxy`]: stands between a client and its server and delays, drops, cuts, holds and counts.
 //! - [`Process`]: a real child process, with its lines, signals and exit code.
 //! - [`Folder`]: a throw-away folder.
 //! - [`wait_until`], [`wait_for`]: await a condition instead of sleeping; [`free_port`].
 
+mod cache;
+mod etcd;
+mod go;
 mod ports;
 mod postgres;
 mod process;
 mod processes;
 mod proxy;
+mod run;
 mod supervisor;
 mod wait;
 
 pub use rustix::process::Signal;
 
 pub use self::{
+    etcd::{ClusterId, Etcd, EtcdCertificates, EtcdMember, EtcdOptions, EtcdServer, EtcdTls},
     ports::{ReservedPort, free_port},
     postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive},
     process::{Process, ProcessCommand},

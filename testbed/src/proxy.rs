@@ -2,6 +2,7 @@
 
 mod connection;
 mod faults;
+mod http2;
 mod round_trips;
 mod traps;
 mod wire;
@@ -62,6 +63,16 @@ impl Proxy {
     /// When the system has no free port or can't start a thread.
     pub fn postgres(upstream: SocketAddr) -> anyhow::Result<Self> {
         Self::start(Protocol::Postgres, upstream)
+    }
+
+    /// Starts a proxy that understands gRPC without TLS: each message of a client is a request, told by its
+    /// method's path and its bytes. The reply to it is all that the server sends in its call; so hold and lose unary
+    /// calls, not streaming ones.
+    ///
+    /// # Errors
+    /// As [`postgres`](Self::postgres).
+    pub fn grpc(upstream: SocketAddr) -> anyhow::Result<Self> {
+        Self::start(Protocol::Grpc, upstream)
     }
 
     /// Starts a proxy for any protocol over TCP. For it each piece of bytes that the client sends is a request, and

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 
 use super::{PASSWORD, Postgres, SUPERUSER, StandbyOptions, access::literal};
 use crate::{
+    run::run,
     supervisor::{Ending, supervisor},
     wait::wait_until,
 };
@@ -30,7 +31,7 @@ impl Postgres {
         backup.arg("--pgdata").arg(&data).arg(format!("--port={}", self.port()));
         backup.args(["--host=127.0.0.1", "--username", SUPERUSER, "--checkpoint=fast", "--no-sync"]);
         backup.env("PGPASSWORD", PASSWORD);
-        self.binaries.run(backup, BACKUP_LIMIT).await.context("cannot copy the primary")?;
+        run("pg_basebackup", backup, BACKUP_LIMIT).await.context("cannot copy the primary")?;
         self.binaries.user.write(&data.join("standby.signal"), "")?;
 
         let mut settings = self.lock().settings.clone();

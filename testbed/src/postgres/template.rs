@@ -9,7 +9,10 @@ use std::{
 use anyhow::Context;
 
 use super::{PASSWORD, SUPERUSER, binaries::Binaries};
-use crate::supervisor::{Ending, Folder};
+use crate::{
+    run::run,
+    supervisor::{Ending, Folder},
+};
 
 /// Changes whenever the call of `initdb` does.
 const LAYOUT: u32 = 1;
@@ -42,10 +45,7 @@ pub(super) async fn data_folder(
 
 /// Where the template for this version is, or is to be; `None` without a cache folder.
 fn cached_template(binaries: &Binaries) -> Option<PathBuf> {
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = named("LEASEHOLD_CACHE")
-        .or_else(|| named("XDG_CACHE_HOME").map(|cache| cache.join("leasehold")))
-        .or_else(|| named("HOME").map(|home| home.join(".cache/leasehold")))?;
+    let cache = crate::cache::folder()?;
     let arch = std::env::consts::ARCH;
     Some(cache.join(format!("postgres-{}-{arch}-template-{LAYOUT}", binaries.version)))
 }
@@ -63,7 +63,7 @@ async fn initdb(binaries: &Binaries, folder: &Folder, data: &Path) -> anyhow::Re
         "--locale=C",
     ]);
     command.arg("--pwfile").arg(&password).arg("--pgdata").arg(data);
-    binaries.run(command, INITDB_LIMIT).await.context("cannot make a PostgreSQL cluster")?;
+    run("initdb", command, INITDB_LIMIT).await.context("cannot make a PostgreSQL cluster")?;
     Ok(())
 }
 

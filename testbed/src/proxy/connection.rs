@@ -51,6 +51,7 @@ struct Lose {
 /// A request that the server hasn't answered.
 struct Pending {
     sql: String,
+    stream: u32,
     completes: bool,
     lose: Option<Lose>,
 }
@@ -174,8 +175,8 @@ impl Connection {
             let (bytes, pending) = match what {
                 What::Request(request) => {
                     let lose = self.spring_trap(&request).await?;
-                    let Request { sql, bytes, completes, .. } = request;
-                    (bytes, Some(Pending { sql: sql.join("; "), completes, lose }))
+                    let Request { sql, bytes, stream, completes, .. } = request;
+                    (bytes, Some(Pending { sql: sql.join("; "), stream, completes, lose }))
                 }
                 What::Bytes(bytes, _) => (bytes, None),
                 What::LoseReply(_) | What::End => {
@@ -219,6 +220,8 @@ impl Connection {
     ) -> Result<(), Abort> {
         let mut parser = ServerParser::new(self.shared.protocol);
         let mut buffer = vec![0; 64 * 1024];
+        // What follows the first byte of a reply that is to be lost is lost too, until the connection is cut.
+        let mut loses = false;
         loop {
             let length = stream.read(&mut buffer).await.map_err(|_| Abort::Broken)?;
             if length == 0 {
@@ -227,14 +230,14 @@ impl Connection {
             parser.feed(&buffer[..length]);
             let (mut bytes, mut answered) = (Vec::new(), Vec::new());
             while let Some(message) = parser.next() {
-                let lost = self.pending().front().is_some_and(|pending| pending.lose.is_some());
-                if !lost {
+                loses |= self.loses(message.stream);
+                if !loses {
                     bytes.extend(message.bytes);
                 }
                 if !message.completes {
                     continue;
                 }
-                for pending in self.completed() {
+                for pending in self.completed(message.stream) {
                     match pending.lose {
                         None => answered.push(pending.sql),
                         Some(lose) => {
@@ -281,12 +284,26 @@ impl Connection {
     }
 
     /// The requests that a completed reply answers: the first, and what was flushed before it. In TCP mode all, since
-    /// a request may have come in several pieces.
-    fn completed(&self) -> Vec<Pending> {
+    /// a request may have come in several pieces; of gRPC calls the one of that stream.
+    fn completed(&self, stream: u32) -> Vec<Pending> {
         let mut pending = self.pending();
+        if self.shared.protocol == Protocol::Grpc {
+            let of_stream = pending.iter().position(|pending| pending.stream == stream);
+            return of_stream.and_then(|position| pending.remove(position)).into_iter().collect();
+        }
         let first = pending.iter().position(|pending| pending.completes).map_or(0, |position| position + 1);
         let end = if self.shared.protocol == Protocol::Tcp { pending.len() } else { first };
         pending.drain(..end).collect()
+    }
+
+    /// Whether what the server says next belongs to a reply that is to be lost.
+    fn loses(&self, stream: u32) -> bool {
+        let pending = self.pending();
+        let next = match self.shared.protocol {
+            Protocol::Grpc => pending.iter().find(|pending| pending.stream == stream),
+            Protocol::Postgres | Protocol::Tcp => pending.front(),
+        };
+        next.is_some_and(|pending| pending.lose.is_some())
     }
 
     async fn send(&self, queue: &mpsc::Sender<Item>, direction: Direction, what: What) -> Result<(), Abort> {

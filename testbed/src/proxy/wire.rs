@@ -2,10 +2,14 @@
 
 use std::{collections::HashMap, mem};
 
+use super::http2::{self, ClientFrames};
+
 /// What the proxy understands of the bytes that it passes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Postgres,
+    /// gRPC without TLS; each unary call is a request.
+    Grpc,
     /// Each piece that is read is a request, the next piece that comes back its reply.
     Tcp,
 }
@@ -14,7 +18,12 @@ pub(super) enum Protocol {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub(super) sql: Vec<String>,
+    /// What is passed on for it.
     pub(super) bytes: Vec<u8>,
+    /// What it says, where that isn't what is passed on.
+    body: Option<Vec<u8>>,
+    /// Which of the requests that are under way at once it is, where there are several.
+    pub(super) stream: u32,
     /// Not only prepares or describes.
     pub(super) executes: bool,
     /// Answered by ReadyForQuery of its own. A Flush isn't: its reply is part of the next request's.
@@ -37,6 +46,7 @@ pub(super) struct ClientParser {
     started: bool,
     /// The texts of prepared statements by name: a Bind has only the name.
     statements: HashMap<String, String>,
+    frames: ClientFrames,
     burst: Vec<u8>,
     sql: Vec<String>,
     executes: bool,
@@ -54,6 +64,8 @@ pub(super) struct ServerParser {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FromServer {
     pub(super) bytes: Vec<u8>,
+    /// The request's that it belongs to; 0 where replies come in the requests' order.
+    pub(super) stream: u32,
     /// Whether it ends the reply to a request.
     pub(super) completes: bool,
 }
@@ -64,8 +76,17 @@ const GSS_REQUEST: u32 = 80_877_104;
 // === impl Request ===
 
 impl Request {
+    /// A gRPC call, whose last frame is `frame`.
+    pub(super) fn call(stream: u32, path: String, body: Vec<u8>, frame: Vec<u8>) -> Self {
+        Self { sql: vec![path], bytes: frame, body: Some(body), stream, executes: true, completes: true }
+    }
+
+    fn of(sql: Vec<String>, bytes: Vec<u8>, executes: bool, completes: bool) -> Self {
+        Self { sql, bytes, body: None, stream: 0, executes, completes }
+    }
+
     /// The texts of its statements, executed or only prepared: for a prepared one the text behind its name. Empty for a bare Sync, and in
-    /// TCP mode.
+    /// TCP mode. Of a gRPC call its path, as `/etcdserverpb.KV/Txn`.
     pub fn sql(&self) -> &[String] {
         &self.sql
     }
@@ -81,15 +102,15 @@ impl Request {
         self.executes
     }
 
-    /// All of it, as it was sent.
+    /// All of it, as it was sent; of a gRPC call its message.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.body.as_deref().unwrap_or(&self.bytes)
     }
 
     /// Whether these bytes are in it: a parameter's value, or in TCP mode anything.
     pub fn contains(&self, bytes: impl AsRef<[u8]>) -> bool {
         let bytes = bytes.as_ref();
-        bytes.is_empty() || self.bytes.windows(bytes.len()).any(|window| window == bytes)
+        bytes.is_empty() || self.bytes().windows(bytes.len()).any(|window| window == bytes)
     }
 }
 
@@ -102,6 +123,7 @@ impl ClientParser {
             input: Vec::new(),
             started: false,
             statements: HashMap::new(),
+            frames: ClientFrames::default(),
             burst: Vec::new(),
             sql: Vec::new(),
             executes: false,
@@ -114,10 +136,13 @@ impl ClientParser {
     }
 
     pub(super) fn next(&mut self) -> Option<FromClient> {
-        if self.protocol == Protocol::Tcp {
-            let bytes = mem::take(&mut self.input);
-            let request = Request { sql: Vec::new(), bytes, executes: true, completes: true };
-            return (!request.bytes.is_empty()).then_some(FromClient::Request(request));
+        match self.protocol {
+            Protocol::Postgres => {}
+            Protocol::Grpc => return self.frames.next(&mut self.input),
+            Protocol::Tcp => {
+                let request = Request::of(Vec::new(), mem::take(&mut self.input), true, true);
+                return (!request.bytes.is_empty()).then_some(FromClient::Request(request));
+            }
         }
         if !self.started {
             return self.start();
@@ -133,12 +158,7 @@ impl ClientParser {
                     let (sql, bytes) = (mem::take(&mut self.sql), mem::take(&mut self.burst));
                     let executes = mem::take(&mut self.executes);
                     self.parsed = None;
-                    return Some(FromClient::Request(Request {
-                        sql,
-                        bytes,
-                        executes,
-                        completes: kind != b'H',
-                    }));
+                    return Some(FromClient::Request(Request::of(sql, bytes, executes, kind != b'H')));
                 }
                 b'P' | b'B' | b'E' | b'D' | b'C' => {}
                 _ => return Some(FromClient::Other(mem::take(&mut self.burst))),
@@ -198,10 +218,11 @@ impl ServerParser {
     pub(super) fn next(&mut self) -> Option<FromServer> {
         let bytes = match self.protocol {
             Protocol::Postgres => take(&mut self.input, 1)?,
+            Protocol::Grpc => return http2::from_server(&mut self.input),
             Protocol::Tcp => mem::take(&mut self.input),
         };
         let completes = self.protocol == Protocol::Tcp || bytes[0] == b'Z';
-        (!bytes.is_empty()).then_some(FromServer { bytes, completes })
+        (!bytes.is_empty()).then_some(FromServer { bytes, stream: 0, completes })
     }
 }
 
@@ -288,8 +309,8 @@ mod tests {
         let mut parser = ServerParser::new(Protocol::Postgres);
         let (row, ready) = (message(b'D', b"Z"), message(b'Z', b"I"));
         parser.feed(&[&row[..], &ready, &ready[..3]].concat());
-        assert_eq!(parser.next(), Some(FromServer { bytes: row, completes: false }));
-        assert_eq!(parser.next(), Some(FromServer { bytes: ready, completes: true }));
+        assert_eq!(parser.next(), Some(FromServer { bytes: row, stream: 0, completes: false }));
+        assert_eq!(parser.next(), Some(FromServer { bytes: ready, stream: 0, completes: true }));
         assert_eq!(parser.next(), None);
     }
 }

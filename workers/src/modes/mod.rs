@@ -2,6 +2,7 @@
 //!
 //! An outsider's program adds its own with [`Cli::with_mode`](crate::Cli::with_mode), without a fork.
 
+mod etcd;
 mod postgres;
 mod sqlite;
 
@@ -19,7 +20,7 @@ use crate::settings::{BadSetting, Kind, LeaderElection, Section, Setting, Settin
 pub const DISABLED: &str = "disabled";
 
 /// Modes that this product has, but not this build: the registry wins if it has one of them.
-const NOT_IN_THIS_BUILD: [&str; 2] = ["etcd", "k8s"];
+const NOT_IN_THIS_BUILD: [&str; 1] = ["k8s"];
 
 /// Charts set it whatever the mode is, so it's known also where mode k8s isn't.
 const K8S: Section = Section {
@@ -161,7 +162,7 @@ pub(crate) struct Registry(Vec<Box<dyn Mode>>);
 
 impl Registry {
     pub(crate) fn standard() -> Self {
-        Self(vec![Box::new(sqlite::Sqlite), Box::new(postgres::Postgres)])
+        Self(vec![Box::new(sqlite::Sqlite), Box::new(postgres::Postgres), Box::new(etcd::Etcd)])
     }
 
     /// An entry of the same name is replaced.

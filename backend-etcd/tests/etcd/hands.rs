@@ -1,0 +1,56 @@
+//! What a hand can do to the keys.
+
+use crate::common::*;
+use lease_core::{Change, LeaseBackend};
+
+#[tokio::test]
+async fn a_term_key_that_a_hand_changed_is_put_right_by_the_next_write() -> anyhow::Result<()> {
+    let store = store().await?;
+    let (lease, backend) = (name("edited"), &store.backend);
+    let mut seen = held(backend, &lease).await?;
+    let key = store.key(&lease, "term");
+    let ours = store.value(&key).await?;
+    for hand in [vec!["del", key.as_str()], vec!["put", key.as_str(), "nonsense"]] {
+        store.cluster.ctl(&hand).await?;
+        // What was seen is no longer so; then the register goes on.
+        let shown = conflict(backend.put_if(&lease, &seen, &renewed(&seen), Change::Renew).await?);
+        assert_eq!(shown.record, seen.record);
+        seen = renew(backend, &lease, &shown).await?;
+        assert_eq!(store.value(&key).await?, ours, "after {hand:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn half_a_register_is_none_and_can_be_created() -> anyhow::Result<()> {
+    let store = store().await?;
+    let (lease, backend) = (name("half"), &store.backend);
+    let before = held(backend, &lease).await?;
+    store.cluster.ctl(&["del", &store.key(&lease, "beat")]).await?;
+    let gone = backend.observe(&lease).await?;
+    assert_eq!(gone.record, None);
+    assert!(backend.list("").await?.is_empty());
+    let shown = conflict(backend.put_if(&lease, &before, &renewed(&before), Change::Renew).await?);
+    assert_eq!(shown.record, None, "a renewal created a register");
+    let made = init(backend, &lease).await?;
+    assert!(made.floor >= record(&before).epoch, "the floor is not below what was issued");
+    acquire(backend, &lease, &made, "b").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_refused_and_left_alone() -> anyhow::Result<()> {
+    let store = store().await?;
+    let (lease, backend) = (name("foreign"), &store.backend);
+    let before = held(backend, &lease).await?;
+    let key = store.key(&lease, "beat");
+    store.cluster.ctl(&["put", &key, "somebody else's"]).await?;
+    for error in [
+        backend.observe(&lease).await.expect_err("not a record"),
+        backend.put_if(&lease, &before, &renewed(&before), Change::Renew).await.expect_err("not a record"),
+    ] {
+        assert!(error.refused && error.to_string().contains("foreign"), "{error}");
+    }
+    assert_eq!(store.value(&key).await?, "somebody else's");
+    Ok(())
+}

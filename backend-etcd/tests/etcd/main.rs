@@ -1,0 +1,11 @@
+//! The backend on real clusters, and what is done to them.
+
+mod common;
+mod elector;
+mod faults;
+mod guard;
+mod hands;
+mod restore;
+mod secure;
+mod watch;
+mod wire;
