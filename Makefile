@@ -23,17 +23,17 @@ build: ## the binaries leasehold and leasehold-lab
 	@$(CARGO) build --locked --workspace
 
 lint: ## format, clippy without warnings, documentation without warnings
-	@sh scripts/setup.sh postgres
+	@sh scripts/setup.sh postgres etcd
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
 unit: ## every test of the workspace, the conformance suite on each store and the mutants among them
-	@sh scripts/setup.sh postgres
+	@sh scripts/setup.sh postgres etcd
 	$(CARGO) test --locked --workspace
 
 bars: ## what is promised under faults: chaos on each store, failover after SIGKILL (minutes)
-	@sh scripts/setup.sh postgres
+	@sh scripts/setup.sh postgres etcd
 	@$(CARGO) build --locked -p lease-workers -p lease-lab
 	$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)
@@ -48,7 +48,7 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now (rel
 	target/release/leasehold-lab handover --mode postgres --times 200
 
 soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
-	@sh scripts/setup.sh postgres
+	@sh scripts/setup.sh postgres etcd
 	@$(CARGO) build --locked -p lease-workers -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
 	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)

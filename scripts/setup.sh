@@ -25,7 +25,19 @@ install() {
 have cargo || fail "cargo is missing: install Rust from https://rustup.rs, then run this again"
 have cc || install "a C compiler" build-essential "SQLite and ring are compiled from source"
 
-if [ "${1:-}" = postgres ]; then
+have protoc || install protoc protobuf-compiler "etcd's client is generated from its protocol"
+
+# What the named modes need, as in `setup.sh postgres etcd`.
+wants() { case " $modes " in *" $1 "*) ;; *) return 1 ;; esac; }
+modes="$*"
+
+if wants etcd; then
+    cache="${LEASEHOLD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/leasehold}"
+    have go || [ -n "${LEASEHOLD_TEST_ETCD_ENDPOINTS:-}" ] || ls "$cache"/servers/etcd-*/etcd >/dev/null 2>&1 ||
+        fail "a Go toolchain is missing (etcd is built from source, once): install Go 1.21 or later from https://go.dev/dl, then run this again"
+fi
+
+if wants postgres; then
     have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ls /opt/homebrew/opt/postgresql*/bin/initdb >/dev/null 2>&1 ||
         [ -n "${LEASEHOLD_TEST_POSTGRES_URL:-}" ] ||
         install "PostgreSQL's server" postgresql "real servers are started in throw-away folders"

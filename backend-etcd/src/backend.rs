@@ -22,7 +22,7 @@ use crate::newest::{Before, Newest};
 use crate::{error, watch};
 
 /// How many transitions back a lease's history goes.
-const TRANSITIONS_KEPT: u64 = 200;
+const TRANSITIONS_KEPT: u64 = 1000;
 
 /// A list of many leases is one answer.
 const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
@@ -274,7 +274,7 @@ impl LeaseBackend for Etcd {
         watch::hints(self.config(), self.connections.newest(), prefix).await
     }
 
-    /// As far back as 200 transitions.
+    /// As far back as 1,000 transitions.
     async fn history(&self, name: &LeaseName, limit: u32) -> Result<Vec<HistoryRow>, BackendError> {
         let what = format!("reading the history of lease {name}");
         let newest = GetOptions::new()

@@ -59,6 +59,12 @@ pub trait Harness: Send + Sync + 'static {
         &[]
     }
 
+    /// The store's [`Description`](crate::Description) as it is kept in a file (`include_str!`), for a table of what
+    /// differs between stores. If there is one, the suite fails where it isn't what holds, and shows what to keep.
+    fn description(&self) -> Option<&'static str> {
+        None
+    }
+
     /// [`Facility::Delete`]: what only an administrator does.
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
         let _ = lease;

@@ -3,12 +3,13 @@
 use std::io::Read;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use lease_core::elector::step;
 use lease_core::{Clock, Elector, Instant, Leadership, LeaseName, Term, WorkloadId};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -53,6 +54,7 @@ async fn act(harness: Arc<dyn Harness>) -> anyhow::Result<()> {
         Some(name) => Some(harness.resource(&name).await?),
         None => None,
     };
+    let pause = pause_on_request()?;
     let recorder = Recorder::printing();
     let campaigning = What::Campaigning { ttl_ms, poll_ms: ttl_ms / 3 };
     recorder.record(&lease, Clock::boot().now(), &actor, campaigning);
@@ -66,14 +68,14 @@ async fn act(harness: Arc<dyn Harness>) -> anyhow::Result<()> {
         Elector::builder(connector, lease.clone(), workload).ttl(Duration::from_millis(ttl_ms)).step(step);
     let elector = builder.build().map_err(|error| anyhow!("{error}"))?;
     let work = |leadership: Leadership| {
-        let (recorder, resource) = (recorder.clone(), resource.clone());
+        let (recorder, resource, pause) = (recorder.clone(), resource.clone(), pause.clone());
         let (lease, actor) = (lease.clone(), actor.clone());
         async move {
             let Some(resource) = resource else {
                 leadership.stop_requested().await;
                 return Ok::<_, String>(());
             };
-            if let Some(term) = effects_flow(&*resource, &leadership).await? {
+            if let Some(term) = effects_flow(&*resource, &leadership, &pause).await? {
                 recorder.record(&lease, Clock::boot().now(), &actor, What::Refused { term });
             }
             Ok(())
@@ -87,8 +89,13 @@ async fn act(harness: Arc<dyn Harness>) -> anyhow::Result<()> {
 async fn effects_flow(
     resource: &dyn FencedResource,
     leadership: &Leadership,
+    pause: &AtomicBool,
 ) -> Result<Option<Term>, String> {
     for number in 0_u64.. {
+        if pause.swap(false, Ordering::SeqCst) {
+            // Between two effects: stopped within one, it would hold the resource's lock, and nobody could act.
+            let _ = kill_process(getpid(), Signal::STOP);
+        }
         let last = leadership.should_stop();
         let id = format!("{}-{number}", leadership.term());
         match resource.effect(leadership.term(), &id).await {
@@ -108,6 +115,19 @@ async fn effects_flow(
         }
     }
     Ok(None)
+}
+
+/// Set by SIGUSR1: the process is to stop itself before its next effect.
+fn pause_on_request() -> anyhow::Result<Arc<AtomicBool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (wanted, mut asked) = (Arc::new(AtomicBool::new(false)), signal(SignalKind::user_defined1())?);
+    let pause = wanted.clone();
+    tokio::spawn(async move {
+        while asked.recv().await.is_some() {
+            pause.store(true, Ordering::SeqCst);
+        }
+    });
+    Ok(wanted)
 }
 
 /// SIGTERM, SIGINT, or the end of whoever started this process.
@@ -215,10 +235,18 @@ impl ActorProcess {
         .await
     }
 
-    /// SIGSTOP, until [`resume`](Self::resume).
-    pub(crate) fn pause(&self) -> anyhow::Result<()> {
+    /// SIGSTOP before its next effect, until [`resume`](Self::resume). Returns when it has stopped.
+    pub(crate) async fn pause(&self, cx: &Cx) -> anyhow::Result<()> {
         self.note(What::Paused);
-        self.signal(Signal::STOP)
+        self.signal(Signal::USR1)?;
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let stopped = async {
+            while waitid(WaitId::Pid(self.pid), options)?.is_none_or(|status| !status.stopped()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            anyhow::Ok(())
+        };
+        cx.soon(&format!("{} to stop itself", self.name), stopped).await?
     }
 
     /// SIGCONT.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::case::LIMIT;
 use crate::cases;
 use crate::context::real_core;
+use crate::description::Description;
 use crate::harness::Harness;
 
 /// One store to judge, and what its author knows to be inapplicable to it.
@@ -74,8 +75,12 @@ fn trials(suite: Suite) -> Vec<Trial> {
         });
     }
     let known: BTreeSet<&str> = suite.ignored.iter().copied().collect();
+    let harness = suite.harness;
     trials.push(Trial::test(format!("{name}/suite::ignores_exactly_what_its_author_knows"), move || {
-        capabilities.map(drop).map_err(Failed::from)?;
+        let capabilities = capabilities.map_err(Failed::from)?;
+        if let Some(kept) = harness.description() {
+            Description::of(&*harness, &capabilities).compare(kept)?;
+        }
         let unknown: Vec<_> = ignored.difference(&known).collect();
         let stale: Vec<_> = known.difference(&ignored).collect();
         if unknown.is_empty() && stale.is_empty() {

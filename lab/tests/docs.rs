@@ -84,3 +84,26 @@ fn each_line_of_the_readmes_comparison_has_its_sources() {
     assert!(!rows.is_empty());
     assert_eq!(rows, sections);
 }
+
+/// A source's lines as a page quotes them: without indentation and without the marks of a documentation comment.
+fn quotable(text: &str) -> String {
+    let bare = |line: &str| {
+        let line = line.trim();
+        line.strip_prefix("//!").or(line.strip_prefix("///")).unwrap_or(line).trim().to_owned()
+    };
+    text.lines().map(bare).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_code_on_the_page_for_backends_authors_is_the_code_that_is_compiled() {
+    let page = std::fs::read_to_string(root().join("docs/writing-a-backend.md")).expect("the page");
+    let blocks: Vec<_> =
+        page.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() >= 6, "{} pieces of code", blocks.len());
+    for block in blocks {
+        let (first, code) = block.split_once('\n').expect("a path, then code");
+        let path = first.strip_prefix("// ").expect("the first line names the source");
+        let source = std::fs::read_to_string(root().join(path)).expect(path);
+        assert!(quotable(&source).contains(quotable(code).trim()), "this is not in {path}:\n{code}");
+    }
+}

@@ -203,6 +203,20 @@ fn walk(folder: &Path) -> usize {
     entries.filter_map(Result::ok).map(|entry| 1 + walk(&entry.path())).sum()
 }
 
+#[test]
+fn the_table_of_what_differs_is_made_from_the_stores_data() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let lab = std::process::Command::new(env!("CARGO_BIN_EXE_leasehold-lab"));
+    let made = { lab }.args(["conformance", "--table"]).output().unwrap();
+    let (made, kept) = (String::from_utf8(made.stdout).unwrap(), root.join("docs/conformance.md"));
+    let kept = std::fs::read_to_string(kept).unwrap();
+    assert_eq!(made, kept, "run leasehold-lab conformance --table > docs/conformance.md");
+    for store in std::fs::read_dir(root.join("conformance/stores")).unwrap() {
+        let name = store.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(kept.contains(&format!("| {name} |")), "{name} has data and no column");
+    }
+}
+
 #[tokio::test]
 async fn bad_input_is_refused_before_anything_starts() {
     for (args, told) in [

@@ -13,12 +13,13 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-k8s", &["lease-core"]),
     ("lease-conformance", &["lease-core"]),
     ("lease-testbed", &[]),
-    ("lease-workers", &["lease-core", "lease-postgres", "lease-sqlite"]),
+    ("lease-workers", &["lease-core", "lease-etcd", "lease-postgres", "lease-sqlite"]),
     (
         "lease-lab",
         &[
             "lease-conformance",
             "lease-core",
+            "lease-etcd",
             "lease-postgres",
             "lease-sqlite",
             "lease-testbed",
@@ -30,6 +31,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         &[
             "lease-conformance",
             "lease-core",
+            "lease-etcd",
             "lease-lab",
             "lease-postgres",
             "lease-sqlite",

@@ -38,8 +38,12 @@ pub enum EventKind {
     Following(Term),
     /// There is no register: an operator must run `init` (T-5).
     RegisterAbsent,
-    /// The lease was moved to another store (M-1).
-    Sealed,
+    /// This register is final (M-1): the lease was moved, or is being moved; in the register's own words.
+    Sealed(String),
+    /// A step of the lease's move into this store, for people (M-1).
+    Moving(String),
+    /// The lease lives in this store: it was moved, now or before (M-1).
+    Moved,
     /// A term began.
     Acquired {
         /// The new term.
@@ -120,7 +124,14 @@ impl LeaseEvent {
                 "no such lease in this store; waiting. run `leasehold init` for it (with --above N after a loss), \
                  or point this workload at the right store"
             ),
-            EventKind::Sealed => warn!(lease, holder, "the lease was moved to another store; waiting"),
+            EventKind::Sealed(why) => {
+                warn!(
+                    lease,
+                    holder, why, "the lease does not live in this register any more, or not yet; waiting"
+                );
+            }
+            EventKind::Moving(step) => info!(lease, holder, step, "moving the lease into this store"),
+            EventKind::Moved => info!(lease, holder, "the lease lives in this store"),
             EventKind::Acquired { term, remaining } => {
                 info!(lease, holder, epoch = term.epoch, grant = %term.grant, ?remaining, "leading");
             }

@@ -190,6 +190,19 @@ impl App {
         self.registry.open(&self.settings)
     }
 
+    /// The store that the lease is to be moved from before this program campaigns, not connected yet (M-1).
+    ///
+    /// # Errors
+    /// A setting that can't be used.
+    pub fn migrate_from(&self) -> Result<Option<Store>, BadSetting> {
+        let Some(from) = self.settings.leader_election()?.migrate_from else { return Ok(None) };
+        let store = self.registry.open_as(&self.settings, "migrateFrom", &from)?;
+        store.map(Some).ok_or_else(|| {
+            let why = "mode disabled has no lease that could be moved: remove this";
+            self.settings.refuse::<LeaderElection>("migrateFrom", why)
+        })
+    }
+
     /// Runs a command's future on a runtime of its own.
     ///
     /// # Errors

@@ -111,6 +111,10 @@ impl Harness for PostgresHarness {
         ]
     }
 
+    fn description(&self) -> Option<&'static str> {
+        Some(include_str!("../../../conformance/stores/postgres.json"))
+    }
+
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
         let (primary, lease) = (self.primary()?, lease.clone());
         there(async move {

@@ -61,6 +61,21 @@ impl Harness for SqliteHarness {
         &[Facility::Delete, Facility::FencedEffects, Facility::Processes]
     }
 
+    fn why_not(&self, facility: Facility) -> String {
+        match facility {
+            Facility::Restart => "SQLite is a library: there is no server to restart".into(),
+            Facility::LoseReply => "SQLite is a library: there is no wire to lose a reply".into(),
+            Facility::ChangeLineage => {
+                "a replaced file is refused for ever by whoever had it open (Q-1)".into()
+            }
+            _ => format!("this harness does not offer {facility}"),
+        }
+    }
+
+    fn description(&self) -> Option<&'static str> {
+        Some(include_str!("../../../conformance/stores/sqlite.json"))
+    }
+
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
         let delete = async {
             let mut shell = shell(self.leases()).await?;

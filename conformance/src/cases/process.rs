@@ -47,7 +47,7 @@ async fn a_holder_stopped_past_its_ttl_writes_late_and_is_refused(cx: Arc<Cx>) -
     let mut holder = ActorProcess::start(&cx, "holder", "a", ttl, Some(&name))?;
     let first = holder.leads(&cx).await?;
     until(&cx, "an effect of the holder", || async { Ok(!resource.effects().await?.is_empty()) }).await?;
-    holder.pause()?;
+    holder.pause(&cx).await?;
     let mut standby = ActorProcess::start(&cx, "standby", "b", ttl, Some(&name))?;
     let second = standby.leads(&cx).await?;
     until(&cx, "an effect of the successor", || async {

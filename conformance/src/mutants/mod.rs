@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_core::{BackendError, LeaseBackend, LeaseName};
+use lease_core::{BackendError, Capabilities, LeaseBackend, LeaseName};
 
 use crate::cases;
 use crate::context::{Core, real_core};
@@ -75,15 +75,20 @@ impl fmt::Display for Mutant {
 }
 
 impl Mutant {
-    /// Runs its named trials against it. `limit` is how long a trial waits for anything.
+    /// Runs its named trials against it, over the reference backend. `limit` is how long a trial waits for anything.
     pub fn run(&self, limit: Duration) -> Fate {
         let memory = if self.losing { MemoryHarness::losing() } else { MemoryHarness::keeping() };
+        self.run_on(Arc::new(memory), limit)
+    }
+
+    /// As [`run`](Self::run), over another store. Trials that its harness or its capabilities make ignored are left
+    /// out: with none left, nobody killed it and none survived.
+    pub fn run_on(&self, inner: Arc<dyn Harness>, limit: Duration) -> Fate {
         let core = match self.kind {
             Kind::Core(make) => make(),
             _ => real_core(),
         };
-        let harness: Arc<dyn Harness> =
-            Arc::new(Wrong { inner: Arc::new(memory), kind: self.kind, store: self.store() });
+        let harness: Arc<dyn Harness> = Arc::new(Wrong { inner, kind: self.kind, store: self.store() });
         let began = std::time::Instant::now();
         let mut fate = Fate {
             mutant: self.to_string(),
@@ -91,8 +96,12 @@ impl Mutant {
             survived: Vec::new(),
             took: Duration::ZERO,
         };
+        let capabilities = capabilities(&*harness);
         for &id in self.killers {
             let case = cases::find(id).unwrap_or_else(|| panic!("{self} names no case: {id}"));
+            if case.ignored_because(&*harness, &capabilities).is_some() {
+                continue;
+            }
             match case.run(harness.clone(), core.clone(), limit) {
                 Ok(_) => fate.survived.push(id),
                 Err(why) => {
@@ -111,6 +120,12 @@ impl Mutant {
             _ => None,
         }
     }
+}
+
+fn capabilities(harness: &dyn Harness) -> Capabilities {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime must start");
+    runtime.block_on(harness.connect()).expect("the store must be there").capabilities()
 }
 
 /// A harness over a wrong store.

@@ -3,6 +3,7 @@
 pub(crate) mod actor;
 mod postgres;
 mod sqlite;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,8 +20,11 @@ use crate::store::Mode;
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// The store.
+    #[arg(long, required_unless_present = "table")]
+    mode: Option<Mode>,
+    /// Judge nothing: print what differs between the stores, as docs/conformance.md has it.
     #[arg(long)]
-    mode: Mode,
+    table: bool,
     /// Postgres: the server to judge, as the role that would hold leases. Default: a server that is started for it.
     #[arg(long, env = "LEASEHOLD_TEST_POSTGRES_URL", hide_env_values = true, value_parser = url)]
     url: Option<String>,
@@ -43,8 +47,9 @@ fn url(text: &str) -> Result<String, String> {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Some(mode) = args.mode.filter(|_| !args.table) else { return table::print() };
     let interrupted = crate::interrupt::interrupted();
-    let place = match place(&args).await {
+    let place = match place(mode, &args).await {
         Ok(place) => place,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -89,8 +94,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(crate::exit_code(report.is_good()))
 }
 
-async fn place(args: &Args) -> anyhow::Result<Arc<dyn Place>> {
-    Ok(match args.mode {
+async fn place(mode: Mode, args: &Args) -> anyhow::Result<Arc<dyn Place>> {
+    Ok(match mode {
         Mode::Sqlite => Arc::new(sqlite::Folder::make(args.folder.as_deref())?),
         Mode::Postgres => {
             Arc::new(postgres::Schemas::make(args.url.as_deref(), args.admin_url.as_deref()).await?)

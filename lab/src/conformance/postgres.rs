@@ -88,7 +88,7 @@ impl At {
             worker,
             admin,
             facilities,
-            parallel: 16,
+            parallel: 8,
             wire,
             losing: Mutex::default(),
             closed: RwLock::new(false),
@@ -207,7 +207,7 @@ impl Harness for Schemas {
     }
 
     fn ttl(&self) -> Duration {
-        Duration::from_secs(1)
+        Duration::from_millis(1500)
     }
 
     fn parallel_cases(&self) -> usize {

@@ -30,6 +30,7 @@ pub struct ElectorBuilder {
     stop_grace: Option<Duration>,
     stop_budget: Duration,
     preemptible: bool,
+    migrate_from: Option<Arc<dyn Connector>>,
     clock: Clock,
     step: StepFn,
 }
@@ -53,6 +54,7 @@ impl ElectorBuilder {
             stop_grace: None,
             stop_budget: Duration::from_secs(20),
             preemptible: false,
+            migrate_from: None,
             clock: Clock::boot(),
             step: Arc::new(step::step),
         }
@@ -107,6 +109,13 @@ impl ElectorBuilder {
     /// Says that **every** effect of the holder is fenced (F-1), so that the lease may be taken at any moment (F-3).
     pub fn every_effect_is_fenced(mut self) -> Self {
         self.preemptible = true;
+        self
+    }
+
+    /// Moves the lease here from another store before campaigning, unless that was done already (M-1): so a fleet
+    /// changes its store by a rolling restart, and goes on leading until the last moment in the old one.
+    pub fn migrate_from(mut self, connector: impl Connector) -> Self {
+        self.migrate_from = Some(Arc::new(connector));
         self
     }
 
@@ -178,6 +187,7 @@ impl ElectorBuilder {
             stop_budget: self.stop_budget,
             clock: self.clock,
             connector: self.connector,
+            migrate_from: self.migrate_from,
             step: self.step,
             events: broadcast::channel(256).0,
             holder_is_dead: Arc::new(Notify::new()),

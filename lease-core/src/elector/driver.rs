@@ -14,7 +14,8 @@ use crate::clock::{Clock, Instant};
 use crate::error::{BackendError, Certainty};
 use crate::events::{EventKind, LeaseEvent};
 use crate::leadership::Leadership;
-use crate::record::{LeaseName, Term};
+use crate::migrate::{Move, Progress};
+use crate::record::{LeaseName, Observation, Term};
 use crate::writes::Fresh;
 
 /// The step function; replaced only by the conformance suite's mutants.
@@ -25,6 +26,7 @@ pub(super) struct Driver {
     pub(super) rules: Rules,
     pub(super) clock: Clock,
     pub(super) connector: Arc<dyn Connector>,
+    pub(super) migrate_from: Option<Arc<dyn Connector>>,
     pub(super) step: StepFn,
     /// From `run_until`: shutdown, work returned, abandon.
     pub(super) control: mpsc::Receiver<Event>,
@@ -61,7 +63,8 @@ struct Running {
 impl Driver {
     /// Runs until shutdown, or until the store refuses in a way that trying again can't mend.
     pub(super) async fn run(mut self) -> Result<(), BackendError> {
-        let Some(backend) = self.connect().await? else {
+        let connector = self.connector.clone();
+        let Some(backend) = self.connect(&*connector).await? else {
             self.report(EventKind::Stopped);
             return Ok(());
         };
@@ -69,6 +72,10 @@ impl Driver {
         self.rules.creates_registers = capabilities.creates_registers;
         super::builder::check_granularity(self.rules.who.ttl, &capabilities)?;
         self.report(EventKind::Connected { backend: capabilities.name });
+        if !self.move_here(&backend).await? {
+            self.report(EventKind::Stopped);
+            return Ok(());
+        }
 
         let (hint, mut hints) = mpsc::channel(4);
         let mut background = JoinSet::new();
@@ -120,13 +127,16 @@ impl Driver {
     }
 
     /// Connects, again and again; `None` if told to stop meanwhile.
-    async fn connect(&mut self) -> Result<Option<Arc<dyn LeaseBackend>>, BackendError> {
+    async fn connect(
+        &mut self,
+        connector: &dyn Connector,
+    ) -> Result<Option<Arc<dyn LeaseBackend>>, BackendError> {
         loop {
             let limit = self.clock.now().plus(self.rules.who.ttl.max(SHORTEST_CONNECT_LIMIT));
             let attempt = tokio::select! {
                 biased;
                 _ = self.control.recv() => return Ok(None),
-                attempt = self.connector.connect() => attempt,
+                attempt = connector.connect() => attempt,
                 () = self.clock.sleep_until(limit) => {
                     Err(BackendError::not_applied("connecting took too long; is the store reachable?"))
                 }
@@ -144,6 +154,45 @@ impl Driver {
                 () = self.clock.sleep_until(again) => {}
             }
         }
+    }
+
+    /// Moves the lease into `to`, unless it lives there already; false if told to stop meanwhile.
+    async fn move_here(&mut self, to: &Arc<dyn LeaseBackend>) -> Result<bool, BackendError> {
+        let Some(from) = self.migrate_from.clone() else { return Ok(true) };
+        // Once it has been moved, the old store is not needed any more.
+        let lives_here =
+            |seen: &Observation| seen.record.as_ref().is_some_and(|record| record.sealed.is_none());
+        let seen = tokio::time::timeout(SHORTEST_CONNECT_LIMIT, to.observe(&self.name)).await;
+        if matches!(seen, Ok(Ok(seen)) if lives_here(&seen)) {
+            self.report(EventKind::Moved);
+            return Ok(true);
+        }
+        let Some(from) = self.connect(&*from).await? else { return Ok(false) };
+        let job = Move {
+            name: self.name.clone(),
+            from,
+            to: to.clone(),
+            max_ttl: self.rules.who.max_ttl,
+            poll_every: self.rules.retry_every,
+            call_limit: SHORTEST_CONNECT_LIMIT,
+            by: self.rules.who.holder.clone(),
+        };
+        let (events, lease, holder) = (self.events.clone(), self.name.clone(), self.rules.who.holder.clone());
+        let tell = move |progress: Progress| {
+            let kind = EventKind::Moving(progress.to_string());
+            let event = LeaseEvent { lease: lease.clone(), holder: holder.clone(), kind };
+            event.log();
+            let _ = events.send(event);
+        };
+        tokio::select! {
+            biased;
+            _ = self.control.recv() => return Ok(false),
+            moved = job.run(&self.clock, tell) => {
+                moved.map_err(|error| BackendError::refused(error.to_string()))?;
+            }
+        }
+        self.report(EventKind::Moved);
+        Ok(true)
     }
 
     fn answered(
@@ -233,7 +282,7 @@ impl Driver {
             (Note::Following(term), _) => self.report(EventKind::Following(term)),
             (Note::RegisterAbsent, _) if self.rules.creates_registers => {}
             (Note::RegisterAbsent, _) => self.report(EventKind::RegisterAbsent),
-            (Note::Sealed, _) => self.report(EventKind::Sealed),
+            (Note::Sealed(why), _) => self.report(EventKind::Sealed(why)),
             (Note::Renewed, Some(term)) => self.report(EventKind::Renewed(term)),
             (Note::Released { answered }, Some(term)) => self.report(EventKind::Released { term, answered }),
             (Note::ReleaseAbandoned, Some(term)) => self.report(EventKind::ReleaseAbandoned(term)),

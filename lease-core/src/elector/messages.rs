@@ -144,8 +144,8 @@ pub enum Note {
     Following(Term),
     /// There is no register, and this store's aren't made by candidates (T-5).
     RegisterAbsent,
-    /// The lease was moved; this register is final (M-1).
-    Sealed,
+    /// This register is final (M-1): why, in its own words.
+    Sealed(String),
     /// An acknowledged beat.
     Renewed,
     /// The register was given up.

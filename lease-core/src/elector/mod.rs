@@ -69,6 +69,7 @@ pub struct Elector {
     stop_budget: Duration,
     clock: Clock,
     connector: Arc<dyn Connector>,
+    migrate_from: Option<Arc<dyn Connector>>,
     step: StepFn,
     events: broadcast::Sender<LeaseEvent>,
     holder_is_dead: Arc<Notify>,

@@ -151,6 +151,7 @@ impl Campaign {
             rules: elector.rules,
             clock: elector.clock,
             connector: elector.connector,
+            migrate_from: elector.migrate_from,
             step: elector.step,
             control: control_receiver,
             terms: terms_sender,

@@ -360,8 +360,10 @@ impl Stepper<'_> {
         }
         let note = match record {
             None => Some(Note::RegisterAbsent),
-            Some(record) if record.sealed.is_some() => Some(Note::Sealed),
-            Some(record) => record.term().map(Note::Following),
+            Some(record) => match &record.sealed {
+                Some(why) => Some(Note::Sealed(why.clone())),
+                None => record.term().map(Note::Following),
+            },
         };
         if self.state.noted != note {
             self.state.noted.clone_from(&note);

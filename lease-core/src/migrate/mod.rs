@@ -7,10 +7,13 @@
 mod mark;
 pub mod next;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::mark::Mark;
+use futures::StreamExt;
+
 use self::next::{Next, Rules, Run, Side, Step};
 use crate::backend::{LeaseBackend, PutOutcome};
 use crate::clock::Clock;
@@ -59,6 +62,24 @@ pub enum Progress {
     },
 }
 
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Made(step) => step.fmt(f),
+            Self::Waiting { holder, at_most } if holder.is_empty() => {
+                write!(
+                    f,
+                    "nobody holds the lease, but somebody may yet act on it: waiting for at most {at_most:.1?}"
+                )
+            }
+            Self::Waiting { holder, at_most } => {
+                write!(f, "waiting for {holder} to step down, or for its last beat to be {at_most:.1?} old")
+            }
+            Self::Failed { store, error } => write!(f, "the {store} store failed, trying again: {error}"),
+        }
+    }
+}
+
 /// Why a lease was not moved.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
@@ -83,6 +104,10 @@ impl Move {
         let mut run = Run { asked: Some(RequestId::random()), ..Run::default() };
         let mut refused_once = false;
         let mut told = None;
+        let mut hints = match from.watch {
+            true => self.call(&self.from, self.from.watch(self.name.as_str())).await.ok(),
+            false => None,
+        };
         loop {
             let pause = match self.look(clock, &mut run).await {
                 Ok(target) => match next::next(&rules, &run, &target, clock.now(), &Fresh::random()) {
@@ -123,7 +148,20 @@ impl Move {
                 },
                 Err(failed) => self.failed(failed, &mut tell)?,
             };
-            clock.sleep_until(clock.now().plus(pause)).await;
+            // The answer to a request is worth being woken by.
+            let hint = async {
+                match &mut hints {
+                    Some(live) => live.next().await.is_some(),
+                    None => std::future::pending().await,
+                }
+            };
+            let live = tokio::select! {
+                () = clock.sleep_until(clock.now().plus(pause)) => true,
+                live = hint, if !pause.is_zero() => live,
+            };
+            if !live {
+                hints = None;
+            }
         }
     }
 

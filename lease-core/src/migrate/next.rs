@@ -1,5 +1,6 @@
 //! The move as a pure function: what both registers show goes in, the next write comes out.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::mark::{self, Mark, Standing};
@@ -34,6 +35,22 @@ pub struct Run {
     pub anew: Option<Grant>,
     /// Names this run's requests.
     pub asked: Option<RequestId>,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Restore => "the old store has no register of it: made one, to be waited out",
+            Self::Prepare | Self::PrepareAnew(_) => "prepared the new register, closed",
+            Self::Ask(_) => "asked the holder to step down",
+            Self::Seal(..) => "sealed the old register: nobody takes it any more",
+            Self::Open { free: true } => "opened the new register: the first candidate leads at once",
+            Self::Open { free: false } => {
+                "opened the new register: candidates take it after one maximum ttl, since another run may have sealed"
+            }
+            Self::Finish => "finished a move the other way that was left half done",
+        })
+    }
 }
 
 impl Run {

@@ -2,6 +2,7 @@
 //!
 //! An outsider's program adds its own with [`Cli::with_mode`](crate::Cli::with_mode), without a fork.
 
+mod etcd;
 mod postgres;
 mod sqlite;
 
@@ -19,7 +20,7 @@ use crate::settings::{BadSetting, Kind, LeaderElection, Section, Setting, Settin
 pub const DISABLED: &str = "disabled";
 
 /// Modes that this product has, but not this build: the registry wins if it has one of them.
-const NOT_IN_THIS_BUILD: [&str; 2] = ["etcd", "k8s"];
+const NOT_IN_THIS_BUILD: [&str; 1] = ["k8s"];
 
 /// Charts set it whatever the mode is, so it's known also where mode k8s isn't.
 const K8S: Section = Section {
@@ -161,7 +162,7 @@ pub(crate) struct Registry(Vec<Box<dyn Mode>>);
 
 impl Registry {
     pub(crate) fn standard() -> Self {
-        Self(vec![Box::new(sqlite::Sqlite), Box::new(postgres::Postgres)])
+        Self(vec![Box::new(sqlite::Sqlite), Box::new(postgres::Postgres), Box::new(etcd::Etcd)])
     }
 
     /// An entry of the same name is replaced.
@@ -177,7 +178,16 @@ impl Registry {
 
     /// The store that the settings name; `None` in mode `disabled`.
     pub(crate) fn open(&self, settings: &Settings) -> Result<Option<Store>, BadSetting> {
-        let name = settings.block::<LeaderElection>()?.mode;
+        self.open_as(settings, "mode", &settings.block::<LeaderElection>()?.mode)
+    }
+
+    /// The store that the setting `key` of `leaderElection` names by `name`.
+    pub(crate) fn open_as(
+        &self,
+        settings: &Settings,
+        key: &str,
+        name: &str,
+    ) -> Result<Option<Store>, BadSetting> {
         if let Some(mode) = self.0.iter().find(|mode| mode.name() == name) {
             return mode.open(settings).map(Some);
         }
@@ -187,8 +197,8 @@ impl Registry {
         let known: Vec<_> = [DISABLED].into_iter().chain(self.0.iter().map(|mode| mode.name())).collect();
         let known = known.join(", ");
         Err(settings.refuse::<LeaderElection>(
-            "mode",
-            if NOT_IN_THIS_BUILD.contains(&name.as_str()) {
+            key,
+            if NOT_IN_THIS_BUILD.contains(&name) {
                 format!("this mode is not in this build yet; use one of {known}")
             } else {
                 format!("use one of {known}")

@@ -4,6 +4,7 @@ mod config;
 mod fence;
 mod history;
 mod init;
+mod migrate;
 mod output;
 mod revoke;
 mod session;
@@ -24,6 +25,7 @@ use crate::{App, Failure};
 pub(crate) enum Operation {
     Init(init::Init),
     MigrateSchema(init::MigrateSchema),
+    Migrate(migrate::Migrate),
     Status(status::Status),
     Watch(watch::Watch),
     History(history::History),
@@ -39,6 +41,7 @@ pub(crate) fn run(operation: &Operation, app: &App) -> Result<ExitCode, Failure>
     match operation {
         Operation::Init(args) => init::run(args, app),
         Operation::MigrateSchema(args) => init::migrate_schema(args, app),
+        Operation::Migrate(args) => migrate::run(args, app),
         Operation::Status(args) => status::run(args, app),
         Operation::Watch(args) => watch::run(args, app),
         Operation::History(args) => history::run(args, app),

@@ -14,16 +14,26 @@ use crate::{App, Failure};
 /// The store that the settings name, before it is connected.
 pub(super) struct Place {
     pub(super) store: Store,
-    limit: Duration,
+    pub(super) limit: Duration,
 }
 
 /// The connected store.
 pub(super) struct Session {
-    place: Place,
+    pub(super) place: Place,
     pub(super) backend: Arc<dyn LeaseBackend>,
 }
 
 impl Place {
+    /// The store that a lease is moved from.
+    pub(super) fn moved_from(app: &App) -> Result<Self, Failure> {
+        let limit = app.settings().block::<Operator>()?.timeout_ms.into();
+        let store = app.migrate_from()?.ok_or_else(|| {
+            let why = "name the mode that the lease lives in until now, for example --migrate-from postgres";
+            app.settings().refuse::<LeaderElection>("migrateFrom", why)
+        })?;
+        Ok(Self { store, limit })
+    }
+
     /// Reads the settings; connects nothing.
     pub(super) fn of(app: &App) -> Result<Self, Failure> {
         let settings = app.settings();

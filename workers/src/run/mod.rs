@@ -27,7 +27,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lease_core::{Elector, LeaseName};
+use lease_core::{Elector, ElectorBuilder, LeaseName};
 
 use crate::settings::{LeaderElection, Section};
 use crate::{App, Failure};
@@ -123,9 +123,15 @@ pub(crate) fn run(args: &Run, app: &App) -> Result<ExitCode, Failure> {
     }
     let create = args.init.then_some(max_ttl);
     let name = lease.clone();
+    let from = app.migrate_from()?;
     let elector = move || {
         let connector = init::MayCreate { store: store.clone(), lease: name.clone(), create };
-        Ok(settings.elector(connector, None, |builder| builder.stop_grace(stop_grace))?)
+        let from = from.clone();
+        let refine = |builder: ElectorBuilder| match from {
+            Some(from) => builder.stop_grace(stop_grace).migrate_from(from),
+            None => builder.stop_grace(stop_grace),
+        };
+        Ok(settings.elector(connector, None, refine)?)
     };
     let _checked = elector()?;
     let command = args.command.clone();

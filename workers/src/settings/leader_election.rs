@@ -27,7 +27,7 @@ pub struct LeaderElection {
     pub stop_grace_ms: Option<Millis>,
     /// How long the work may drain after shutdown.
     pub stop_budget_ms: Millis,
-    /// Reserved (M-1).
+    /// The mode that the lease is moved from before campaigning (M-1).
     pub migrate_from: Option<String>,
 }
 
@@ -39,7 +39,7 @@ impl Block for LeaderElection {
         name: "leaderElection",
         about: "how workers campaign for their lease",
         settings: &[
-            Setting::new("mode", "SPENDGUARD_LEADER_ELECTION_MODE", Kind::Text, "the kind of lease store: disabled, sqlite, postgres")
+            Setting::new("mode", "SPENDGUARD_LEADER_ELECTION_MODE", Kind::Text, "the kind of lease store: disabled, sqlite, postgres, etcd")
                 .default("sqlite")
                 .flag("mode"),
             Setting::new(
@@ -108,8 +108,10 @@ impl Block for LeaderElection {
                 "migrateFrom",
                 "SPENDGUARD_LEADER_MIGRATE_FROM",
                 Kind::Text,
-                "reserved for moving leases between stores",
-            ),
+                "the mode that the lease lives in until now: it is moved from there before this instance campaigns",
+            )
+            .unset("nothing is moved")
+            .flag("migrate-from"),
         ],
     };
 }
@@ -118,10 +120,10 @@ impl Settings {
     /// The shared settings of every role that campaigns, checked also against each other.
     pub fn leader_election(&self) -> Result<LeaderElection, BadSetting> {
         let this = self.block::<LeaderElection>()?;
-        if this.migrate_from.is_some() {
-            return Err(
-                self.refuse::<LeaderElection>("migrateFrom", "this build can't move leases; remove it")
-            );
+        if this.migrate_from.as_ref() == Some(&this.mode) {
+            let why =
+                "the lease can't be moved to where it is: name the mode that it comes from, or remove this";
+            return Err(self.refuse::<LeaderElection>("migrateFrom", why));
         }
         // The arithmetic needs neither the store nor the lease's real name.
         let nobody = || async { Err(lease_core::BackendError::refused("never connected")) };

@@ -191,7 +191,10 @@ fn refuses_settings_that_contradict_each_other_in_the_operators_words() {
             &[("SPENDGUARD_LEADER_STOP_GRACE_MS", "5000")],
             &["SPENDGUARD_LEADER_STOP_GRACE_MS = 5000", "2·renewIntervalMs", "4.97s"],
         ),
-        (&[("SPENDGUARD_LEADER_MIGRATE_FROM", "sqlite")], &["SPENDGUARD_LEADER_MIGRATE_FROM", "remove it"]),
+        (
+            &[("SPENDGUARD_LEADER_MIGRATE_FROM", "sqlite")],
+            &["SPENDGUARD_LEADER_MIGRATE_FROM = \"sqlite\"", "remove this"],
+        ),
         (&[("POD_NAME", ""), ("LEASEHOLD_LOG", "info")], &["POD_NAME = \"\"", "LEASEHOLD_WORKLOAD_ID"]),
     ];
     for (environment, parts) in cases {
@@ -211,7 +214,6 @@ fn refuses_unknown_modes_and_those_of_other_builds() {
         ("", "use one of disabled, sqlite, postgres"),
         ("zookeeper", "use one of disabled, sqlite, postgres"),
         ("SQLite", "use one of disabled, sqlite, postgres"),
-        ("etcd", "not in this build yet"),
         ("k8s", "not in this build yet"),
     ] {
         let leasehold = Leasehold::sqlite();
@@ -228,7 +230,34 @@ fn refuses_unknown_modes_and_those_of_other_builds() {
 fn refuses_what_is_missing_and_says_how_to_set_it() {
     let missing = Leasehold::bare().run(&["--mode", "postgres", "init", "nightly"]);
     missing.refused(&["leaderElection.postgres.url is not set", "SPENDGUARD_LEADER_POSTGRES_URL_FILE"]);
+    let missing = Leasehold::bare().run(&["--mode", "etcd", "init", "nightly"]);
+    missing.refused(&["leaderElection.etcd.endpoints is not set", "SPENDGUARD_LEADER_ETCD_ENDPOINTS"]);
     Leasehold::sqlite().run(&["init"]).refused(&["leaderElection.leaseName is not set", "argument"]);
+}
+
+#[test]
+fn refuses_etcd_settings_that_do_not_belong_together() {
+    let plain = "--etcd-endpoints=http://localhost:2379";
+    let secure = "--etcd-endpoints=https://localhost:2379";
+    for (flags, parts) in [
+        (vec!["--etcd-endpoints=localhost:2379"], ["etcd-endpoints", "http://"]),
+        (vec!["--etcd-endpoints=http://a:2379,https://b:2379"], ["etcd-endpoints", "https for all"]),
+        (vec![plain, "--etcd-prefix=/"], ["etcd-prefix", "/leasehold"]),
+        (vec![plain, "--etcd-user=me"], ["etcd-user", "passwordFile"]),
+        (vec![plain, "--etcd-password-file=/nowhere"], ["etcd-password-file", "set user"]),
+        (
+            vec![plain, "--etcd-user=me", "--etcd-password-file=/nowhere"],
+            ["etcd-password-file", "can't be read"],
+        ),
+        (vec![plain, "--etcd-ca-file=/dev/null"], ["etcd-ca-file", "https"]),
+        (vec![secure, "--etcd-cert-file=/dev/null"], ["etcd-cert-file", "keyFile"]),
+        (vec![secure, "--etcd-key-file=/nowhere"], ["etcd-key-file", "can't be read"]),
+    ] {
+        let mut args = vec!["--mode", "etcd"];
+        args.extend(&flags);
+        args.extend(["init", "nightly"]);
+        Leasehold::bare().run(&args).refused(&parts);
+    }
 }
 
 #[test]

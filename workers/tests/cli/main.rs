@@ -3,6 +3,7 @@
 mod bad_input;
 mod common;
 mod config;
+mod migrate;
 mod operator;
 mod shutdown;
 mod store;

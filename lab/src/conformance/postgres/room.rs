@@ -8,8 +8,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 const ONE_CASE: i64 = 48;
 /// What each further case adds; most have far fewer, and two of the largest rarely meet.
 const EACH_FURTHER: i64 = 9;
-/// More would gain no time.
-const MOST: i64 = 16;
+/// More would gain little time, and load small machines.
+const MOST: i64 = 8;
 
 /// How many cases may run at once.
 ///

@@ -17,7 +17,7 @@ use std::time::Duration;
 use ::metrics::gauge;
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
-use lease_core::{EventKind, LeaseName};
+use lease_core::{ElectorBuilder, EventKind, LeaseName};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -171,7 +171,14 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode, Failure> {
     // Checked before anything starts; also in mode `disabled`, where it is not used.
     let never = || async { Err(lease_core::BackendError::refused("mode disabled has no lease store")) };
     let elector = match &plan.store {
-        Some(store) => app.settings().elector(store.clone(), Some(LEASE), |builder| builder)?,
+        Some(store) => {
+            let from = app.migrate_from()?;
+            let refine = |builder: ElectorBuilder| match from {
+                Some(from) => builder.migrate_from(from),
+                None => builder,
+            };
+            app.settings().elector(store.clone(), Some(LEASE), refine)?
+        }
         None => app.settings().elector(never, Some(LEASE), |builder| builder)?,
     };
     app.block_on(work(plan, elector))

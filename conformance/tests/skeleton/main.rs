@@ -1,0 +1,88 @@
+//! The suite over a backend of one's own: all that its author writes besides the backend.
+
+mod store;
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use lease_conformance::{Facility, Harness, Missing, Suite, actor_main, run};
+use lease_core::{BackendError, Connector, LeaseBackend, LeaseName};
+use store::{Folder, FolderConnector};
+
+/// The variable by which an actor's process finds the store.
+const FOLDER: &str = "LEASEHOLD_SKELETON_FOLDER";
+
+fn main() -> ExitCode {
+    // Started by the suite, to be an actor in a process of its own.
+    if let Some(folder) = env::var_os(FOLDER) {
+        return actor_main(Arc::new(FolderHarness(folder.into())));
+    }
+    let folder = env::temp_dir().join(format!("leasehold-skeleton-{}", std::process::id()));
+    std::fs::create_dir(&folder).expect("a folder for the leases");
+    let ended = run(vec![Suite { harness: Arc::new(FolderHarness(folder.clone())), ignored: IGNORED }]);
+    let _ = std::fs::remove_dir_all(folder);
+    ended
+}
+
+struct FolderHarness(PathBuf);
+
+#[async_trait]
+impl Harness for FolderHarness {
+    fn name(&self) -> &str {
+        "folder"
+    }
+
+    async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
+        FolderConnector(self.0.clone()).connect().await
+    }
+
+    fn facilities(&self) -> &[Facility] {
+        &[Facility::Delete, Facility::Processes]
+    }
+
+    async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
+        let folder = Folder::open(self.0.clone()).await.map_err(Missing::because)?;
+        folder.delete(lease).map_err(Missing::because)
+    }
+
+    fn actor_command(&self) -> Option<Command> {
+        let mut command = Command::new(env::current_exe().ok()?);
+        command.env(FOLDER, &self.0);
+        Some(command)
+    }
+}
+
+const IGNORED: &[&str] = &[
+    // Files can be deleted, so nobody but `init` creates them (T-5).
+    "absence::a_store_that_keeps_its_registers_creates_them_at_the_first_look",
+    // It has no watch and no history; that both are refused in a sentence is judged.
+    "history::concurrent_acquisitions_leave_one_row",
+    "history::each_change_of_holder_leaves_one_row",
+    "history::names_takeovers_also_after_a_release",
+    "history::renewals_requests_and_conflicts_leave_none",
+    "history::shows_the_newest_rows_oldest_first",
+    "history::tells_the_life_of_an_elector",
+    "release::wakes_a_watcher",
+    "watch::hints_at_changes_under_its_prefix",
+    "watch::many_watchers_are_all_woken",
+    // It has a list.
+    "list::is_refused_clearly_where_it_is_not_offered",
+    // There is no server to restart or to fail over, and no wire to lose a reply.
+    "epoch::survives_a_restart",
+    "lineage::a_change_of_lineage_starts_the_wait_anew",
+    "lineage::a_write_across_a_change_of_lineage_conflicts",
+    "lineage::epochs_rise_across_a_change_of_lineage",
+    "outage::a_restart_of_the_store_is_survived",
+    "unknown::a_lost_reply_is_reported_as_unknown",
+    // Effects would be somewhere else.
+    "fence::a_paused_holders_late_effect_is_refused",
+    "fence::admits_in_order_under_concurrency",
+    "fence::admits_the_first_the_same_and_every_later_term",
+    "fence::refuses_an_earlier_term_and_leaves_no_trace",
+    "fence::refuses_another_grant_of_the_same_epoch",
+    "process::a_holder_stopped_past_its_ttl_writes_late_and_is_refused",
+    "process::effects_of_many_terms_keep_their_order",
+];
