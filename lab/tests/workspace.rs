@@ -10,6 +10,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-sqlite", &["lease-core"]),
     ("lease-postgres", &["lease-core"]),
     ("lease-etcd", &["lease-core"]),
+    ("lease-k8s", &["lease-core"]),
     ("lease-conformance", &["lease-core"]),
     ("lease-testbed", &[]),
     ("lease-workers", &["lease-core", "lease-etcd", "lease-postgres", "lease-sqlite"]),

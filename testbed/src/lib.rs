@@ -7,6 +7,8 @@
 //!   same, or the one that the user names.
 //! - [`Etcd`]: a cluster of our own, of one or three nodes, to kill, pause, isolate and restore; [`EtcdServer`]:
 //!   the same, or the one that the user names.
+//! - [`ControlPlane`]: a Kubernetes API server with its etcd, and its controllers on request, without containers;
+//!   [`KubernetesServer`]: the same, or the cluster that the user names.
 //! - [`Proxy`]: stands between a client and its server and delays, drops, cuts, holds and counts.
 //! - [`Process`]: a real child process, with its lines, signals and exit code.
 //! - [`Folder`]: a throw-away folder.
@@ -15,6 +17,7 @@
 mod cache;
 mod etcd;
 mod go;
+mod kubernetes;
 mod ports;
 mod postgres;
 mod process;
@@ -28,6 +31,10 @@ pub use rustix::process::Signal;
 
 pub use self::{
     etcd::{ClusterId, Etcd, EtcdCertificates, EtcdMember, EtcdOptions, EtcdServer, EtcdTls},
+    kubernetes::{
+        AuditEvent, AuditLog, ControlPlane, ControlPlaneOptions, Identity, KubernetesAccess,
+        KubernetesServer, PlainGate, client_go_candidate,
+    },
     ports::{ReservedPort, free_port},
     postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive},
     process::{Process, ProcessCommand},

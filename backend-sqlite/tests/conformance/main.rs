@@ -1,6 +1,7 @@
 //! The conformance suite over SQLite.
 
 mod harness;
+mod resource;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -80,7 +80,7 @@ async fn wakes_a_watcher(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, seen) = cx.init().await?;
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
     let watcher = cx.backend().await?;
-    let mut hints = cx.soon("the watch to be live", watcher.watch(cx.prefix())).await??;
+    let mut hints = cx.soon("the watch to be live", watcher.watch(cx.lease().as_str())).await??;
     // Hints of what came before may still be on their way; what counts is one after the release.
     let began = Clock::boot().now();
     written(cx.release(&*backend, &cx.lease(), &held).await?)?;

@@ -122,7 +122,7 @@ async fn many_watchers_are_all_woken(cx: Arc<Cx>) -> anyhow::Result<()> {
     let mut watchers = Vec::new();
     for _ in 0..4 {
         let watcher = cx.backend().await?;
-        let hints = cx.soon("the watch to be live", watcher.watch(cx.prefix())).await??;
+        let hints = cx.soon("the watch to be live", watcher.watch(cx.lease().as_str())).await??;
         watchers.push((watcher, hints));
     }
     written(cx.release(&*backend, &cx.lease(), &held).await?)?;

@@ -1,0 +1,206 @@
+//! The register: `observe` by GET, `put_if` by a PUT that carries uid and resourceVersion (K-1).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::StatusCode;
+use lease_core::{
+    BackendError, Capabilities, Change, Connector, Hints, LeaseBackend, LeaseName, Observation, PutOutcome,
+    Record,
+};
+
+use crate::api::{self, Api};
+use crate::config::K8sConfig;
+use crate::error::Failure;
+use crate::lease::{self, ABSENT};
+use crate::watch;
+
+/// Kubernetes as a lease store.
+pub struct K8s {
+    api: Arc<Api>,
+}
+
+/// Connects a [`K8s`] backend on the lease thread; see [`K8s::connector`].
+#[derive(Clone, Debug)]
+pub struct K8sConnector {
+    config: K8sConfig,
+}
+
+impl K8s {
+    /// For the elector. Nothing is opened yet.
+    pub fn connector(config: K8sConfig) -> K8sConnector {
+        K8sConnector { config }
+    }
+
+    /// Reads the credentials, on the present tokio runtime. The API server is first asked by the first call.
+    ///
+    /// # Errors
+    /// Refused, and the message says what to do: no usable kubeconfig or service account.
+    ///
+    /// Cancellation safe.
+    pub async fn connect(config: K8sConfig) -> Result<Self, BackendError> {
+        Ok(Self { api: Arc::new(Api::connect(config).await?) })
+    }
+
+    /// A PUT of `record` over the Lease that `expected` shows, or what stood in its way.
+    async fn put(
+        &self,
+        name: &LeaseName,
+        expected: &Observation,
+        record: &Record,
+    ) -> Result<Option<Observation>, BackendError> {
+        let what = format!("writing lease {name}");
+        let unknown = |failure: Failure| failure.of_write(&what);
+        let base = lease::of_version(expected)?;
+        let body = lease::written(name, base, expected.record.as_ref(), record)?;
+        let request = api::request("PUT", self.api.path(name), Some(&body))?;
+        let answer = match self.api.call(request).await {
+            Ok(answer) => answer,
+            Err(failure) if stands_in_the_way(&failure) => return Ok(None),
+            Err(failure) => return Err(failure.of_write(&what)),
+        };
+        let shown = answer.lease().map_err(unknown)?;
+        if shown.metadata.resource_version == body.metadata.resource_version {
+            // The API server answers an identical PUT like any other, and does nothing.
+            return Err(BackendError::not_applied(format!("{what}: this very record was written before")));
+        }
+        let written = lease::observation(shown).map_err(|error| unknown(Failure::lost(error)))?;
+        if answer.status == StatusCode::CREATED {
+            // K-1: it had been deleted, and a register that is gone ends the term. What this has created is nobody's:
+            // it names another lineage.
+            return Ok(Some(lease::absence(written.floor)));
+        }
+        believe(&what, record, written).map(Some)
+    }
+
+    /// A new Lease, or what stood in its way.
+    async fn create(&self, name: &LeaseName, record: &Record) -> Result<Option<Observation>, BackendError> {
+        let what = format!("creating lease {name}");
+        let request = api::request("POST", self.api.collection(), Some(&lease::new(name, record)?))?;
+        let answer = match self.api.call(request).await {
+            Ok(answer) => answer,
+            Err(failure) if failure.status() == Some(StatusCode::CONFLICT) => return Ok(None),
+            Err(failure) => return Err(failure.of_write(&what)),
+        };
+        let unknown = |failure: Failure| failure.of_write(&what);
+        let created = lease::observation(answer.lease().map_err(unknown)?);
+        let created = believe(&what, record, created.map_err(|error| unknown(Failure::lost(error)))?)?;
+        if record.lineage.0 != ABSENT {
+            return Ok(Some(created));
+        }
+        // Its uid is the lineage, which nobody knows before it is there. Until it is stamped, and if it never is, it
+        // stands under a foreign stamp, which is waited out (T-3).
+        let stamped = Record { lineage: created.lineage.clone(), ..record.clone() };
+        let stamped = self.put(name, &created, &stamped).await;
+        Ok(Some(stamped.ok().flatten().filter(|stamped| stamped.record.is_some()).unwrap_or(created)))
+    }
+}
+
+/// Was somebody faster, or is the Lease gone?
+fn stands_in_the_way(failure: &Failure) -> bool {
+    matches!(failure.status(), Some(StatusCode::CONFLICT | StatusCode::NOT_FOUND))
+}
+
+/// Checks that the answer to a write shows what was written.
+fn believe(what: &str, record: &Record, written: Observation) -> Result<Observation, BackendError> {
+    if written.tag() == Some(record.tag) {
+        return Ok(written);
+    }
+    Err(BackendError::unknown(format!(
+        "{what}: the API server keeps another record than was sent; exempt these Leases from whatever changes them (a \
+         mutating admission webhook?)"
+    )))
+}
+
+impl fmt::Debug for K8s {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("K8s")
+            .field("namespace", &self.api.namespace)
+            .field("config", &self.api.config)
+            .finish()
+    }
+}
+
+#[async_trait]
+impl Connector for K8sConnector {
+    async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
+        Ok(Arc::new(K8s::connect(self.config.clone()).await?))
+    }
+}
+
+#[async_trait]
+impl LeaseBackend for K8s {
+    async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
+        let what = format!("reading lease {name}");
+        match self.api.call(api::request("GET", self.api.path(name), None)?).await {
+            Ok(answer) => lease::observation(answer.lease().map_err(|failure| failure.of_read(&what))?),
+            // An absence has no resourceVersion; a list of it has.
+            Err(failure) if failure.status() == Some(StatusCode::NOT_FOUND) => {
+                let (leases, version) = self.api.leases(Some(name)).await?;
+                leases.into_iter().next().map_or(Ok(lease::absence(version)), lease::observation)
+            }
+            Err(failure) => Err(failure.of_read(&what)),
+        }
+    }
+
+    async fn put_if(
+        &self,
+        name: &LeaseName,
+        expected: &Observation,
+        record: &Record,
+        _change: Change,
+    ) -> Result<PutOutcome, BackendError> {
+        let written = match expected.record {
+            Some(_) => self.put(name, expected, record).await?,
+            None => self.create(name, record).await?,
+        };
+        match written {
+            Some(written) if written.record.is_some() => Ok(PutOutcome::Written(written)),
+            Some(gone) => Ok(PutOutcome::Conflict(gone)),
+            None => {
+                let found = self.observe(name).await?;
+                if found.record.is_some() && found.version == expected.version {
+                    // A 409 for another reason than the one that a read can show.
+                    return Err(BackendError::not_applied(format!(
+                        "writing lease {name}: the API server refuses it as a conflict, and shows none"
+                    )));
+                }
+                Ok(PutOutcome::Conflict(found))
+            }
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "k8s",
+            watch: true,
+            list: true,
+            history: false,
+            creates_registers: false,
+            ttl_granularity: Duration::from_secs(1),
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+        let (leases, version) = self.api.leases(None).await?;
+        let mut found = Vec::new();
+        for lease in leases {
+            let name = lease.metadata.name.clone().unwrap_or_default();
+            let Ok(name) = LeaseName::new(name) else { continue };
+            if !name.as_str().starts_with(prefix) {
+                continue;
+            }
+            match lease::observation(lease) {
+                Ok(seen) => found.push((name, Observation { floor: version, ..seen })),
+                Err(error) => tracing::warn!(lease = %name, %error, "left out of the list"),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
+        watch::hints(self.api.clone(), prefix).await
+    }
+}

@@ -1,0 +1,178 @@
+//! What a failed call means: certainly not applied, or unknown (R-3).
+
+use std::error::Error as StdError;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use http::StatusCode;
+use hyper_util::client::legacy;
+use lease_core::BackendError;
+
+type Cause = Box<dyn StdError + Send + Sync>;
+
+/// Why a call has no good answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The API server answered, and it wasn't yes.
+    Refused { status: StatusCode, message: String, retry_after: Option<String> },
+    /// Nothing was sent: no connection, no credentials.
+    Unsent(Cause),
+    /// Something was sent, and no whole answer came.
+    Lost(Cause),
+    /// No whole answer within the time limit.
+    Silent(Duration),
+}
+
+impl Failure {
+    pub(crate) fn unsent(cause: impl Into<Cause>) -> Self {
+        Self::Unsent(cause.into())
+    }
+
+    pub(crate) fn lost(cause: impl Into<Cause>) -> Self {
+        Self::Lost(cause.into())
+    }
+
+    /// What kube says of a request whose answer never began.
+    pub(crate) fn of_sending(error: kube::Error) -> Self {
+        let unsent = match &error {
+            kube::Error::Auth(_) | kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => true,
+            error => chain(error)
+                .any(|cause| cause.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect)),
+        };
+        if unsent { Self::unsent(error) } else { Self::lost(error) }
+    }
+
+    /// The HTTP status of a refusal.
+    pub(crate) fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Of a call that changes nothing.
+    pub(crate) fn of_read(self, what: &str) -> BackendError {
+        self.told(what, BackendError::not_applied)
+    }
+
+    /// Of a call that writes.
+    pub(crate) fn of_write(self, what: &str) -> BackendError {
+        let certain = match &self {
+            Self::Unsent(_) => true,
+            // Refused before it reached etcd; 408 and all of 5xx may come after it did.
+            Self::Refused { status, .. } => {
+                status.is_client_error() && *status != StatusCode::REQUEST_TIMEOUT
+            }
+            Self::Lost(_) | Self::Silent(_) => false,
+        };
+        self.told(what, if certain { BackendError::not_applied } else { BackendError::unknown })
+    }
+
+    fn told(self, what: &str, kind: fn(String) -> BackendError) -> BackendError {
+        match self {
+            Self::Unsent(cause) if is_distrust(&*cause) => BackendError::refused(format!(
+                "{what}: the API server's certificate isn't trusted; correct the certificate authority in the \
+                 kubeconfig, or the server's address"
+            ))
+            .with_source(cause),
+            Self::Unsent(cause) => match cause.downcast::<BackendError>() {
+                Ok(told) => *told,
+                Err(cause) => kind(format!("{what}: no connection to the API server")).with_source(cause),
+            },
+            Self::Lost(cause) => kind(format!("{what}: the answer was lost")).with_source(cause),
+            Self::Silent(limit) => kind(format!("{what}: no answer within {limit:?}")),
+            Self::Refused { status, message, retry_after } => {
+                let mut error = kind(format!("{what}: {}", advice(status, &message, retry_after.as_deref())));
+                error.refused = matches!(
+                    status,
+                    StatusCode::UNAUTHORIZED
+                        | StatusCode::FORBIDDEN
+                        | StatusCode::NOT_FOUND
+                        | StatusCode::UNPROCESSABLE_ENTITY
+                        | StatusCode::BAD_REQUEST
+                );
+                error
+            }
+        }
+    }
+}
+
+fn advice(status: StatusCode, message: &str, retry_after: Option<&str>) -> String {
+    match status {
+        StatusCode::UNAUTHORIZED => {
+            format!(
+                "the API server refuses these credentials; renew the token or correct the kubeconfig ({message})"
+            )
+        }
+        StatusCode::FORBIDDEN => format!(
+            "not allowed; a Role for this service account must grant get, list, watch and update on this Lease, and \
+             create to whoever runs init ({message})"
+        ),
+        StatusCode::NOT_FOUND => {
+            format!("there is no such namespace; create it, or correct the setting ({message})")
+        }
+        StatusCode::TOO_MANY_REQUESTS => {
+            let wait =
+                retry_after.map(|seconds| format!(", and asks to wait {seconds} s")).unwrap_or_default();
+            format!("the API server is overloaded{wait} ({message})")
+        }
+        _ => format!("the API server answered {status} ({message})"),
+    }
+}
+
+/// rustls reports a certificate that it doesn't trust as invalid data.
+fn is_distrust(error: &(dyn StdError + 'static)) -> bool {
+    chain(error).any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::InvalidData)
+    })
+}
+
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let present = next?;
+        // An io::Error's own source leaves out what it wraps.
+        let wrapped = present.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = wrapped.map(|wrapped| wrapped as _).or_else(|| present.source());
+        Some(present)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lease_core::Certainty::{NotApplied, Unknown};
+
+    fn refused(status: u16) -> Failure {
+        let status = StatusCode::from_u16(status).unwrap();
+        Failure::Refused { status, message: "why".into(), retry_after: Some("7".into()) }
+    }
+
+    #[test]
+    fn a_write_is_not_applied_only_where_that_is_certain() {
+        for (status, certainty) in [
+            (400, NotApplied),
+            (401, NotApplied),
+            (403, NotApplied),
+            (408, Unknown),
+            (422, NotApplied),
+            (429, NotApplied),
+            (500, Unknown),
+            (502, Unknown),
+            (503, Unknown),
+            (504, Unknown),
+        ] {
+            assert_eq!(refused(status).of_write("renew").certainty, certainty, "{status}");
+            assert_eq!(refused(status).of_read("observe").certainty, NotApplied, "{status}");
+        }
+        assert_eq!(Failure::lost("reset").of_write("renew").certainty, Unknown);
+        assert_eq!(Failure::Silent(Duration::from_secs(1)).of_write("renew").certainty, Unknown);
+        assert_eq!(Failure::unsent("refused").of_write("renew").certainty, NotApplied);
+    }
+
+    #[test]
+    fn an_overloaded_server_says_how_long_to_wait_and_is_asked_again() {
+        let error = refused(429).of_write("renew");
+        assert!(!error.refused && error.to_string().contains("wait 7 s"), "{error}");
+    }
+}

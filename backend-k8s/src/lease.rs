@@ -1,0 +1,218 @@
+//! How a record is kept in a Lease, and what a Lease says that somebody else has written (K-2). Pure.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use lease_core::{BackendError, Grant, LeaseName, Lineage, Observation, Record, Tag, WallTime};
+
+/// The annotation that holds the whole record, as JSON. It counts while the Lease's holder repeats its grant.
+pub const RECORD: &str = "leasehold.dev/record";
+
+/// The lineage while there is no Lease, and so no uid.
+pub(crate) const ABSENT: &str = "absent";
+
+/// What a Lease shows.
+///
+/// The version is the Lease itself: a PUT replaces all of it, and what others have put there must survive.
+pub(crate) fn observation(lease: Lease) -> Result<Observation, BackendError> {
+    let mut lease = lease;
+    lease.metadata.managed_fields = None;
+    let uid = lease.metadata.uid.clone().ok_or_else(|| unreadable(&lease, "it has no uid"))?;
+    let floor = resource_version(lease.metadata.resource_version.as_deref())?;
+    let lineage = Lineage(uid);
+    let record = record(&lease, &lineage)?;
+    let version = serde_json::to_string(&lease).map_err(|error| unreadable(&lease, &error.to_string()))?;
+    Ok(Observation { record: Some(record), lineage, floor, version })
+}
+
+/// What the absence of a Lease shows, as of a list of this resourceVersion.
+pub(crate) fn absence(resource_version: u64) -> Observation {
+    Observation {
+        record: None,
+        lineage: Lineage(ABSENT.to_owned()),
+        floor: resource_version,
+        version: String::new(),
+    }
+}
+
+/// E-1's floor: closed if it isn't a number.
+pub(crate) fn resource_version(text: Option<&str>) -> Result<u64, BackendError> {
+    let text = text.unwrap_or_default();
+    text.parse().ok().filter(|version| *version > 0).ok_or_else(|| {
+        BackendError::refused(format!(
+            "the API server's resourceVersion {text:?} is no number, so no epoch is certain to rise; this store can't \
+             hold leases"
+        ))
+    })
+}
+
+/// The Lease that the version of an observation keeps.
+pub(crate) fn of_version(expected: &Observation) -> Result<Lease, BackendError> {
+    serde_json::from_str(&expected.version).map_err(|error| {
+        BackendError::refused("this observation was made by another store; observe again").with_source(error)
+    })
+}
+
+/// `base` with `record` in it. `before` is the record that `base` was read as.
+pub(crate) fn written(
+    name: &LeaseName,
+    base: Lease,
+    before: Option<&Record>,
+    record: &Record,
+) -> Result<Lease, BackendError> {
+    let mut lease = base;
+    let shown = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+    let stays = before.is_some_and(|before| before.grant.is_some() && before.grant == record.grant);
+    if stays && before.map(identity).as_deref() != Some(shown) {
+        return Err(BackendError::refused(format!(
+            "lease {name} is held by {shown}, by another program's leader election, which answers no request; stop \
+             that program, or revoke the lease"
+        )));
+    }
+    let text = serde_json::to_string(record)
+        .map_err(|error| BackendError::refused("the record can't be written as JSON").with_source(error))?;
+    lease.metadata.name = Some(name.to_string());
+    lease.metadata.annotations.get_or_insert_default().insert(RECORD.to_owned(), text);
+    let spec = lease.spec.get_or_insert_default();
+    let is_beat = before.is_none_or(|before| (before.grant, before.beat) != (record.grant, record.beat));
+    if is_beat || spec.renew_time.is_none() {
+        spec.renew_time = Some(MicroTime(renewed(record, spec.renew_time.as_ref())));
+    }
+    spec.holder_identity = Some(identity(record));
+    spec.lease_duration_seconds = Some(duration_seconds(record));
+    spec.acquire_time = Some(MicroTime(timestamp(record.acquired_at)));
+    spec.lease_transitions = Some(transitions(record));
+    Ok(lease)
+}
+
+/// A new Lease.
+pub(crate) fn new(name: &LeaseName, record: &Record) -> Result<Lease, BackendError> {
+    written(name, Lease::default(), None, record)
+}
+
+/// Who holds it, as `kubectl get lease` shows it; empty when it is free.
+fn identity(record: &Record) -> String {
+    record.grant.map(|grant| format!("{}_{grant}", record.holder)).unwrap_or_default()
+}
+
+/// What client-go waits for, so never less than our own holder may act. A final register is nobody's to take.
+fn duration_seconds(record: &Record) -> i32 {
+    if record.sealed.is_some() {
+        return i32::MAX;
+    }
+    record.ttl_ms.div_ceil(1000).clamp(1, i32::MAX as u64).try_into().unwrap_or(i32::MAX)
+}
+
+fn transitions(record: &Record) -> i32 {
+    record.transitions.try_into().unwrap_or(i32::MAX)
+}
+
+/// client-go compares whole seconds: a beat that isn't a second later than the last one is no beat for it.
+fn renewed(record: &Record, last: Option<&MicroTime>) -> Timestamp {
+    let now = timestamp(record.renewed_at);
+    let later = last.and_then(|last| last.0.checked_add(SignedDuration::from_secs(1)).ok());
+    later.map_or(now, |later| now.max(later))
+}
+
+fn timestamp(time: WallTime) -> Timestamp {
+    let far = if time.0 < 0 { Timestamp::UNIX_EPOCH } else { Timestamp::MAX };
+    Timestamp::from_millisecond(time.0).unwrap_or(far)
+}
+
+fn wall(time: Option<&MicroTime>) -> WallTime {
+    WallTime(time.map_or(0, |time| time.0.as_millisecond()))
+}
+
+fn record(lease: &Lease, lineage: &Lineage) -> Result<Record, BackendError> {
+    let spec = lease.spec.clone().unwrap_or_default();
+    if let Some(strategy) = &spec.strategy {
+        let why = format!(
+            "its spec.strategy is {strategy}: coordinated leader election would give it to others; remove the field"
+        );
+        return Err(unreadable(lease, &why));
+    }
+    let shown = spec.holder_identity.clone().unwrap_or_default();
+    let kept = lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(RECORD));
+    let kept: Option<Record> = kept.map(|text| serde_json::from_str(text)).transpose().map_err(|error| {
+        let why = format!(
+            "its annotation {RECORD} is no record ({error}); delete the Lease and run init --above with an epoch \
+             above all that were used"
+        );
+        unreadable(lease, &why)
+    })?;
+    let dense = spec.lease_transitions.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+    match kept {
+        Some(kept) if identity(&kept) == shown => {
+            Ok(Record { transitions: kept.transitions.max(dense), ..kept })
+        }
+        kept => foreign(lease, &spec, &shown, kept.as_ref(), lineage),
+    }
+}
+
+/// What somebody else has made of it: client-go, or a person.
+fn foreign(
+    lease: &Lease,
+    spec: &LeaseSpec,
+    shown: &str,
+    kept: Option<&Record>,
+    lineage: &Lineage,
+) -> Result<Record, BackendError> {
+    let dense = spec.lease_transitions.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+    // Somebody has held it since, by the rules of client-go. Else a hand has changed it under our holder, who may act
+    // on: no wait is shorter than that one's ttl, and a holder that was struck out isn't free yet.
+    let taken_since = kept.is_none_or(|kept| spec.lease_transitions.unwrap_or(0) > transitions(kept));
+    let is_free = shown.is_empty() && taken_since;
+    let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0);
+    if !shown.is_empty() && seconds == 0 {
+        let why = format!(
+            "{shown} holds it for no stated time; set spec.leaseDurationSeconds, or empty the holder"
+        );
+        return Err(unreadable(lease, &why));
+    }
+    let ours = kept.filter(|_| !taken_since).map_or(0, |kept| kept.ttl_ms);
+    let ttl_ms = (seconds * 1000).max(ours).max(1000);
+    let metadata = &lease.metadata;
+    let who = (&metadata.uid, shown, spec.acquire_time.as_ref().map(|time| time.0));
+    Ok(Record {
+        tag: Tag(digest(&(&metadata.uid, &metadata.resource_version))),
+        grant: (!is_free).then(|| Grant(digest(&who))),
+        epoch: kept.map_or(0, |kept| kept.epoch),
+        // Changes with each of its renewals, which is all that T-2 asks of a beat.
+        beat: digest(&spec.renew_time.as_ref().map(|time| time.0)) as u64 >> 1,
+        holder: shown.to_owned(),
+        ttl_ms,
+        max_ttl_ms: kept.map_or(0, |kept| kept.max_ttl_ms).max(ttl_ms),
+        // A restored Lease with a holder of old is as doubtful as a restored record.
+        lineage: kept.map_or(lineage, |kept| &kept.lineage).clone(),
+        transitions: kept.map_or(0, |kept| kept.transitions).max(dense),
+        preemptible: false,
+        sealed: kept.and_then(|kept| kept.sealed.clone()),
+        request: None,
+        answered: None,
+        acquired_at: wall(spec.acquire_time.as_ref()),
+        renewed_at: wall(spec.renew_time.as_ref()),
+        expires_at: wall(spec.renew_time.as_ref()).plus(Duration::from_millis(ttl_ms)),
+        region: String::new(),
+        note: "held by another program's leader election".to_owned(),
+        extra: kept.map(|kept| kept.extra.clone()).unwrap_or_default(),
+    })
+}
+
+/// 128 bits that are the same for the same value, in this process and others of the same build.
+fn digest(value: &impl Hash) -> u128 {
+    let half = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        salt.hash(&mut hasher);
+        value.hash(&mut hasher);
+        u128::from(hasher.finish())
+    };
+    half(0) << 64 | half(1)
+}
+
+fn unreadable(lease: &Lease, why: &str) -> BackendError {
+    let name = lease.metadata.name.as_deref().unwrap_or_default();
+    BackendError::not_applied(format!("Lease {name} can't be used: {why}"))
+}

@@ -1,0 +1,36 @@
+//! Kubernetes as a lease store: one `coordination.k8s.io/v1` Lease is one register.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use lease_k8s::{K8s, K8sConfig};
+//!
+//! let config = K8sConfig::in_cluster().namespace("payments")?;
+//! let connector = K8s::connector(config); // for the elector
+//! # drop(connector); Ok(())
+//! # }
+//! ```
+//!
+//! - Every write but a creation is one PUT that carries uid and resourceVersion (K-1): it never creates a deleted Lease
+//!   anew, and never overwrites what it hasn't seen. Nothing here patches or deletes.
+//! - `kubectl get lease` shows the truth: the holder is `<workload>_<grant>`, or empty when the lease is free. The
+//!   whole record is in the annotation [`RECORD`]; it counts only while the holder repeats its grant (K-2), so
+//!   **client-go's leader election may be a candidate on the same Lease**: each side waits the other's
+//!   `leaseDurationSeconds` out and takes a cleanly released Lease at once. client-go knows no closed, final or
+//!   requested registers, and creates a Lease that somebody has deleted.
+//! - Ttls are whole seconds; a history is not kept.
+//! - The least RBAC: `get`, `list`, `watch` and `update` on `leases` by `resourceNames`, and `create` for whoever runs
+//!   `leasehold init`. All but [`list`](lease_core::LeaseBackend::list) ask by the Lease's own name.
+//! - A restore of the cluster's etcd from a backup is invisible here: revoke the leases (`leasehold revoke`) before the
+//!   API server is opened again.
+#![forbid(unsafe_code)]
+
+mod api;
+mod backend;
+mod config;
+mod error;
+mod lease;
+mod watch;
+
+pub use backend::{K8s, K8sConnector};
+pub use config::K8sConfig;
+pub use lease::RECORD;

@@ -1,0 +1,8 @@
+//! The backend on a real control plane: each hazard of the store, and what answers it.
+
+mod access;
+mod common;
+mod faults;
+mod foreign;
+mod register;
+mod watch;

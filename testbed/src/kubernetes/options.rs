@@ -1,0 +1,54 @@
+//! What a test may choose about a control plane.
+
+/// How a control plane is started. The default is a quick one: an API server and its etcd, without fsync.
+#[derive(Clone, Debug)]
+pub struct ControlPlaneOptions {
+    pub(super) controllers: bool,
+    pub(super) scheduler: bool,
+    pub(super) fsync: bool,
+    pub(super) audit_level: &'static str,
+    pub(super) flags: Vec<String>,
+}
+
+impl Default for ControlPlaneOptions {
+    fn default() -> Self {
+        Self {
+            controllers: false,
+            scheduler: false,
+            fsync: false,
+            audit_level: "Metadata",
+            flags: Vec::new(),
+        }
+    }
+}
+
+impl ControlPlaneOptions {
+    /// With a kube-controller-manager: Deployments become Pods, namespaces can be deleted, and each has its `default`
+    /// ServiceAccount.
+    #[must_use]
+    pub fn controllers(mut self) -> Self {
+        self.controllers = true;
+        self
+    }
+
+    /// With a kube-scheduler: Pods are bound to Nodes.
+    #[must_use]
+    pub fn scheduler(mut self) -> Self {
+        self.scheduler = true;
+        self
+    }
+
+    /// Whether its etcd waits for the disk. On for benches and whatever speaks of crashes; off saves time.
+    #[must_use]
+    pub fn fsync(mut self, on: bool) -> Self {
+        self.fsync = on;
+        self
+    }
+
+    /// A further flag of the API server's: `--request-timeout=5s`.
+    #[must_use]
+    pub fn flag(mut self, flag: impl Into<String>) -> Self {
+        self.flags.push(flag.into());
+        self
+    }
+}
