@@ -15,6 +15,7 @@ mod fleet;
 mod handover;
 mod interrupt;
 mod judge;
+mod roll;
 mod stats;
 mod store;
 mod testbed;
@@ -41,6 +42,7 @@ enum Command {
     Demo(demo::Args),
     Failover(failover::Args),
     Handover(handover::Args),
+    Roll(roll::Args),
     Conformance(conformance::Args),
     #[command(subcommand)]
     Testbed(testbed::Command),
@@ -61,6 +63,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => unless_interrupted(demo::run(args)).await,
         Command::Failover(args) => unless_interrupted(failover::run(args)).await,
         Command::Handover(args) => unless_interrupted(handover::run(args)).await,
+        Command::Roll(args) => unless_interrupted(roll::run(args)).await,
         Command::Conformance(args) => conformance::run(args).await,
         Command::Testbed(command) => testbed::run(command).await,
         Command::Actor(args) => actor::run(args).await,
