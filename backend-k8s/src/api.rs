@@ -127,6 +127,19 @@ impl Api {
     }
 }
 
+#[cfg(test)]
+impl Api {
+    /// Over a server that is a function.
+    pub(crate) fn over<S, F>(answer: S) -> Self
+    where
+        S: FnMut(Request<Body>) -> F + Send + 'static,
+        F: Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send + 'static,
+    {
+        let client = Mutex::new(Some(Client::new(tower::service_fn(answer), "default")));
+        Self { config: K8sConfig::infer(), namespace: "default".to_owned(), client }
+    }
+}
+
 /// The parameter that names one Lease, so that RBAC by `resourceNames` allows a list or watch of it.
 pub(crate) fn selector(name: &LeaseName) -> String {
     format!("fieldSelector=metadata.name%3D{name}")

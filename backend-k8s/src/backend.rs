@@ -204,3 +204,42 @@ impl LeaseBackend for K8s {
         watch::hints(self.api.clone(), prefix).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Response;
+    use lease_core::writes::{self, Fresh};
+    use serde_json::json;
+
+    use super::*;
+
+    /// K-1: no API server answers so to a PUT with uid and resourceVersion. If one does, the register was gone.
+    #[tokio::test]
+    async fn a_write_that_created_the_lease_shows_the_register_as_gone() {
+        let seen = json!({
+            "metadata": {"name": "one", "uid": "old", "resourceVersion": "5"},
+            "spec": {"holderIdentity": "", "leaseTransitions": 0},
+        });
+        let seen = lease::observation(serde_json::from_value(seen).unwrap()).unwrap();
+        let api = Api::over(|request| async {
+            use http_body_util::BodyExt;
+            let sent = request.into_body().collect().await.unwrap().to_bytes();
+            let mut created: serde_json::Value = serde_json::from_slice(&sent).unwrap();
+            assert_eq!(
+                (&created["metadata"]["uid"], &created["metadata"]["resourceVersion"]),
+                (&json!("old"), &json!("5"))
+            );
+            created["metadata"]["uid"] = json!("new");
+            created["metadata"]["resourceVersion"] = json!("9");
+            let answer = Response::builder().status(StatusCode::CREATED);
+            Ok(answer.body(created.to_string().into_bytes().into()).unwrap())
+        });
+        let backend = K8s { api: Arc::new(api) };
+        let (name, fresh) = (LeaseName::new("one").unwrap(), Fresh::random());
+        let next = writes::renew(&seen, seen.record.as_ref().unwrap(), &fresh);
+        let Ok(PutOutcome::Conflict(shown)) = backend.put_if(&name, &seen, &next, Change::Renew).await else {
+            panic!("it was taken for a renewal");
+        };
+        assert_eq!((shown.record, shown.floor), (None, 9));
+    }
+}

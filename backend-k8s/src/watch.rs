@@ -91,3 +91,56 @@ fn shown(name: String, lease: Lease) -> Hint {
         _ => Hint::Changed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures::StreamExt;
+    use http::Response;
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    fn lease(version: u64) -> serde_json::Value {
+        json!({
+            "metadata": {"name": "one", "uid": "u", "resourceVersion": version.to_string()},
+            "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 1},
+        })
+    }
+
+    /// An API server that gives these answers, one after the other, and its callers' queries.
+    fn server(answers: Vec<String>) -> (Arc<Api>, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (log, mut answers) = (asked.clone(), answers.into_iter());
+        let api = Api::over(move |request| {
+            log.lock().unwrap().push(request.uri().query().unwrap_or_default().to_owned());
+            let answer = answers.next().expect("no more was to be asked");
+            std::future::ready(Ok(Response::new(Body::from(answer.into_bytes()))))
+        });
+        (Arc::new(api), asked)
+    }
+
+    #[tokio::test]
+    async fn goes_on_where_the_server_ended_it_and_ends_when_that_is_gone() {
+        let event = |kind: &str, object: serde_json::Value| {
+            json!({"type": kind, "object": object}).to_string() + "\n"
+        };
+        let list = json!({"metadata": {"resourceVersion": "7"}, "items": []}).to_string();
+        let bookmark = json!({"kind": "Lease", "apiVersion": "v1", "metadata": {"resourceVersion": "12"}});
+        let gone = json!({"status": "Failure", "message": "too old", "reason": "Expired", "code": 410});
+        let first = event("MODIFIED", lease(9)) + &event("BOOKMARK", bookmark);
+        let (api, asked) = server(vec![list, first, event("DELETED", lease(15)), event("ERROR", gone)]);
+        let mut hints = hints(api, "one").await.unwrap();
+        let Some(Hint::Shows(_, seen)) = hints.next().await else { panic!("it is shown") };
+        assert_eq!(seen.floor, 9);
+        assert_eq!(hints.next().await, Some(Hint::Changed), "a deletion");
+        assert_eq!(hints.next().await, None, "410: whoever waits must look, and watch anew");
+        let asked = asked.lock().unwrap();
+        let from: Vec<_> = asked.iter().filter_map(|query| query.split("resourceVersion=").nth(1)).collect();
+        let from: Vec<_> = from.iter().filter_map(|query| query.split('&').next()).collect();
+        assert_eq!(from, ["7", "12", "15"]);
+        assert!(asked.iter().all(|query| query.contains("fieldSelector=metadata.name%3Done")), "{asked:?}");
+    }
+}

@@ -13,13 +13,14 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-k8s", &["lease-core"]),
     ("lease-conformance", &["lease-core"]),
     ("lease-testbed", &[]),
-    ("lease-workers", &["lease-core", "lease-etcd", "lease-postgres", "lease-sqlite"]),
+    ("lease-workers", &["lease-core", "lease-etcd", "lease-k8s", "lease-postgres", "lease-sqlite"]),
     (
         "lease-lab",
         &[
             "lease-conformance",
             "lease-core",
             "lease-etcd",
+            "lease-k8s",
             "lease-postgres",
             "lease-sqlite",
             "lease-testbed",
@@ -32,6 +33,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-conformance",
             "lease-core",
             "lease-etcd",
+            "lease-k8s",
             "lease-lab",
             "lease-postgres",
             "lease-sqlite",

@@ -3,6 +3,7 @@
 //! An outsider's program adds its own with [`Cli::with_mode`](crate::Cli::with_mode), without a fork.
 
 mod etcd;
+mod k8s;
 mod postgres;
 mod sqlite;
 
@@ -12,34 +13,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lease_core::{BackendError, Connector, LeaseBackend, LeaseName};
+use lease_core::{BackendError, Connector, LeaseBackend};
 
-use crate::settings::{BadSetting, Kind, LeaderElection, Section, Setting, Settings};
+use crate::settings::{BadSetting, LeaderElection, Section, Settings};
 
 /// The mode without a lease: roles take their term from the outbox's own database.
 pub const DISABLED: &str = "disabled";
-
-/// Modes that this product has, but not this build: the registry wins if it has one of them.
-const NOT_IN_THIS_BUILD: [&str; 1] = ["k8s"];
-
-/// Charts set it whatever the mode is, so it's known also where mode k8s isn't.
-const K8S: Section = Section {
-    name: "leaderElection.k8s",
-    about: "mode k8s (not in this build yet)",
-    settings: &[Setting::new(
-        "namespace",
-        "SPENDGUARD_LEADER_K8S_NAMESPACE",
-        Kind::Checked {
-            check: is_namespace,
-            allowed: "use 1 to 63 characters of a-z, 0-9 and '-', beginning and ending with a letter or digit",
-        },
-        "the namespace of the Lease objects",
-    )],
-};
-
-fn is_namespace(text: &str) -> bool {
-    text.len() <= 63 && !text.contains('.') && LeaseName::new(text).is_ok()
-}
 
 /// One kind of lease store.
 pub trait Mode: Send + Sync + 'static {
@@ -162,7 +141,12 @@ pub(crate) struct Registry(Vec<Box<dyn Mode>>);
 
 impl Registry {
     pub(crate) fn standard() -> Self {
-        Self(vec![Box::new(sqlite::Sqlite), Box::new(postgres::Postgres), Box::new(etcd::Etcd)])
+        Self(vec![
+            Box::new(sqlite::Sqlite),
+            Box::new(postgres::Postgres),
+            Box::new(etcd::Etcd),
+            Box::new(k8s::K8s),
+        ])
     }
 
     /// An entry of the same name is replaced.
@@ -172,8 +156,7 @@ impl Registry {
     }
 
     pub(crate) fn sections(&self) -> impl Iterator<Item = Section> {
-        let reserved = self.0.iter().all(|mode| mode.name() != "k8s").then_some(K8S);
-        self.0.iter().map(|mode| mode.section()).chain(reserved)
+        self.0.iter().map(|mode| mode.section())
     }
 
     /// The store that the settings name; `None` in mode `disabled`.
@@ -196,13 +179,6 @@ impl Registry {
         }
         let known: Vec<_> = [DISABLED].into_iter().chain(self.0.iter().map(|mode| mode.name())).collect();
         let known = known.join(", ");
-        Err(settings.refuse::<LeaderElection>(
-            key,
-            if NOT_IN_THIS_BUILD.contains(&name) {
-                format!("this mode is not in this build yet; use one of {known}")
-            } else {
-                format!("use one of {known}")
-            },
-        ))
+        Err(settings.refuse::<LeaderElection>(key, format!("use one of {known}")))
     }
 }
