@@ -43,7 +43,7 @@ pub(crate) struct Args {
 }
 
 const PODS: usize = 2;
-const TTL: &str = "3s";
+const TTL_MS: &str = "3000";
 const LIMIT: Duration = Duration::from_secs(60);
 const KILLS_A_MOVE: usize = 3;
 
@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for number in 0..PODS {
         fleet.push(stage.forwarder(number, &args.through[0], None)?);
     }
-    let mut newest = stage.rows_after(0).await?;
+    stage.leads(&args.through[0]).await?;
     let (mut moves, mut exits) = (Vec::new(), Vec::new());
     for pair in args.through.windows(2) {
         let [from, to] = pair else { continue };
@@ -85,9 +85,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let mut killed = 0;
         for _ in 0..KILLS_A_MOVE {
             let mover = stage.leasehold(&["migrate", "--mode", to, "--migrate-from", from], "mover")?;
-            tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
-            killed += usize::from(mover.exit_status().is_none());
-            mover.kill().await?;
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..150))).await;
+            // One that has ended has moved it.
+            killed += usize::from(mover.exit_status().is_none() && mover.kill().await.is_ok());
         }
         for (number, pod) in fleet.iter_mut().enumerate() {
             pod.signal(Signal::TERM)?;
@@ -95,7 +95,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             *pod = stage.forwarder(number, to, Some(from))?;
             pod.wait_for_line("outbox-forwarder started", LIMIT).await?;
         }
-        newest = stage.rows_after(newest).await.with_context(|| format!("nobody leads in {to}"))?;
+        stage.leads(to).await.with_context(|| format!("in {to}:\n{}", logs(&fleet)))?;
         moves.push(Move {
             from: from.clone(),
             to: to.clone(),
@@ -104,8 +104,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         });
     }
     let rows = writer.finish().await?;
-    wait_until("the outbox is empty", LIMIT, async || stage.one(PENDING).await.is_ok_and(|left| left == 0))
-        .await?;
+    let empty = async || stage.one(PENDING).await.is_ok_and(|left| left == 0);
+    wait_until("the outbox is empty", LIMIT, empty).await.with_context(|| logs(&fleet))?;
     for pod in &fleet {
         pod.signal(Signal::TERM)?;
         exits.push(pod.wait(LIMIT).await?.success());
@@ -137,6 +137,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(crate::exit_code(report.holds))
+}
+
+fn logs(fleet: &[Process]) -> String {
+    fleet.iter().map(|pod| pod.lines().join("\n")).collect::<Vec<_>>().join("\n\n")
 }
 
 const PENDING: &str = "SELECT count(*) FROM audit_outbox WHERE forwarded_at IS NULL";
@@ -172,7 +176,7 @@ impl Stage {
         ];
         let mut environment = BTreeMap::from([
             ("SPENDGUARD_LEADER_LEASE_NAME", forwarder::LEASE.to_owned()),
-            ("SPENDGUARD_LEADER_LEASE_TTL_MS", TTL.to_owned()),
+            ("SPENDGUARD_LEADER_LEASE_TTL_MS", TTL_MS.to_owned()),
             ("SPENDGUARD_LEADER_POSTGRES_URL", leases),
         ]);
         let mut etcd = None;
@@ -236,16 +240,20 @@ impl Stage {
         self.leasehold(&args, &format!("forwarder-{number}"))
     }
 
-    /// Waits for rows of a term after `epoch`; returns that term's epoch.
-    async fn rows_after(&self, epoch: i64) -> anyhow::Result<i64> {
+    /// Waits until the lease is held in `mode`, and rows of that very term have arrived.
+    async fn leads(&self, mode: &str) -> anyhow::Result<()> {
         let began = Instant::now();
         loop {
-            let newest = self.ingested("coalesce(max(forwarder_epoch), 0)").await?;
-            if newest > epoch {
-                return Ok(newest);
+            let status = self.leasehold(&["status", "--mode", mode, "--json"], "operator")?;
+            status.wait(LIMIT).await?;
+            let said: serde_json::Value =
+                serde_json::from_str(&status.lines().join("\n")).unwrap_or_default();
+            let epoch = said["record"]["epoch"].as_i64().unwrap_or(i64::MAX);
+            if said["state"] == "held" && self.ingested("coalesce(max(forwarder_epoch), 0)").await? >= epoch {
+                return Ok(());
             }
-            ensure!(began.elapsed() < LIMIT, "no row of a term after epoch {epoch} came within {LIMIT:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            ensure!(began.elapsed() < LIMIT, "no row came within {LIMIT:?}; status: {said}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
