@@ -11,7 +11,7 @@ LAB = target/debug/leasehold-lab
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
-demo: ## the main job: three forwarders and an ingest under kills and stops (MODE=sqlite|postgres)
+demo: ## the main job: three forwarders and an ingest under kills and stops (MODE=sqlite|postgres|etcd)
 	@sh scripts/setup.sh $(MODE)
 	@$(CARGO) build --locked -p lease-workers -p lease-lab
 	@$(LAB) demo --mode $(MODE)
@@ -37,8 +37,10 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 	@$(CARGO) build --locked -p lease-workers -p lease-lab
 	$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)
+	$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) failover --mode sqlite --ttl 2s --times 50
 	$(LAB) failover --mode postgres --ttl 2s --times 50
+	$(LAB) failover --mode etcd --ttl 2s --times 50
 	$(LAB) failover --mode postgres --ttl 15s --times 3
 
 bench: ## paired benches with their bars: renewal, hand-over, is_leader_now (release build)

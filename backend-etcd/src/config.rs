@@ -4,10 +4,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lease_core::{InvalidSettings, LeaseName, Term};
+use etcd_client::Client;
+use lease_core::{BackendError, InvalidSettings, LeaseName, Term};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use url::Url;
 
+use crate::connection::connect;
 use crate::fence::{Fence, TermGuard};
 use crate::keys::{Keys, Part, term_value};
 
@@ -136,6 +138,15 @@ impl EtcdConfig {
     /// The fence of a resource that lives in this etcd, whichever store has the lease.
     pub fn fence(&self, resource: &str) -> Fence {
         Fence { key: self.keys.mark(resource) }
+    }
+
+    /// A client with these settings, for effects in this etcd and for administration: one connection to whichever node
+    /// answers first, which isn't opened again once it has ended.
+    ///
+    /// # Errors
+    /// As for [`Etcd::connect`](crate::Etcd::connect).
+    pub async fn client(&self) -> Result<Client, BackendError> {
+        connect(self).await
     }
 
     /// The user and its password, as they are now.

@@ -150,6 +150,11 @@ impl Failed {
     }
 }
 
+/// A connection for somebody else's use.
+pub(crate) async fn connect(config: &EtcdConfig) -> Result<Client, BackendError> {
+    Ok(open(config, &Newest::default(), ConnectOptions::new(), false).await?.client)
+}
+
 /// A connection of its own for a watch: it ends when its node has no leader, or gives no sign of life.
 pub(crate) async fn open_for_watch(config: &EtcdConfig, newest: &Newest) -> Result<Opened, BackendError> {
     Ok(open(config, newest, ConnectOptions::new().with_require_leader(true), true).await?)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lease_core::admin::{self, Init};
 use lease_core::{LeaseBackend, LeaseName};
 use lease_postgres::PostgresConfig;
-use lease_testbed::{Postgres, PostgresOptions, wait_for};
+use lease_testbed::{Etcd, EtcdOptions, Postgres, PostgresOptions, wait_for};
 
 use crate::effects::Effects;
 use crate::fleet::Fleet;
@@ -18,9 +18,15 @@ pub(crate) struct Arena {
     /// How to reach it directly.
     pub(crate) store: Store,
     /// The server, if there is one.
-    pub(crate) server: Option<Postgres>,
+    pub(crate) server: Option<Server>,
     /// This program, which can also play an outsider.
     pub(crate) program: PathBuf,
+}
+
+/// A server that was started for a run.
+pub(crate) enum Server {
+    Postgres(Box<Postgres>),
+    Etcd(Box<Etcd>),
 }
 
 /// A few more than any run needs.
@@ -46,7 +52,16 @@ impl Arena {
                     .setting("authentication_timeout", "3s");
                 let server = Postgres::start(options).await?;
                 lease_postgres::migrate(&PostgresConfig::new(&server.url())?).await?;
-                (Store { mode, leases: server.url(), effects: server.url() }, Some(server))
+                (
+                    Store { mode, leases: server.url(), effects: server.url() },
+                    Some(Server::Postgres(Box::new(server))),
+                )
+            }
+            Mode::Etcd => {
+                let cluster = Etcd::start(EtcdOptions::default().nodes(3).fsync(true)).await?;
+                let endpoints = cluster.endpoints().join(",");
+                let store = Store { mode, leases: endpoints.clone(), effects: endpoints };
+                (store, Some(Server::Etcd(Box::new(cluster))))
             }
         };
         Effects::create(&store).await?;

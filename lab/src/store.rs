@@ -13,12 +13,14 @@ use lease_core::{
     BackendError, Capabilities, Change, Connector, Hint, Hints, HistoryRow, LeaseBackend, LeaseName,
     Observation, PutOutcome, Record,
 };
+use lease_etcd::{Etcd, EtcdConfig};
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_sqlite::{Sqlite, SqliteConfig};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use std::sync::Mutex;
 
+use crate::effects::etcd::endpoints;
 use crate::trace::{Act, Entry, Outcome, Trace, now};
 
 /// A store that can be chosen.
@@ -28,6 +30,8 @@ pub(crate) enum Mode {
     Sqlite,
     /// A server of our own, started for the run.
     Postgres,
+    /// A cluster of our own, of three nodes, started for the run.
+    Etcd,
 }
 
 impl Mode {
@@ -35,6 +39,7 @@ impl Mode {
         match self {
             Self::Sqlite => "sqlite",
             Self::Postgres => "postgres",
+            Self::Etcd => "etcd",
         }
     }
 }
@@ -44,10 +49,10 @@ impl Mode {
 pub(crate) struct Store {
     #[arg(long)]
     pub(crate) mode: Mode,
-    /// A file, or a url.
+    /// A file, a url, or urls with commas between them.
     #[arg(long)]
     pub(crate) leases: String,
-    /// Another file, or a url.
+    /// Another file, a url, or urls with commas between them.
     #[arg(long)]
     pub(crate) effects: String,
 }
@@ -64,6 +69,7 @@ impl Store {
         Ok(match self.mode {
             Mode::Sqlite => Arc::new(Sqlite::connector(SqliteConfig::new(&self.leases)?)),
             Mode::Postgres => Arc::new(Postgres::connector(PostgresConfig::new(&self.leases)?)),
+            Mode::Etcd => Arc::new(Etcd::connector(EtcdConfig::new(endpoints(&self.leases))?)),
         })
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use lease_postgres::PostgresConfig;
-use lease_testbed::{Postgres, PostgresOptions};
+use lease_testbed::{Etcd, EtcdOptions, Postgres, PostgresOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Servers to play with.
@@ -15,6 +15,9 @@ pub(crate) enum Command {
     Up {
         /// Which server.
         server: Server,
+        /// etcd: how many nodes.
+        #[arg(long, default_value = "1", value_parser = nodes)]
+        nodes: usize,
     },
 }
 
@@ -22,25 +25,54 @@ pub(crate) enum Command {
 pub(crate) enum Server {
     /// PostgreSQL, with fsync on.
     Postgres,
+    /// etcd, with fsync on: one node, or more by --nodes.
+    Etcd,
+}
+
+fn nodes(text: &str) -> Result<usize, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("use 1 or 3".to_owned()),
+    }
 }
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let Command::Up { server: Server::Postgres } = command;
+    let Command::Up { server, nodes } = command;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let postgres = Postgres::start(PostgresOptions::default()).await?;
-    let url = postgres.url();
-    lease_postgres::migrate(&PostgresConfig::new(&url)?).await?;
-    println!("PostgreSQL is up, with Leasehold's tables in it. Its url, of a superuser:");
-    println!("  {url}");
-    println!("Try:");
-    println!("  psql {url} -c 'TABLE coordination_leases'");
-    println!("  leasehold-lab conformance --mode postgres --url {url}");
-    println!("Ctrl-C ends it and removes all that was in it.");
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let told = async {
+        println!("Ctrl-C ends it and removes all that was in it.");
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    match server {
+        Server::Postgres => {
+            let postgres = Postgres::start(PostgresOptions::default().fsync(true)).await?;
+            let url = postgres.url();
+            lease_postgres::migrate(&PostgresConfig::new(&url)?).await?;
+            println!("PostgreSQL is up, with Leasehold's tables in it. Its url, of a superuser:");
+            println!("  {url}");
+            println!("Try:");
+            println!("  psql {url} -c 'TABLE coordination_leases'");
+            println!("  leasehold-lab conformance --mode postgres --url {url}");
+            told.await;
+            postgres.stop_fast().await?;
+        }
+        Server::Etcd => {
+            let etcd = Etcd::start(EtcdOptions::default().nodes(nodes).fsync(true)).await?;
+            let endpoints = etcd.endpoints().join(",");
+            println!("etcd is up. Its endpoints:");
+            println!("  {endpoints}");
+            println!("Try:");
+            println!("  leasehold --mode etcd --etcd-endpoints {endpoints} init --new nightly");
+            println!("  {} --endpoints {endpoints} get --prefix /leasehold/", etcd.etcdctl().display());
+            println!("  leasehold-lab conformance --mode etcd --endpoints {endpoints}");
+            told.await;
+            etcd.kill_all().await?;
+        }
     }
-    postgres.stop_fast().await?;
     println!("\nIt has ended.");
     Ok(ExitCode::SUCCESS)
 }

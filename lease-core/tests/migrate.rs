@@ -363,7 +363,7 @@ fn walk(moves: &Moves, seed: u64, steps: usize) -> World {
         random ^= random << 17;
         let action = actions[(random >> 20) as usize % actions.len()].clone();
         // Faults are rare, or all of them would come before anything is worth breaking.
-        let rare = (random >> 40) % 12 != 0;
+        let rare = !(random >> 40).is_multiple_of(12);
         if let Some(after) = moves.next_state(&world, action.clone())
             && !(rare && after.faults < world.faults)
         {

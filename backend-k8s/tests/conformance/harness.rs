@@ -238,7 +238,7 @@ trait Disturbs {
 
 impl Disturbs for Option<OwnedMutexGuard<Arc<ControlPlane>>> {
     fn clone_plane(&self) -> Result<Arc<ControlPlane>, Missing> {
-        let plane = self.as_ref().map(|plane| Arc::clone(plane));
+        let plane = self.as_deref().cloned();
         plane.ok_or_else(|| Missing("the shared control plane stays as it is".into()))
     }
 }

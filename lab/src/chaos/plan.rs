@@ -52,6 +52,12 @@ pub(super) enum StoreFault {
     Restart,
     /// SIGKILL of the server, and a new start.
     Crash,
+    /// SIGKILL of the cluster's leading node, and a new start.
+    KillNode,
+    /// SIGSTOP of the cluster's leading node.
+    PauseNode(Duration),
+    /// The cluster's leading node is cut off from the others; clients reach it.
+    IsolateNode(Duration),
     /// Somebody else holds the write lock of the leases' file.
     LockLeases(Duration),
     /// Somebody else holds the write lock of the effects' file.
@@ -64,6 +70,9 @@ impl StoreFault {
         match self {
             Self::Restart => "store restarted",
             Self::Crash => "store crashed (SIGKILL)",
+            Self::KillNode => "store's leading node killed (SIGKILL)",
+            Self::PauseNode(_) => "store's leading node paused (SIGSTOP)",
+            Self::IsolateNode(_) => "store's leading node cut off from the others",
             Self::LockLeases(_) => "leases' file locked by an outsider",
             Self::LockEffects(_) => "effects' file locked by an outsider",
         }
@@ -103,7 +112,7 @@ impl Iterator for Plan {
         const LOCAL: [(u32, Fault); 4] = [(11, Terminate), (4, Kill), (3, Stop), (1, KillStandby)];
         const NETWORK: [(u32, Fault); 3] = [(2, Cut), (3, HalfOpen), (1, Delay)];
         self.step += 1;
-        let network = if self.mode == Mode::Postgres { &NETWORK[..] } else { &[] };
+        let network = if self.mode == Mode::Sqlite { &[] } else { &NETWORK[..] };
         let fault = choose(&mut self.random, LOCAL.iter().chain(network).copied());
         Some(Step {
             calm: Duration::from_millis(self.random.random_range(30..300)),
@@ -132,8 +141,14 @@ impl Iterator for StorePlan {
     fn next(&mut self) -> Option<Step<StoreFault>> {
         let span = self.ttl.mul_f64(self.random.random_range(0.2..1.5));
         let faults = match self.mode {
-            Mode::Sqlite => [(2, StoreFault::LockLeases(span)), (1, StoreFault::LockEffects(span))],
-            Mode::Postgres => [(1, StoreFault::Restart), (2, StoreFault::Crash)],
+            Mode::Sqlite => vec![(2, StoreFault::LockLeases(span)), (1, StoreFault::LockEffects(span))],
+            Mode::Postgres => vec![(1, StoreFault::Restart), (2, StoreFault::Crash)],
+            Mode::Etcd => vec![
+                (1, StoreFault::Crash),
+                (2, StoreFault::KillNode),
+                (2, StoreFault::PauseNode(span)),
+                (2, StoreFault::IsolateNode(span)),
+            ],
         };
         let fault = choose(&mut self.random, faults.into_iter());
         let calm = Duration::from_millis(self.random.random_range(6_000..14_000));
@@ -176,6 +191,7 @@ mod tests {
         };
         assert_eq!(kinds(Mode::Sqlite).len(), 5);
         assert_eq!(kinds(Mode::Postgres).len(), 8);
+        assert_eq!(kinds(Mode::Etcd).len(), 8);
         assert_eq!(Plan::new(1, 0, Mode::Sqlite).next().unwrap().fault, Fault::PauseBeforeEffect);
     }
 }

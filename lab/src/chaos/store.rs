@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lease_core::LeaseName;
-use lease_testbed::Process;
+use lease_testbed::{Etcd, Postgres, Process};
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{StoreFault, StorePlan};
-use crate::arena::Arena;
+use crate::arena::{Arena, Server};
 use crate::judge::Sighting;
 use crate::trace::{Nanos, now};
 
@@ -33,16 +33,51 @@ pub(super) async fn break_by(
 
 async fn inject(arena: &Arena, fault: StoreFault, chance: f64) -> anyhow::Result<()> {
     match (fault, &arena.server) {
-        (StoreFault::Restart, Some(server)) => server.restart().await,
-        (StoreFault::Crash, Some(server)) => {
-            server.crash().await?;
-            tokio::time::sleep(Duration::from_millis(500).mul_f64(chance)).await;
-            server.start_again().await
-        }
         (StoreFault::LockLeases(span), _) => lock(arena, &arena.store.leases, span).await,
         (StoreFault::LockEffects(span), _) => lock(arena, &arena.store.effects, span).await,
-        (StoreFault::Restart | StoreFault::Crash, None) => Ok(()),
+        (_, Some(Server::Postgres(server))) => break_postgres(server, fault, chance).await,
+        (_, Some(Server::Etcd(cluster))) => break_etcd(cluster, fault, chance).await,
+        (_, None) => Ok(()),
     }
+}
+
+/// How long a killed server stays away at most.
+const AWAY: Duration = Duration::from_millis(500);
+
+async fn break_postgres(server: &Postgres, fault: StoreFault, chance: f64) -> anyhow::Result<()> {
+    if fault == StoreFault::Restart {
+        return server.restart().await;
+    }
+    server.crash().await?;
+    tokio::time::sleep(AWAY.mul_f64(chance)).await;
+    server.start_again().await
+}
+
+async fn break_etcd(cluster: &Etcd, fault: StoreFault, chance: f64) -> anyhow::Result<()> {
+    let leader = cluster.leader().await?;
+    match fault {
+        StoreFault::PauseNode(span) => {
+            leader.pause().await?;
+            tokio::time::sleep(span).await;
+            leader.resume()?;
+        }
+        StoreFault::IsolateNode(span) => {
+            cluster.isolate(leader);
+            tokio::time::sleep(span).await;
+            cluster.heal();
+        }
+        StoreFault::KillNode => {
+            leader.kill().await?;
+            tokio::time::sleep(AWAY.mul_f64(chance)).await;
+            leader.start_again()?;
+        }
+        _ => {
+            cluster.kill_all().await?;
+            tokio::time::sleep(AWAY.mul_f64(chance)).await;
+            cluster.start_all()?;
+        }
+    }
+    cluster.ready().await
 }
 
 async fn lock(arena: &Arena, file: &str, span: Duration) -> anyhow::Result<()> {

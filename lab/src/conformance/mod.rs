@@ -1,6 +1,7 @@
 //! `leasehold-lab conformance`: judges a store that somebody runs, in a place of its own that is cleaned up after.
 
 pub(crate) mod actor;
+mod etcd;
 mod postgres;
 mod sqlite;
 mod table;
@@ -31,6 +32,11 @@ pub(crate) struct Args {
     /// Postgres: the same database as a role that may create schemas, if the first may not.
     #[arg(long, env = "LEASEHOLD_TEST_POSTGRES_ADMIN_URL", hide_env_values = true, value_parser = url)]
     admin_url: Option<String>,
+    /// etcd: the nodes' urls with commas between them. Default: a cluster that is started for it.
+    #[arg(long, env = "LEASEHOLD_TEST_ETCD_ENDPOINTS", hide_env_values = true)]
+    endpoints: Option<String>,
+    #[command(flatten)]
+    etcd: etcd::Named,
     /// SQLite: a folder on the file system to judge. Default: the system's folder for temporary files.
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -100,6 +106,7 @@ async fn place(mode: Mode, args: &Args) -> anyhow::Result<Arc<dyn Place>> {
         Mode::Postgres => {
             Arc::new(postgres::Schemas::make(args.url.as_deref(), args.admin_url.as_deref()).await?)
         }
+        Mode::Etcd => Arc::new(etcd::Keys::make(args.endpoints.as_deref(), args.etcd.clone()).await?),
     })
 }
 

@@ -52,6 +52,8 @@ enum Mode {
     Sqlite,
     /// A PostgreSQL server of our own, in a throw-away folder
     Postgres,
+    /// An etcd cluster of our own, of three nodes, for the lease; two SQLite files for the data
+    Etcd,
 }
 
 /// Runs the demo. Dropped, it ends everything that it started.

@@ -131,6 +131,9 @@ impl Screen {
             Mode::Postgres => {
                 "PostgreSQL, a real server of our own (epoch 1·7: its timeline 1, acquisition 7)"
             }
+            Mode::Etcd => {
+                "etcd, a real cluster of three nodes for the lease; SQLite, one file for each store"
+            }
         };
         self.line(&format!(
             "{}",

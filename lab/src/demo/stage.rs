@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 use lease_core::admin::{self, Init};
 use lease_core::{LeaseBackend, LeaseName};
+use lease_etcd::EtcdConfig;
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_sqlite::{Sqlite, SqliteConfig};
-use lease_testbed::{Folder, Postgres as Server, PostgresOptions};
+use lease_testbed::{Etcd, EtcdOptions, Folder, Postgres as Server, PostgresOptions};
 use lease_workers::roles::{canonical, database::Database, forwarder, outbox};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{PgPool, SqlitePool};
@@ -28,7 +29,7 @@ pub(super) struct Stage {
     /// The canonical store's URL.
     pub(super) canonical: String,
     witness: Arc<Witness>,
-    _server: Option<Server>,
+    _servers: (Option<Server>, Option<Etcd>),
 }
 
 impl Stage {
@@ -37,7 +38,7 @@ impl Stage {
         let folder = Folder::new("demo")?;
         let lease = LeaseName::new(forwarder::LEASE)?;
         let file = |name: &str| folder.path().join(name).display().to_string();
-        let (lease_flags, lease_file, outbox, canonical, server, backend): (
+        let (lease_flags, lease_file, outbox, canonical, servers, backend): (
             _,
             _,
             _,
@@ -53,7 +54,7 @@ impl Stage {
                 canonical = format!("sqlite:{}", file("canonical.sqlite"));
                 lease_file = Some(PathBuf::from(&leases));
                 backend = Arc::new(Sqlite::connect(SqliteConfig::new(leases)?).await?);
-                server = None;
+                servers = (None, None);
             }
             Mode::Postgres => {
                 let started = Server::start(PostgresOptions::default()).await?;
@@ -67,7 +68,18 @@ impl Stage {
                 backend = Arc::new(Postgres::connect(config).await?);
                 // A first installation: written free, so that nobody has to wait.
                 admin::init(&*backend, &lease, Init { new: true, above: 0, max_ttl: TTL }).await?;
-                (lease_file, server) = (None, Some(started));
+                (lease_file, servers) = (None, (Some(started), None));
+            }
+            Mode::Etcd => {
+                let started = Etcd::start(EtcdOptions::default().nodes(3)).await?;
+                let endpoints = started.endpoints();
+                lease_flags =
+                    vec!["--mode".into(), "etcd".into(), "--etcd-endpoints".into(), endpoints.join(",")];
+                outbox = format!("sqlite:{}", file("outbox.sqlite"));
+                canonical = format!("sqlite:{}", file("canonical.sqlite"));
+                backend = Arc::new(lease_etcd::Etcd::connect(EtcdConfig::new(endpoints)?).await?);
+                admin::init(&*backend, &lease, Init { new: true, above: 0, max_ttl: TTL }).await?;
+                (lease_file, servers) = (None, (None, Some(started)));
             }
         }
         let limit = Duration::from_secs(10);
@@ -88,7 +100,7 @@ impl Stage {
             _ => anyhow::bail!("both stores are of one kind"),
         };
         let witness = Arc::new(Witness { backend, lease, effects, lease_file });
-        Ok(Self { folder, lease_flags, outbox, canonical, witness, _server: server })
+        Ok(Self { folder, lease_flags, outbox, canonical, witness, _servers: servers })
     }
 
     /// Who looks at the stores from outside.

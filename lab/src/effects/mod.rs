@@ -1,6 +1,7 @@
 //! The effects of a run: rows that are written in the same transaction as their term's admission (F-1), and the
 //! sabotage of that admission, which must show.
 
+pub(crate) mod etcd;
 mod postgres;
 mod sqlite;
 
@@ -24,6 +25,7 @@ pub(crate) struct Effect {
 pub(crate) enum Effects {
     Sqlite(sqlite::Effects),
     Postgres(postgres::Effects),
+    Etcd(etcd::Effects),
 }
 
 impl Effects {
@@ -32,6 +34,7 @@ impl Effects {
         Ok(match store.mode {
             Mode::Sqlite => Self::Sqlite(sqlite::Effects::connect(&store.effects).await?),
             Mode::Postgres => Self::Postgres(postgres::Effects::connect(&store.effects).await?),
+            Mode::Etcd => Self::Etcd(etcd::Effects::connect(&store.effects).await?),
         })
     }
 
@@ -40,6 +43,7 @@ impl Effects {
         match store.mode {
             Mode::Sqlite => sqlite::create(&store.effects).await,
             Mode::Postgres => postgres::create(&store.effects).await,
+            Mode::Etcd => Ok(()),
         }
     }
 
@@ -48,6 +52,7 @@ impl Effects {
         match store.mode {
             Mode::Sqlite => sqlite::sabotage(&store.effects).await,
             Mode::Postgres => postgres::sabotage(&store.effects).await,
+            Mode::Etcd => etcd::sabotage(&store.effects).await,
         }
     }
 
@@ -57,6 +62,7 @@ impl Effects {
         match self {
             Self::Sqlite(effects) => effects.write(effect, true).await,
             Self::Postgres(effects) => effects.write(effect, true).await,
+            Self::Etcd(effects) => effects.write(effect, true).await,
         }
     }
 
@@ -65,6 +71,7 @@ impl Effects {
         match self {
             Self::Sqlite(effects) => effects.all(resource).await,
             Self::Postgres(effects) => effects.all(resource).await,
+            Self::Etcd(effects) => effects.all(resource).await,
         }
     }
 }

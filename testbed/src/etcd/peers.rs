@@ -141,7 +141,8 @@ async fn serve(
     let mut passing = state.clone();
     let _ = passing.wait_for(|state| state.passes(link)).await;
     let mut server = TcpStream::connect(back).await?;
-    (client.set_nodelay(true)?, server.set_nodelay(true)?);
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
     server.write_all(&head).await?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
