@@ -7,7 +7,10 @@ use std::time::Duration;
 use lease_core::admin::{self, Init};
 use lease_core::{LeaseBackend, LeaseName};
 use lease_postgres::PostgresConfig;
-use lease_testbed::{Etcd, EtcdOptions, Postgres, PostgresOptions, wait_for};
+use lease_testbed::{
+    ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Identity, Postgres, PostgresOptions, wait_for,
+};
+use serde_json::json;
 
 use crate::effects::Effects;
 use crate::fleet::Fleet;
@@ -27,6 +30,8 @@ pub(crate) struct Arena {
 pub(crate) enum Server {
     Postgres(Box<Postgres>),
     Etcd(Box<Etcd>),
+    /// And who the actors are to it.
+    K8s(Box<(ControlPlane, Identity)>),
 }
 
 /// A few more than any run needs.
@@ -62,6 +67,17 @@ impl Arena {
                 let endpoints = cluster.endpoints().join(",");
                 let store = Store { mode, leases: endpoints.clone(), effects: endpoints };
                 (store, Some(Server::Etcd(Box::new(cluster))))
+            }
+            Mode::K8s => {
+                let plane = ControlPlane::start(ControlPlaneOptions::default().fsync(true)).await?;
+                plane.access().create_namespace("lab").await?;
+                let verbs = ["get", "list", "watch", "update", "create"];
+                let rules =
+                    json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs}]);
+                let identity = plane.access().create_identity("lab", "worker", rules).await?;
+                let leases = identity.kubeconfig().display().to_string();
+                let effects = fleet.path("effects.sqlite").display().to_string();
+                (Store { mode, leases, effects }, Some(Server::K8s(Box::new((plane, identity)))))
             }
         };
         Effects::create(&store).await?;

@@ -14,6 +14,7 @@ use lease_core::{
     Observation, PutOutcome, Record,
 };
 use lease_etcd::{Etcd, EtcdConfig};
+use lease_k8s::{K8s, K8sConfig};
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_sqlite::{Sqlite, SqliteConfig};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -32,6 +33,8 @@ pub(crate) enum Mode {
     Postgres,
     /// A cluster of our own, of three nodes, started for the run.
     Etcd,
+    /// A control plane of our own, started for the run; the effects in a SQLite file.
+    K8s,
 }
 
 impl Mode {
@@ -40,6 +43,7 @@ impl Mode {
             Self::Sqlite => "sqlite",
             Self::Postgres => "postgres",
             Self::Etcd => "etcd",
+            Self::K8s => "k8s",
         }
     }
 }
@@ -49,7 +53,7 @@ impl Mode {
 pub(crate) struct Store {
     #[arg(long)]
     pub(crate) mode: Mode,
-    /// A file, a url, or urls with commas between them.
+    /// A file, a url, urls with commas between them, or a kubeconfig.
     #[arg(long)]
     pub(crate) leases: String,
     /// Another file, a url, or urls with commas between them.
@@ -70,6 +74,7 @@ impl Store {
             Mode::Sqlite => Arc::new(Sqlite::connector(SqliteConfig::new(&self.leases)?)),
             Mode::Postgres => Arc::new(Postgres::connector(PostgresConfig::new(&self.leases)?)),
             Mode::Etcd => Arc::new(Etcd::connector(EtcdConfig::new(endpoints(&self.leases))?)),
+            Mode::K8s => Arc::new(K8s::connector(K8sConfig::kubeconfig(Some(PathBuf::from(&self.leases))))),
         })
     }
 }

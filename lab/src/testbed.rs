@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use lease_postgres::PostgresConfig;
-use lease_testbed::{Etcd, EtcdOptions, Postgres, PostgresOptions};
+use lease_testbed::{ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Postgres, PostgresOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Servers to play with.
@@ -27,6 +27,8 @@ pub(crate) enum Server {
     Postgres,
     /// etcd, with fsync on: one node, or more by --nodes.
     Etcd,
+    /// A Kubernetes control plane without nodes: API server, controller manager, scheduler.
+    K8s,
 }
 
 fn nodes(text: &str) -> Result<usize, String> {
@@ -71,6 +73,19 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("  leasehold-lab conformance --mode etcd --endpoints {endpoints}");
             told.await;
             etcd.kill_all().await?;
+        }
+        Server::K8s => {
+            let options = ControlPlaneOptions::default().controllers().scheduler().fsync(true);
+            let plane = ControlPlane::start(options).await?;
+            let kubeconfig = plane.kubeconfig().display();
+            println!("Kubernetes is up, without a node to run pods. An administrator's kubeconfig:");
+            println!("  export KUBECONFIG={kubeconfig}");
+            println!("Try:");
+            println!("  leasehold --mode k8s --k8s-kubeconfig {kubeconfig} init --new nightly");
+            println!("  kubectl get lease");
+            println!("  leasehold-lab conformance --mode k8s --kubeconfig {kubeconfig}");
+            told.await;
+            plane.stop().await?;
         }
     }
     println!("\nIt has ended.");

@@ -28,6 +28,13 @@ impl Link {
                 let urls: Vec<_> = proxies.iter().map(|proxy| format!("http://{}", proxy.addr())).collect();
                 (proxies, urls.join(","), urls.join(","))
             }
+            // By TLS, as in any cluster. The effects are in a file.
+            Server::K8s(server) => {
+                let (plane, identity) = &**server;
+                let proxy = Proxy::tcp(plane.addr())?;
+                let kubeconfig = identity.kubeconfig_through(proxy.addr())?;
+                (vec![proxy], kubeconfig.display().to_string(), store.effects.clone())
+            }
         };
         Ok((Self(proxies.into()), Store { leases, effects, ..store.clone() }))
     }

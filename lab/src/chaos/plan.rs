@@ -52,9 +52,9 @@ pub(super) enum StoreFault {
     Restart,
     /// SIGKILL of the server, and a new start.
     Crash,
-    /// SIGKILL of the cluster's leading node, and a new start.
+    /// SIGKILL of the cluster's leading node, or of the API server's etcd, and a new start.
     KillNode,
-    /// SIGSTOP of the cluster's leading node.
+    /// SIGSTOP of the cluster's leading node, or of the API server.
     PauseNode(Duration),
     /// The cluster's leading node is cut off from the others; clients reach it.
     IsolateNode(Duration),
@@ -149,6 +149,12 @@ impl Iterator for StorePlan {
                 (2, StoreFault::PauseNode(span)),
                 (2, StoreFault::IsolateNode(span)),
             ],
+            Mode::K8s => vec![
+                (1, StoreFault::Restart),
+                (1, StoreFault::Crash),
+                (2, StoreFault::KillNode),
+                (2, StoreFault::PauseNode(span)),
+            ],
         };
         let fault = choose(&mut self.random, faults.into_iter());
         let calm = Duration::from_millis(self.random.random_range(6_000..14_000));
@@ -192,6 +198,7 @@ mod tests {
         assert_eq!(kinds(Mode::Sqlite).len(), 5);
         assert_eq!(kinds(Mode::Postgres).len(), 8);
         assert_eq!(kinds(Mode::Etcd).len(), 8);
+        assert_eq!(kinds(Mode::K8s).len(), 8);
         assert_eq!(Plan::new(1, 0, Mode::Sqlite).next().unwrap().fault, Fault::PauseBeforeEffect);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lease_core::LeaseName;
-use lease_testbed::{Etcd, Postgres, Process};
+use lease_testbed::{ControlPlane, Etcd, Postgres, Process};
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{StoreFault, StorePlan};
@@ -37,6 +37,7 @@ async fn inject(arena: &Arena, fault: StoreFault, chance: f64) -> anyhow::Result
         (StoreFault::LockEffects(span), _) => lock(arena, &arena.store.effects, span).await,
         (_, Some(Server::Postgres(server))) => break_postgres(server, fault, chance).await,
         (_, Some(Server::Etcd(cluster))) => break_etcd(cluster, fault, chance).await,
+        (_, Some(Server::K8s(server))) => break_kubernetes(&server.0, fault, chance).await,
         (_, None) => Ok(()),
     }
 }
@@ -78,6 +79,29 @@ async fn break_etcd(cluster: &Etcd, fault: StoreFault, chance: f64) -> anyhow::R
         }
     }
     cluster.ready().await
+}
+
+async fn break_kubernetes(plane: &ControlPlane, fault: StoreFault, chance: f64) -> anyhow::Result<()> {
+    match fault {
+        StoreFault::PauseNode(span) => {
+            plane.pause().await?;
+            tokio::time::sleep(span).await;
+            plane.resume()
+        }
+        StoreFault::KillNode => {
+            let etcd = &plane.etcd().members()[0];
+            etcd.kill().await?;
+            tokio::time::sleep(AWAY.mul_f64(chance)).await;
+            etcd.start_again()?;
+            etcd.ready().await
+        }
+        StoreFault::Restart => plane.restart().await,
+        _ => {
+            plane.crash().await?;
+            tokio::time::sleep(AWAY.mul_f64(chance)).await;
+            plane.start_again().await
+        }
+    }
 }
 
 async fn lock(arena: &Arena, file: &str, span: Duration) -> anyhow::Result<()> {

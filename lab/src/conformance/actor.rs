@@ -7,7 +7,7 @@ use anyhow::Context;
 use lease_conformance::{Harness, actor_main};
 use serde::{Deserialize, Serialize};
 
-use super::{etcd, postgres, sqlite};
+use super::{etcd, k8s, postgres, sqlite};
 
 /// The subcommand.
 pub(super) const COMMAND: &str = "conformance-actor";
@@ -17,6 +17,7 @@ pub(super) const PLACE: &str = "LEASEHOLD_LAB_CONFORMANCE_PLACE";
 #[derive(Serialize, Deserialize)]
 pub(super) enum Place {
     Etcd(etcd::At),
+    K8s(k8s::At),
     Postgres(postgres::At),
     Sqlite(sqlite::At),
 }
@@ -29,6 +30,7 @@ impl Place {
     fn open(self) -> anyhow::Result<Arc<dyn Harness>> {
         Ok(match self {
             Self::Etcd(at) => Arc::new(at.open()),
+            Self::K8s(at) => Arc::new(at.open()),
             Self::Postgres(at) => Arc::new(at.open()?),
             Self::Sqlite(at) => Arc::new(sqlite::Files(at)),
         })

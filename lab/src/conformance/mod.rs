@@ -2,6 +2,7 @@
 
 pub(crate) mod actor;
 mod etcd;
+mod k8s;
 mod postgres;
 mod sqlite;
 mod table;
@@ -37,6 +38,10 @@ pub(crate) struct Args {
     endpoints: Option<String>,
     #[command(flatten)]
     etcd: etcd::Named,
+    /// k8s: an administrator's kubeconfig; the suite makes a namespace and a service account. Default: a control plane
+    /// that is started for it.
+    #[arg(long, env = "LEASEHOLD_TEST_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
     /// SQLite: a folder on the file system to judge. Default: the system's folder for temporary files.
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -107,6 +112,7 @@ async fn place(mode: Mode, args: &Args) -> anyhow::Result<Arc<dyn Place>> {
             Arc::new(postgres::Schemas::make(args.url.as_deref(), args.admin_url.as_deref()).await?)
         }
         Mode::Etcd => Arc::new(etcd::Keys::make(args.endpoints.as_deref(), args.etcd.clone()).await?),
+        Mode::K8s => Arc::new(k8s::Leases::make(args.kubeconfig.as_deref()).await?),
     })
 }
 

@@ -53,6 +53,11 @@ impl Folder {
         std::fs::create_dir(&work)?;
         Ok(Self { files: Files(At(work)), owned: Mutex::new(Some(owned)) })
     }
+
+    /// For a store that holds no effects itself.
+    pub(super) fn at(&self) -> At {
+        self.files.0.clone()
+    }
 }
 
 impl Owned {

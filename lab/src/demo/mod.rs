@@ -54,6 +54,8 @@ enum Mode {
     Postgres,
     /// An etcd cluster of our own, of three nodes, for the lease; two SQLite files for the data
     Etcd,
+    /// A Kubernetes control plane of our own for the lease; two SQLite files for the data
+    K8s,
 }
 
 /// Runs the demo. Dropped, it ends everything that it started.

@@ -134,6 +134,7 @@ impl Screen {
             Mode::Etcd => {
                 "etcd, a real cluster of three nodes for the lease; SQLite, one file for each store"
             }
+            Mode::K8s => "Kubernetes, a real API server for the lease; SQLite, one file for each store",
         };
         self.line(&format!(
             "{}",

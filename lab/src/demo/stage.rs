@@ -1,5 +1,6 @@
 //! The stores of one demo, in a throw-away folder.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,13 @@ use anyhow::Context;
 use lease_core::admin::{self, Init};
 use lease_core::{LeaseBackend, LeaseName};
 use lease_etcd::EtcdConfig;
+use lease_k8s::{K8s, K8sConfig};
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_sqlite::{Sqlite, SqliteConfig};
-use lease_testbed::{Etcd, EtcdOptions, Folder, Postgres as Server, PostgresOptions};
+use lease_testbed::{
+    ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Folder, Postgres as Server, PostgresOptions,
+    wait_for,
+};
 use lease_workers::roles::{canonical, database::Database, forwarder, outbox};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{PgPool, SqlitePool};
@@ -29,7 +34,7 @@ pub(super) struct Stage {
     /// The canonical store's URL.
     pub(super) canonical: String,
     witness: Arc<Witness>,
-    _servers: (Option<Server>, Option<Etcd>),
+    _server: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Stage {
@@ -38,12 +43,12 @@ impl Stage {
         let folder = Folder::new("demo")?;
         let lease = LeaseName::new(forwarder::LEASE)?;
         let file = |name: &str| folder.path().join(name).display().to_string();
-        let (lease_flags, lease_file, outbox, canonical, servers, backend): (
+        let (lease_flags, lease_file, outbox, canonical, server, backend): (
             _,
             _,
             _,
             _,
-            _,
+            Option<Box<dyn Any + Send + Sync>>,
             Arc<dyn LeaseBackend>,
         );
         match mode {
@@ -54,7 +59,7 @@ impl Stage {
                 canonical = format!("sqlite:{}", file("canonical.sqlite"));
                 lease_file = Some(PathBuf::from(&leases));
                 backend = Arc::new(Sqlite::connect(SqliteConfig::new(leases)?).await?);
-                servers = (None, None);
+                server = None;
             }
             Mode::Postgres => {
                 let started = Server::start(PostgresOptions::default()).await?;
@@ -68,7 +73,8 @@ impl Stage {
                 backend = Arc::new(Postgres::connect(config).await?);
                 // A first installation: written free, so that nobody has to wait.
                 admin::init(&*backend, &lease, Init { new: true, above: 0, max_ttl: TTL }).await?;
-                (lease_file, servers) = (None, (Some(started), None));
+                lease_file = None;
+                server = Some(Box::new(started));
             }
             Mode::Etcd => {
                 let started = Etcd::start(EtcdOptions::default().nodes(3)).await?;
@@ -79,7 +85,24 @@ impl Stage {
                 canonical = format!("sqlite:{}", file("canonical.sqlite"));
                 backend = Arc::new(lease_etcd::Etcd::connect(EtcdConfig::new(endpoints)?).await?);
                 admin::init(&*backend, &lease, Init { new: true, above: 0, max_ttl: TTL }).await?;
-                (lease_file, servers) = (None, (None, Some(started)));
+                lease_file = None;
+                server = Some(Box::new(started));
+            }
+            Mode::K8s => {
+                let started = ControlPlane::start(ControlPlaneOptions::default()).await?;
+                let kubeconfig = started.kubeconfig().to_owned();
+                let path = kubeconfig.display().to_string();
+                lease_flags = vec!["--mode".into(), "k8s".into(), "--k8s-kubeconfig".into(), path];
+                outbox = format!("sqlite:{}", file("outbox.sqlite"));
+                canonical = format!("sqlite:{}", file("canonical.sqlite"));
+                wait_for("its namespace is there", Duration::from_secs(30), async || {
+                    started.access().request("GET", "/api/v1/namespaces/default", None).await
+                })
+                .await?;
+                backend = Arc::new(K8s::connect(K8sConfig::kubeconfig(Some(kubeconfig))).await?);
+                admin::init(&*backend, &lease, Init { new: true, above: 0, max_ttl: TTL }).await?;
+                lease_file = None;
+                server = Some(Box::new(started));
             }
         }
         let limit = Duration::from_secs(10);
@@ -100,7 +123,7 @@ impl Stage {
             _ => anyhow::bail!("both stores are of one kind"),
         };
         let witness = Arc::new(Witness { backend, lease, effects, lease_file });
-        Ok(Self { folder, lease_flags, outbox, canonical, witness, _servers: servers })
+        Ok(Self { folder, lease_flags, outbox, canonical, witness, _server: server })
     }
 
     /// Who looks at the stores from outside.

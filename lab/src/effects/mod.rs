@@ -32,7 +32,7 @@ impl Effects {
     /// Connects, and has every statement of [`write`](Self::write) prepared.
     pub(crate) async fn connect(store: &Store) -> anyhow::Result<Self> {
         Ok(match store.mode {
-            Mode::Sqlite => Self::Sqlite(sqlite::Effects::connect(&store.effects).await?),
+            Mode::Sqlite | Mode::K8s => Self::Sqlite(sqlite::Effects::connect(&store.effects).await?),
             Mode::Postgres => Self::Postgres(postgres::Effects::connect(&store.effects).await?),
             Mode::Etcd => Self::Etcd(Box::new(etcd::Effects::connect(&store.effects).await?)),
         })
@@ -41,7 +41,7 @@ impl Effects {
     /// Makes the table and the fence.
     pub(crate) async fn create(store: &Store) -> anyhow::Result<()> {
         match store.mode {
-            Mode::Sqlite => sqlite::create(&store.effects).await,
+            Mode::Sqlite | Mode::K8s => sqlite::create(&store.effects).await,
             Mode::Postgres => postgres::create(&store.effects).await,
             Mode::Etcd => Ok(()),
         }
@@ -50,7 +50,7 @@ impl Effects {
     /// Replaces the schema's admission by one that always admits.
     pub(crate) async fn sabotage(store: &Store) -> anyhow::Result<()> {
         match store.mode {
-            Mode::Sqlite => sqlite::sabotage(&store.effects).await,
+            Mode::Sqlite | Mode::K8s => sqlite::sabotage(&store.effects).await,
             Mode::Postgres => postgres::sabotage(&store.effects).await,
             Mode::Etcd => etcd::sabotage(&store.effects).await,
         }

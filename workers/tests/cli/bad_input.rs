@@ -209,12 +209,12 @@ fn refuses_settings_that_contradict_each_other_in_the_operators_words() {
 }
 
 #[test]
-fn refuses_unknown_modes_and_those_of_other_builds() {
+fn refuses_unknown_modes() {
     for (mode, part) in [
         ("", "use one of disabled, sqlite, postgres"),
         ("zookeeper", "use one of disabled, sqlite, postgres"),
         ("SQLite", "use one of disabled, sqlite, postgres"),
-        ("k8s", "not in this build yet"),
+        ("kubernetes", "use one of disabled, sqlite, postgres, etcd, k8s"),
     ] {
         let leasehold = Leasehold::sqlite();
         let named = format!("SPENDGUARD_LEADER_ELECTION_MODE = {mode:?}");
@@ -408,4 +408,20 @@ fn refuses_malformed_arguments() {
         assert!(refused.err.contains(part), "{args:?}: {part:?} is missing in: {}", refused.err);
     }
     assert_eq!(leasehold.files(), Vec::<String>::new());
+}
+
+#[test]
+fn refuses_k8s_settings_that_cannot_be_used() {
+    for (flags, parts) in [
+        (vec!["--k8s-namespace=No_Such"], ["k8s-namespace", "a-z, 0-9"]),
+        (vec!["--k8s-kubeconfig=/nowhere"], ["k8s-kubeconfig", "can't be read"]),
+    ] {
+        let mut args = vec!["--mode", "k8s"];
+        args.extend(&flags);
+        args.extend(["init", "nightly"]);
+        Leasehold::bare().run(&args).refused(&parts);
+    }
+    // No pod, and nowhere a kubeconfig.
+    let nowhere = Leasehold::bare().run(&["--mode", "k8s", "init", "nightly"]);
+    nowhere.failed(&["no usable kubeconfig", "KUBECONFIG"]);
 }

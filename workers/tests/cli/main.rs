@@ -3,6 +3,7 @@
 mod bad_input;
 mod common;
 mod config;
+mod k8s;
 mod migrate;
 mod operator;
 mod shutdown;

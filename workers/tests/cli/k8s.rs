@@ -1,0 +1,46 @@
+//! Mode k8s, as an operator and a guarded command meet it: the real binary on a real control plane.
+
+use lease_testbed::{ControlPlane, ControlPlaneOptions};
+use serde_json::json;
+
+use crate::common::Leasehold;
+use crate::store::Store;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_runs_under_a_lease_of_the_cluster_and_operators_see_it() -> anyhow::Result<()> {
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
+    let access = plane.access();
+    access.create_namespace("app").await?;
+    let verbs = ["get", "list", "watch", "update", "create"];
+    let rules = json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs}]);
+    let worker = access.create_identity("app", "worker", rules).await?;
+    let kubeconfig = worker.kubeconfig().display().to_string();
+    let cli = Leasehold::bare()
+        .with("SPENDGUARD_LEADER_ELECTION_MODE", "k8s")
+        .with("SPENDGUARD_LEADER_K8S_KUBECONFIG", &kubeconfig)
+        .with("SPENDGUARD_LEADER_LEASE_TTL_MS", "2000")
+        .with("SPENDGUARD_LEADER_RENEW_INTERVAL_MS", "600")
+        .with("SPENDGUARD_LEADER_RETRY_INTERVAL_MS", "200");
+    let store = Store::reached_by(cli);
+
+    store.run(&["init", "--new", "nightly"]).await.ok();
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/app/leases/nightly";
+    assert_eq!(
+        access.request("GET", lease, None).await?["spec"]["holderIdentity"],
+        "",
+        "kubectl shows it free"
+    );
+    let command = ["run", "--once", "--lease", "nightly", "--", "sh", "-c", "echo epoch=$LEASEHOLD_EPOCH"];
+    let ran = store.run(&command).await;
+    let epoch = ran.ok().trim().trim_start_matches("epoch=").to_owned();
+    assert!(epoch.parse::<u64>()? > 0, "{epoch}");
+    let status = store.run(&["status", "--json"]).await.json();
+    assert_eq!(
+        (&status[0]["lease"], &status[0]["record"]["epoch"]),
+        (&json!("nightly"), &json!(epoch.parse::<u64>()?))
+    );
+    store.run(&["history", "nightly"]).await.failed(&["k8s", "does not offer history"]);
+    let odd = store.run(&["run", "--once", "--ttl", "1500ms", "--lease", "nightly", "--", "true"]).await;
+    odd.refused(&["1s"]);
+    Ok(())
+}
