@@ -5,13 +5,15 @@ MODE ?= sqlite
 SEED ?=
 CARGO ?= cargo
 LAB = target/debug/leasehold-lab
+# store : ttl : times
+FAILOVERS = sqlite:2s:50 postgres:2s:50 etcd:2s:50 k8s:2s:50 postgres:15s:3
 
 .PHONY: help demo test build lint unit bars bench soak conformance testbed clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
-demo: ## the main job: three forwarders and an ingest under kills and stops (MODE=sqlite|postgres|etcd)
+demo: ## the main job: three forwarders and an ingest under kills and stops (MODE=sqlite|postgres|etcd|k8s)
 	@sh scripts/setup.sh $(MODE)
 	@$(CARGO) build --locked -p lease-workers -p lease-lab
 	@$(LAB) demo --mode $(MODE)
@@ -23,40 +25,44 @@ build: ## the binaries leasehold and leasehold-lab
 	@$(CARGO) build --locked --workspace
 
 lint: ## format, clippy without warnings, documentation without warnings
-	@sh scripts/setup.sh postgres etcd
+	@sh scripts/setup.sh postgres etcd k8s
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
 unit: ## every test of the workspace, the conformance suite on each store and the mutants among them
-	@sh scripts/setup.sh postgres etcd
+	@sh scripts/setup.sh postgres etcd k8s
 	$(CARGO) test --locked --workspace
 
 bars: ## what is promised under faults: chaos on each store, failover after SIGKILL (minutes)
-	@sh scripts/setup.sh postgres etcd
+	@sh scripts/setup.sh postgres etcd k8s
 	@$(CARGO) build --locked -p lease-workers -p lease-lab
 	$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)
-	$(LAB) failover --mode sqlite --ttl 2s --times 50
-	$(LAB) failover --mode postgres --ttl 2s --times 50
-	$(LAB) failover --mode etcd --ttl 2s --times 50
-	$(LAB) failover --mode postgres --ttl 15s --times 3
+	$(LAB) chaos --mode k8s --takeovers 200 $(SEED:%=--seed %)
+	$(LAB) roll $(SEED:%=--seed %)
+	@# These mostly wait, so they do it together.
+	@set -e; for run in $(FAILOVERS); do \
+		$(LAB) failover --mode $${run%:*:*} --ttl $$(echo $$run | cut -d: -f2) --times $${run##*:} & pids="$$pids $$!"; \
+	done; for pid in $$pids; do wait $$pid; done
 
 bench: ## paired benches with their bars: renewal, hand-over, is_leader_now (release build)
-	@sh scripts/setup.sh postgres
+	@sh scripts/setup.sh postgres etcd
 	$(CARGO) build --locked --release -p lease-benches -p lease-lab
 	target/release/leasehold-bench
 	target/release/leasehold-lab handover --mode postgres --times 200
+	target/release/leasehold-lab handover --mode etcd --times 200
 
 soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
-	@sh scripts/setup.sh postgres etcd
+	@sh scripts/setup.sh postgres etcd k8s
 	@$(CARGO) build --locked -p lease-workers -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
+	$(CARGO) test --locked -p lease-core --test migrate -- --ignored
 	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)
 	$(LAB) chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
 
-conformance: ## judge one store: MODE=sqlite|postgres
+conformance: ## judge one store: MODE=sqlite|postgres|etcd|k8s
 	@sh scripts/setup.sh $(MODE)
 	@$(CARGO) build --locked -p lease-lab
 	@$(LAB) conformance --mode $(MODE)

@@ -31,10 +31,11 @@ have protoc || install protoc protobuf-compiler "etcd's client is generated from
 wants() { case " $modes " in *" $1 "*) ;; *) return 1 ;; esac; }
 modes="$*"
 
-if wants etcd; then
+if wants etcd || wants k8s; then
     cache="${LEASEHOLD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/leasehold}"
-    have go || [ -n "${LEASEHOLD_TEST_ETCD_ENDPOINTS:-}" ] || ls "$cache"/servers/etcd-*/etcd >/dev/null 2>&1 ||
-        fail "a Go toolchain is missing (etcd is built from source, once): install Go 1.21 or later from https://go.dev/dl, then run this again"
+    built() { ls "$cache"/servers/"$1"-* >/dev/null 2>&1; }
+    have go || { built etcd && { ! wants k8s || built kubernetes; }; } ||
+        fail "a Go toolchain is missing (etcd and Kubernetes are built from source, once): install Go 1.21 or later from https://go.dev/dl, then run this again"
 fi
 
 if wants postgres; then

@@ -163,12 +163,17 @@ impl Stage {
 
     /// Which of them leads now.
     pub(crate) async fn leader_among(&self, fleet: &[(Side, Arc<Process>)]) -> anyhow::Result<usize> {
+        // The one that began last: a process that was woken just now may not have said yet that its term is over.
+        let leads_since = |process: &Process| {
+            let lines = process.lines();
+            let last = lines.iter().rfind(|line| line.starts_with("leads ") || line.starts_with("ended"))?;
+            let leads = process.exit_status().is_none() && last.starts_with("leads ");
+            leads.then(|| stamp(last).ok()).flatten()
+        };
         let leader = || {
-            fleet.iter().position(|(_, process)| {
-                let lines = process.lines();
-                let last = lines.iter().rfind(|line| line.starts_with("leads ") || line.starts_with("ended"));
-                process.exit_status().is_none() && last.is_some_and(|line| line.starts_with("leads "))
-            })
+            let leaders = fleet.iter().enumerate();
+            let leaders = leaders.filter_map(|(index, (_, process))| Some((leads_since(process)?, index)));
+            leaders.max().map(|(_, index)| index)
         };
         wait_for("somebody leads", LIMIT, async || leader().ok_or("nobody does")).await
     }

@@ -122,7 +122,9 @@ async fn leads_again_when_the_store_is_back(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn a_restart_of_the_store_is_survived(cx: Arc<Cx>) -> anyhow::Result<()> {
     let cx = cx.on(cx.harness.isolated().await?);
     cx.init().await?;
-    let mut actor = cx.start(ActorSpec { ttl: cx.ttl() * 50, ..cx.spec("a") })?;
+    // Long enough for any restart, and a renewal is due well before patience ends.
+    let ttl = (cx.ttl() * 50).min(Duration::from_secs(60));
+    let mut actor = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
     let term = actor.leads(&cx).await?;
     cx.harness.restart().await?;
     is_extended(&cx, &term, deadline(&term)).await?;
