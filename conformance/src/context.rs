@@ -304,7 +304,7 @@ pub(crate) fn written(outcome: PutOutcome) -> anyhow::Result<Observation> {
     match outcome {
         PutOutcome::Written(observation) => Ok(observation),
         PutOutcome::Conflict(observation) => {
-            bail!("expected a written record, got a conflict with {observation:?}")
+            bail!("this write must be applied, and conflicted with {}", brief(&observation))
         }
     }
 }
@@ -314,8 +314,22 @@ pub(crate) fn conflict(outcome: PutOutcome) -> anyhow::Result<Observation> {
     match outcome {
         PutOutcome::Conflict(observation) => Ok(observation),
         PutOutcome::Written(observation) => {
-            bail!("expected a conflict, but this was written: {observation:?}")
+            bail!("this write must conflict, and was applied: {}", brief(&observation))
         }
+    }
+}
+
+/// For a failure's message: what is needed to see what is wrong, and the tag to find it by.
+fn brief(observation: &Observation) -> String {
+    match &observation.record {
+        None => format!("absent, lineage {}, floor {}", observation.lineage, observation.floor),
+        Some(record) => format!(
+            "{}, tag {}, lineage {}, floor {}",
+            crate::history::shown(record),
+            record.tag,
+            observation.lineage,
+            observation.floor
+        ),
     }
 }
 

@@ -218,16 +218,19 @@ impl History {
     }
 }
 
+/// A record in a few words.
+pub(crate) fn shown(record: &Record) -> String {
+    let grant = record.grant.map_or("free".to_owned(), |grant| format!("{:.4}", grant.to_string()));
+    format!("{}/{grant} beat {} by {:?}", record.epoch, record.beat, record.holder)
+}
+
 impl What {
     fn tell(&self, start: Instant) -> String {
         let ms = |at: &Instant| format!("{:.3} ms", at.since(start).as_micros() as f64 / 1000.0);
         let short = |term: &Term| format!("{}/{:.4}", term.epoch, term.grant.to_string());
         let view = |view: &View| match &view.record {
             None => "absent".to_owned(),
-            Some(r) => {
-                let grant = r.grant.map_or("free".to_owned(), |grant| format!("{:.4}", grant.to_string()));
-                format!("{}/{grant} beat {} by {:?}", r.epoch, r.beat, r.holder)
-            }
+            Some(record) => shown(record),
         };
         match self {
             Self::Sent { call, put: None } => format!("#{call} observe"),

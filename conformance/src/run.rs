@@ -81,13 +81,20 @@ fn trials(suite: Suite) -> Vec<Trial> {
         if let Some(kept) = harness.description() {
             Description::of(&*harness, &capabilities).compare(kept)?;
         }
-        let unknown: Vec<_> = ignored.difference(&known).collect();
-        let stale: Vec<_> = known.difference(&ignored).collect();
+        let list = |ids: Vec<&&str>| ids.iter().map(|id| format!("\n    \"{id}\",")).collect::<String>();
+        let unknown = list(ignored.difference(&known).collect());
+        let stale = list(known.difference(&ignored).collect());
         if unknown.is_empty() && stale.is_empty() {
             return Ok(());
         }
-        Err(format!("ignored but not known to be: {unknown:?}; known to be ignored but not: {stale:?}")
-            .into())
+        let mut told = String::new();
+        if !unknown.is_empty() {
+            told += &format!("ignored, and not in the suite's list (if that is right, add them):{unknown}\n");
+        }
+        if !stale.is_empty() {
+            told += &format!("in the suite's list, and not ignored (remove them):{stale}\n");
+        }
+        Err(told.into())
     }));
     trials
 }

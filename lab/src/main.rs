@@ -15,6 +15,7 @@ mod fleet;
 mod handover;
 mod interrupt;
 mod judge;
+mod roll;
 mod stats;
 mod store;
 mod testbed;
@@ -41,6 +42,7 @@ enum Command {
     Demo(demo::Args),
     Failover(failover::Args),
     Handover(handover::Args),
+    Roll(roll::Args),
     Conformance(conformance::Args),
     #[command(subcommand)]
     Testbed(testbed::Command),
@@ -54,13 +56,15 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "error,kube_client=off".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match Cli::parse().command {
         Command::Chaos(args) => unless_interrupted(chaos::run(args)).await,
         Command::Demo(args) => unless_interrupted(demo::run(args)).await,
         Command::Failover(args) => unless_interrupted(failover::run(args)).await,
         Command::Handover(args) => unless_interrupted(handover::run(args)).await,
+        Command::Roll(args) => unless_interrupted(roll::run(args)).await,
         Command::Conformance(args) => conformance::run(args).await,
         Command::Testbed(command) => testbed::run(command).await,
         Command::Actor(args) => actor::run(args).await,

@@ -1,6 +1,5 @@
 //! A real etcd cluster in a throw-away folder, and the means to break it.
 
-mod certificates;
 mod http;
 mod member;
 mod options;
@@ -19,14 +18,13 @@ use std::{
 use anyhow::{Context, bail};
 
 pub use self::{
-    certificates::EtcdCertificates,
     member::EtcdMember,
     options::{EtcdOptions, EtcdTls},
     server::EtcdServer,
 };
 use self::{member::Plan, peers::Peers};
 use crate::{
-    go,
+    Certificates, go,
     run::run,
     supervisor::{Ending, Folder, supervisor},
     wait::wait_for,
@@ -63,7 +61,7 @@ pub struct Etcd {
     peers: Peers,
     folder: Folder,
     program: PathBuf,
-    certificates: Option<EtcdCertificates>,
+    certificates: Option<Certificates>,
     /// How etcdctl says that it is an administrator.
     admin: Vec<String>,
     /// Set once users have to say who they are.
@@ -100,7 +98,7 @@ impl Etcd {
         let program = go::build(MODULE).await?;
         let folder = supervisor()?.folder("etcd")?;
         let peers = Peers::start(options.nodes)?;
-        let certificates = options.tls.map(|_| EtcdCertificates::make(folder.path())).transpose()?;
+        let certificates = options.tls.map(|_| Certificates::make(folder.path())).transpose()?;
         let (mut flags, mut admin) =
             (vec![format!("--initial-cluster={}", initial_cluster(&peers, options.nodes))], Vec::new());
         if let Some(certificates) = &certificates {
@@ -157,7 +155,7 @@ impl Etcd {
     }
 
     /// The certificates, where there is TLS.
-    pub fn certificates(&self) -> Option<&EtcdCertificates> {
+    pub fn certificates(&self) -> Option<&Certificates> {
         self.certificates.as_ref()
     }
 

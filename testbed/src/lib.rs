@@ -15,6 +15,7 @@
 //! - [`wait_until`], [`wait_for`]: await a condition instead of sleeping; [`free_port`].
 
 mod cache;
+mod certificates;
 mod etcd;
 mod go;
 mod kubernetes;
@@ -30,7 +31,8 @@ mod wait;
 pub use rustix::process::Signal;
 
 pub use self::{
-    etcd::{ClusterId, Etcd, EtcdCertificates, EtcdMember, EtcdOptions, EtcdServer, EtcdTls},
+    certificates::Certificates,
+    etcd::{ClusterId, Etcd, EtcdMember, EtcdOptions, EtcdServer, EtcdTls},
     kubernetes::{
         AuditEvent, AuditLog, ControlPlane, ControlPlaneOptions, Identity, KubernetesAccess,
         KubernetesServer, PlainGate, client_go_candidate,

@@ -12,6 +12,7 @@ mod template;
 use std::{
     fs,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
 };
@@ -26,6 +27,7 @@ pub use self::{
     server::PostgresServer,
 };
 use crate::{
+    Certificates,
     ports::ReservedPort,
     supervisor::{Folder, supervisor},
 };
@@ -56,6 +58,7 @@ pub struct Postgres {
     binaries: Binaries,
     access: Access,
     archive: Option<WalArchive>,
+    certificates: Option<Certificates>,
 }
 
 #[derive(Debug)]
@@ -90,7 +93,20 @@ impl Postgres {
         let folder = supervisor()?.folder("postgres")?;
         binaries.user.own(folder.path())?;
         let data = template::data_folder(&binaries, &folder, options.fresh_system_identifier).await?;
-        Self::launch(binaries, folder, data, options.settings, options.archive).await
+        let mut settings = options.settings;
+        let certificates = options.tls.then(|| Certificates::make(folder.path())).transpose()?;
+        if let Some(certificates) = &certificates {
+            let (certificate, key) = certificates.server();
+            // PostgreSQL takes no key that others could read.
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+            [&certificate, &key].into_iter().try_for_each(|file| binaries.user.own(file))?;
+            settings.set("ssl".into(), "on".into());
+            settings.path("ssl_cert_file", &certificate);
+            settings.path("ssl_key_file", &key);
+        }
+        let mut postgres = Self::launch(binaries, folder, data, settings, options.archive).await?;
+        postgres.certificates = certificates;
+        Ok(postgres)
     }
 
     async fn launch(
@@ -115,7 +131,7 @@ impl Postgres {
             port.number()
         ))?;
         let state = Mutex::new(State { postmaster: None, settings, synchronous: Vec::new() });
-        let postgres = Self { state, folder, data, port, binaries, access, archive };
+        let postgres = Self { state, folder, data, port, binaries, access, archive, certificates: None };
         postgres.start_again().await?;
         Ok(postgres)
     }
@@ -143,6 +159,11 @@ impl Postgres {
     /// The folder with its unix socket, for the same [`port`](Self::port).
     pub fn socket_dir(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The authority that signed its certificate, if it was started with [`PostgresOptions::tls`].
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
     }
 
     /// Its data folder.

@@ -103,6 +103,13 @@ impl Harness for EtcdHarness {
         ]
     }
 
+    fn description(&self) -> Option<&'static str> {
+        Some(match self.name.as_str() {
+            "etcd-1" => include_str!("../../../conformance/stores/etcd-1.json"),
+            _ => include_str!("../../../conformance/stores/etcd-3.json"),
+        })
+    }
+
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
         let (cluster, key) = (self.cluster()?, format!("{}/leases/{lease}/", EtcdConfig::PREFIX));
         there(async move { cluster.ctl(&["del", "--prefix", &key]).await.map(drop) }).await

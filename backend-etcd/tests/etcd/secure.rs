@@ -6,7 +6,7 @@ use crate::common::*;
 use futures::StreamExt;
 use lease_core::{BackendError, LeaseBackend};
 use lease_etcd::{Etcd, EtcdConfig};
-use lease_testbed::{EtcdCertificates, EtcdOptions, EtcdTls};
+use lease_testbed::{Certificates, EtcdOptions, EtcdTls};
 
 /// Refused for good, by a message that says something about it and nothing secret.
 #[track_caller]
@@ -36,7 +36,7 @@ async fn tls_is_checked_both_ways() -> anyhow::Result<()> {
     let etcd = lease_testbed::Etcd::start(EtcdOptions::default().tls(EtcdTls::Mutual)).await?;
     let ours = etcd.certificates().expect("TLS");
     let folder = temporary_folder("strangers")?;
-    let strangers = EtcdCertificates::make(&folder)?;
+    let strangers = Certificates::make(&folder)?;
     let (certificate, key) = ours.client("leasehold")?;
     let base = || EtcdConfig::new(etcd.endpoints());
 

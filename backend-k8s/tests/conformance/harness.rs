@@ -144,6 +144,10 @@ impl Harness for K8sHarness {
         ]
     }
 
+    fn description(&self) -> Option<&'static str> {
+        Some(include_str!("../../../conformance/stores/k8s.json"))
+    }
+
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
         let server = self.server()?;
         let (access, namespace) = (server.plane.access().clone(), server.identity.namespace().to_owned());

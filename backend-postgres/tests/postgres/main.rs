@@ -7,5 +7,6 @@ mod fence;
 mod pooler;
 mod register;
 mod schema;
+mod tls;
 mod watch;
 mod wire;

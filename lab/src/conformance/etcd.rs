@@ -13,7 +13,7 @@ use lease_conformance::{EffectError, Facility, FencedResource, Harness, Missing}
 use lease_core::{BackendError, LeaseBackend, LeaseName, Term};
 use lease_etcd::etcd_client::{Client, DeleteOptions, GetOptions, KeyValue, SortOrder, SortTarget, TxnOp};
 use lease_etcd::{Etcd, EtcdConfig, FenceError};
-use lease_testbed::{ClusterId, EtcdOptions, EtcdServer, LostReply, Proxy};
+use lease_testbed::{ClusterId, EtcdOptions, LostReply, Proxy};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -53,8 +53,8 @@ pub(super) struct Keys {
     facilities: Vec<Facility>,
     /// What loses replies, kept until the end.
     losing: Mutex<Vec<(Proxy, LostReply)>>,
-    /// Started for this, or named.
-    server: Option<EtcdServer>,
+    /// Started for this, if none was named.
+    server: Option<lease_testbed::Etcd>,
 }
 
 // === impl At ===
@@ -93,12 +93,12 @@ impl At {
         self.on(None)
     }
 
-    fn on(self, server: Option<EtcdServer>) -> Keys {
+    fn on(self, server: Option<lease_testbed::Etcd>) -> Keys {
         let mut facilities = vec![Facility::Delete, Facility::Processes];
         if self.plain_node().is_some() {
             facilities.extend([Facility::LoseReply, Facility::FencedEffects]);
         }
-        if server.as_ref().is_some_and(|server| server.ours().is_ok()) {
+        if server.is_some() {
             facilities.extend([Facility::Restart, Facility::ChangeLineage]);
         }
         Keys { at: self, facilities, losing: Mutex::default(), server }
@@ -123,14 +123,20 @@ impl Keys {
                 let endpoints = endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
                 At { endpoints, prefix, named }.on(None)
             }
-            None => {
-                let server = EtcdServer::named_or_start(EtcdOptions::default()).await?;
-                At { endpoints: server.endpoints().to_vec(), prefix, named }.on(Some(server))
-            }
+            None => Self::fresh(prefix).await?,
         };
         keys.client().await.context("the cluster to judge does not serve")?;
-        eprintln!("the suite works below {}, and removes that at its end", keys.at.prefix);
+        if keys.server.is_none() {
+            eprintln!("the suite works below {}, and removes that at its end", keys.at.prefix);
+        }
         Ok(keys)
+    }
+
+    /// On a cluster of its own.
+    async fn fresh(prefix: String) -> anyhow::Result<Self> {
+        let etcd = lease_testbed::Etcd::start(EtcdOptions::default().fsync(true)).await?;
+        let at = At { endpoints: etcd.endpoints(), prefix, named: Named::default() };
+        Ok(at.on(Some(etcd)))
     }
 
     async fn client(&self) -> Result<Client, BackendError> {
@@ -193,14 +199,13 @@ impl Harness for Keys {
     }
 
     async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
-        let keys = Self::make(None, Named::default()).await.map_err(Missing::because)?;
+        let keys = Self::fresh(self.at.prefix.clone()).await.map_err(Missing::because)?;
         Ok(Arc::new(keys))
     }
 
     async fn restart(&self) -> Result<(), Missing> {
-        let server = self.server.as_ref().ok_or_else(|| self.missing(Facility::Restart))?;
+        let cluster = self.server.as_ref().ok_or_else(|| self.missing(Facility::Restart))?;
         let restart = async {
-            let cluster = server.ours()?;
             cluster.kill_all().await?;
             cluster.start_all()?;
             cluster.ready().await
@@ -209,9 +214,8 @@ impl Harness for Keys {
     }
 
     async fn change_lineage(&self) -> Result<(), Missing> {
-        let server = self.server.as_ref().ok_or_else(|| self.missing(Facility::ChangeLineage))?;
+        let cluster = self.server.as_ref().ok_or_else(|| self.missing(Facility::ChangeLineage))?;
         let change = async {
-            let cluster = server.ours()?;
             let snapshot = cluster.snapshot().await?;
             cluster.restore(&snapshot, ClusterId::New).await
         };

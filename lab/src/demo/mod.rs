@@ -21,7 +21,7 @@ use anyhow::Context;
 use cast::Cast;
 use screen::Screen;
 use stage::Stage;
-use writer::Writer;
+pub(crate) use writer::Writer;
 
 /// How long a lease lasts without a renewal: short, so that nobody has to wait for a failover.
 const TTL: Duration = Duration::from_secs(3);
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     screen.note("  starting the stores, an ingest and three forwarders …");
     let stage = Stage::set(args.mode).await.context("the stage could not be set")?;
     let mut cast = Cast::enter(&stage, screen.clone()).await?;
-    let writer = Writer::start(&stage, screen.board(), args.rows, args.rate).await?;
+    let writer = Writer::start(&stage.outbox, screen.board().written.clone(), args.rows, args.rate).await?;
     let watching = screen.clone().watch(stage.witness());
     let played = script::play(&stage, &mut cast, writer, &screen).await;
     watching.abort();

@@ -48,7 +48,7 @@ pub(super) enum Cell {
 
 /// What is known at the moment.
 pub(super) struct Board {
-    pub(super) written: AtomicU64,
+    pub(super) written: Arc<AtomicU64>,
     ingested: AtomicU64,
     began: Instant,
     state: Mutex<State>,
@@ -108,7 +108,7 @@ impl Screen {
     /// On standard output, or on standard error if that is kept for JSON.
     pub(super) fn new(to_stderr: bool, least_rows: u64) -> Self {
         let board = Board {
-            written: AtomicU64::new(0),
+            written: Arc::default(),
             ingested: AtomicU64::new(0),
             began: Instant::now(),
             state: Mutex::new(State { conditions: [Condition::Up; 3], holder: None, samples: Vec::new() }),

@@ -1,7 +1,7 @@
 //! A service that writes audit events into the outbox while all else happens.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lease_core::WallTime;
@@ -12,36 +12,33 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::screen::Board;
-use super::stage::Stage;
-
 /// Batches in a second.
 const TICKS: u64 = 10;
 
 /// The one producer, at a steady pace.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     task: JoinHandle<anyhow::Result<u64>>,
     enough: Arc<AtomicBool>,
 }
 
 impl Writer {
     /// Writes `rate` rows a second, until it is told that it may stop and has written `least` rows.
-    pub(super) async fn start(
-        stage: &Stage,
-        board: Arc<Board>,
+    pub(crate) async fn start(
+        outbox_url: &str,
+        count: Arc<AtomicU64>,
         least: u64,
         rate: u64,
     ) -> anyhow::Result<Self> {
-        let database: Database = stage.outbox.parse().map_err(anyhow::Error::msg)?;
+        let database: Database = outbox_url.parse().map_err(anyhow::Error::msg)?;
         let outbox = outbox::open(&database, false, Duration::from_secs(10)).await?;
         let enough = Arc::new(AtomicBool::new(false));
         let may_stop = enough.clone();
-        let task = tokio::spawn(async move { write(outbox, board, least, rate, may_stop).await });
+        let task = tokio::spawn(async move { write(outbox, count, least, rate, may_stop).await });
         Ok(Self { task, enough })
     }
 
     /// Lets it finish; returns how many rows it wrote.
-    pub(super) async fn finish(self) -> anyhow::Result<u64> {
+    pub(crate) async fn finish(self) -> anyhow::Result<u64> {
         self.enough.store(true, Ordering::Relaxed);
         self.task.await?
     }
@@ -49,7 +46,7 @@ impl Writer {
 
 async fn write(
     outbox: Arc<dyn Outbox>,
-    board: Arc<Board>,
+    count: Arc<AtomicU64>,
     least: u64,
     rate: u64,
     may_stop: Arc<AtomicBool>,
@@ -62,7 +59,7 @@ async fn write(
         let events: Vec<_> = (written..written + rate / TICKS).map(event).collect::<Result<_, _>>()?;
         outbox.append(&events).await?;
         written += events.len() as u64;
-        board.written.store(written, Ordering::Relaxed);
+        count.store(written, Ordering::Relaxed);
     }
     Ok(written)
 }

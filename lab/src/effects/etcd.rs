@@ -86,14 +86,7 @@ impl Effects {
             ensure!(pair.version() == 1, "an effect was made twice: {}", pair.key_str()?);
             let row: Row = serde_json::from_slice(pair.value()).context("an effect that isn't one")?;
             let Row { term, incarnation, number, pid, before } = row;
-            Ok(EffectRow {
-                sequence: pair.create_revision().try_into()?,
-                term,
-                incarnation,
-                number,
-                pid,
-                before,
-            })
+            Ok(EffectRow { sequence: pair.create_revision(), term, incarnation, number, pid, before })
         };
         found.kvs().iter().map(read).collect()
     }

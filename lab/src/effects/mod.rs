@@ -25,7 +25,7 @@ pub(crate) struct Effect {
 pub(crate) enum Effects {
     Sqlite(sqlite::Effects),
     Postgres(postgres::Effects),
-    Etcd(etcd::Effects),
+    Etcd(Box<etcd::Effects>),
 }
 
 impl Effects {
@@ -34,7 +34,7 @@ impl Effects {
         Ok(match store.mode {
             Mode::Sqlite | Mode::K8s => Self::Sqlite(sqlite::Effects::connect(&store.effects).await?),
             Mode::Postgres => Self::Postgres(postgres::Effects::connect(&store.effects).await?),
-            Mode::Etcd => Self::Etcd(etcd::Effects::connect(&store.effects).await?),
+            Mode::Etcd => Self::Etcd(Box::new(etcd::Effects::connect(&store.effects).await?)),
         })
     }
 

@@ -5,8 +5,12 @@ use std::str::FromStr;
 
 use crate::record::{Grant, Observation, Record};
 
-/// In [`Record::extra`] of a register that was opened by a move: the grant of the closed register that it was.
+/// In [`Record::extra`] of a register that was opened by a move: the grants of the closed registers that the lease was
+/// opened as on its way here, this one last.
 const OPENED_AS: &str = "opened_as";
+
+/// A way back that is longer than this is refused, and leads over `init`.
+const LONGEST_WAY: usize = 32;
 
 /// Why a register is final.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,13 +74,23 @@ impl<'a> Standing<'a> {
     }
 }
 
-/// The closed register that an open one was made of, if it came here by a move.
-pub(super) fn opened_as(record: &Record) -> Option<Grant> {
-    record.extra.get(OPENED_AS)?.as_str()?.parse().ok()
+/// The lease's way here: the closed registers that it was opened as.
+fn way(record: &Record) -> Vec<String> {
+    let way = record.extra.get(OPENED_AS).and_then(|way| way.as_array());
+    way.into_iter().flatten().filter_map(|step| step.as_str().map(str::to_owned)).collect()
 }
 
-pub(super) fn set_opened_as(record: &mut Record, register: Grant) {
-    record.extra.insert(OPENED_AS.to_owned(), register.to_string().into());
+/// Did the lease come to `record` by way of the register that was prepared with this grant?
+pub(super) fn came_by(record: &Record, register: Grant) -> bool {
+    way(record).contains(&register.to_string())
+}
+
+/// `opened` was prepared as `register`, and the lease comes from `old`.
+pub(super) fn continue_way(opened: &mut Record, old: &Record, register: Grant) {
+    let mut way = way(old);
+    way.push(register.to_string());
+    let outdated = way.len().saturating_sub(LONGEST_WAY);
+    opened.extra.insert(OPENED_AS.to_owned(), way.split_off(outdated).into());
 }
 
 #[cfg(test)]

@@ -130,8 +130,8 @@ pub fn next(rules: &Rules, run: &Run, target: &Observation, now: Instant, fresh:
         )),
         (Standing::Open(old), Standing::Absent) => prepare(rules, old.epoch, old.max_ttl(), target, fresh),
         (Standing::Open(old), Standing::Moved(_, register, elsewhere)) => {
-            // A move back: into what that move left behind.
-            if mark::opened_as(old) == Some(register) {
+            // A move back, on whatever way: into what an earlier move left behind.
+            if mark::came_by(old, register) {
                 prepare(rules, old.epoch, old.max_ttl(), target, fresh)
             } else {
                 Next::Refuse(format!(
@@ -147,7 +147,7 @@ pub fn next(rules: &Rules, run: &Run, target: &Observation, now: Instant, fresh:
         (Standing::Moved(old, register, _), Standing::Prepared(new, prepared, _)) if register == prepared => {
             // A failover may have lost that it was open already: then it is waited out.
             let free = run.sealed.as_ref() == Some(&(register, target.lineage.clone()));
-            let record = opened(target, new, old.epoch, free, rules, fresh);
+            let record = opened(target, new, old, free, rules, fresh);
             Next::Put(Side::Target, record, Change::Init, Step::Open { free })
         }
         (Standing::Moved(_, _, elsewhere), _) => Next::Refuse(format!(
@@ -159,7 +159,7 @@ pub fn next(rules: &Rules, run: &Run, target: &Observation, now: Instant, fresh:
         (Standing::Prepared(closed, prepared, _), Standing::Moved(new, register, _))
             if register == prepared =>
         {
-            let record = opened(seen, closed, new.epoch, false, rules, fresh);
+            let record = opened(seen, closed, new, false, rules, fresh);
             Next::Put(Side::Source, record, Change::Init, Step::Finish)
         }
         (Standing::Prepared(_, _, elsewhere), _) => Next::Refuse(format!(
@@ -248,7 +248,7 @@ fn seal(
 fn opened(
     seen: &Observation,
     prepared: &Record,
-    other_epoch: u64,
+    old: &Record,
     free: bool,
     rules: &Rules,
     fresh: &Fresh,
@@ -256,9 +256,9 @@ fn opened(
     let max_ttl = prepared.max_ttl().max(rules.max_ttl);
     let register = prepared.grant.unwrap_or(fresh.grant);
     let mut open =
-        writes::init(seen, max_ttl, prepared.epoch.max(other_epoch), (!free).then_some(fresh.grant), fresh);
+        writes::init(seen, max_ttl, prepared.epoch.max(old.epoch), (!free).then_some(fresh.grant), fresh);
     open.transitions = prepared.transitions + u64::from(!free);
     open.extra.clone_from(&prepared.extra);
-    mark::set_opened_as(&mut open, register);
+    mark::continue_way(&mut open, old, register);
     open
 }

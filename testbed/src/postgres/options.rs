@@ -10,6 +10,7 @@ use super::archive::WalArchive;
 pub struct PostgresOptions {
     pub(super) fresh_system_identifier: bool,
     pub(super) archive: Option<WalArchive>,
+    pub(super) tls: bool,
     pub(super) settings: Settings,
 }
 
@@ -30,7 +31,8 @@ pub(super) struct Settings(Vec<(String, String)>);
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        let options = Self { fresh_system_identifier: false, archive: None, settings: Settings::default() };
+        let options =
+            Self { fresh_system_identifier: false, archive: None, tls: false, settings: Settings::default() };
         options.fsync(true).max_connections(100)
     }
 }
@@ -61,6 +63,14 @@ impl PostgresOptions {
     #[must_use]
     pub fn fresh_system_identifier(mut self) -> Self {
         self.fresh_system_identifier = true;
+        self
+    }
+
+    /// Offers TLS, with a certificate for 127.0.0.1 and localhost that an authority of its own has signed. It still
+    /// takes connections without.
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 

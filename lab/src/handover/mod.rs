@@ -1,16 +1,15 @@
 //! `leasehold-lab handover`: how long a clean hand-over takes, beside the commits that it needs.
 
+mod bare;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use lease_core::{Grant, LeaseName, Tag, Term};
+use lease_core::{Grant, LeaseName, Term};
 use lease_testbed::Signal;
 use serde::Serialize;
-use sqlx::postgres::PgConnection;
-use sqlx::types::Uuid;
-use sqlx::{AssertSqlSafe, Connection};
 
 use crate::arena::Arena;
 use crate::effects::{Effect, Effects};
@@ -23,15 +22,23 @@ use crate::trace::{Act, Entry, Nanos, Outcome, now};
 /// the same commits in sequence by a bare client. The bar: median at most twice, p99 at most three times as long.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The store.
-    #[arg(long, value_parser = ["postgres"])]
-    mode: String,
+    /// The store: postgres or etcd.
+    #[arg(long, value_parser = mode)]
+    mode: Mode,
     /// How many hand-overs.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     times: u64,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "postgres" => Ok(Mode::Postgres),
+        "etcd" => Ok(Mode::Etcd),
+        _ => Err("use postgres or etcd".to_owned()),
+    }
 }
 
 /// Long: nothing here may be an expiry.
@@ -54,7 +61,7 @@ struct Report {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let fleet = Fleet::new()?;
     let lease = LeaseName::new("handed-over")?;
-    let arena = Arena::start(Mode::Postgres, &fleet, std::slice::from_ref(&lease), TTL).await?;
+    let arena = Arena::start(args.mode, &fleet, std::slice::from_ref(&lease), TTL).await?;
     let mut bare = Bare::prepare(&arena).await?;
     let spawn = |index: u64| {
         let (store, lease) = (arena.store.clone(), lease.clone());
@@ -97,7 +104,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         println!(
-            "Clean hand-over on postgres: SIGTERM of an idle leader to the successor's first fenced commit"
+            "Clean hand-over on {}: SIGTERM of an idle leader to the successor's first fenced commit",
+            args.mode.as_str()
         );
         println!("  hand-over         {}", report.hand_over);
         println!("  the bare commits  {}", report.bare);
@@ -171,24 +179,15 @@ fn split(start: Nanos, leader: &[Entry], successor: &[Entry]) -> Option<Vec<(&'s
 
 /// The commits that a hand-over needs, by a client that does nothing else, on one connection.
 struct Bare {
-    connection: PgConnection,
+    register: bare::Register,
     effects: Effects,
-    tag: Tag,
     epoch: u64,
 }
 
 impl Bare {
     async fn prepare(arena: &Arena) -> anyhow::Result<Self> {
-        let mut connection = PgConnection::connect(&arena.store.leases).await?;
-        sqlx::raw_sql(AssertSqlSafe(
-            "CREATE TABLE bare_leases (LIKE coordination_leases INCLUDING ALL);
-             INSERT INTO bare_leases SELECT * FROM coordination_leases",
-        ))
-        .execute(&mut connection)
-        .await?;
-        let tag: Uuid = sqlx::query_scalar("SELECT tag FROM bare_leases").fetch_one(&mut connection).await?;
-        let effects = Effects::connect(&arena.store).await?;
-        let mut bare = Self { connection, effects, tag: Tag(tag.as_u128()), epoch: 0 };
+        let register = bare::Register::prepare(&arena.store).await?;
+        let mut bare = Self { register, effects: Effects::connect(&arena.store).await?, epoch: 0 };
         // Once for the statements.
         bare.run().await?;
         Ok(bare)
@@ -198,9 +197,9 @@ impl Bare {
         self.epoch += 1;
         let term = Term { epoch: self.epoch, grant: Grant::random() };
         let start = now();
-        self.update(None).await?;
+        self.register.update(self.epoch, None).await?;
         let released = now();
-        self.update(Some(term)).await?;
+        self.register.update(self.epoch, Some(term)).await?;
         let acquired = now();
         let resource = "bare".to_owned();
         let effect = Effect { resource, term, incarnation: 0, number: self.epoch, before: start };
@@ -212,23 +211,5 @@ impl Bare {
             ("bare 2 acquisition", span(released, acquired)),
             ("bare 3 fenced effect", span(acquired, now())),
         ])
-    }
-
-    /// Release, or acquisition: an UPDATE by primary key with a compare.
-    async fn update(&mut self, term: Option<Term>) -> anyhow::Result<()> {
-        let tag = Tag::random();
-        let updated = sqlx::query(
-            "UPDATE bare_leases SET tag = $1, grant_id = $2, epoch = $3, beat = beat + 1, renewed_at = now()
-             WHERE lease_name = 'handed-over' AND tag = $4",
-        )
-        .bind(Uuid::from_u128(tag.0))
-        .bind(term.map(|term| Uuid::from_u128(term.grant.0)))
-        .bind(self.epoch as i64)
-        .bind(Uuid::from_u128(self.tag.0))
-        .execute(&mut self.connection)
-        .await?;
-        anyhow::ensure!(updated.rows_affected() == 1, "the bare client's row was changed by somebody else");
-        self.tag = tag;
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Certificates for one cluster and its clients.
+//! Certificates for one server or cluster and its clients.
 
 use std::{
     fs,
@@ -14,14 +14,14 @@ use rcgen::{
 
 /// An authority of its own and certificates that it has signed, as PEM files.
 #[derive(Debug)]
-pub struct EtcdCertificates {
+pub struct Certificates {
     folder: PathBuf,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
 
-// === impl EtcdCertificates ===
+// === impl Certificates ===
 
-impl EtcdCertificates {
+impl Certificates {
     /// Makes an authority, and a certificate of a server on 127.0.0.1, in a folder that exists.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl EtcdCertificates {
         self.folder.join("ca.crt")
     }
 
-    /// Makes a client's certificate and key, and returns their files. With [`EtcdOptions::auth`](super::EtcdOptions),
+    /// Makes a client's certificate and key, and returns their files. With [`EtcdOptions::auth`](crate::EtcdOptions),
     /// `name` is the user that etcd takes its owner for.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl EtcdCertificates {
         self.sign(name, &[ExtendedKeyUsagePurpose::ClientAuth])
     }
 
-    pub(super) fn server(&self) -> (PathBuf, PathBuf) {
+    pub(crate) fn server(&self) -> (PathBuf, PathBuf) {
         (self.folder.join("server.crt"), self.folder.join("server.key"))
     }
 

@@ -1,0 +1,102 @@
+//! A register that a bare client writes: the commits of a hand-over, and nothing else.
+
+use anyhow::ensure;
+use lease_core::{LeaseName, Record, Tag, Term};
+use lease_etcd::EtcdConfig;
+use lease_etcd::etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
+use sqlx::postgres::PgConnection;
+use sqlx::types::Uuid;
+use sqlx::{AssertSqlSafe, Connection};
+
+use crate::effects::etcd::endpoints;
+use crate::store::{Mode, Store};
+
+pub(super) enum Register {
+    Postgres { connection: PgConnection, tag: Tag },
+    Etcd(Box<Keys>),
+}
+
+/// A term key and a beat key, as the backend has them.
+pub(super) struct Keys {
+    client: Client,
+    record: Record,
+    term: String,
+}
+
+impl Register {
+    pub(super) async fn prepare(store: &Store) -> anyhow::Result<Self> {
+        match store.mode {
+            Mode::Etcd => Ok(Self::Etcd(Box::new(Keys::prepare(store).await?))),
+            _ => {
+                let mut connection = PgConnection::connect(&store.leases).await?;
+                sqlx::raw_sql(AssertSqlSafe(
+                    "CREATE TABLE bare_leases (LIKE coordination_leases INCLUDING ALL);
+                     INSERT INTO bare_leases SELECT * FROM coordination_leases",
+                ))
+                .execute(&mut connection)
+                .await?;
+                let tag: Uuid =
+                    sqlx::query_scalar("SELECT tag FROM bare_leases").fetch_one(&mut connection).await?;
+                Ok(Self::Postgres { connection, tag: Tag(tag.as_u128()) })
+            }
+        }
+    }
+
+    /// Release, or acquisition: one commit with a compare.
+    pub(super) async fn update(&mut self, epoch: u64, term: Option<Term>) -> anyhow::Result<()> {
+        match self {
+            Self::Postgres { connection, tag } => {
+                let new = Tag::random();
+                let updated = sqlx::query(
+                    "UPDATE bare_leases SET tag = $1, grant_id = $2, epoch = $3, beat = beat + 1, renewed_at = now()
+                     WHERE lease_name = 'handed-over' AND tag = $4",
+                )
+                .bind(Uuid::from_u128(new.0))
+                .bind(term.map(|term| Uuid::from_u128(term.grant.0)))
+                .bind(epoch as i64)
+                .bind(Uuid::from_u128(tag.0))
+                .execute(connection)
+                .await?;
+                ensure!(updated.rows_affected() == 1, "the bare client's row was changed by somebody else");
+                *tag = new;
+                Ok(())
+            }
+            Self::Etcd(keys) => keys.update(epoch, term).await,
+        }
+    }
+}
+
+impl Keys {
+    const TERM: &str = "/bare/term";
+    const BEAT: &str = "/bare/beat";
+
+    async fn prepare(store: &Store) -> anyhow::Result<Self> {
+        let backend = store.connector()?.connect().await?;
+        let seen = backend.observe(&LeaseName::new("handed-over")?).await?;
+        let record = seen.record.ok_or_else(|| anyhow::anyhow!("the arena has made no register"))?;
+        let mut client = EtcdConfig::new(endpoints(&store.leases))?.client().await?;
+        client.put(Self::TERM, "", None).await?;
+        client.put(Self::BEAT, serde_json::to_string(&record)?, None).await?;
+        Ok(Self { client, record, term: String::new() })
+    }
+
+    async fn update(&mut self, epoch: u64, term: Option<Term>) -> anyhow::Result<()> {
+        let old = serde_json::to_string(&self.record)?;
+        let compares = [
+            Compare::value(Self::TERM, CompareOp::Equal, self.term.as_str()),
+            Compare::value(Self::BEAT, CompareOp::Equal, old.as_str()),
+        ];
+        let grant = term.map(|term| term.grant);
+        self.record = Record { tag: Tag::random(), grant, epoch, ..self.record.clone() };
+        self.term = grant.map_or_else(|| format!("{epoch}/free"), |grant| format!("{epoch}/{grant}"));
+        let new = serde_json::to_string(&self.record)?;
+        let puts = [
+            TxnOp::put(Self::BEAT, new.as_str(), None),
+            TxnOp::put(Self::TERM, self.term.as_str(), None),
+            TxnOp::put(format!("/bare/history/{epoch}-{}", self.record.tag), new.as_str(), None),
+        ];
+        let done = self.client.txn(Txn::new().when(compares).and_then(puts)).await?;
+        ensure!(done.succeeded(), "the bare client's keys were changed by somebody else");
+        Ok(())
+    }
+}
