@@ -23,7 +23,7 @@ fn url(server: &lease_testbed::Postgres, mode: &str, authority: Option<&Path>) -
 
 async fn refused(url: &str) -> BackendError {
     let config = PostgresConfig::new(url).expect("a url");
-    let error = Postgres::connect(config).await.err().expect("refused");
+    let error = Postgres::connect(config).await.expect_err("refused");
     assert_eq!((error.certainty, error.refused), (Certainty::NotApplied, true), "{error}");
     let told = format!("{error} {error:?}");
     assert!(told.contains("check sslmode and sslrootcert"), "{told}");
