@@ -108,10 +108,10 @@ impl Cli {
         let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
         let settings = Settings::load(model, &sources)?;
         let usual = match &arguments.command {
-            // Operators read answers, not logs.
-            Command::Operation(_) => "warn",
+            // Operators read answers, not logs. What kube's client has to say of failures, we say ourselves.
+            Command::Operation(_) => "warn,kube_client=off",
             Command::Run(_) => run::LOG_FILTER,
-            Command::Worker(_) => "info",
+            Command::Worker(_) => "info,kube_client=off",
         };
         logs::start(&settings.block::<Log>()?, usual);
         let app = App { settings, registry: self.registry };

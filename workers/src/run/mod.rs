@@ -36,7 +36,7 @@ use crate::{App, Failure};
 pub(crate) const SECTIONS: &[Section] = &[];
 
 /// What is logged unless somebody says otherwise: the guard's own few lines, and the core's warnings.
-pub(crate) const LOG_FILTER: &str = "warn,lease_workers=info";
+pub(crate) const LOG_FILTER: &str = "warn,lease_workers=info,kube_client=off";
 
 /// The exit code of the guard's own failures, as `env`, `nohup` and `timeout` have it.
 const OUR_FAILURE: u8 = 125;
