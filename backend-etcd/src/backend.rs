@@ -14,10 +14,11 @@ use lease_core::{
     BackendError, Capabilities, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend, LeaseName,
     Lineage, Observation, PutOutcome, Record, WallTime,
 };
+use tokio::time::Instant;
 
 use crate::config::EtcdConfig;
 use crate::connection::{Connections, Lent, Opened};
-use crate::keys::{Part, Values};
+use crate::keys::{Keys, Part, Values};
 use crate::newest::{Before, Newest};
 use crate::{error, watch};
 
@@ -25,7 +26,7 @@ use crate::{error, watch};
 const TRANSITIONS_KEPT: u64 = 1000;
 
 /// A list of many leases is one answer.
-const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
+pub(crate) const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
 /// etcd as a lease store.
 pub struct Etcd {
@@ -61,15 +62,21 @@ impl Etcd {
         self.connections.config()
     }
 
+    /// When a call that begins now has taken too long.
+    fn time_is_up(&self) -> Instant {
+        Instant::now() + self.config().call_timeout
+    }
+
     /// Limits a call, which gives up its connection unless it is answered.
-    async fn limited<T>(
+    async fn until<T>(
         &self,
+        time_is_up: Instant,
         out_of_time: impl FnOnce(String) -> BackendError,
         what: &str,
         call: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
         let limit = self.config().call_timeout;
-        let done = tokio::time::timeout(limit, call).await;
+        let done = tokio::time::timeout_at(time_is_up, call).await;
         done.unwrap_or_else(|_| Err(out_of_time(format!("{what}: no answer within {limit:?}"))))
     }
 
@@ -91,7 +98,7 @@ impl Etcd {
             });
             settle(lent, judged)
         };
-        self.limited(BackendError::not_applied, what, read).await
+        self.until(self.time_is_up(), BackendError::not_applied, what, read).await
     }
 
     async fn transact(&self, what: &str, lent: Lent, txn: Txn) -> Result<TxnAnswer, BackendError> {
@@ -213,7 +220,7 @@ impl LeaseBackend for Etcd {
             writes.push(TxnOp::put(term.as_str(), new.term.clone().unwrap_or_default(), None));
         }
         if let Some(event) = HistoryEvent::of(expected, record, change) {
-            writes.extend(remember(&keys.history(name), record, event));
+            writes.extend(remember(keys, name, record, event));
         }
         let look = TxnOp::get(keys.lease(name), Some(GetOptions::new().with_prefix()));
         let txn = Txn::new()
@@ -222,12 +229,14 @@ impl LeaseBackend for Etcd {
             .or_else([look]);
 
         let what = format!("writing lease {name}");
-        let lent = self.limited(BackendError::not_applied, &what, self.connections.take()).await?;
+        let time_is_up = self.time_is_up();
+        let lent = self.until(time_is_up, BackendError::not_applied, &what, self.connections.take()).await?;
         if self.connections.newest().lineage(lent.opened.cluster) != expected.lineage {
             lent.keep();
             return Ok(PutOutcome::Conflict(self.observe(name).await?));
         }
-        let answer = self.limited(BackendError::unknown, &what, self.transact(&what, lent, txn)).await?;
+        let sent = self.transact(&what, lent, txn);
+        let answer = self.until(time_is_up, BackendError::unknown, &what, sent).await?;
         if !answer.succeeded {
             return Ok(PutOutcome::Conflict(self.observation(name, &answer.found, &answer.standing)?));
         }
@@ -303,12 +312,10 @@ fn is_still(key: &str, seen: Option<&str>) -> Compare {
 }
 
 /// One more row, whose place in the order is its revision; and the oldest ones go.
-fn remember(history: &str, record: &Record, event: HistoryEvent) -> Vec<TxnOp> {
-    let Some((_, name)) = history.trim_end_matches('/').rsplit_once('/') else { return Vec::new() };
-    let Ok(lease_name) = LeaseName::new(name) else { return Vec::new() };
+fn remember(keys: &Keys, name: &LeaseName, record: &Record, event: HistoryEvent) -> [TxnOp; 2] {
     let row = HistoryRow {
         sequence: 0,
-        lease_name,
+        lease_name: name.clone(),
         transition_count: record.transitions,
         epoch: record.epoch,
         holder_workload_id: record.holder.clone(),
@@ -317,10 +324,11 @@ fn remember(history: &str, record: &Record, event: HistoryEvent) -> Vec<TxnOp> {
         note: record.note.clone(),
     };
     let row = serde_json::to_string(&row).expect("a row is JSON");
+    let history = keys.history(name);
     let key = |transitions: u64| format!("{history}{transitions:020}");
-    let mut writes = vec![TxnOp::put(format!("{}-{}", key(record.transitions), record.tag), row, None)];
-    if let Some(oldest) = record.transitions.checked_sub(TRANSITIONS_KEPT) {
-        writes.push(TxnOp::delete(history, Some(DeleteOptions::new().with_range(key(oldest)))));
-    }
-    writes
+    let kept_from = key(record.transitions.saturating_sub(TRANSITIONS_KEPT));
+    [
+        TxnOp::put(format!("{}-{}", key(record.transitions), record.tag), row, None),
+        TxnOp::delete(history.as_str(), Some(DeleteOptions::new().with_range(kept_from))),
+    ]
 }

@@ -7,6 +7,7 @@ use etcd_client::{Event, EventType, WatchOptions, WatchStream};
 use futures::stream;
 use lease_core::{BackendError, Hint, Hints};
 
+use crate::backend::LONGEST_ANSWER;
 use crate::config::EtcdConfig;
 use crate::connection::open_for_watch;
 use crate::error::of_read;
@@ -27,12 +28,12 @@ pub(crate) async fn hints(
     newest: &Arc<Newest>,
     prefix: &str,
 ) -> Result<Hints, BackendError> {
-    let mut opened = open_for_watch(config, newest).await?;
+    let opened = open_for_watch(config, newest).await?;
     let key = format!("{}{prefix}", config.keys.leases());
     let live = async {
         let failed = |failure| of_read("watching", &failure);
-        let mut events =
-            opened.client.watch(key, Some(WatchOptions::new().with_prefix())).await.map_err(failed)?;
+        let mut client = opened.client.watch_client().max_decoding_message_size(LONGEST_ANSWER);
+        let mut events = client.watch(key, Some(WatchOptions::new().with_prefix())).await.map_err(failed)?;
         match events.message().await.map_err(failed)? {
             Some(first) if first.created() && !first.canceled() => Ok(events),
             Some(first) => Err(BackendError::not_applied(format!("watching: {}", first.cancel_reason()))),

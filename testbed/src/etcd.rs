@@ -122,6 +122,7 @@ impl Etcd {
                 scheme: if options.tls.is_some() { "https" } else { "http" },
                 program: program.clone(),
                 data: folder.path().join(name(number)),
+                folder: folder.path().to_owned(),
                 peer: peers.addrs(number),
             };
             members.push(EtcdMember::new(plan, &flags)?);

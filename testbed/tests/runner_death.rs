@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::Context;
-use lease_testbed::{Postgres, PostgresOptions, Process, Signal, StandbyOptions, wait_until};
+use lease_testbed::{
+    Etcd, EtcdOptions, Postgres, PostgresOptions, Process, Signal, StandbyOptions, wait_until,
+};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::process::Pid;
 
@@ -61,11 +63,12 @@ async fn runner(role: &str) -> anyhow::Result<()> {
         }
     }
     // Spawned on a thread that ends at once: what follows a thread's death would be seen here.
-    let (postgres, standby) = tokio::task::spawn_blocking(|| {
+    let (postgres, standby, etcd) = tokio::task::spawn_blocking(|| {
         tokio::runtime::Handle::current().block_on(async {
             let postgres = Postgres::start(PostgresOptions::default()).await?;
             let standby = postgres.standby(StandbyOptions::asynchronous("standby")).await?;
-            anyhow::Ok((postgres, standby))
+            let etcd = Etcd::start(EtcdOptions::default().nodes(3)).await?;
+            anyhow::Ok((postgres, standby, etcd))
         })
     })
     .await??;
@@ -90,7 +93,11 @@ async fn runner(role: &str) -> anyhow::Result<()> {
             println!("pid {pid}");
         }
     }
+    for member in etcd.members() {
+        println!("pid {}", member.process_id().context("a node that doesn't run")?);
+    }
     if role == "paused" {
+        etcd.members()[0].pause().await?;
         postgres.pause().await?;
         standby.pause().await?;
         process.pause().await?;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::common::*;
-use lease_core::{Elector, Ended, Leadership, LeaseBackend, LeaseName, RunError, WorkloadId};
+use futures::StreamExt;
+use lease_core::{Elector, Ended, Hint, Leadership, LeaseBackend, LeaseName, RunError, WorkloadId};
 use lease_etcd::{Etcd, EtcdConfig};
 use lease_testbed::{EtcdOptions, wait_for, wait_until};
 use tokio::sync::{mpsc, oneshot};
@@ -109,6 +110,43 @@ async fn the_term_outlasts_the_loss_of_the_leader_and_of_all_nodes() -> anyhow::
         "one term, and it was released"
     );
     Ok(())
+}
+
+/// Counted by etcd itself: a renewal is one Txn, and a standby with a live watch reads once a renew interval at most.
+#[tokio::test]
+async fn a_renewal_costs_one_txn_and_a_standby_next_to_nothing() -> anyhow::Result<()> {
+    const BEATS: u64 = 6;
+    let etcd = lease_testbed::Etcd::start(EtcdOptions::default()).await?;
+    let backend = Etcd::connect(EtcdConfig::new(etcd.endpoints())?).await?;
+    let lease = name("counted");
+    init(&backend, &lease).await?;
+    let mut holder = Running::start(etcd.endpoints(), &lease, "a", Duration::from_millis(1500))?;
+    let term = holder.leads().await?;
+    let standby = Running::start(etcd.endpoints(), &lease, "b", Duration::from_millis(1500))?;
+    let mut hints = backend.watch("").await?;
+    let mut beat = async |least: u64| loop {
+        let hint = tokio::time::timeout(LIMIT, hints.next()).await?;
+        let Some(Hint::Shows(_, seen)) = hint else { anyhow::bail!("nothing is shown: {hint:?}") };
+        assert_eq!(record(&seen).term(), Some(term.term()));
+        if record(&seen).beat >= least {
+            return Ok(record(&seen).beat);
+        }
+    };
+    let node = &etcd.members()[0];
+    let calls = async |method: &str| {
+        let sample = format!("grpc_server_handled_total{{grpc_code=\"OK\",grpc_method=\"{method}\"");
+        anyhow::Ok(node.metric(&sample).await? as u64)
+    };
+    // The standby has settled.
+    let first = beat(4).await?;
+    let (txns, reads) = (calls("Txn").await?, calls("Range").await?);
+    let beats = beat(first + BEATS).await? - first;
+    let (txns, reads) = (calls("Txn").await? - txns, calls("Range").await? - reads);
+    // The last beat is shown before it is counted, or another is counted before we look.
+    assert!(txns.abs_diff(beats) <= 1, "{txns} Txns for {beats} beats");
+    assert!(reads <= beats + 1, "{reads} reads by a standby in {beats} renew intervals");
+    standby.stop().await?;
+    holder.stop().await
 }
 
 /// L-6: false before the successor leads, though the holder's node answers and calls itself the leader.

@@ -27,6 +27,7 @@ pub struct EtcdMember {
     client: ReservedPort,
     metrics: ReservedPort,
     program: PathBuf,
+    folder: PathBuf,
     flags: Mutex<Vec<String>>,
     paused: AtomicBool,
 }
@@ -37,6 +38,8 @@ pub(super) struct Plan {
     pub(super) scheme: &'static str,
     pub(super) program: PathBuf,
     pub(super) data: PathBuf,
+    /// Where it works.
+    pub(super) folder: PathBuf,
     /// Where it listens for its peers, and where they find it.
     pub(super) peer: (SocketAddr, SocketAddr),
 }
@@ -46,7 +49,7 @@ pub(super) struct Plan {
 impl EtcdMember {
     pub(super) fn new(plan: Plan, shared: &[String]) -> anyhow::Result<Self> {
         let (client, metrics) = (ReservedPort::new()?, ReservedPort::new()?);
-        let Plan { name, scheme, program, data, peer: (listens, advertises) } = plan;
+        let Plan { name, scheme, program, data, folder, peer: (listens, advertises) } = plan;
         let mut flags = vec![
             format!("--name={name}"),
             format!("--data-dir={}", data.display()),
@@ -65,6 +68,7 @@ impl EtcdMember {
             client,
             metrics,
             program,
+            folder,
             flags,
             paused: AtomicBool::new(false),
         })
@@ -88,6 +92,11 @@ impl EtcdMember {
     /// Whether its process runs; a paused one does.
     pub fn is_running(&self) -> bool {
         self.lock().as_ref().is_some_and(|process| process.exit_status().is_none())
+    }
+
+    /// The id of its process, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.lock().as_ref().filter(|process| process.exit_status().is_none()).map(Process::id)
     }
 
     /// Kills it by SIGKILL, and returns when it has ended.
@@ -119,7 +128,7 @@ impl EtcdMember {
         }
         let flags = self.flags.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         self.paused.store(false, Ordering::Relaxed);
-        *self.lock() = Some(Process::command(&self.program)?.args(flags).spawn()?);
+        *self.lock() = Some(Process::command(&self.program)?.args(flags).current_dir(&self.folder).spawn()?);
         Ok(())
     }
 
