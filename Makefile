@@ -23,24 +23,26 @@ build: ## the binaries leasehold and leasehold-lab
 	@$(CARGO) build --locked --workspace
 
 lint: ## format, clippy without warnings, documentation without warnings
-	@sh scripts/setup.sh postgres etcd
+	@sh scripts/setup.sh postgres etcd k8s
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
 unit: ## every test of the workspace, the conformance suite on each store and the mutants among them
-	@sh scripts/setup.sh postgres etcd
+	@sh scripts/setup.sh postgres etcd k8s
 	$(CARGO) test --locked --workspace
 
 bars: ## what is promised under faults: chaos on each store, failover after SIGKILL (minutes)
-	@sh scripts/setup.sh postgres etcd
+	@sh scripts/setup.sh postgres etcd k8s
 	@$(CARGO) build --locked -p lease-workers -p lease-lab
 	$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)
+	$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)
 	$(LAB) failover --mode sqlite --ttl 2s --times 50
 	$(LAB) failover --mode postgres --ttl 2s --times 50
 	$(LAB) failover --mode etcd --ttl 2s --times 50
+	$(LAB) failover --mode k8s --ttl 2s --times 50
 	$(LAB) failover --mode postgres --ttl 15s --times 3
 
 bench: ## paired benches with their bars: renewal, hand-over, is_leader_now (release build)
@@ -50,7 +52,7 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now (rel
 	target/release/leasehold-lab handover --mode postgres --times 200
 
 soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
-	@sh scripts/setup.sh postgres etcd
+	@sh scripts/setup.sh postgres etcd k8s
 	@$(CARGO) build --locked -p lease-workers -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
 	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)
