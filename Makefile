@@ -40,7 +40,7 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 	$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)
-	$(LAB) chaos --mode k8s --takeovers 200 $(SEED:%=--seed %)
+	$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)
 	$(LAB) roll $(SEED:%=--seed %)
 	@# These mostly wait, so they do it together.
 	@set -e; for run in $(FAILOVERS); do \
@@ -48,11 +48,12 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 	done; for pid in $$pids; do wait $$pid; done
 
 bench: ## paired benches with their bars: renewal, hand-over, is_leader_now (release build)
-	@sh scripts/setup.sh postgres etcd
+	@sh scripts/setup.sh postgres etcd k8s
 	$(CARGO) build --locked --release -p lease-benches -p lease-lab
 	target/release/leasehold-bench
 	target/release/leasehold-lab handover --mode postgres --times 200
 	target/release/leasehold-lab handover --mode etcd --times 200
+	target/release/leasehold-lab handover --mode k8s --times 200
 
 soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
 	@sh scripts/setup.sh postgres etcd k8s

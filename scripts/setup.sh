@@ -31,11 +31,18 @@ have protoc || install protoc protobuf-compiler "etcd's client is generated from
 wants() { case " $modes " in *" $1 "*) ;; *) return 1 ;; esac; }
 modes="$*"
 
-if wants etcd || wants k8s; then
-    cache="${LEASEHOLD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/leasehold}"
-    built() { ls "$cache"/servers/"$1"-* >/dev/null 2>&1; }
-    have go || { built etcd && { ! wants k8s || built kubernetes; }; } ||
-        fail "a Go toolchain is missing (etcd and Kubernetes are built from source, once): install Go 1.21 or later from https://go.dev/dl, then run this again"
+cache="${LEASEHOLD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/leasehold}"
+needs_go() {
+    have go || ls "$cache"/servers/"$1"-*/"$1" >/dev/null 2>&1 ||
+        fail "a Go toolchain is missing ($1 is built from source, once): install Go 1.21 or later from https://go.dev/dl, then run this again"
+}
+
+if wants etcd; then
+    [ -n "${LEASEHOLD_TEST_ETCD_ENDPOINTS:-}" ] || needs_go etcd
+fi
+
+if wants k8s; then
+    [ -n "${LEASEHOLD_TEST_KUBECONFIG:-}${KUBEBUILDER_ASSETS:-}" ] || needs_go kubernetes
 fi
 
 if wants postgres; then

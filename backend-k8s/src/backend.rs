@@ -34,14 +34,25 @@ impl K8s {
         K8sConnector { config }
     }
 
-    /// Reads the credentials, on the present tokio runtime. The API server is first asked by the first call.
+    /// Reads the credentials and shows them to the API server, on the present tokio runtime.
     ///
     /// # Errors
-    /// Refused, and the message says what to do: no usable kubeconfig or service account.
+    /// - refused, and the message says what to do: no usable kubeconfig or service account, credentials that the API
+    ///   server refuses, a certificate of its that isn't trusted;
+    /// - not applied, and worth trying again: no connection.
+    ///
+    /// Whether the service account may use a Lease shows with the first call that names one.
     ///
     /// Cancellation safe.
     pub async fn connect(config: K8sConfig) -> Result<Self, BackendError> {
-        Ok(Self { api: Arc::new(Api::connect(config).await?) })
+        let api = Api::connect(config).await?;
+        // Everybody may ask this, and it makes the connection that the first call will use.
+        match api.call(api::request("GET", "/version".to_owned(), None)?).await {
+            Err(failure) if failure.status().is_none_or(|status| status == StatusCode::UNAUTHORIZED) => {
+                Err(failure.of_read("connecting"))
+            }
+            Ok(_) | Err(_) => Ok(Self { api: Arc::new(api) }),
+        }
     }
 
     /// A PUT of `record` over the Lease that `expected` shows, or what stood in its way.

@@ -68,8 +68,8 @@ pub(crate) fn written(
     let stays = before.is_some_and(|before| before.grant.is_some() && before.grant == record.grant);
     if stays && before.map(identity).as_deref() != Some(shown) {
         return Err(BackendError::refused(format!(
-            "lease {name} is held by {shown}, by another program's leader election, which answers no request; stop \
-             that program, or revoke the lease"
+            "lease {name} is held by {shown:?}, which is no holder of ours and answers no request; stop that program, \
+             or revoke the lease"
         )));
     }
     let text = serde_json::to_string(record)
@@ -196,7 +196,7 @@ fn foreign(
         renewed_at: wall(spec.renew_time.as_ref()),
         expires_at: wall(spec.renew_time.as_ref()).plus(Duration::from_millis(ttl_ms)),
         region: String::new(),
-        note: "held by another program's leader election".to_owned(),
+        note: if is_free { String::new() } else { "written by another program, or by hand".to_owned() },
         extra: kept.map(|kept| kept.extra.clone()).unwrap_or_default(),
     })
 }

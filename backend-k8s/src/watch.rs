@@ -23,6 +23,8 @@ struct Watch {
     prefix: String,
     /// What has been seen.
     version: String,
+    /// Has it shown anything since it was opened?
+    alive: bool,
     events: Events,
 }
 
@@ -35,7 +37,7 @@ pub(crate) async fn hints(api: Arc<Api>, prefix: &str) -> Result<Hints, BackendE
     let (_, version) = api.leases(one(prefix).as_ref()).await?;
     let version = version.to_string();
     let events = open(&api, prefix, &version).await?;
-    let watch = Watch { api, prefix: prefix.to_owned(), version, events };
+    let watch = Watch { api, prefix: prefix.to_owned(), version, alive: false, events };
     Ok(Box::pin(stream::unfold(watch, |mut watch| async { watch.next().await.map(|hint| (hint, watch)) })))
 }
 
@@ -64,15 +66,20 @@ impl Watch {
                 Some(WatchEvent::Added(lease) | WatchEvent::Modified(lease)) => (lease, true),
                 Some(WatchEvent::Deleted(lease)) => (lease, false),
                 Some(WatchEvent::Bookmark(bookmark)) => {
+                    self.alive = true;
                     self.version = bookmark.metadata.resource_version;
                     continue;
                 }
                 Some(WatchEvent::Error(_)) => return None,
+                // At least a bookmark comes before the window closes: what ends before ends again.
+                None if !self.alive => return None,
                 None => {
+                    self.alive = false;
                     self.events = open(&self.api, &self.prefix, &self.version).await.ok()?;
                     continue;
                 }
             };
+            self.alive = true;
             if let Some(version) = &lease.metadata.resource_version {
                 self.version.clone_from(version);
             }
@@ -129,6 +136,10 @@ mod tests {
         };
         let list = json!({"metadata": {"resourceVersion": "7"}, "items": []}).to_string();
         let bookmark = json!({"kind": "Lease", "apiVersion": "v1", "metadata": {"resourceVersion": "12"}});
+        // A watch that ends before it has shown anything ends for good.
+        let (api, _) = server(vec![list.clone(), String::new()]);
+        assert_eq!(super::hints(api, "one").await.unwrap().next().await, None);
+
         let gone = json!({"status": "Failure", "message": "too old", "reason": "Expired", "code": 410});
         let first = event("MODIFIED", lease(9)) + &event("BOOKMARK", bookmark);
         let (api, asked) = server(vec![list, first, event("DELETED", lease(15)), event("ERROR", gone)]);

@@ -150,8 +150,7 @@ async fn who_may_not_is_told_what_to_grant() -> anyhow::Result<()> {
     assert!(error.refused && error.to_string().contains("a Role"), "{error}");
 
     identity.write_token("no-token")?;
-    let backend = connect(identity.kubeconfig()).await?;
-    let error = backend.observe(&name("forbidden")).await.expect_err("nobody's token");
+    let error = K8s::connect(config(identity.kubeconfig())).await.expect_err("nobody's token");
     assert!(error.refused && error.to_string().contains("credentials"), "{error}");
     assert!(!format!("{error:?} {backend:?}").contains("no-token"), "a token is shown");
     Ok(())
@@ -173,7 +172,7 @@ async fn a_certificate_that_is_not_trusted_is_refused_in_words() -> anyhow::Resu
     kubeconfig["clusters"][0]["cluster"].as_object_mut().expect("a cluster").remove("certificate-authority");
     let path = store.identity.kubeconfig().with_extension("untrusting");
     fs::write(&path, serde_json::to_vec(&kubeconfig)?)?;
-    let error = connect(&path).await?.observe(&name("any")).await.expect_err("nobody vouches for the server");
+    let error = K8s::connect(config(&path)).await.expect_err("nobody vouches for the server");
     assert!(error.refused && error.to_string().contains("certificate"), "{error}");
     Ok(())
 }

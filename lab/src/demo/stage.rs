@@ -21,7 +21,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{PgPool, SqlitePool};
 
 use super::screen::Screen;
-use super::witness::{Effects, Witness};
+use super::witness::{Effects, Seen, Witness};
 use super::{Mode, TTL};
 
 /// Where everything is.
@@ -122,7 +122,11 @@ impl Stage {
             },
             _ => anyhow::bail!("both stores are of one kind"),
         };
-        let witness = Arc::new(Witness { backend, lease, effects, lease_file });
+        let seen = match backend.capabilities().history {
+            true => None,
+            false => Some(Seen::from_now_on(&backend, &lease).await?),
+        };
+        let witness = Arc::new(Witness { backend, lease, effects, seen, lease_file });
         Ok(Self { folder, lease_flags, outbox, canonical, witness, _server: server })
     }
 

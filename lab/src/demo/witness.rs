@@ -1,12 +1,14 @@
 //! Looks at the stores from outside the processes: what counts is what they leave behind.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lease_core::{HistoryRow, LeaseBackend, LeaseName};
+use futures::StreamExt;
+use lease_core::{Change, Hint, HistoryEvent, HistoryRow, LeaseBackend, LeaseName, Observation};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgPool, Row, SqlitePool};
+use tokio_util::task::AbortOnDropHandle;
 
 /// The two stores of effects.
 pub(super) enum Effects {
@@ -32,11 +34,73 @@ pub(super) struct TermEffects {
     pub(super) first_at: i64,
 }
 
+/// Rows as a store with history would keep them, made of what a watch shows.
+pub(super) struct Seen {
+    rows: Arc<Mutex<Vec<HistoryRow>>>,
+    _watching: AbortOnDropHandle<()>,
+}
+
+impl Seen {
+    /// Watches from here on.
+    pub(super) async fn from_now_on(
+        backend: &Arc<dyn LeaseBackend>,
+        lease: &LeaseName,
+    ) -> anyhow::Result<Self> {
+        let mut hints = backend.watch(lease.as_str()).await?;
+        let mut before = backend.observe(lease).await?;
+        let rows = Arc::<Mutex<Vec<HistoryRow>>>::default();
+        let (kept, backend, lease) = (rows.clone(), backend.clone(), lease.clone());
+        let watching = tokio::spawn(async move {
+            loop {
+                let hint = hints.next().await;
+                if hint.is_none() {
+                    // The API server ends a watch now and then.
+                    let Ok(again) = backend.watch(lease.as_str()).await else { continue };
+                    hints = again;
+                }
+                let now = match hint {
+                    Some(Hint::Shows(_, observation)) => observation,
+                    _ => match backend.observe(&lease).await {
+                        Ok(observation) => observation,
+                        Err(_) => continue,
+                    },
+                };
+                kept.lock().expect("not poisoned").extend(row(&lease, &before, &now));
+                before = now;
+            }
+        });
+        Ok(Self { rows, _watching: AbortOnDropHandle::new(watching) })
+    }
+}
+
+fn row(lease: &LeaseName, before: &Observation, now: &Observation) -> Option<HistoryRow> {
+    let record = now.record.as_ref()?;
+    if before.grant() == record.grant {
+        return None;
+    }
+    let (change, event_at) = match record.grant {
+        Some(_) => (Change::Acquire, record.acquired_at),
+        None => (Change::Release, record.renewed_at),
+    };
+    Some(HistoryRow {
+        sequence: i64::try_from(record.transitions).ok()?,
+        lease_name: lease.clone(),
+        transition_count: record.transitions,
+        epoch: record.epoch,
+        holder_workload_id: record.holder.clone(),
+        event_type: HistoryEvent::of(before, record, change)?,
+        event_at,
+        note: record.note.clone(),
+    })
+}
+
 /// One observer.
 pub(super) struct Witness {
     pub(super) backend: Arc<dyn LeaseBackend>,
     pub(super) lease: LeaseName,
     pub(super) effects: Effects,
+    /// What the watch showed, for a store that keeps no history.
+    pub(super) seen: Option<Seen>,
     /// The lease file, if that is what the store is.
     pub(super) lease_file: Option<PathBuf>,
 }
@@ -50,7 +114,10 @@ impl Witness {
 
     /// The lease's history, oldest first.
     pub(super) async fn history(&self) -> anyhow::Result<Vec<HistoryRow>> {
-        Ok(self.backend.history(&self.lease, 1_000).await?)
+        match &self.seen {
+            Some(seen) => Ok(seen.rows.lock().expect("not poisoned").clone()),
+            None => Ok(self.backend.history(&self.lease, 1_000).await?),
+        }
     }
 
     /// How many events the canonical store has.

@@ -1,6 +1,10 @@
 //! A register that a bare client writes: the commits of a hand-over, and nothing else.
 
 use anyhow::ensure;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{ObjectMeta, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client as KubeClient, Config};
 use lease_core::{LeaseName, Record, Tag, Term};
 use lease_etcd::EtcdConfig;
 use lease_etcd::etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
@@ -14,6 +18,7 @@ use crate::store::{Mode, Store};
 pub(super) enum Register {
     Postgres { connection: PgConnection, tag: Tag },
     Etcd(Box<Keys>),
+    K8s(Box<Object>),
 }
 
 /// A term key and a beat key, as the backend has them.
@@ -23,10 +28,18 @@ pub(super) struct Keys {
     term: String,
 }
 
+/// A Lease with the record in an annotation, as the backend has it.
+pub(super) struct Object {
+    api: Api<Lease>,
+    record: Record,
+    lease: Lease,
+}
+
 impl Register {
     pub(super) async fn prepare(store: &Store) -> anyhow::Result<Self> {
         match store.mode {
             Mode::Etcd => Ok(Self::Etcd(Box::new(Keys::prepare(store).await?))),
+            Mode::K8s => Ok(Self::K8s(Box::new(Object::prepare(store).await?))),
             _ => {
                 let mut connection = PgConnection::connect(&store.leases).await?;
                 sqlx::raw_sql(AssertSqlSafe(
@@ -62,6 +75,7 @@ impl Register {
                 Ok(())
             }
             Self::Etcd(keys) => keys.update(epoch, term).await,
+            Self::K8s(object) => object.update(epoch, term).await,
         }
     }
 }
@@ -97,6 +111,34 @@ impl Keys {
         ];
         let done = self.client.txn(Txn::new().when(compares).and_then(puts)).await?;
         ensure!(done.succeeded(), "the bare client's keys were changed by somebody else");
+        Ok(())
+    }
+}
+
+impl Object {
+    const NAME: &str = "bare";
+
+    async fn prepare(store: &Store) -> anyhow::Result<Self> {
+        let kubeconfig = Kubeconfig::read_from(&store.leases)?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let api = Api::default_namespaced(KubeClient::try_from(config)?);
+        let backend = store.connector()?.connect().await?;
+        let seen = backend.observe(&LeaseName::new("handed-over")?).await?;
+        let record = seen.record.ok_or_else(|| anyhow::anyhow!("the arena has made no register"))?;
+        let metadata = ObjectMeta { name: Some(Self::NAME.to_owned()), ..ObjectMeta::default() };
+        let lease = Lease { metadata, ..api.get("handed-over").await? };
+        let lease = api.create(&PostParams::default(), &lease).await?;
+        Ok(Self { api, record, lease })
+    }
+
+    async fn update(&mut self, epoch: u64, term: Option<Term>) -> anyhow::Result<()> {
+        let grant = term.map(|term| term.grant);
+        self.record = Record { tag: Tag::random(), grant, epoch, ..self.record.clone() };
+        let text = serde_json::to_string(&self.record)?;
+        self.lease.metadata.annotations.get_or_insert_default().insert(lease_k8s::RECORD.to_owned(), text);
+        self.lease.spec.get_or_insert_default().holder_identity =
+            Some(grant.map(|grant| format!("bare_{grant}")).unwrap_or_default());
+        self.lease = self.api.replace(Self::NAME, &PostParams::default(), &self.lease).await?;
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ use crate::trace::{Act, Entry, Nanos, Outcome, now};
 /// the same commits in sequence by a bare client. The bar: median at most twice, p99 at most three times as long.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The store: postgres or etcd.
+    /// The store: postgres, etcd or k8s.
     #[arg(long, value_parser = mode)]
     mode: Mode,
     /// How many hand-overs.
@@ -37,7 +37,8 @@ fn mode(text: &str) -> Result<Mode, String> {
     match text {
         "postgres" => Ok(Mode::Postgres),
         "etcd" => Ok(Mode::Etcd),
-        _ => Err("use postgres or etcd".to_owned()),
+        "k8s" => Ok(Mode::K8s),
+        _ => Err("use postgres, etcd or k8s".to_owned()),
     }
 }
 
