@@ -191,7 +191,8 @@ pub trait LeaseBackend: Send + Sync + 'static {
         Err(self.unsupported("list"))
     }
 
-    /// Hints about registers whose name begins with `prefix`. Resolves when the watch is live.
+    /// Hints about registers whose name begins with `prefix`. Resolves when the watch is live. Where `prefix` is itself
+    /// a lease's name, longer names may go unmentioned (Kubernetes' least RBAC watches one name).
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
         let _ = prefix;
         Err(self.unsupported("watch"))

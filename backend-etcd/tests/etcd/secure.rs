@@ -48,7 +48,10 @@ async fn tls_is_checked_both_ways() -> anyhow::Result<()> {
     for config in [base()?.ca_file(ours.ca_file()), good.clone().client_certificate(theirs, their_key)] {
         // TLS 1.3 can't tell this from a node that is just shutting down: no reason to give up for good.
         let error = Etcd::connect(config).await.expect_err("no certificate, or another authority's");
-        assert!(!error.refused && error.to_string().contains("certificate"), "{error}");
+        // Nor does the client always hear the alert before the connection ends.
+        let said = error.to_string();
+        let known = said.contains("certificate") || said.contains("the connection has ended");
+        assert!(!error.refused && known, "{error}");
     }
     refused(Etcd::connect(good.clone().server_name("another.example")).await, "certificate");
     refused(Etcd::connect(good.ca_file(folder.join("missing"))).await, "missing");
