@@ -162,21 +162,29 @@ impl ControlPlane {
         if self.lock().is_some() {
             bail!("the API server runs already: stop or crash it first");
         }
+        // It ends at its start if somebody's outgoing connection has its port just then, or if its etcd is away.
+        let started = wait_for("the API server is ready", READY_LIMIT, async || self.begin().await);
+        tokio::time::timeout(READY_LIMIT, started)
+            .await
+            .unwrap_or_else(|_| bail!("the API server runs, and was not ready within {READY_LIMIT:?}"))
+    }
+
+    /// Starts it, and waits until it is ready or has ended.
+    async fn begin(&self) -> anyhow::Result<()> {
         let apiserver = Arc::new(self.apiserver_command()?.spawn()?);
         *self.lock() = Some(apiserver.clone());
         let certificate = self.certificate();
-        // It makes its certificate at its first start.
-        wait_for("the API server has a certificate", READY_LIMIT, async || {
-            alive(&apiserver, certificate.is_file())
-        })
-        .await?;
-        self.write_kubeconfig()?;
-        wait_for("the API server is ready", READY_LIMIT, async || {
-            let ready = self.access.ready().await.map_err(|error| format!("{error:#}"));
-            alive(&apiserver, ready.is_ok())?;
-            ready
-        })
-        .await
+        loop {
+            alive(&apiserver, apiserver.exit_status().is_none()).map_err(anyhow::Error::msg)?;
+            // It makes its certificate at its first start.
+            if certificate.is_file() {
+                self.write_kubeconfig()?;
+                if self.access.ready().await.is_ok() {
+                    return Ok(());
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// [`stop`](Self::stop), then [`start_again`](Self::start_again).

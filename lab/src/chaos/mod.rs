@@ -126,7 +126,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for (lease, chronicle) in &mut chronicles {
         let evidence = &mut chronicle.evidence;
         evidence.effects = effects.all(lease.as_str()).await?;
-        evidence.history = backend.history(lease, u32::MAX).await?;
+        if backend.capabilities().history {
+            evidence.history = backend.history(lease, u32::MAX).await?;
+        }
         evidence.sightings = sightings.remove(lease).unwrap_or_default();
         violations.extend(judge::violations(lease.as_str(), evidence));
     }

@@ -147,9 +147,13 @@ fn refuses_every_setting_malformed_in_the_file() {
     assert!(count > 100, "only {count} cases");
 }
 
+const ETCD_PASSWORD: &str = "leaderElection.etcd.password";
+
 #[test]
 fn refuses_nonsense_in_a_file_that_holds_a_secret() {
-    for setting in all_settings().iter().filter(|setting| setting["secret"] == true) {
+    // etcd's password file is the backend's to read, anew for each connection.
+    let read_here = |setting: &&Value| setting["secret"] == true && setting["key"] != ETCD_PASSWORD;
+    for setting in all_settings().iter().filter(read_here) {
         let env = format!("{}_FILE", text(setting, "env"));
         let leasehold = Leasehold::sqlite();
         let bad = leasehold.file("bad", "mysql://u:hunter2@h/x\n");

@@ -40,7 +40,7 @@ async fn a_command_runs_under_a_lease_of_the_cluster_and_operators_see_it() -> a
         (&json!("nightly"), &json!(epoch.parse::<u64>()?))
     );
     store.run(&["history", "nightly"]).await.failed(&["k8s", "does not offer history"]);
-    let odd = store.run(&["run", "--once", "--ttl", "1500ms", "--lease", "nightly", "--", "true"]).await;
+    let odd = store.run(&["run", "--once", "--ttl", "2500ms", "--lease", "nightly", "--", "true"]).await;
     odd.refused(&["1s"]);
     Ok(())
 }
