@@ -6,7 +6,7 @@ SEED ?=
 CARGO ?= cargo
 LAB = target/debug/leasehold-lab
 # store : ttl : times
-FAILOVERS = sqlite:2s:50 postgres:2s:50 etcd:2s:50 k8s:2s:50 postgres:15s:3
+FAILOVERS = sqlite:2s:50 postgres:2s:50 etcd:2s:50 postgres:15s:3
 
 .PHONY: help demo test build lint unit bars bench soak conformance testbed clean
 
@@ -40,7 +40,6 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 	$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)
 	$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)
-	$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)
 	$(LAB) roll $(SEED:%=--seed %)
 	@# These mostly wait, so they do it together.
 	@set -e; for run in $(FAILOVERS); do \
@@ -62,6 +61,8 @@ soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
 	$(CARGO) test --locked -p lease-core --test migrate -- --ignored
 	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)
 	$(LAB) chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
+	$(LAB) chaos --mode etcd --takeovers 5000 $(SEED:%=--seed %)
+	$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)
 
 conformance: ## judge one store: MODE=sqlite|postgres|etcd|k8s
 	@sh scripts/setup.sh $(MODE)
