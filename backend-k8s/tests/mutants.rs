@@ -20,11 +20,9 @@ mod resource;
 /// How long a trial waits for what a mutant never does.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The first is not seen here since hints may show the register: to be understood. Two are about history, which this
-/// store doesn't keep. The fourth's case says nothing here yet: a restored Lease
+/// Two are about history, which this store doesn't keep. The third's case says nothing here yet: a restored Lease
 /// stands under another uid's stamp, and is waited out at the maximum ttl either way.
-const NOT_SEEN_HERE: [&str; 4] = [
-    "core: takes a hint for freedom",
+const NOT_SEEN_HERE: [&str; 3] = [
     "store: writes its row after the register",
     "store: leaves two rows",
     "core: waits on across a change of lineage",

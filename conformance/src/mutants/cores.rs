@@ -456,11 +456,12 @@ fn waits_on_across_lineages() -> Core {
     })
 }
 
+/// For good, once hinted: a further hint during a look would make it look again, and forget.
 fn hint_is_freedom() -> Core {
     core(|hinted: &mut bool, state, at, mut event, jitter| {
         match &mut event {
             Event::Hint => *hinted = true,
-            Event::Reply(_, Reply::Seen(seen)) if std::mem::take(hinted) => {
+            Event::Reply(_, Reply::Seen(seen)) if *hinted => {
                 if let Some(record) = seen.record.as_mut().filter(|record| at.is_others(record)) {
                     free(record);
                 }
