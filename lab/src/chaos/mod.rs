@@ -108,7 +108,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let limit = args.time_limit.unwrap_or(Duration::from_secs(60 + 2 * args.takeovers));
     let store_plan = StorePlan::new(seed, args.mode, args.ttl);
     let (store_faults, sightings, chronicles) = tokio::join!(
-        store::break_by(&arena, store_plan, &enough),
+        async {
+            let faults = store::break_by(&arena, store_plan, &enough).await;
+            if let Err(error) = &faults {
+                // Without its store the run could only stand still until its time limit.
+                eprintln!("chaos: the store could not be broken, or did not come back: {error:#}");
+                enough.cancel();
+            }
+            faults
+        },
         store::observe(&arena, &leases, &enough),
         async {
             let progress = progress(&shared, args.takeovers as usize, limit);

@@ -287,7 +287,8 @@ impl Stepper<'_> {
     /// A linearizable answer shows the register. It never moves a deadline (T-1).
     fn saw(&mut self, id: CallId, observation: Observation) {
         let newest = self.state.sighting.as_ref().is_none_or(|(newest, _)| id > *newest);
-        if !newest {
+        let before_our_term = self.tenure().is_some_and(|tenure| id < tenure.first_witness);
+        if !newest || before_our_term {
             return; // An older call's answer came late; it proves nothing about now.
         }
         let record = observation.record.clone();
@@ -301,7 +302,6 @@ impl Stepper<'_> {
             self.state.heal = None;
         }
         match self.tenure() {
-            Some(tenure) if id < tenure.first_witness => {}
             Some(tenure) => {
                 let mine = record.as_ref().is_some_and(|record| record.term() == Some(tenure.term));
                 match record {
@@ -395,8 +395,14 @@ impl Stepper<'_> {
                 // A late acknowledgement counts only while nothing newer has been seen.
                 let newest = self.state.sighting.as_ref().is_none_or(|(newest, _)| call.id > *newest);
                 let pending = self.state.pending.as_ref().is_some_and(|pending| pending.grant == wanted);
-                self.saw(call.id, observation);
+                self.saw(call.id, observation.clone());
                 if let Some(term) = term.filter(|term| term.grant == wanted && (newest || pending)) {
+                    if let Some((_, sighting)) = &mut self.state.sighting
+                        && sighting.observation().grant() != Some(wanted)
+                    {
+                        // The later call was answered from before the acquisition.
+                        sighting.update(observation, self.now);
+                    }
                     self.begin(term, call.sent_at);
                 }
             }
@@ -448,6 +454,8 @@ impl Stepper<'_> {
         self.state.role = Role::Leader(Tenure { term, deadline, stage, first_witness: self.state.next_call });
         self.state.due_at = sent_at.plus(self.state.rules.renew_every);
         self.state.not_before = self.now;
+        // Nothing that was sent before can tell us anything now: it holds up no beat.
+        self.state.calls.iter_mut().for_each(|call| call.overdue = true);
         self.state.holder_is_dead = false;
         self.state.noted = None;
         if stage == Stage::Working {
@@ -561,12 +569,12 @@ impl Stepper<'_> {
         if !claimable || self.state.hinted || unread {
             return self.observe();
         }
-        // The same grant for every attempt on one tag: whichever attempt applies, it is this acquisition.
-        let grant = match &self.state.pending {
-            Some(pending) if pending.expected == record.tag => pending.grant,
-            _ => self.fresh.grant,
+        // The same grant for every attempt on one tag: whichever attempt applies, it is this acquisition. The time in
+        // which it may be confirmed counts from the first one, from which others wait it out.
+        let (grant, deadline) = match &self.state.pending {
+            Some(pending) if pending.expected == record.tag => (pending.grant, pending.deadline),
+            _ => (self.fresh.grant, Deadline::of_acknowledged(self.now, self.state.rules.who.ttl)),
         };
-        let deadline = Deadline::of_acknowledged(self.now, self.state.rules.who.ttl);
         let term = writes::acquire(&observation, &record, &self.state.rules.who, grant, self.fresh);
         self.state.pending = Some(Pending { grant, expected: record.tag, deadline });
         self.put(Kind::Acquire(grant), observation, term, Change::Acquire);
@@ -604,7 +612,12 @@ impl Stepper<'_> {
                 );
                 self.put(Kind::Init, gone, closed, Change::Init);
             }
-            _ => self.state.heal = None,
+            _ => {
+                self.state.heal = None;
+                if self.state.role == Role::Candidate {
+                    self.observe();
+                }
+            }
         }
     }
 

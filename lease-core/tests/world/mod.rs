@@ -102,6 +102,9 @@ pub(crate) struct World {
 
 pub(crate) const MS: u64 = 1_000_000;
 
+/// More events than any fleet of these tests has in its time: a failure, and not a test that never ends.
+const SPIN: u64 = 200_000;
+
 impl World {
     pub(crate) fn new(nodes: usize, seed: u64, creates_registers: bool, step: StepFn) -> Self {
         let mut world = Self {
@@ -209,6 +212,7 @@ impl World {
             let Some(what) = self.happenings.remove(&id) else { continue };
             self.now = at;
             self.events += 1;
+            assert!(self.events < SPIN, "{SPIN} events by {} ms: somebody spins", self.now / MS);
             self.happen(what);
             let leaders: Vec<_> = self.leaders().collect();
             assert!(leaders.len() <= 1, "L-1 at {} ms: {leaders:?}", self.now / MS);
@@ -303,6 +307,7 @@ impl World {
         let state = self.nodes[node].state.take().expect("a live node steps");
         let (state, actions) = (self.step)(state, now, event, &fresh, jitter);
         let wake = state.wake_at();
+        assert!(wake.is_none_or(|wake| wake > now), "a step left something that was due: it would be called at once");
         let stopped = state.is_stopped();
         self.nodes[node].state = Some(state);
         for action in actions {
