@@ -133,9 +133,41 @@ fn confirms_its_own_grant_only_in_the_time_of_the_first_attempt() {
     let (mut one, now, (_, first), look) = acquisition_without_an_answer();
     one.happens(now, Event::Reply(look, Reply::Seen(free())));
     let (now, _, second) = one.sends(now);
-    assert_eq!(applied(&second).grant(), applied(&first).grant(), "one acquisition, whichever attempt applies");
+    assert_eq!(
+        applied(&second).grant(),
+        applied(&first).grant(),
+        "one acquisition, whichever attempt applies"
+    );
     let (now, look, _) = one.sends(now);
-    assert!(now >= ms(0).plus(TTL - TTL / 500), "the second attempt is half a ttl old, the first a whole one");
+    assert!(
+        now >= ms(0).plus(TTL - TTL / 500),
+        "the second attempt is half a ttl old, the first a whole one"
+    );
     one.happens(now, Event::Reply(look, Reply::Seen(shows(&first))));
     assert!(!confirms(&one), "somebody else may have led since");
+}
+
+/// The first try may have been applied, and lost by a failover with a successor's acquisition after it: another one must
+/// not lead before that successor has ended (`docs/decisions/0016-a-release-tried-again.md`).
+#[test]
+fn a_release_that_is_tried_again_after_a_failover_is_not_free_in_the_new_lineage() {
+    let (mut one, now, (id, acquisition), _) = acquisition_without_an_answer();
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(applied(&acquisition)))));
+    let (_, id, beat) = one.sends(now);
+    let Request::Put { expected, record, change: Change::Renew } = beat else {
+        panic!("a beat, not {beat:?}")
+    };
+    let renewed = Observation { record: Some(record), ..expected };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(renewed.clone()))));
+    one.happens(now, Event::WorkReturned);
+    let (now, id, release) = one.sends(now);
+    let Request::Put { record, change: Change::Release, .. } = &release else { panic!("not {release:?}") };
+    assert_eq!((record.grant, &record.lineage), (None, &renewed.lineage), "free at once");
+    // Its answer is lost. The store fails over to the moment before it.
+    let restored = Observation { lineage: Lineage("b".into()), ..renewed.clone() };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Conflict(restored.clone()))));
+    let (_, _, again) = one.sends(now);
+    let Request::Put { expected, record, change: Change::Release } = again else { panic!("not {again:?}") };
+    assert_eq!((expected, record.grant), (restored, None));
+    assert_eq!(record.lineage, renewed.lineage, "others wait it out at the maximum ttl");
 }

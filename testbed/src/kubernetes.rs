@@ -44,7 +44,8 @@ const ADMIN_TOKEN: &str = "testbed";
 
 /// Cold caches and a busy machine included.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// As a kubelet's grace. An API server waits for the connections of its clients, a half-open one's for a minute.
+const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// A kube-apiserver of our own with an etcd behind it, on a free port of 127.0.0.1; a controller manager and a
 /// scheduler on request. Every request to it is in its audit log.
@@ -144,14 +145,18 @@ impl ControlPlane {
         self.take()?.kill().await.map(drop)
     }
 
-    /// Ends the API server by SIGTERM: what is under way is answered, watches end.
+    /// Ends the API server by SIGTERM: what is under way is answered, watches end. One that waits for a client which
+    /// has gone silent is killed after 3 s, as a kubelet does after its grace.
     ///
     /// # Errors
-    /// When it doesn't run, or doesn't end within 30 s.
+    /// When it doesn't run.
     pub async fn stop(&self) -> anyhow::Result<()> {
         let apiserver = self.take()?;
         apiserver.signal(Signal::TERM)?;
-        apiserver.wait(STOP_LIMIT).await.map(drop)
+        match apiserver.wait(STOP_GRACE).await {
+            Ok(_) => Ok(()),
+            Err(_) => apiserver.kill().await.map(drop),
+        }
     }
 
     /// Starts the API server again after a crash or a stop, on the same port, and waits until it is ready.

@@ -12,7 +12,7 @@ use crate::backend::{Change, PutOutcome};
 use crate::clock::Instant;
 use crate::deadline::{Claim, Deadline, SHORTEST_ATTEMPT, Sighting};
 use crate::error::Certainty;
-use crate::record::{Grant, Observation, Record, RequestId, Tag, Term};
+use crate::record::{Grant, Lineage, Observation, Record, RequestId, Tag, Term};
 use crate::writes::{self, Fresh};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +57,8 @@ struct Tenure {
     stage: Stage,
     /// The first call sent after the grant was acknowledged: only it and later ones can show a loss.
     first_witness: CallId,
+    /// The lineage under which a release was first tried.
+    released_under: Option<Lineage>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -451,7 +453,8 @@ impl Stepper<'_> {
             return; // Acknowledged too late: it begins no term, and is waited out like anybody's (T-1).
         }
         let stage = if self.state.stopping { Stage::Releasing } else { Stage::Working };
-        self.state.role = Role::Leader(Tenure { term, deadline, stage, first_witness: self.state.next_call });
+        let first_witness = self.state.next_call;
+        self.state.role = Role::Leader(Tenure { term, deadline, stage, first_witness, released_under: None });
         self.state.due_at = sent_at.plus(self.state.rules.renew_every);
         self.state.not_before = self.now;
         // Nothing that was sent before can tell us anything now: it holds up no beat.
@@ -592,7 +595,13 @@ impl Stepper<'_> {
             let beat = writes::renew(&observation, &record, self.fresh);
             self.put(kind, observation, beat, Change::Renew);
         } else {
-            let free = writes::release(&observation, &record, self.fresh);
+            let mut free = writes::release(&observation, &record, self.fresh);
+            if let Role::Leader(tenure) = &mut self.state.role {
+                // The first try may have been applied, and lost by a failover together with whoever acquired on it. So
+                // it is free in the eyes of that lineage only (T-3).
+                free.lineage =
+                    tenure.released_under.get_or_insert_with(|| observation.lineage.clone()).clone();
+            }
             self.put(kind, observation, free, Change::Release);
         }
     }
