@@ -5,8 +5,6 @@ MODE ?= sqlite
 SEED ?=
 CARGO ?= cargo
 LAB = target/debug/leasehold-lab
-# store : ttl : times
-FAILOVERS = sqlite:2s:50 postgres:2s:50 etcd:2s:50 postgres:15s:3
 
 .PHONY: help demo test build lint unit bars bench soak conformance testbed clean
 
@@ -32,19 +30,33 @@ lint: ## format, clippy without warnings, documentation without warnings
 
 unit: ## every test of the workspace, the conformance suite on each store and the mutants among them
 	@sh scripts/setup.sh postgres etcd k8s
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-run
+	@# As cargo would start them, in their packages' folders, but two at a time.
+	@$(CARGO) test --locked --workspace --no-run --quiet --message-format=json | \
+		sed -n '/"overflow_checks":[a-z]*,"test":true/s/.*"manifest_path":"\([^"]*\)\/Cargo.toml".*"executable":"\([^"]*\)".*/cd "\1" \&\& "\2"/p' | \
+		sh scripts/together.sh 2
+	$(CARGO) test --locked --workspace --doc
 
 bars: ## what is promised under faults: chaos on each store, failover after SIGKILL (minutes)
 	@sh scripts/setup.sh postgres etcd k8s
-	@$(CARGO) build --locked -p lease-workers -p lease-lab
-	$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)
-	$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)
-	$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)
-	$(LAB) roll $(SEED:%=--seed %)
-	@# These mostly wait, so they do it together.
-	@set -e; for run in $(FAILOVERS); do \
-		$(LAB) failover --mode $${run%:*:*} --ttl $$(echo $$run | cut -d: -f2) --times $${run##*:} & pids="$$pids $$!"; \
-	done; for pid in $$pids; do wait $$pid; done
+	@$(CARGO) build --locked --workspace
+	@# Most of what these do is wait, so they do it together.
+	@printf '%s\n' \
+		"$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)" \
+		"$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)" \
+		"$(LAB) roll $(SEED:%=--seed %)" \
+		| sh scripts/together.sh 3
+	@printf '%s\n' \
+		"$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)" \
+		"$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)" \
+		| sh scripts/together.sh 2
+	@printf '%s\n' \
+		"$(LAB) failover --mode sqlite --ttl 2s --times 50" \
+		"$(LAB) failover --mode postgres --ttl 2s --times 50" \
+		"$(LAB) failover --mode etcd --ttl 2s --times 50" \
+		"$(LAB) failover --mode k8s --ttl 2s --times 20" \
+		"$(LAB) failover --mode postgres --ttl 15s --times 3" \
+		| sh scripts/together.sh 5
 
 bench: ## paired benches with their bars: renewal, hand-over, is_leader_now (release build)
 	@sh scripts/setup.sh postgres etcd k8s
@@ -62,7 +74,7 @@ soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
 	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)
 	$(LAB) chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
 	$(LAB) chaos --mode etcd --takeovers 5000 $(SEED:%=--seed %)
-	$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)
+	$(LAB) chaos --mode k8s --ttl 2s --takeovers 2000 $(SEED:%=--seed %)
 
 conformance: ## judge one store: MODE=sqlite|postgres|etcd|k8s
 	@sh scripts/setup.sh $(MODE)

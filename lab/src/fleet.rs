@@ -11,7 +11,7 @@ use lease_testbed::{Folder, Process};
 use crate::actor;
 use crate::judge::Incarnation;
 use crate::store::Store;
-use crate::trace::{Entry, Tail};
+use crate::trace::{Entry, Nanos, Tail};
 
 /// How often the traces are read.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -39,7 +39,8 @@ pub(crate) struct Actor {
     pub(crate) incarnation: Incarnation,
     pub(crate) process: Process,
     pub(crate) leading: Option<Term>,
-    pub(crate) paused: Option<Term>,
+    /// It has stopped itself: when, and in which term.
+    pub(crate) paused: Option<(Nanos, Term)>,
     tail: Tail,
 }
 
@@ -59,10 +60,15 @@ impl Fleet {
         &self.program
     }
 
+    /// The trace of an actor.
+    pub(crate) fn trace(&self, incarnation: Incarnation) -> PathBuf {
+        self.path(&format!("trace-{incarnation}"))
+    }
+
     /// Starts an actor.
     pub(crate) fn spawn(&self, part: &Part) -> anyhow::Result<Actor> {
         let incarnation = self.incarnations.fetch_add(1, Ordering::SeqCst);
-        let trace = self.path(&format!("trace-{incarnation}"));
+        let trace = self.trace(incarnation);
         let millis = |span: Duration| span.as_millis() as u64;
         let args = actor::Args {
             store: part.store.clone(),
@@ -85,7 +91,7 @@ impl Actor {
         for entry in &entries {
             match entry {
                 Entry::Begin { term, .. } => self.leading = Some(*term),
-                Entry::Paused { term, .. } => self.paused = Some(*term),
+                Entry::Paused { at, term } => self.paused = Some((*at, *term)),
                 Entry::Effect { .. } => self.paused = None,
                 Entry::Returned { .. } => self.leading = None,
                 _ => {}

@@ -113,8 +113,13 @@ async fn runner(role: &str) -> anyhow::Result<()> {
 async fn nothing_survives(role: &str, signal: Option<Signal>) -> anyhow::Result<()> {
     // A folder for temporary files of its own: what is left in it at the end is what survived.
     let folder = temporary_folder(&format!("{role}{signal:?}"))?;
-    let runner =
-        Process::command(std::env::current_exe()?)?.env(ROLE, role).env("TMPDIR", &folder).spawn()?;
+    // A shell's background job ignores SIGINT, and so does whatever it starts, these tests' runner too.
+    let runner = Process::command("env")?
+        .arg("--default-signal=INT")
+        .arg(std::env::current_exe()?.display().to_string())
+        .env(ROLE, role)
+        .env("TMPDIR", &folder)
+        .spawn()?;
     runner.wait_for_line("ready", LIMIT).await?;
     if role == "starting" {
         let some = || entries(&folder).iter().any(|root| !entries(root).is_empty());

@@ -108,7 +108,7 @@ impl Cell {
         if !matches!(fault, Fault::KillStandby | Fault::Cut | Fault::Delay) {
             self.pending = Some((fault, now()));
         }
-        let patience = ttl * 3 + Duration::from_secs(2);
+        let patience = Duration::from_nanos(self.patience());
         match fault {
             Fault::Terminate => self.terminate(index, step.chance).await?,
             Fault::Kill | Fault::KillStandby => {
@@ -216,7 +216,12 @@ impl Cell {
         newest.filter(|(_, term)| term.epoch == self.newest_term)
     }
 
-    fn paused(&self, index: usize) -> Option<Term> {
+    /// How long a successor may take to lead and to make an effect.
+    fn patience(&self) -> Nanos {
+        (self.shared.ttl * 3 + Duration::from_secs(2)).as_nanos() as Nanos
+    }
+
+    fn paused(&self, index: usize) -> Option<(Nanos, Term)> {
         self.seats[index].actor.as_ref()?.paused
     }
 
@@ -232,10 +237,20 @@ impl Cell {
     }
 
     fn problem(&mut self, index: usize, actor: &Actor, what: &str) {
-        let lines = actor.process.lines();
-        let last = lines[lines.len().saturating_sub(5)..].join("\n      ");
+        let printed = actor.process.lines();
+        let trace = std::fs::read_to_string(self.shared.fleet.trace(actor.incarnation)).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", actor.process.id()));
+        let state = status
+            .ok()
+            .and_then(|status| status.lines().find(|line| line.starts_with("State")).map(str::to_owned));
+        let last = |lines: Vec<&str>| lines[lines.len().saturating_sub(5)..].join("\n      ");
         let (lease, workload) = (&self.lease, &self.seats[index].part.workload);
-        self.chronicle.problems.push(format!("{lease}: {workload}: {what}\n      {last}"));
+        self.chronicle.problems.push(format!(
+            "{lease}: {workload}: {what}\n      {}\n      {}\n      {}",
+            state.unwrap_or_default(),
+            last(trace.lines().collect()),
+            last(printed.iter().map(String::as_str).collect()),
+        ));
     }
 
     /// Looks at everybody until `reached`, the limit, or the end of the run.
@@ -272,9 +287,12 @@ impl Cell {
                         continue;
                     }
                     // Whoever stopped itself goes on once a successor has made effects; again and again, since it
-                    // says so just before it stops.
-                    let over =
-                        |term: Term| term.epoch < self.newest_effect || self.shared.enough.is_cancelled();
+                    // says so just before it stops. Not for ever: an earlier effect, given up and not yet over, may
+                    // hold the lock that the successor's effects wait for.
+                    let enough = self.shared.enough.is_cancelled();
+                    let over = |(since, term): (Nanos, Term)| {
+                        term.epoch < self.newest_effect || enough || now() > since + self.patience()
+                    };
                     if actor.paused.is_some_and(over) {
                         let _ = actor.process.signal(Signal::CONT);
                     }
