@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod actor;
+mod attached;
 mod case;
 mod cases;
 mod context;
@@ -31,6 +32,7 @@ mod recording;
 mod run;
 mod tap;
 
+pub use attached::Attached;
 pub use case::{Case, LIMIT, Need};
 pub use cases::{all, find};
 pub use context::{Core, real_core};

@@ -1,47 +1,19 @@
 //! What the suite is worth: every wrong core, store and fence is killed by each trial that is named for it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lease_conformance::mutants::{self, Fate, Mutant};
+use lease_conformance::mutants;
 use lease_conformance::{MemoryHarness, find, real_core};
 
 /// How long a trial waits for what a mutant never does.
 const LIMIT: Duration = Duration::from_secs(6);
 
-/// Runs `job` for each item on a few threads: the trials mostly wait.
-fn for_each<T: Sync>(items: &[T], job: impl Fn(&T) + Sync) {
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..12 {
-            scope.spawn(|| {
-                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    job(item);
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn every_mutant_is_killed_by_its_named_trials() {
-    let mutants: Vec<&Mutant> = mutants::all().collect();
-    assert!(mutants.len() >= 20, "only {} mutants", mutants.len());
-    let fates: Mutex<Vec<Fate>> = Mutex::default();
-    for_each(&mutants, |mutant| {
-        let fate = mutant.run(LIMIT);
-        fates.lock().unwrap().push(fate);
-    });
-    let mut fates = fates.into_inner().unwrap();
-    fates.sort_by(|a, b| a.mutant.cmp(&b.mutant));
-    println!("{} mutants, each with the trials that killed it:", fates.len());
-    for fate in &fates {
-        println!("\n{} ({:.1?})", fate.mutant, fate.took);
-        fate.killed_by.iter().for_each(|(id, why)| println!("    killed by {id}\n        {why}"));
-        fate.survived.iter().for_each(|id| println!("    SURVIVED  {id}"));
-    }
+    let fates = mutants::run_all(|mutant| mutant.run(LIMIT));
+    assert!(fates.len() >= 20, "only {} mutants", fates.len());
     let alive: Vec<_> =
         fates.iter().filter(|fate| fate.killed_by.is_empty()).map(|fate| &fate.mutant).collect();
     assert!(alive.is_empty(), "mutants that no trial killed: {alive:?}");
@@ -57,7 +29,7 @@ fn the_same_trials_pass_with_the_real_core_and_store() {
         .collect();
     let wanted: Vec<_> = wanted.into_iter().collect();
     let failed: Mutex<Vec<String>> = Mutex::default();
-    for_each(&wanted, |(losing, id)| {
+    mutants::side_by_side(&wanted, |(losing, id)| {
         let memory = if *losing { MemoryHarness::losing() } else { MemoryHarness::keeping() };
         if let Err(why) = find(id).unwrap().run(Arc::new(memory), real_core(), LIMIT) {
             failed.lock().unwrap().push(format!("{id}: {why}"));

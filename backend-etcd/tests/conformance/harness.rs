@@ -6,12 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_conformance::{Facility, FencedResource, Harness, Missing};
-use lease_core::{
-    BackendError, Capabilities, Change, LeaseBackend, LeaseName, Observation, PutOutcome, Record,
-};
+use lease_conformance::{Attached, Facility, FencedResource, Harness, Missing};
+use lease_core::{BackendError, LeaseBackend, LeaseName};
 use lease_etcd::{Etcd, EtcdConfig};
-use lease_testbed::{ClusterId, EtcdOptions, LostReply, Proxy};
+use lease_testbed::{ClusterId, EtcdOptions, Proxy};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::resource::Resource;
@@ -149,7 +147,7 @@ impl Harness for EtcdHarness {
         let config = config([format!("http://{}", proxy.addr())]).map_err(Missing::because)?;
         let inner = Etcd::connect(config).await.map_err(Missing::because)?;
         let trap = proxy.lose_reply(|request| request.sql_contains("KV/Txn"));
-        Ok(Arc::new(Losing { inner, _trap: trap, _proxy: proxy }))
+        Ok(Arc::new(Attached::new(inner, (trap, proxy))))
     }
 
     async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
@@ -162,33 +160,5 @@ impl Harness for EtcdHarness {
         let mut command = Command::new(env::current_exe().ok()?);
         command.env(STORE, format!("{} {}", self.name, self.endpoints.join(" ")));
         Some(command)
-    }
-}
-
-/// A connection through a proxy that loses one reply.
-struct Losing {
-    inner: Etcd,
-    _trap: LostReply,
-    _proxy: Proxy,
-}
-
-#[async_trait]
-impl LeaseBackend for Losing {
-    async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
-        self.inner.observe(name).await
-    }
-
-    async fn put_if(
-        &self,
-        name: &LeaseName,
-        expected: &Observation,
-        record: &Record,
-        change: Change,
-    ) -> Result<PutOutcome, BackendError> {
-        self.inner.put_if(name, expected, record, change).await
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
     }
 }

@@ -9,12 +9,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use lease_conformance::{Facility, FencedResource, Harness, Missing};
-use lease_core::{
-    BackendError, Capabilities, Change, LeaseBackend, LeaseName, Observation, PutOutcome, Record,
-};
+use lease_conformance::{Attached, Facility, FencedResource, Harness, Missing};
+use lease_core::{BackendError, LeaseBackend, LeaseName};
 use lease_k8s::{K8s, K8sConfig};
-use lease_testbed::{ControlPlane, ControlPlaneOptions, Identity, LostReply, PlainGate, Proxy, wait_for};
+use lease_testbed::{ControlPlane, ControlPlaneOptions, Identity, Proxy, wait_for};
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -215,7 +213,7 @@ impl Harness for K8sHarness {
         .await?;
         let inner = self.connect_by(kubeconfig).await.map_err(Missing::because)?;
         let trap = proxy.lose_reply(|request| request.contains("PUT /apis/"));
-        Ok(Arc::new(Losing { inner, _trap: trap, _proxy: proxy, _gate: gate }))
+        Ok(Arc::new(Attached::new(inner, (trap, proxy, gate))))
     }
 
     async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
@@ -244,34 +242,5 @@ impl Disturbs for Option<OwnedMutexGuard<Arc<ControlPlane>>> {
     fn clone_plane(&self) -> Result<Arc<ControlPlane>, Missing> {
         let plane = self.as_deref().cloned();
         plane.ok_or_else(|| Missing("the shared control plane stays as it is".into()))
-    }
-}
-
-/// A connection through a proxy that loses one reply.
-struct Losing {
-    inner: K8s,
-    _trap: LostReply,
-    _proxy: Proxy,
-    _gate: PlainGate,
-}
-
-#[async_trait]
-impl LeaseBackend for Losing {
-    async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
-        self.inner.observe(name).await
-    }
-
-    async fn put_if(
-        &self,
-        name: &LeaseName,
-        expected: &Observation,
-        record: &Record,
-        change: Change,
-    ) -> Result<PutOutcome, BackendError> {
-        self.inner.put_if(name, expected, record, change).await
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
     }
 }

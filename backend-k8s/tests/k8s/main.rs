@@ -2,6 +2,7 @@
 
 mod access;
 mod common;
+mod elector;
 mod faults;
 mod foreign;
 mod register;

@@ -6,12 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_conformance::{Facility, FencedResource, Harness, Missing};
-use lease_core::{
-    BackendError, Capabilities, Change, LeaseBackend, LeaseName, Observation, PutOutcome, Record,
-};
+use lease_conformance::{Attached, Facility, FencedResource, Harness, Missing};
+use lease_core::{BackendError, LeaseBackend, LeaseName};
 use lease_postgres::{Postgres, PostgresConfig, migrate};
-use lease_testbed::{LostReply, PostgresOptions, Proxy, StandbyOptions};
+use lease_testbed::{PostgresOptions, Proxy, StandbyOptions};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::resource::Resource;
@@ -178,7 +176,7 @@ impl Harness for PostgresHarness {
         let config = config(&url).map_err(Missing::because)?;
         let inner = Postgres::connect(config).await.map_err(Missing::because)?;
         let trap = proxy.lose_reply(|request| request.sql_contains("UPDATE"));
-        Ok(Arc::new(Losing { inner, _trap: trap, _proxy: proxy }))
+        Ok(Arc::new(Attached::new(inner, (trap, proxy))))
     }
 
     async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
@@ -190,33 +188,5 @@ impl Harness for PostgresHarness {
         let mut command = Command::new(env::current_exe().ok()?);
         command.env(URL, &self.url);
         Some(command)
-    }
-}
-
-/// A connection through a proxy that loses one reply.
-struct Losing {
-    inner: Postgres,
-    _trap: LostReply,
-    _proxy: Proxy,
-}
-
-#[async_trait]
-impl LeaseBackend for Losing {
-    async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
-        self.inner.observe(name).await
-    }
-
-    async fn put_if(
-        &self,
-        name: &LeaseName,
-        expected: &Observation,
-        record: &Record,
-        change: Change,
-    ) -> Result<PutOutcome, BackendError> {
-        self.inner.put_if(name, expected, record, change).await
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
     }
 }

@@ -8,7 +8,8 @@ mod stores;
 mod views;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,6 +49,39 @@ pub struct Mutant {
 /// Every mutant.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
     [cores::MUTANTS, stores::MUTANTS, fences::MUTANTS].into_iter().flatten()
+}
+
+/// Runs every mutant, a few at a time since trials mostly wait, and prints the table of who killed it.
+pub fn run_all(run: impl Fn(&Mutant) -> Fate + Sync) -> Vec<Fate> {
+    let mutants: Vec<_> = all().collect();
+    let fates: Mutex<Vec<Fate>> = Mutex::default();
+    side_by_side(&mutants, |mutant| {
+        let fate = run(mutant);
+        fates.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(fate);
+    });
+    let mut fates = fates.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    fates.sort_by(|a, b| a.mutant.cmp(&b.mutant));
+    println!("{} mutants, each with the trials that killed it:", fates.len());
+    for fate in &fates {
+        println!("\n{} ({:.1?})", fate.mutant, fate.took);
+        fate.killed_by.iter().for_each(|(id, why)| println!("    killed by {id}\n        {why}"));
+        fate.survived.iter().for_each(|id| println!("    SURVIVED  {id}"));
+    }
+    fates
+}
+
+/// Runs `job` for each item on a few threads.
+pub fn side_by_side<T: Sync>(items: &[T], job: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    job(item);
+                }
+            });
+        }
+    });
 }
 
 /// How a mutant fared.
