@@ -9,6 +9,7 @@ mod args;
 mod chaos;
 mod conformance;
 mod demo;
+mod drill;
 mod effects;
 mod failover;
 mod fleet;
@@ -40,6 +41,8 @@ struct Cli {
 enum Command {
     Chaos(chaos::Args),
     Demo(demo::Args),
+    #[command(subcommand)]
+    Drill(drill::Drill),
     Failover(failover::Args),
     Handover(handover::Args),
     Roll(roll::Args),
@@ -62,6 +65,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Chaos(args) => unless_interrupted(chaos::run(args)).await,
         Command::Demo(args) => unless_interrupted(demo::run(args)).await,
+        Command::Drill(drill) => unless_interrupted(drill::run(drill)).await,
         Command::Failover(args) => unless_interrupted(failover::run(args)).await,
         Command::Handover(args) => unless_interrupted(handover::run(args)).await,
         Command::Roll(args) => unless_interrupted(roll::run(args)).await,

@@ -73,7 +73,8 @@ async fn takes_what_client_go_released_at_once(stage: &Stage) -> anyhow::Result<
     let before = stage.floor().await?;
     let released_at = stage.stop(&theirs).await?;
     let led_at = stage.leads(&ours).await?;
-    ensure!(led_at - released_at < LEASE_SECS * 1000 / 2, "it took {} ms", led_at - released_at);
+    // Its last renewal was at most a third of its lease before: less than the rest was waited.
+    ensure!(led_at - released_at < LEASE_SECS * 1000 * 2 / 3, "it took {} ms", led_at - released_at);
     ensure!(stage.record().await?.epoch > before, "an epoch that was there before");
     Ok(())
 }

@@ -123,7 +123,7 @@ impl Cast {
 }
 
 /// The value of the series that begins with `name` on a process's metrics page.
-pub(super) async fn metric(address: &str, name: &str) -> anyhow::Result<u64> {
+pub(crate) async fn metric(address: &str, name: &str) -> anyhow::Result<u64> {
     let client = lease_workers::roles::http_client(Duration::from_secs(5))?;
     let page = client.get(format!("http://{address}/metrics")).send().await?.text().await?;
     let line = page.lines().find(|line| line.starts_with(name));

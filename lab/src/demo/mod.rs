@@ -3,13 +3,13 @@
 //! [`stage`] makes the stores, [`cast`] runs the real programs, [`script`] is what happens, [`witness`] looks at the
 //! stores from outside, [`screen`] shows it, [`verdict`] judges it.
 
-mod cast;
-mod screen;
+pub(crate) mod cast;
+pub(crate) mod screen;
 mod script;
-mod stage;
+pub(crate) mod stage;
 mod timeline;
 mod verdict;
-mod witness;
+pub(crate) mod witness;
 mod writer;
 
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ use stage::Stage;
 pub(crate) use writer::Writer;
 
 /// How long a lease lasts without a renewal: short, so that nobody has to wait for a failover.
-const TTL: Duration = Duration::from_secs(3);
+pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 /// Watch three forwarders share one lease through stops, kills and pauses, and judge what they leave behind
 #[derive(Debug, clap::Args)]
@@ -47,7 +47,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Mode {
+pub(crate) enum Mode {
     /// Two files beside the lease file, in a throw-away folder
     Sqlite,
     /// A PostgreSQL server of our own, in a throw-away folder

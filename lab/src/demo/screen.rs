@@ -289,7 +289,7 @@ impl Bars {
 }
 
 /// An epoch for people. In Postgres its upper part is the server's timeline: `1·7`.
-pub(super) fn epoch_in_words(epoch: u64) -> String {
+pub(crate) fn epoch_in_words(epoch: u64) -> String {
     match epoch >> TIMELINE_SHIFT {
         0 => epoch.to_string(),
         timeline => format!("{timeline}·{}", within_timeline(epoch)),

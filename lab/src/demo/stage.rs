@@ -25,21 +25,21 @@ use super::witness::{Effects, Seen, Witness};
 use super::{Mode, TTL};
 
 /// Where everything is.
-pub(super) struct Stage {
+pub(crate) struct Stage {
     folder: Folder,
     /// Flags that name the lease store.
-    pub(super) lease_flags: Vec<String>,
+    pub(crate) lease_flags: Vec<String>,
     /// The outbox's URL.
-    pub(super) outbox: String,
+    pub(crate) outbox: String,
     /// The canonical store's URL.
-    pub(super) canonical: String,
+    pub(crate) canonical: String,
     witness: Arc<Witness>,
     _server: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Stage {
     /// Makes the stores and their tables.
-    pub(super) async fn set(mode: Mode) -> anyhow::Result<Self> {
+    pub(crate) async fn set(mode: Mode) -> anyhow::Result<Self> {
         let folder = Folder::new("demo")?;
         let lease = LeaseName::new(forwarder::LEASE)?;
         let file = |name: &str| folder.path().join(name).display().to_string();
@@ -131,7 +131,7 @@ impl Stage {
     }
 
     /// Who looks at the stores from outside.
-    pub(super) fn witness(&self) -> Arc<Witness> {
+    pub(crate) fn witness(&self) -> Arc<Witness> {
         self.witness.clone()
     }
 

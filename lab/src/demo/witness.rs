@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Connection, PgPool, Row, SqlitePool};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The two stores of effects.
-pub(super) enum Effects {
+pub(crate) enum Effects {
     Sqlite { outbox: SqlitePool, canonical: SqlitePool },
     Postgres { outbox: PgPool, canonical: PgPool },
 }
@@ -24,25 +24,25 @@ enum Where {
 
 /// A term's traces in the canonical store.
 #[derive(Clone, Debug, serde::Serialize)]
-pub(super) struct TermEffects {
-    pub(super) epoch: u64,
-    pub(super) rows: u64,
+pub(crate) struct TermEffects {
+    pub(crate) epoch: u64,
+    pub(crate) rows: u64,
     /// In the order in which the store let them in.
-    pub(super) first_id: i64,
-    pub(super) last_id: i64,
+    pub(crate) first_id: i64,
+    pub(crate) last_id: i64,
     /// Milliseconds since 1970.
-    pub(super) first_at: i64,
+    pub(crate) first_at: i64,
 }
 
 /// Rows as a store with history would keep them, made of what a watch shows.
-pub(super) struct Seen {
+pub(crate) struct Seen {
     rows: Arc<Mutex<Vec<HistoryRow>>>,
     _watching: AbortOnDropHandle<()>,
 }
 
 impl Seen {
     /// Watches from here on.
-    pub(super) async fn from_now_on(
+    pub(crate) async fn from_now_on(
         backend: &Arc<dyn LeaseBackend>,
         lease: &LeaseName,
     ) -> anyhow::Result<Self> {
@@ -95,25 +95,25 @@ fn row(lease: &LeaseName, before: &Observation, now: &Observation) -> Option<His
 }
 
 /// One observer.
-pub(super) struct Witness {
-    pub(super) backend: Arc<dyn LeaseBackend>,
-    pub(super) lease: LeaseName,
-    pub(super) effects: Effects,
+pub(crate) struct Witness {
+    pub(crate) backend: Arc<dyn LeaseBackend>,
+    pub(crate) lease: LeaseName,
+    pub(crate) effects: Effects,
     /// What the watch showed, for a store that keeps no history.
-    pub(super) seen: Option<Seen>,
+    pub(crate) seen: Option<Seen>,
     /// The lease file, if that is what the store is.
-    pub(super) lease_file: Option<PathBuf>,
+    pub(crate) lease_file: Option<PathBuf>,
 }
 
 impl Witness {
     /// Who holds the lease, by its record, and in which epoch.
-    pub(super) async fn holder(&self) -> anyhow::Result<Option<(String, u64)>> {
+    pub(crate) async fn holder(&self) -> anyhow::Result<Option<(String, u64)>> {
         let record = self.backend.observe(&self.lease).await?.record;
         Ok(record.filter(|record| record.grant.is_some()).map(|record| (record.holder, record.epoch)))
     }
 
     /// The lease's history, oldest first.
-    pub(super) async fn history(&self) -> anyhow::Result<Vec<HistoryRow>> {
+    pub(crate) async fn history(&self) -> anyhow::Result<Vec<HistoryRow>> {
         match &self.seen {
             Some(seen) => Ok(seen.rows.lock().expect("not poisoned").clone()),
             None => Ok(self.backend.history(&self.lease, 1_000).await?),
@@ -121,26 +121,26 @@ impl Witness {
     }
 
     /// How many events the canonical store has.
-    pub(super) async fn ingested(&self) -> anyhow::Result<u64> {
+    pub(crate) async fn ingested(&self) -> anyhow::Result<u64> {
         let rows =
             self.ints(Where::Canonical, "SELECT CAST(count(*) AS bigint) FROM canonical_events").await?;
         Ok(rows[0][0] as u64)
     }
 
     /// How many outbox rows are pending.
-    pub(super) async fn pending(&self) -> anyhow::Result<u64> {
+    pub(crate) async fn pending(&self) -> anyhow::Result<u64> {
         let sql = "SELECT CAST(count(*) AS bigint) FROM audit_outbox WHERE forwarded_at IS NULL";
         Ok(self.ints(Where::Outbox, sql).await?[0][0] as u64)
     }
 
     /// The epoch of the newest effect.
-    pub(super) async fn newest_epoch(&self) -> anyhow::Result<u64> {
+    pub(crate) async fn newest_epoch(&self) -> anyhow::Result<u64> {
         let sql = "SELECT forwarder_epoch FROM canonical_events ORDER BY ingest_id DESC LIMIT 1";
         Ok(self.ints(Where::Canonical, sql).await?.first().map_or(0, |row| row[0] as u64))
     }
 
     /// Each term's traces, by epoch.
-    pub(super) async fn terms(&self) -> anyhow::Result<Vec<TermEffects>> {
+    pub(crate) async fn terms(&self) -> anyhow::Result<Vec<TermEffects>> {
         let sql = match self.effects {
             Effects::Sqlite { .. } => {
                 "SELECT forwarder_epoch, count(*), min(ingest_id), max(ingest_id), min(ingested_at)
@@ -165,7 +165,7 @@ impl Witness {
 
     /// Of the one producer's events: how many keys the canonical store has, the least and the greatest sequence.
     /// Keys are unique there, so these three say whether it is exactly the written set.
-    pub(super) async fn keys(&self) -> anyhow::Result<(u64, i64, i64)> {
+    pub(crate) async fn keys(&self) -> anyhow::Result<(u64, i64, i64)> {
         let sql = "SELECT CAST(count(*) AS bigint), min(producer_sequence), max(producer_sequence)
                    FROM (SELECT DISTINCT tenant_id, workload_instance_id, producer_sequence FROM canonical_events) AS k";
         let rows = self.ints(Where::Canonical, sql).await?;
@@ -173,14 +173,14 @@ impl Witness {
     }
 
     /// Pairs of outbox rows in order of which the later one was marked by an earlier term.
-    pub(super) async fn marks_out_of_order(&self) -> anyhow::Result<u64> {
+    pub(crate) async fn marks_out_of_order(&self) -> anyhow::Result<u64> {
         let sql = "SELECT CAST(count(*) AS bigint) FROM (SELECT forwarded_epoch, lag(forwarded_epoch)
                    OVER (ORDER BY outbox_id) AS before FROM audit_outbox) AS m WHERE forwarded_epoch < before";
         Ok(self.ints(Where::Outbox, sql).await?[0][0] as u64)
     }
 
     /// Can the lease store be written at this moment? Always, but in SQLite while somebody is writing.
-    pub(super) async fn lease_store_is_writable(&self) -> bool {
+    pub(crate) async fn lease_store_is_writable(&self) -> bool {
         let Some(file) = &self.lease_file else { return true };
         let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_millis(50));
         let Ok(mut connection) = options.connect().await else { return false };
@@ -188,6 +188,31 @@ impl Witness {
             Ok(transaction) => transaction.rollback().await.is_ok(),
             Err(_) => false,
         }
+    }
+
+    /// Breaks the canonical store: nothing keeps an event from arriving twice.
+    pub(crate) async fn drop_unique_key(&self, canonical: &str) -> anyhow::Result<()> {
+        match &self.effects {
+            Effects::Postgres { canonical: pool, .. } => {
+                sqlx::raw_sql(
+                    "ALTER TABLE canonical_events DROP CONSTRAINT
+                     canonical_events_tenant_id_workload_instance_id_producer_seq_key",
+                )
+                .execute(pool)
+                .await?;
+            }
+            Effects::Sqlite { .. } => {
+                let path = canonical.strip_prefix("sqlite:").unwrap_or(canonical);
+                let mut connection = SqliteConnectOptions::new().filename(path).connect().await?;
+                sqlx::raw_sql(
+                    "ALTER TABLE canonical_events RENAME TO before;
+                     CREATE TABLE canonical_events AS SELECT * FROM before",
+                )
+                .execute(&mut connection)
+                .await?;
+            }
+        }
+        Ok(())
     }
 
     async fn ints(&self, place: Where, sql: &'static str) -> anyhow::Result<Vec<Vec<i64>>> {

@@ -56,6 +56,14 @@ impl Effects {
         }
     }
 
+    /// As [`sabotage`](Self::sabotage), in a worker's database by its URL.
+    pub(crate) async fn admit_everybody(database: &str) -> anyhow::Result<()> {
+        match database.strip_prefix("sqlite:") {
+            Some(file) => sqlite::sabotage(file).await,
+            None => postgres::sabotage(database).await,
+        }
+    }
+
     /// Admits the term and writes the row, in one transaction. Nothing is retried. After a failure, or when dropped
     /// at an await, the connection is of no more use.
     pub(crate) async fn write(&mut self, effect: &Effect) -> Outcome {

@@ -1,0 +1,173 @@
+//! The leader is stopped past its ttl, between its check and its effect, and continued when another leads.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use lease_core::HistoryEvent;
+use lease_testbed::{Proxy, wait_for};
+
+use super::Sabotage;
+use super::pods::{PATIENCE, Pod, operator};
+use super::story::Story;
+use crate::demo::screen::epoch_in_words;
+use crate::demo::stage::Stage;
+use crate::demo::witness::Witness;
+use crate::demo::{TTL, Writer};
+use crate::effects::Effects;
+
+const WARNING: &str = "lease expired locally; skip batch until renewed";
+const REFUSED: &str = "a late write was refused by the fence";
+
+/// How long what may never come under sabotage is waited for.
+const SOON: Duration = Duration::from_secs(12);
+
+pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Story) -> anyhow::Result<()> {
+    let witness = stage.witness();
+    let ingest = Pod::ingest(stage).await?;
+    let proxy = Proxy::tcp(ingest.address.parse()?)?;
+    let old = Pod::forwarder(stage, "old-leader", &proxy.addr().to_string()).await?;
+    let epoch = newer_rows_or_term(&witness, 0, PATIENCE).await.context("nobody leads")?;
+    story.step(format!("old-leader leads in epoch {}, and a ledger writes rows", epoch_in_words(epoch)));
+    // The request is held on its way: its sender has passed its own check, and has not been answered.
+    let mut hold = proxy.hold(|request| request.contains("POST /v1/events"));
+    let written = Writer::start(&stage.outbox, Default::default(), 2_000, 2_000).await?;
+    hold.held().await?;
+    if sabotage == Some(Sabotage::Admission) {
+        Effects::admit_everybody(&stage.outbox).await?;
+        Effects::admit_everybody(&stage.canonical).await?;
+        story.step("SABOTAGE: both stores admit every term from now on");
+    }
+    if sabotage == Some(Sabotage::UniqueKey) {
+        witness.drop_unique_key(&stage.canonical).await?;
+        story.step("SABOTAGE: the canonical store has lost its unique key");
+    }
+    let new = match sabotage {
+        Some(Sabotage::NoSuccessor) => None,
+        _ => Some(Pod::forwarder(stage, "new-leader", &ingest.address).await?),
+    };
+    let lines = old.process.line_count();
+    pause(&witness, &old).await?;
+    story.step("SIGSTOP -> old-leader, with a batch on its way to canonical-ingest");
+    let successor = match sabotage {
+        Some(Sabotage::ShortPause) => None,
+        _ => newer_rows_or_term(&witness, epoch, SOON).await.ok(),
+    };
+    if let Some(next) = successor {
+        story.step(format!(
+            "the ttl of {} s is over: epoch {} leads, and acts",
+            TTL.as_secs(),
+            epoch_in_words(next)
+        ));
+    }
+    let shown = operator(stage, &["status", "outbox-forwarder", "--json"]).await?;
+    story.check(
+        "another pod took over, and `leasehold status` names it",
+        successor.is_some() && shown.contains("new-leader"),
+        successor
+            .map_or("nobody did".to_owned(), |next| format!("new-leader, epoch {}", epoch_in_words(next))),
+    );
+    hold.release();
+    old.process.resume()?;
+    story.step("the held batch goes on its way, and SIGCONT -> old-leader");
+    let refused = old.process.wait_for_line_after(lines, REFUSED, SOON).await;
+    let (warned, late) = (old.line_of(lines, WARNING), old.line_of(lines, REFUSED));
+    story.check(
+        "its warning comes before any write of the old term",
+        warned.is_some() && late.is_none_or(|late| warned < Some(late)),
+        match warned {
+            Some(line) => {
+                old.process.lines()[line].split_once("WARN").map_or("", |(_, said)| said).trim().to_owned()
+            }
+            None => format!("it said nothing of {WARNING:?}"),
+        },
+    );
+    let metric = "spendguard_outbox_forwarder_skip_total{reason=\"fence_refused\"}";
+    let refusals = old.metric(metric).await.unwrap_or(0);
+    story.check(
+        "every late write was refused",
+        refused.as_ref().is_ok_and(|line| line.contains("FENCING_EPOCH_STALE")) && refusals >= 1,
+        format!("{refusals} refused, by its own count; FENCING_EPOCH_STALE in its log: {}", refused.is_ok()),
+    );
+    // Deterministic from here on: all is told by what the stores have.
+    let written = written.finish().await?;
+    let arrived = wait_for("every row has arrived", SOON, || async {
+        let (keys, pending) = (witness.keys().await?.0, witness.pending().await?);
+        ensure!(keys == written && pending == 0, "{keys} of {written} have, {pending} are pending");
+        anyhow::Ok(keys)
+    })
+    .await;
+    let events = witness.ingested().await?;
+    story.check(
+        "no row is lost and none is doubled",
+        arrived.is_ok() && events == written,
+        format!(
+            "{written} written, {events} in the canonical store{}",
+            arrived.err().map_or(String::new(), |why| format!("; {why:#}"))
+        ),
+    );
+    let terms = witness.terms().await?;
+    let apart = terms.windows(2).all(|pair| pair[0].last_id < pair[1].first_id);
+    let (marks, rows_of_old) =
+        (witness.marks_out_of_order().await?, terms.iter().find(|term| term.epoch == epoch));
+    story.check(
+        "no effect of the old term after the new one's first",
+        apart && marks == 0,
+        format!(
+            "{} rows of the old term, all before; {marks} marks out of order",
+            rows_of_old.map_or(0, |term| term.rows)
+        ),
+    );
+    let history = witness.history().await?;
+    let takeovers: Vec<_> = history.iter().filter(|row| row.event_type == HistoryEvent::TakenOver).collect();
+    let counted = takeovers.iter().all(|row| {
+        history
+            .iter()
+            .rfind(|before| before.sequence < row.sequence)
+            .is_none_or(|before| before.transition_count + 1 == row.transition_count)
+    });
+    story.check(
+        "the history has a taken_over row, one transition further",
+        !takeovers.is_empty() && counted,
+        takeovers
+            .iter()
+            .map(|row| format!("{} by {}", row.transition_count, row.holder_workload_id))
+            .collect::<Vec<_>>()
+            .join(", "),
+    );
+    if let Some(new) = new {
+        new.process.kill().await?;
+        story.step("SIGKILL -> new-leader: old-leader must be of use again");
+    }
+    let again = newer_rows_or_term(&witness, successor.unwrap_or(epoch), SOON).await;
+    story.check(
+        "the old leader has not crashed, and leads again when it may",
+        old.process.exit_status().is_none() && again.is_ok(),
+        again.map_or_else(
+            |error| format!("{error:#}"),
+            |epoch| format!("old-leader, epoch {}", epoch_in_words(epoch)),
+        ),
+    );
+    Ok(())
+}
+
+/// Waits until somebody holds the lease in a later epoch.
+async fn newer_rows_or_term(witness: &Witness, epoch: u64, limit: Duration) -> anyhow::Result<u64> {
+    wait_for(&format!("a term after epoch {}", epoch_in_words(epoch)), limit, || async {
+        let (_, now) = witness.holder().await?.context("the lease is free")?;
+        ensure!(now > epoch, "the newest is epoch {}", epoch_in_words(now));
+        Ok(now)
+    })
+    .await
+}
+
+/// Pauses a forwarder at a moment when it doesn't hold the lease store's lock (`docs/decisions/0014`).
+async fn pause(witness: &Witness, pod: &Pod) -> anyhow::Result<()> {
+    loop {
+        pod.process.pause().await?;
+        if witness.lease_store_is_writable().await {
+            return Ok(());
+        }
+        pod.process.resume()?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,61 @@
+//! `leasehold-lab drill`: what an operator otherwise practises from a checklist: real programs, real signals, a verdict
+//! for each check.
+//!
+//! Each check can be made to fail by `--sabotage`, which breaks what it defends: a drill that can't fail shows nothing.
+
+mod mid_batch;
+mod pods;
+mod story;
+
+use std::process::ExitCode;
+
+use crate::demo::Mode;
+use crate::demo::stage::Stage;
+
+use self::story::Story;
+
+/// Practise an incident on real processes, and judge what they leave behind.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(crate) enum Drill {
+    /// The leader is stopped past its ttl in the middle of a batch, and continued.
+    #[command(after_help = "Twenty times in a row:
+  for run in $(seq 20); do leasehold-lab drill lease-lost-mid-batch || break; done")]
+    LeaseLostMidBatch(Args),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The store of the leases and of the data
+    #[arg(long, value_enum, default_value = "sqlite")]
+    mode: Mode,
+    /// Print steps, verdicts and terms as JSON on standard output; the story goes to standard error
+    #[arg(long)]
+    json: bool,
+    /// Break something, so that a check must fail (exit code 1)
+    #[arg(long, value_enum)]
+    sabotage: Option<Sabotage>,
+}
+
+/// What is broken, and which check must see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Sabotage {
+    /// Both stores of effects admit every term: late writes are not refused
+    Admission,
+    /// There is no second forwarder: nobody takes over
+    NoSuccessor,
+    /// The old leader is continued within its ttl: it has nothing to warn of
+    ShortPause,
+    /// The canonical store has lost its unique key: rows do not arrive
+    UniqueKey,
+}
+
+/// Runs a drill. Dropped, it ends everything that it started.
+pub(crate) async fn run(drill: Drill) -> anyhow::Result<ExitCode> {
+    let Drill::LeaseLostMidBatch(args) = drill;
+    let story = Story::new("lease-lost-mid-batch", args.json);
+    story.step("starting the stores");
+    let stage = Stage::set(args.mode).await?;
+    mid_batch::play(&stage, args.sabotage, &story).await?;
+    let history = stage.witness().history().await?;
+    Ok(crate::exit_code(story.end(&history)?))
+}

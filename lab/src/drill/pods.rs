@@ -1,0 +1,75 @@
+//! The real programs of a drill, as an operator would start them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use lease_testbed::Process;
+
+use crate::demo::TTL;
+use crate::demo::cast::metric;
+use crate::demo::stage::Stage;
+
+/// Generous: other programs may be using the machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program `leasehold`, beside this one.
+pub(super) fn binary() -> anyhow::Result<PathBuf> {
+    let binary = std::env::current_exe()?.with_file_name("leasehold");
+    if !binary.is_file() {
+        bail!("there is no {}: run `cargo build -p lease-workers` first", binary.display());
+    }
+    Ok(binary)
+}
+
+/// One worker.
+pub(super) struct Pod {
+    pub(super) process: Process,
+    /// Where its pages are.
+    pub(super) address: String,
+}
+
+impl Pod {
+    /// Starts a worker and waits until it says so.
+    async fn start(role: &str, args: &[&str]) -> anyhow::Result<Self> {
+        let process = Process::command(binary()?)?
+            .env_clear()
+            .args(["worker", role, "--listen", "127.0.0.1:0"])
+            .args(args)
+            .spawn()?;
+        let line = process.wait_for_line(&format!("{role} started"), PATIENCE).await?;
+        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let address = address.with_context(|| format!("no address in {line:?}"))?.to_owned();
+        Ok(Self { process, address })
+    }
+
+    pub(super) async fn ingest(stage: &Stage) -> anyhow::Result<Self> {
+        Self::start("canonical-ingest", &["--canonical-url", &stage.canonical]).await
+    }
+
+    /// A forwarder that reaches the ingest at `ingest`.
+    pub(super) async fn forwarder(stage: &Stage, name: &str, ingest: &str) -> anyhow::Result<Self> {
+        let (ingest, ttl) = (format!("http://{ingest}/v1/events"), format!("{}s", TTL.as_secs()));
+        let mut args = vec!["--workload-id", name, "--ttl", &ttl, "--outbox-url", &stage.outbox];
+        args.extend(["--ingest-url", &ingest]);
+        args.extend(stage.lease_flags.iter().map(String::as_str));
+        Self::start("outbox-forwarder", &args).await
+    }
+
+    /// The number of the first line after the first `after` that has `text`.
+    pub(super) fn line_of(&self, after: usize, text: &str) -> Option<usize> {
+        self.process.lines().iter().skip(after).position(|line| line.contains(text)).map(|line| line + after)
+    }
+
+    pub(super) async fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        metric(&self.address, name).await
+    }
+}
+
+/// What an operator's command prints.
+pub(super) async fn operator(stage: &Stage, command: &[&str]) -> anyhow::Result<String> {
+    let mut program = tokio::process::Command::new(binary()?);
+    program.env_clear().args(command).args(&stage.lease_flags).kill_on_drop(true);
+    let output = tokio::time::timeout(PATIENCE, program.output()).await.context("no answer in time")??;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
