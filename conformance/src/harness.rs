@@ -46,7 +46,7 @@ pub trait Harness: Send + Sync + 'static {
     /// The ttl of cases that wait for an expiry: as short as the store and the machine allow, in whole multiples of
     /// the backend's granularity.
     fn ttl(&self) -> Duration {
-        Duration::from_millis(600)
+        Duration::from_secs(1)
     }
 
     /// How many cases may run at once. They mostly wait, but each has a few connections.

@@ -233,3 +233,43 @@ async fn bad_input_is_refused_before_anything_starts() {
         lab.wait_for_line(told, LIMIT).await.unwrap();
     }
 }
+
+/// The checks of a drill that failed.
+async fn failed_checks(args: &[&str]) -> (Option<i32>, Vec<String>) {
+    let (code, report) = report(&[&["drill", "lease-lost-mid-batch"], args].concat()).await;
+    let verdicts = report["told"]["verdicts"].as_array().unwrap();
+    assert_eq!(verdicts.len(), 7, "{report:#}");
+    let failed = verdicts.iter().filter(|verdict| verdict["holds"] == false);
+    (code, failed.map(|verdict| verdict["check"].as_str().unwrap().to_owned()).collect())
+}
+
+#[tokio::test]
+async fn a_lease_lost_in_the_middle_of_a_batch_costs_nothing() {
+    for mode in ["sqlite", "postgres"] {
+        assert_eq!(failed_checks(&["--mode", mode]).await, (Some(0), vec![]), "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn each_check_of_the_drill_fails_when_what_it_defends_is_broken() {
+    let broken = async |sabotage| {
+        let (code, failed) = failed_checks(&["--sabotage", sabotage]).await;
+        assert_eq!(code, Some(1), "{sabotage}");
+        failed
+    };
+    let (admission, late_row, no_successor, short_pause, unique_key) = tokio::join!(
+        broken("admission"),
+        broken("late-row"),
+        broken("no-successor"),
+        broken("short-pause"),
+        broken("unique-key"),
+    );
+    let sees = |failed: &[String], check: &str| failed.iter().any(|failed| failed.contains(check));
+    assert!(sees(&admission, "every late write was refused"), "{admission:?}");
+    assert!(sees(&late_row, "no effect of the old term after the new one's first"), "{late_row:?}");
+    assert!(sees(&no_successor, "another pod took over"), "{no_successor:?}");
+    assert!(sees(&no_successor, "taken_over row"), "{no_successor:?}");
+    assert!(sees(&short_pause, "its warning comes before any write"), "{short_pause:?}");
+    assert!(sees(&short_pause, "leads again when it may"), "{short_pause:?}");
+    assert!(sees(&unique_key, "no row is lost"), "{unique_key:?}");
+}

@@ -215,6 +215,29 @@ impl Witness {
         Ok(())
     }
 
+    /// Breaks the canonical store: an event that no fence was asked about.
+    pub(crate) async fn add_row_of(&self, canonical: &str, epoch: u64) -> anyhow::Result<()> {
+        let row = |time: &str| {
+            format!(
+                "INSERT INTO canonical_events (tenant_id, workload_instance_id, producer_sequence, event_time, payload,
+                     fencing_epoch, forwarder_lease, forwarder_epoch)
+                 VALUES ('acme', 'nobody', 0, {time}, '{{}}', 1, '{}', {epoch})",
+                self.lease
+            )
+        };
+        match &self.effects {
+            Effects::Postgres { canonical: pool, .. } => {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(row("now()"))).execute(pool).await?;
+            }
+            Effects::Sqlite { .. } => {
+                let path = canonical.strip_prefix("sqlite:").unwrap_or(canonical);
+                let mut connection = SqliteConnectOptions::new().filename(path).connect().await?;
+                sqlx::raw_sql(sqlx::AssertSqlSafe(row("0"))).execute(&mut connection).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn ints(&self, place: Where, sql: &'static str) -> anyhow::Result<Vec<Vec<i64>>> {
         let to_ints = |columns: usize, get: &dyn Fn(usize) -> sqlx::Result<Option<i64>>| {
             (0..columns).map(|column| Ok(get(column)?.unwrap_or(0))).collect::<sqlx::Result<Vec<i64>>>()

@@ -26,7 +26,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     let ingest = Pod::ingest(stage).await?;
     let proxy = Proxy::tcp(ingest.address.parse()?)?;
     let old = Pod::forwarder(stage, "old-leader", &proxy.addr().to_string()).await?;
-    let epoch = newer_rows_or_term(&witness, 0, PATIENCE).await.context("nobody leads")?;
+    let epoch = term_after(&witness, 0, PATIENCE).await.context("nobody leads")?;
     story.step(format!("old-leader leads in epoch {}, and a ledger writes rows", epoch_in_words(epoch)));
     // The request is held on its way: its sender has passed its own check, and has not been answered.
     let mut hold = proxy.hold(|request| request.contains("POST /v1/events"));
@@ -50,7 +50,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     story.step("SIGSTOP -> old-leader, with a batch on its way to canonical-ingest");
     let successor = match sabotage {
         Some(Sabotage::ShortPause) => None,
-        _ => newer_rows_or_term(&witness, epoch, SOON).await.ok(),
+        _ => rows_after(&witness, epoch).await.ok(),
     };
     if let Some(next) = successor {
         story.step(format!(
@@ -88,6 +88,10 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
         refused.as_ref().is_ok_and(|line| line.contains("FENCING_EPOCH_STALE")) && refusals >= 1,
         format!("{refusals} refused, by its own count; FENCING_EPOCH_STALE in its log: {}", refused.is_ok()),
     );
+    if sabotage == Some(Sabotage::LateRow) {
+        witness.add_row_of(&stage.canonical, epoch).await?;
+        story.step("SABOTAGE: a row of the old term is put into the canonical store");
+    }
     // Deterministic from here on: all is told by what the stores have.
     let written = written.finish().await?;
     let arrived = wait_for("every row has arrived", SOON, || async {
@@ -138,7 +142,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
         new.process.kill().await?;
         story.step("SIGKILL -> new-leader: old-leader must be of use again");
     }
-    let again = newer_rows_or_term(&witness, successor.unwrap_or(epoch), SOON).await;
+    let again = term_after(&witness, successor.unwrap_or(epoch), SOON).await;
     story.check(
         "the old leader has not crashed, and leads again when it may",
         old.process.exit_status().is_none() && again.is_ok(),
@@ -151,11 +155,21 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
 }
 
 /// Waits until somebody holds the lease in a later epoch.
-async fn newer_rows_or_term(witness: &Witness, epoch: u64, limit: Duration) -> anyhow::Result<u64> {
+async fn term_after(witness: &Witness, epoch: u64, limit: Duration) -> anyhow::Result<u64> {
     wait_for(&format!("a term after epoch {}", epoch_in_words(epoch)), limit, || async {
         let (_, now) = witness.holder().await?.context("the lease is free")?;
         ensure!(now > epoch, "the newest is epoch {}", epoch_in_words(now));
         Ok(now)
+    })
+    .await
+}
+
+/// Waits until the canonical store has rows of a later term: then its fence knows of that term.
+async fn rows_after(witness: &Witness, epoch: u64) -> anyhow::Result<u64> {
+    wait_for(&format!("rows of a term after epoch {}", epoch_in_words(epoch)), SOON, || async {
+        let newest = witness.newest_epoch().await?;
+        ensure!(newest > epoch, "the newest row is of epoch {}", epoch_in_words(newest));
+        Ok(newest)
     })
     .await
 }

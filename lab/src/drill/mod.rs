@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// The store of the leases and of the data
     #[arg(long, value_enum, default_value = "sqlite")]
     mode: Mode,
-    /// Print steps, verdicts and terms as JSON on standard output; the story goes to standard error
+    /// Print steps, verdicts and terms as JSON, and nothing else
     #[arg(long)]
     json: bool,
     /// Break something, so that a check must fail (exit code 1)
@@ -41,6 +41,8 @@ pub(crate) struct Args {
 pub(crate) enum Sabotage {
     /// Both stores of effects admit every term: late writes are not refused
     Admission,
+    /// A row of the old term gets into the canonical store after the new term's, past the fence
+    LateRow,
     /// There is no second forwarder: nobody takes over
     NoSuccessor,
     /// The old leader is continued within its ttl: it has nothing to warn of

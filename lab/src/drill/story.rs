@@ -44,7 +44,9 @@ impl Story {
     }
 
     fn print(&self, line: &str) {
-        if self.json { eprintln!("{line}") } else { println!("{line}") }
+        if !self.json {
+            println!("{line}");
+        }
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -60,7 +62,9 @@ impl Story {
 
     /// Is what is claimed so? `seen` is why one thinks so.
     pub(super) fn check(&self, check: impl Into<String>, holds: bool, seen: impl Into<String>) {
+        // Of a failure's chain, what happened; not where in this program.
         let (check, seen) = (check.into(), seen.into());
+        let seen = seen.lines().next().unwrap_or_default().to_owned();
         let mark = if holds { "ok  " } else { "FAIL" };
         self.print(&format!("           {mark}  {check}: {seen}"));
         self.told().verdicts.push(Verdict { check, holds, seen });
@@ -116,7 +120,7 @@ fn timeline(history: &[HistoryRow]) -> Vec<String> {
             row[from..until.max(from + 1)].fill('━');
             label.chars().enumerate().for_each(|(at, digit)| row[from + at.min(7)] = digit);
         }
-        format!("  {holder:<20} {}", row[..WIDTH].iter().collect::<String>())
+        format!("  {holder:<20} {}", row.iter().collect::<String>().trim_end_matches('·'))
     };
     let seconds = span as f64 / 1000.0;
     let mut lines: Vec<_> = holders.iter().map(row).collect();
