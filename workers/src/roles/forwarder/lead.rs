@@ -1,17 +1,19 @@
 //! The leader's loop: read, send, mark; at each step as if the process might be paused, killed or replaced there.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lease_core::{Loss, fence::FENCING_EPOCH_STALE};
 use metrics::counter;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::metrics::{LOOP_ITERATIONS, ROWS_FORWARDED, Skip};
 use super::sender::{SendError, Sender};
 use crate::roles::database::{StoreError, within};
 use crate::roles::mandate::Mandate;
 use crate::roles::outbox::Outbox;
+use crate::roles::request_id;
+use crate::roles::under_way::{Piece, UnderWay};
 
 /// What a forwarder needs while it leads.
 pub(super) struct Forwarder {
@@ -27,6 +29,10 @@ pub(super) struct Forwarder {
     pub(super) retry_every: Duration,
     /// How long the outbox may take for one answer.
     pub(super) call_limit: Duration,
+    /// The batch under way, for those who wait for its end.
+    pub(super) under_way: UnderWay,
+    /// It stays here when the work is dropped in its middle, so that the process can say what it leaves behind.
+    pub(super) batch: Mutex<Option<Piece>>,
 }
 
 /// Why a batch was not finished.
@@ -49,7 +55,9 @@ impl Forwarder {
             } else if mandate.should_stop() {
                 return;
             } else {
-                self.round(&mandate, &mut admitted, size).await
+                let outcome = self.round(&mandate, &mut admitted, size).await;
+                *self.batch() = None;
+                outcome
             };
             let pause = match outcome {
                 Ok(rows) if rows >= size as usize => {
@@ -93,16 +101,29 @@ impl Forwarder {
         if !mandate.holds_now() {
             return Err(Trouble::Expired);
         }
+        let span = (rows.first().map_or(0, |row| row.outbox_id), rows.last().map_or(0, |row| row.outbox_id));
+        let batch = format!("a batch of {} rows, outbox_id {} to {}", rows.len(), span.0, span.1);
+        *self.batch() = self.under_way.begin(format_args!("{batch}, sent and not answered"));
         let ingested = self.sender.send(term, &rows).await.map_err(Trouble::Ingest)?;
         if !mandate.holds_now() {
             return Err(Trouble::Expired);
         }
+        self.batch().iter().for_each(|piece| piece.is_now(format_args!("{batch}, ingested and not marked")));
         let outbox_ids: Vec<_> = rows.iter().map(|row| row.outbox_id).collect();
         let marking = self.outbox.mark_forwarded(term, &outbox_ids);
         let marked = within(self.call_limit, marking).await.map_err(Trouble::Outbox)?;
         counter!(ROWS_FORWARDED).increment(marked);
+        for row in &rows {
+            if let Some(request_id) = request_id::of_payload(&row.event.payload) {
+                info!(target: request_id::TARGET, request_id, event = row.event.key.id(), "forwarded");
+            }
+        }
         debug!(epoch = term.epoch, rows = rows.len(), ingested.accepted, ingested.duplicates, "forwarded");
         Ok(rows.len())
+    }
+
+    fn batch(&self) -> MutexGuard<'_, Option<Piece>> {
+        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports a trouble; returns how long to pause, or `None` if the term is over.

@@ -10,23 +10,24 @@ mod sender;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::metrics::gauge;
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
-use lease_core::{ElectorBuilder, EventKind, LeaseName};
+use lease_core::{ElectorBuilder, EventKind, LeaseName, RunError};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use url::Url;
 
 use super::database::{Database, StoreError, within};
-use super::health::{self, Probe};
+use super::health::{self, Probe, Server};
 use super::mandate::Mandate;
 use super::outbox::{self, Outbox};
+use super::under_way::UnderWay;
 use crate::modes::Store;
 use crate::settings::{BadSetting, Block, Kind, LeaderElection, Millis, Secret, Section, Setting};
 use crate::{App, Failure, shutdown};
@@ -210,24 +211,25 @@ async fn work(plan: Plan, elector: lease_core::Elector) -> Result<ExitCode, Fail
         poll_every: plan.role.poll_interval_ms.into(),
         retry_every: plan.retry_every(),
         call_limit,
+        under_way: UnderWay::new(),
+        batch: Mutex::new(None),
     };
     let probe = Arc::new(Health { outbox, eligible: AtomicBool::new(false) });
     let (listener, address) = health::listen(&plan.listen).await?;
     info!(%address, outbox = %plan.outbox, ingest = %plan.ingest, lease = %plan.lease(), "outbox-forwarder started");
-    let serving = tokio::spawn(health::serve(
-        listener,
-        health::router(pages, probe.clone()),
-        // Probes and scrapes are answered until the lease is given up.
-        std::future::pending().boxed().shared(),
-        Duration::ZERO,
-    ));
-    let ended = match plan.store {
-        Some(_) => campaign(elector, forwarder, probe, stop).await,
-        None => alone(forwarder, probe, stop).await,
-    };
-    serving.abort();
-    ended.map(|()| ExitCode::SUCCESS)
+    // Probes and scrapes are answered until the lease is given up.
+    let server = Server::start(listener, health::router(pages, probe.clone(), stop.clone()));
+    let budget = plan.election.stop_budget_ms.into();
+    match plan.store {
+        Some(_) => campaign(elector, forwarder, probe, stop, budget).await?,
+        None => alone(forwarder, probe, stop, budget).await?,
+    }
+    drop(server);
+    Ok(ExitCode::SUCCESS)
 }
+
+/// What becomes of a batch that the process leaves behind.
+const ABANDONED: &str = "its rows stay pending and each event is kept once";
 
 /// Bulk writes beside the leases would delay renewals until terms are lost.
 fn check_apart(plan: &Plan, outbox: &Path) -> Result<(), Failure> {
@@ -250,6 +252,7 @@ async fn campaign(
     forwarder: Forwarder,
     probe: Arc<Health>,
     stop: CancellationToken,
+    budget: Duration,
 ) -> Result<(), Failure> {
     let following = tokio::spawn(metrics::follow(elector.events()));
     let mut events = elector.events();
@@ -267,26 +270,47 @@ async fn campaign(
     let ended = elector.run_until(stop.cancelled(), work).await;
     connected.abort();
     let _ = following.await;
-    ended.map(|_| ()).map_err(|error| Failure::new(error.to_string()))
+    ended.map(drop).map_err(|error| match error {
+        RunError::StopBudgetExceeded => {
+            let then = format!("{ABANDONED}; the lease was not released and runs out by itself");
+            shutdown::abandoned(budget, &forwarder.under_way, &then)
+        }
+        error => Failure::new(error.to_string()),
+    })
 }
 
 /// Mode `disabled`: the outbox's own database gives the term, so an accidental second instance fences this one out.
-async fn alone(forwarder: Forwarder, probe: Arc<Health>, stop: CancellationToken) -> Result<(), Failure> {
-    let term = loop {
-        match within(forwarder.call_limit, forwarder.outbox.take_term()).await {
-            Ok(term) => break term,
-            Err(why) => warn!(%why, "no term from the outbox; trying again"),
+async fn alone(
+    forwarder: Forwarder,
+    probe: Arc<Health>,
+    stop: CancellationToken,
+    budget: Duration,
+) -> Result<(), Failure> {
+    let taking = async {
+        loop {
+            match within(forwarder.call_limit, forwarder.outbox.take_term()).await {
+                Ok(term) => return term,
+                Err(why) => warn!(%why, "no term from the outbox; trying again"),
+            }
+            tokio::time::sleep(forwarder.retry_every).await;
         }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(forwarder.retry_every) => {}
-        }
+    };
+    let term = tokio::select! {
+        term = taking => term,
+        () = stop.cancelled() => return Ok(()),
     };
     info!(epoch = term.epoch, grant = %term.grant, "leading: mode disabled, term taken from the outbox");
     probe.eligible.store(true, Ordering::Relaxed);
     gauge!(metrics::IS_LEADER).set(1);
     let mandate = Mandate::sole(term, stop.clone());
-    forwarder.lead(mandate.clone()).await;
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(budget).await;
+    };
+    tokio::select! {
+        () = forwarder.lead(mandate.clone()) => {}
+        () = late => return Err(shutdown::abandoned(budget, &forwarder.under_way, ABANDONED)),
+    }
     gauge!(metrics::IS_LEADER).set(0);
     if mandate.loss().is_some() {
         // F-4: taking another term because the fence refused this one would make two instances duel for ever.
