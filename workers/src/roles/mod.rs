@@ -12,6 +12,7 @@ pub mod ingest;
 pub mod mandate;
 pub mod outbox;
 pub mod request_id;
+pub mod sidecar;
 pub mod under_way;
 
 use std::process::ExitCode;
@@ -33,11 +34,16 @@ pub fn http_client(limit: std::time::Duration) -> reqwest::Result<reqwest::Clien
 }
 
 /// The roles' settings, part of the one model.
-pub(crate) const SECTIONS: &[Section] =
-    &[Chosen::SECTION, forwarder::Settings::SECTION, ingest::Settings::SECTION, health::Settings::SECTION];
+pub(crate) const SECTIONS: &[Section] = &[
+    Chosen::SECTION,
+    forwarder::Settings::SECTION,
+    ingest::Settings::SECTION,
+    sidecar::Settings::SECTION,
+    health::Settings::SECTION,
+];
 
 /// The roles' names on the command line and in `LEASEHOLD_ROLE`.
-pub(crate) const NAMES: &[&str] = &["outbox-forwarder", "canonical-ingest"];
+pub(crate) const NAMES: &[&str] = &["outbox-forwarder", "canonical-ingest", "sidecar"];
 
 /// Which role `leasehold` runs when its command line names none: for the entry point of an image.
 #[derive(Clone, Debug, Deserialize)]
@@ -66,6 +72,8 @@ pub(crate) enum Role {
     OutboxForwarder(forwarder::Args),
     /// Receive audit events, idempotently
     CanonicalIngest(ingest::Args),
+    /// Decide for the pods of this node, while holding the fencing scope
+    Sidecar(sidecar::Args),
 }
 
 impl Role {
@@ -81,6 +89,7 @@ impl Role {
         match self {
             Self::OutboxForwarder(_) => "outbox-forwarder",
             Self::CanonicalIngest(_) => "canonical-ingest",
+            Self::Sidecar(_) => "sidecar",
         }
     }
 }
@@ -90,6 +99,7 @@ pub(crate) fn run(role: &Role, app: &App) -> Result<ExitCode, Failure> {
     match role {
         Role::OutboxForwarder(args) => forwarder::run(args, app),
         Role::CanonicalIngest(args) => ingest::run(args, app),
+        Role::Sidecar(args) => sidecar::run(args, app),
     }
 }
 
