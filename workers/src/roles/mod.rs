@@ -9,6 +9,7 @@ pub mod database;
 pub mod forwarder;
 pub mod health;
 pub mod ingest;
+pub mod ledger;
 pub mod mandate;
 pub mod outbox;
 
@@ -28,8 +29,12 @@ pub fn http_client(limit: std::time::Duration) -> reqwest::Result<reqwest::Clien
 }
 
 /// The roles' settings, part of the one model.
-pub(crate) const SECTIONS: &[Section] =
-    &[forwarder::Settings::SECTION, ingest::Settings::SECTION, health::Settings::SECTION];
+pub(crate) const SECTIONS: &[Section] = &[
+    forwarder::Settings::SECTION,
+    ingest::Settings::SECTION,
+    ledger::Settings::SECTION,
+    health::Settings::SECTION,
+];
 
 /// Which role to run.
 #[derive(Debug, clap::Subcommand)]
@@ -38,6 +43,8 @@ pub(crate) enum Role {
     OutboxForwarder(forwarder::Args),
     /// Receive audit events, idempotently
     CanonicalIngest(ingest::Args),
+    /// Serve fencing scopes, reservations and the audit outbox over gRPC
+    Ledger(ledger::Args),
 }
 
 /// Runs a role until it is told to stop.
@@ -45,5 +52,6 @@ pub(crate) fn run(role: &Role, app: &App) -> Result<ExitCode, Failure> {
     match role {
         Role::OutboxForwarder(args) => forwarder::run(args, app),
         Role::CanonicalIngest(args) => ingest::run(args, app),
+        Role::Ledger(args) => ledger::run(args, app),
     }
 }
