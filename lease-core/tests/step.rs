@@ -133,9 +133,16 @@ fn confirms_its_own_grant_only_in_the_time_of_the_first_attempt() {
     let (mut one, now, (_, first), look) = acquisition_without_an_answer();
     one.happens(now, Event::Reply(look, Reply::Seen(free())));
     let (now, _, second) = one.sends(now);
-    assert_eq!(applied(&second).grant(), applied(&first).grant(), "one acquisition, whichever attempt applies");
+    assert_eq!(
+        applied(&second).grant(),
+        applied(&first).grant(),
+        "one acquisition, whichever attempt applies"
+    );
     let (now, look, _) = one.sends(now);
-    assert!(now >= ms(0).plus(TTL - TTL / 500), "the second attempt is half a ttl old, the first a whole one");
+    assert!(
+        now >= ms(0).plus(TTL - TTL / 500),
+        "the second attempt is half a ttl old, the first a whole one"
+    );
     one.happens(now, Event::Reply(look, Reply::Seen(shows(&first))));
     assert!(!confirms(&one), "somebody else may have led since");
 }

@@ -307,7 +307,10 @@ impl World {
         let state = self.nodes[node].state.take().expect("a live node steps");
         let (state, actions) = (self.step)(state, now, event, &fresh, jitter);
         let wake = state.wake_at();
-        assert!(wake.is_none_or(|wake| wake > now), "a step left something that was due: it would be called at once");
+        assert!(
+            wake.is_none_or(|wake| wake > now),
+            "a step left something that was due: it would be called at once"
+        );
         let stopped = state.is_stopped();
         self.nodes[node].state = Some(state);
         for action in actions {

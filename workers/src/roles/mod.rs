@@ -9,6 +9,7 @@ pub mod database;
 pub mod forwarder;
 pub mod health;
 pub mod ingest;
+pub mod ledger;
 pub mod mandate;
 pub mod outbox;
 pub mod request_id;
@@ -38,12 +39,13 @@ pub(crate) const SECTIONS: &[Section] = &[
     Chosen::SECTION,
     forwarder::Settings::SECTION,
     ingest::Settings::SECTION,
+    ledger::Settings::SECTION,
     sidecar::Settings::SECTION,
     health::Settings::SECTION,
 ];
 
 /// The roles' names on the command line and in `LEASEHOLD_ROLE`.
-pub(crate) const NAMES: &[&str] = &["outbox-forwarder", "canonical-ingest", "sidecar"];
+pub(crate) const NAMES: &[&str] = &["outbox-forwarder", "canonical-ingest", "ledger", "sidecar"];
 
 /// Which role `leasehold` runs when its command line names none: for the entry point of an image.
 #[derive(Clone, Debug, Deserialize)]
@@ -72,6 +74,8 @@ pub(crate) enum Role {
     OutboxForwarder(forwarder::Args),
     /// Receive audit events, idempotently
     CanonicalIngest(ingest::Args),
+    /// Serve fencing scopes, reservations and the audit outbox over gRPC
+    Ledger(ledger::Args),
     /// Decide for the pods of this node, while holding the fencing scope
     Sidecar(sidecar::Args),
 }
@@ -89,6 +93,7 @@ impl Role {
         match self {
             Self::OutboxForwarder(_) => "outbox-forwarder",
             Self::CanonicalIngest(_) => "canonical-ingest",
+            Self::Ledger(_) => "ledger",
             Self::Sidecar(_) => "sidecar",
         }
     }
@@ -99,6 +104,7 @@ pub(crate) fn run(role: &Role, app: &App) -> Result<ExitCode, Failure> {
     match role {
         Role::OutboxForwarder(args) => forwarder::run(args, app),
         Role::CanonicalIngest(args) => ingest::run(args, app),
+        Role::Ledger(args) => ledger::run(args, app),
         Role::Sidecar(args) => sidecar::run(args, app),
     }
 }
