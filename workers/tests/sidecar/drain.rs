@@ -16,7 +16,7 @@ async fn with_a_request_under_way(
     let more = [&["--sidecar-call-timeout", "60s"], more].concat();
     let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "first", 2, &more).await?;
     sidecar.serves().await?;
-    let mut hold = proxy.hold(|request| request.contains("ledger.v1.Ledger/Reserve"));
+    let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
     let socket = sidecar.socket.clone();
     let asked =
         tokio::spawn(

@@ -20,7 +20,7 @@ async fn it_refuses_before_anything_is_written() -> anyhow::Result<()> {
     old.process.resume()?;
     let refused = asked.await??;
     assert_eq!((refused.status, refused.code()), (503, "FENCING_LEASE_NOT_HELD"), "{refused:?}");
-    assert_eq!(proxy.round_trips().matching("ledger.v1.Ledger/Reserve").requests, 0, "nothing was even sent");
+    assert_eq!(proxy.round_trips().matching("Ledger/Reserve").requests, 0, "nothing was even sent");
     assert_eq!(stage.int("SELECT count(*) FROM reservations").await?, 0);
     assert_eq!(old.get("/readyz").await?.0, 503);
     assert_eq!(new.reserve("r", 5).await?.status, 201);
@@ -37,7 +37,7 @@ async fn what_it_sent_before_is_refused_by_the_fence() -> anyhow::Result<()> {
     old.serves().await?;
     let new = stage.sidecar("new", 2, &["--standby", "true"]).await?;
     new.process.wait_for_line("standing by", LIMIT).await?;
-    let mut hold = proxy.hold(|request| request.contains("ledger.v1.Ledger/Reserve"));
+    let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
     let socket = old.socket.clone();
     let asked =
         tokio::spawn(async move { post(&socket, "/v1/reservations", &reservation("late", 5), None).await });

@@ -12,7 +12,7 @@ async fn a_lost_reply_ends_no_term() -> anyhow::Result<()> {
     let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "a", 3, &[]).await?;
     sidecar.serves().await?;
     for _ in 0..2 {
-        let mut lost = proxy.lose_reply(|request| request.contains("AcquireFencingLease"));
+        let mut lost = proxy.lose_reply(|request| request.sql_contains("Ledger/AcquireFencingLease"));
         lost.lost().await?;
         sidecar.renews(1.0).await?;
     }
@@ -64,7 +64,7 @@ async fn no_renewal_waits_behind_requests() -> anyhow::Result<()> {
     sidecar.serves().await?;
     let mut holds = Vec::new();
     for key in ["p", "q"] {
-        let mut hold = proxy.hold(|request| request.contains("ledger.v1.Ledger/Reserve"));
+        let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
         let socket = sidecar.socket.clone();
         let asked = tokio::spawn(async move {
             let body = crate::stage::reservation(key, 1);

@@ -17,7 +17,7 @@ async fn speaks_tls_and_shows_its_certificate() -> anyhow::Result<()> {
     let (cert, key) = (cert.display().to_string(), key.display().to_string());
     let at = format!("https://{}", stage.grpc);
     let trusting = ["--ledger-ca-file", &ca, "--ledger-server-name", "localhost"];
-    let nobody = stage.sidecar_at(&at, "b", 30, &trusting).await?;
+    let nobody = stage.sidecar_at(&at, "b", 2, &trusting).await?;
     assert_eq!(nobody.process.wait(LIMIT).await?.code(), Some(1), "without a certificate");
     assert!(nobody.says("S4: acquire fencing lease at startup"));
     let shown = [&trusting[..], &["--ledger-cert-file", &cert, "--ledger-key-file", &key]].concat();
@@ -55,7 +55,7 @@ async fn settings_that_cannot_be_used_are_refused_before_the_start() -> anyhow::
     ] {
         let process = leasehold(&[&base[..], more].concat())?;
         assert_eq!(process.wait(LIMIT).await?.code(), Some(2), "{more:?}: {:?}", process.lines());
-        assert!(process.lines().iter().any(|line| line.contains(said)), "{said}: {:?}", process.lines());
+        process.wait_for_line(said, LIMIT).await?;
     }
     Ok(())
 }

@@ -63,14 +63,11 @@ impl Keeper {
 
     /// Resolves when the first term has begun, or with how it ended without one. Cancel safe.
     pub(super) async fn first_term(&mut self) -> Result<(), End> {
-        tokio::select! {
-            biased;
-            ended = &mut self.task => Err(joined(ended)),
-            held = self.has_held.wait_for(|held| *held) => match held {
-                Ok(_) => Ok(()),
-                Err(_) => std::future::pending().await,
-            },
+        if self.has_held.wait_for(|held| *held).await.is_ok() {
+            return Ok(());
         }
+        // Its end of the channel goes a moment before it does.
+        Err(joined((&mut self.task).await))
     }
 
     /// Resolves only if it ends without having been told to. Cancel safe.
