@@ -54,7 +54,7 @@ async fn the_lease_is_kept_while_the_batch_ends(stage: Stage, signal: Signal) ->
     assert!(!says(&leader, RELEASED));
     hold.release();
     assert_eq!(leader.process.wait(LIMIT).await?.code(), Some(0));
-    assert!(says(&leader, RELEASED), "after the batch");
+    leader.process.wait_for_line(RELEASED, LIMIT).await?;
     standby.leads().await?;
     stage.all_arrived(300).await?;
     let mine = stage.outbox_int("SELECT count(*) FROM audit_outbox WHERE forwarded_epoch = 1").await?;
@@ -87,7 +87,7 @@ async fn past_the_budget_nothing_is_released_and_what_is_left_is_named() -> anyh
         for part in
             ["the stop budget of 300ms", "abandoned a batch of 300 rows, outbox_id 1 to 300, sent", and]
         {
-            assert!(says(&leader, part), "{part:?} is missing in {:?}", leader.process.lines());
+            leader.process.wait_for_line(part, LIMIT).await?;
         }
         assert!(!says(&leader, RELEASED));
         drop(hold);
@@ -187,7 +187,7 @@ async fn an_ingest_past_its_budget_says_what_it_abandons() -> anyhow::Result<()>
     for part in
         ["the stop budget of 300ms", "abandoned a request whose body is still read", "send the events again"]
     {
-        assert!(says(&ingest, part), "{part:?} is missing in {:?}", ingest.process.lines());
+        ingest.process.wait_for_line(part, LIMIT).await?;
     }
     let (ingest, _client) = with_a_request_under_way(&stage, &[]).await?;
     ingest.process.signal(Signal::TERM)?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::stage::{LIMIT, Stage, post, reservation};
+use crate::stage::{LIMIT, Stage, leasehold, post, reservation, word};
 
 #[tokio::test]
 async fn a_reservation_is_made_and_settled_once() -> anyhow::Result<()> {
@@ -94,5 +94,34 @@ async fn a_request_keeps_its_id() -> anyhow::Result<()> {
         let id = made.request_id.expect("an id of its own");
         assert_eq!(id.len(), 32, "{id}");
     }
+    Ok(())
+}
+
+/// From the pod's header to the canonical event, past every process on the way, in all their lines.
+#[tokio::test]
+async fn a_request_is_followed_to_its_canonical_event() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let folder = tempfile::tempdir()?;
+    let canonical = format!("sqlite:{}", folder.path().join("canonical.sqlite").display());
+    let listen = ["--listen", "127.0.0.1:0"];
+    let ingest = ["worker", "canonical-ingest", "--canonical-url", &canonical];
+    let ingest = leasehold(&[&ingest[..], &listen].concat())?;
+    let line = ingest.wait_for_line("canonical-ingest started", LIMIT).await?;
+    let url = format!("http://{}/v1/events", word(&line, "address=")?);
+    let forwarder = ["worker", "outbox-forwarder", "--mode", "disabled", "--outbox-url", &stage.url];
+    let forwarder = leasehold(&[&forwarder[..], &["--ingest-url", &url], &listen].concat())?;
+    let sidecar = stage.serving("a", 30, &[]).await?;
+    let made = post(&sidecar.socket, "/v1/reservations", &reservation("r", 5), Some("r-4711")).await?;
+    assert_eq!(made.status, 201, "{made:?}");
+    for (process, what) in
+        [(&sidecar.process, "reserve done"), (&forwarder, "forwarded"), (&ingest, "ingested")]
+    {
+        let line = process.wait_for_line("r-4711", LIMIT).await?;
+        assert!(line.contains(what), "{line}");
+    }
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("canonical.sqlite"));
+    let kept = sqlx::SqlitePool::connect_with(options).await?;
+    let payload: String = sqlx::query_scalar("SELECT payload FROM canonical_events").fetch_one(&kept).await?;
+    assert_eq!(serde_json::from_str::<Value>(&payload)?["request_id"], "r-4711", "{payload}");
     Ok(())
 }

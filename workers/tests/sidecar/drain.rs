@@ -45,7 +45,7 @@ async fn it_finishes_what_it_has_begun_while_it_holds_the_scope() -> anyhow::Res
         let answer = asked.await??;
         assert_eq!(answer.status, 201, "the answer reaches its pod: {answer:?}");
         assert_eq!(first.process.wait(LIMIT).await?.code(), Some(0));
-        assert!(first.says("released the fencing scope"));
+        first.process.wait_for_line("released the fencing scope", LIMIT).await?;
         standby.serves().await?;
     }
     Ok(())
@@ -58,7 +58,7 @@ async fn past_the_budget_it_says_what_it_abandons_and_releases_nothing() -> anyh
     first.process.signal(Signal::TERM)?;
     assert_eq!(first.process.wait(LIMIT).await?.code(), Some(1));
     for part in ["the stop budget of 300ms", "abandoned reserve of request r-4711", "runs out by itself"] {
-        assert!(first.says(part), "{part:?} is missing in {:?}", first.process.lines());
+        first.process.wait_for_line(part, LIMIT).await?;
     }
     assert!(asked.await?.is_err());
     assert_eq!(stage.holder().await?.as_deref(), Some("first"), "nothing was released");

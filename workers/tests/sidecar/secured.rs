@@ -19,7 +19,7 @@ async fn speaks_tls_and_shows_its_certificate() -> anyhow::Result<()> {
     let trusting = ["--ledger-ca-file", &ca, "--ledger-server-name", "localhost"];
     let nobody = stage.sidecar_at(&at, "b", 2, &trusting).await?;
     assert_eq!(nobody.process.wait(LIMIT).await?.code(), Some(1), "without a certificate");
-    assert!(nobody.says("S4: acquire fencing lease at startup"));
+    nobody.process.wait_for_line("S4: acquire fencing lease at startup", LIMIT).await?;
     let shown = [&trusting[..], &["--ledger-cert-file", &cert, "--ledger-key-file", &key]].concat();
     let sidecar = stage.sidecar_at(&at, "a", 30, &shown).await?;
     sidecar.serves().await?;

@@ -11,7 +11,8 @@ async fn a_live_socket_is_never_taken() -> anyhow::Result<()> {
     let live = UnixListener::bind(stage.socket("a"))?;
     let sidecar = stage.sidecar("a", 30, &[]).await?;
     assert_eq!(sidecar.process.wait(LIMIT).await?.code(), Some(1));
-    assert!(sidecar.says("is served by another process: stop that one, or choose another --socket"));
+    let said = "is served by another process: stop that one, or choose another --socket";
+    sidecar.process.wait_for_line(said, LIMIT).await?;
     assert_eq!(stage.holder().await?, None, "nobody has to wait for a ttl");
     drop(live);
     let sidecar = stage.serving("a", 30, &[]).await?;
@@ -25,7 +26,7 @@ async fn what_is_no_socket_stays() -> anyhow::Result<()> {
     std::fs::write(stage.socket("a"), "notes")?;
     let sidecar = stage.sidecar("a", 30, &[]).await?;
     assert_eq!(sidecar.process.wait(LIMIT).await?.code(), Some(1));
-    assert!(sidecar.says("is there and is no socket"));
+    sidecar.process.wait_for_line("is there and is no socket", LIMIT).await?;
     assert_eq!(std::fs::read_to_string(stage.socket("a"))?, "notes");
     Ok(())
 }

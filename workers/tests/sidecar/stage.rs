@@ -36,6 +36,7 @@ pub(crate) fn leasehold(args: &[&str]) -> anyhow::Result<Process> {
 
 pub(crate) struct Stage {
     folder: TempDir,
+    pub(crate) url: String,
     pub(crate) pool: PgPool,
     pub(crate) ledger: Process,
     /// Where the ledger serves gRPC.
@@ -60,7 +61,7 @@ impl Stage {
         let line = ledger.wait_for_line("ledger started", LIMIT).await?;
         let grpc = word(&line, "grpc=")?.to_owned();
         let pool = PgPool::connect(&url).await?;
-        Ok(Self { folder: tempfile::tempdir()?, pool, ledger, grpc })
+        Ok(Self { folder: tempfile::tempdir()?, url, pool, ledger, grpc })
     }
 
     pub(crate) fn proxy(&self) -> anyhow::Result<Proxy> {

@@ -42,7 +42,7 @@ async fn at_once_after_a_clean_stop() -> anyhow::Result<()> {
         assert!(took < AT_ONCE, "{took:?}");
         println!("taken over {took:?} after {signal:?}");
         assert_eq!(holder.process.wait(LIMIT).await?.code(), Some(0));
-        assert!(holder.says("released the fencing scope"));
+        holder.process.wait_for_line("released the fencing scope", LIMIT).await?;
         assert_eq!(standby.metric("spendguard_sidecar_fencing_epoch").await?, 2.0);
         assert_eq!(standby.actions("acquire").await?, 1.0);
     }

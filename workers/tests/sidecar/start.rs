@@ -9,7 +9,7 @@ use crate::stage::{HOLDING, LIMIT, Sidecar, Stage};
 async fn fails_closed(sidecar: &Sidecar, parts: &[&str]) -> anyhow::Result<()> {
     assert_eq!(sidecar.process.wait(LIMIT).await?.code(), Some(1), "{:?}", sidecar.process.lines());
     for part in [&["error: S4: acquire fencing lease at startup: fencing scope "], parts].concat() {
-        assert!(sidecar.says(part), "{part:?} is missing in {:?}", sidecar.process.lines());
+        sidecar.process.wait_for_line(part, LIMIT).await?;
     }
     assert!(!sidecar.socket.exists(), "no pod may find it");
     Ok(())
