@@ -107,7 +107,8 @@ struct Campaign {
 /// One acquisition, however often it is sent: the ledger knows it by its id and answers it once.
 struct Attempt {
     id: String,
-    /// Counts from the first sending: whichever of them the ledger did, it is this acquisition.
+    /// The first sending: whichever of them the ledger did, it is this acquisition.
+    sent_at: Instant,
     deadline: Deadline,
 }
 
@@ -180,12 +181,11 @@ impl Campaign {
                 }
                 attempt = self.attempt();
             }
-            let sent_at = now;
             match self.acquire(&attempt, now).await {
                 Ok(Outcome::Success(success)) => {
                     metrics::acquired(&success.action);
                     if attempt.deadline.allows(self.clock.now()) {
-                        return Ok(Some(self.begin(success, attempt.deadline, sent_at)));
+                        return Ok(Some(self.begin(success, attempt.deadline, attempt.sent_at)));
                     }
                     // Like anybody's, it must run out (T-1).
                     warn!(
@@ -246,7 +246,8 @@ impl Campaign {
     }
 
     fn attempt(&self) -> Attempt {
-        Attempt { id: fresh_id(), deadline: Deadline::of_acknowledged(self.clock.now(), self.ttl) }
+        let sent_at = self.clock.now();
+        Attempt { id: fresh_id(), sent_at, deadline: Deadline::of_acknowledged(sent_at, self.ttl) }
     }
 
     fn s4(&self, why: &str, advice: &str) -> String {

@@ -65,7 +65,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
         return Err(failure(end));
     }
     // Only now: a pod that finds the socket finds somebody who may decide.
-    let (listener, socket) = match socket::bind(&plan.socket, plan.socket_mode) {
+    let (listener, socket) = match socket::bind(&plan.socket, plan.socket_mode).await {
         Ok(bound) => bound,
         Err(error) => {
             let ended = given_up(keeper, &plan).await;

@@ -3,11 +3,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
+
+/// How long a socket may take to say whether anybody is there.
+const LIVE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The socket's file, as long as it is ours.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ pub(super) enum SocketError {
 }
 
 /// Makes the socket at `path`. It appears there only once it has its permissions.
-pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), SocketError> {
+pub(super) async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), SocketError> {
     let failed = |error| SocketError::Failed { path: path.to_owned(), error };
     let lock_path = beside(path, "lock");
     let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(lock_path);
@@ -45,7 +48,7 @@ pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile),
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => return Err(SocketError::NoSocket(path.to_owned())),
         // Whoever made it may not know our lock.
-        Ok(_) if is_live(path) => return Err(SocketError::Live(path.to_owned())),
+        Ok(_) if is_live(path).await => return Err(SocketError::Live(path.to_owned())),
         Ok(_) => {
             tracing::info!(socket = %path.display(), "a socket that nobody serves was left behind; it is replaced");
         }
@@ -75,9 +78,10 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// Does anybody accept connections there? Only a refusal says that nobody does.
-fn is_live(path: &Path) -> bool {
-    !matches!(UnixStream::connect(path), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+/// Does anybody accept connections there? Only a refusal says that nobody does; one that is too busy to accept lives.
+async fn is_live(path: &Path) -> bool {
+    let tried = tokio::time::timeout(LIVE_LIMIT, UnixStream::connect(path)).await;
+    !matches!(tried, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused)
 }
 
 impl Drop for SocketFile {
@@ -96,17 +100,17 @@ mod tests {
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("s.sock");
-        let (listener, file) = bind(&path, 0o600).expect("free");
+        let (listener, file) = bind(&path, 0o600).await.expect("free");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        assert!(matches!(bind(&path, 0o660), Err(SocketError::Live(_))), "while it is served");
+        assert!(matches!(bind(&path, 0o660).await, Err(SocketError::Live(_))), "while it is served");
         drop(listener);
-        assert!(matches!(bind(&path, 0o660), Err(SocketError::Live(_))), "while its owner lives");
+        assert!(matches!(bind(&path, 0o660).await, Err(SocketError::Live(_))), "while its owner lives");
         drop(file);
         assert!(!path.exists(), "its owner removes it");
 
         // Left behind by a process that was killed.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
-        let (_listener, _file) = bind(&path, 0o666).expect("nobody serves it");
+        let (_listener, _file) = bind(&path, 0o666).await.expect("nobody serves it");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o666);
     }
 
@@ -115,21 +119,23 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("s.sock");
         let foreign = std::os::unix::net::UnixListener::bind(&path).expect("bound");
-        assert!(matches!(bind(&path, 0o660), Err(SocketError::Live(_))), "served by who knows no lock");
+        assert!(matches!(bind(&path, 0o660).await, Err(SocketError::Live(_))), "served by who knows no lock");
         drop(foreign);
         fs::remove_file(&path).expect("there");
         fs::write(&path, "notes").expect("written");
-        assert!(matches!(bind(&path, 0o660), Err(SocketError::NoSocket(_))));
+        assert!(matches!(bind(&path, 0o660).await, Err(SocketError::NoSocket(_))));
         assert_eq!(fs::read_to_string(&path).expect("there"), "notes");
         fs::remove_file(&path).expect("there");
-        let (_listener, file) = bind(&path, 0o660).expect("free");
+        let (_listener, file) = bind(&path, 0o660).await.expect("free");
         fs::remove_file(&path).expect("there");
         fs::write(&path, "somebody else's by now").expect("written");
         drop(file);
         assert!(path.exists());
         let away = folder.path().join("away/s.sock");
         assert!(
-            bind(&away, 0o660).is_err_and(|error| error.to_string().contains("the folder must be there"))
+            bind(&away, 0o660)
+                .await
+                .is_err_and(|error| error.to_string().contains("the folder must be there"))
         );
     }
 }
