@@ -3,15 +3,18 @@
 //! [`forwarder`] leads or waits: the leader polls the [`outbox`] and sends what it finds to [`ingest`], which keeps it
 //! in the [`canonical`] store. Each of the two stores is a fenced resource of its own (F-1).
 
+pub mod campaign;
 pub mod canonical;
 pub mod cloudevents;
 pub mod database;
 pub mod forwarder;
 pub mod health;
 pub mod ingest;
+pub mod leading;
 pub mod ledger;
 pub mod mandate;
 pub mod outbox;
+pub mod sweeper;
 
 use std::process::ExitCode;
 
@@ -33,6 +36,7 @@ pub(crate) const SECTIONS: &[Section] = &[
     forwarder::Settings::SECTION,
     ingest::Settings::SECTION,
     ledger::Settings::SECTION,
+    sweeper::Settings::SECTION,
     health::Settings::SECTION,
 ];
 
@@ -45,6 +49,8 @@ pub(crate) enum Role {
     CanonicalIngest(ingest::Args),
     /// Serve fencing scopes, reservations and the audit outbox over gRPC
     Ledger(ledger::Args),
+    /// Release expired reservations, while leading
+    TtlSweeper(sweeper::Args),
 }
 
 /// Runs a role until it is told to stop.
@@ -53,5 +59,6 @@ pub(crate) fn run(role: &Role, app: &App) -> Result<ExitCode, Failure> {
         Role::OutboxForwarder(args) => forwarder::run(args, app),
         Role::CanonicalIngest(args) => ingest::run(args, app),
         Role::Ledger(args) => ledger::run(args, app),
+        Role::TtlSweeper(args) => sweeper::run(args, app),
     }
 }

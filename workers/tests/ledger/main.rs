@@ -9,5 +9,7 @@ mod limits;
 mod secured;
 mod stage;
 mod stopping;
+mod sweeping;
+mod sweeping_kills;
 mod waits;
 mod writes;
