@@ -17,7 +17,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::forwarder::metrics::LEADER_AGE;
 use crate::settings::{Block, Kind, Section, Setting};
 
 /// Where a worker serves its pages.
@@ -49,6 +48,9 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// How long answers that are being written at the very end may take to reach their readers.
 pub const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
+/// The buckets of calls' durations.
+const REQUEST_SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
 /// What a role knows about itself.
 #[async_trait]
 pub trait Probe: Send + Sync + 'static {
@@ -66,7 +68,8 @@ pub trait Probe: Send + Sync + 'static {
 pub fn metrics() -> anyhow::Result<PrometheusHandle> {
     let ages = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0];
     Ok(PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full(LEADER_AGE.to_owned()), &ages)?
+        .set_buckets_for_metric(Matcher::Suffix("_leader_age_seconds".to_owned()), &ages)?
+        .set_buckets_for_metric(Matcher::Suffix("_request_seconds".to_owned()), &REQUEST_SECONDS)?
         .install_recorder()?)
 }
 

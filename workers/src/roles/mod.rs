@@ -3,17 +3,20 @@
 //! [`forwarder`] leads or waits: the leader polls the [`outbox`] and sends what it finds to [`ingest`], which keeps it
 //! in the [`canonical`] store. Each of the two stores is a fenced resource of its own (F-1).
 
+pub mod campaign;
 pub mod canonical;
 pub mod cloudevents;
 pub mod database;
 pub mod forwarder;
 pub mod health;
 pub mod ingest;
+pub mod leading;
 pub mod ledger;
 pub mod mandate;
 pub mod outbox;
 pub mod request_id;
 pub mod sidecar;
+pub mod sweeper;
 pub mod under_way;
 
 use std::process::ExitCode;
@@ -41,11 +44,13 @@ pub(crate) const SECTIONS: &[Section] = &[
     ingest::Settings::SECTION,
     ledger::Settings::SECTION,
     sidecar::Settings::SECTION,
+    sweeper::Settings::SECTION,
     health::Settings::SECTION,
 ];
 
 /// The roles' names on the command line and in `LEASEHOLD_ROLE`.
-pub(crate) const NAMES: &[&str] = &["outbox-forwarder", "canonical-ingest", "ledger", "sidecar"];
+pub(crate) const NAMES: &[&str] =
+    &["outbox-forwarder", "canonical-ingest", "ledger", "sidecar", "ttl-sweeper"];
 
 /// Which role `leasehold` runs when its command line names none: for the entry point of an image.
 #[derive(Clone, Debug, Deserialize)]
@@ -78,6 +83,8 @@ pub(crate) enum Role {
     Ledger(ledger::Args),
     /// Decide for the pods of this node, while holding the fencing scope
     Sidecar(sidecar::Args),
+    /// Release expired reservations, while leading
+    TtlSweeper(sweeper::Args),
 }
 
 impl Role {
@@ -95,6 +102,7 @@ impl Role {
             Self::CanonicalIngest(_) => "canonical-ingest",
             Self::Ledger(_) => "ledger",
             Self::Sidecar(_) => "sidecar",
+            Self::TtlSweeper(_) => "ttl-sweeper",
         }
     }
 }
@@ -106,6 +114,7 @@ pub(crate) fn run(role: &Role, app: &App) -> Result<ExitCode, Failure> {
         Role::CanonicalIngest(args) => ingest::run(args, app),
         Role::Ledger(args) => ledger::run(args, app),
         Role::Sidecar(args) => sidecar::run(args, app),
+        Role::TtlSweeper(args) => sweeper::run(args, app),
     }
 }
 

@@ -107,6 +107,39 @@ impl Drop for Piece {
     }
 }
 
+/// The one batch that a leader has under way. It stays here when the work is dropped in its middle, so that the
+/// process can say what it leaves behind.
+#[derive(Debug, Default)]
+pub struct Batch {
+    all: UnderWay,
+    piece: Mutex<Option<Piece>>,
+}
+
+impl Batch {
+    /// It has begun, or is as far as this.
+    pub fn is_now(&self, what: impl fmt::Display) {
+        let mut piece = self.piece();
+        match &*piece {
+            Some(piece) => piece.is_now(what),
+            None => *piece = self.all.begin(what),
+        }
+    }
+
+    /// It is over, however it ended.
+    pub fn over(&self) {
+        *self.piece() = None;
+    }
+
+    /// For those who wait for its end, or say what it was.
+    pub fn under_way(&self) -> &UnderWay {
+        &self.all
+    }
+
+    fn piece(&self) -> MutexGuard<'_, Option<Piece>> {
+        self.piece.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;

@@ -10,7 +10,7 @@ fn a_role_that_does_not_exist_is_refused_with_those_that_do() {
         let refused = ran(command.env("LEASEHOLD_ROLE", "outbox-forwader"));
         refused.refused(&[
             "LEASEHOLD_ROLE = \"outbox-forwader\" is not allowed",
-            "use one of outbox-forwarder, canonical-ingest, ledger, sidecar",
+            "use one of outbox-forwarder, canonical-ingest, ledger, sidecar, ttl-sweeper",
         ]);
     }
     leasehold.run(&["worker"]).refused(&["worker.role is not set", "LEASEHOLD_ROLE", "canonical-ingest"]);

@@ -80,17 +80,76 @@ async fn a_takeover_waits_for_a_write_that_was_admitted() -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The same without the lock, in this test's own schema: what the lock is for.
-#[tokio::test]
-async fn without_the_lock_an_old_term_writes_beside_its_successor() -> anyhow::Result<()> {
-    let stage = Stage::new().await?;
+/// Changes the admission in this test's own schema.
+async fn admit_without(stage: &Stage, part: &str) -> anyhow::Result<()> {
     let source: String = sqlx::query_scalar("SELECT pg_get_functiondef('ledger_admit'::regproc)")
         .fetch_one(&stage.pool)
         .await?;
-    let unlocked = source.replace("FOR SHARE", "");
-    assert_ne!(source, unlocked);
-    sqlx::raw_sql(sqlx::AssertSqlSafe(unlocked)).execute(&stage.pool).await?;
+    let changed = source.replace(part, "");
+    assert_ne!(source, changed);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(changed)).execute(&stage.pool).await?;
+    Ok(())
+}
+
+/// What the two locks are for, both taken away.
+#[tokio::test]
+async fn without_the_lock_an_old_term_writes_beside_its_successor() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    admit_without(&stage, "FOR SHARE").await?;
+    admit_without(&stage, QUEUE).await?;
     assert!(!paused_after_admission(&stage).await?, "nothing to wait for");
     assert_eq!(stage.int(OVERLAPS).await?, 1, "the fault that the lock prevents");
+    Ok(())
+}
+
+const QUEUE: &str = "PERFORM pg_advisory_xact_lock_shared(ledger_scope_queue(p_scope));";
+
+/// A write is under way, a renewal waits for it, and another write comes: does it pass the renewal?
+async fn a_writer_passes_a_waiting_renewal(stage: &Stage) -> anyhow::Result<bool> {
+    let ledger = stage.ledger().await?;
+    let client = ledger.client().await?;
+    let term = won(&client, attempt("a")).await?;
+    let mut paused = PgConnection::connect(&stage.url).await?;
+    let mut transaction = paused.begin().await?;
+    sqlx::query("SELECT ledger_admit('payments', 'acme', 'a', 1, $1)")
+        .bind(sqlx::types::Uuid::from_slice(&term.grant)?)
+        .execute(&mut *transaction)
+        .await?;
+    let renewal = v1::AcquireFencingLeaseRequest { grant: term.grant.clone(), ..attempt("a") };
+    let renewal = tokio::spawn({
+        let client = client.clone();
+        async move { won(&client, renewal).await }
+    });
+    let waiting = async |count: i64| {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+            AND datname = current_database() AND application_name = 'leasehold ledger'";
+        stage.int(waiting).await.is_ok_and(|now| now == count)
+    };
+    wait_until("the renewal waits", LIMIT, || waiting(1)).await?;
+    let asked = reserve(&fence("a", &term), "k1", 1);
+    let mut writer = client.clone();
+    let write = tokio::spawn(async move { writer.reserve(asked).await });
+    wait_until("the write waits too, or is done", LIMIT, async || write.is_finished() || waiting(2).await)
+        .await?;
+    let passed = write.is_finished();
+    assert!(!renewal.is_finished());
+    transaction.rollback().await?;
+    assert_eq!(renewal.await??.action, "renew");
+    assert!(outcome(write.await??)?.is_ok());
+    Ok(passed)
+}
+
+/// Else writers, one after the other, would keep it waiting until the lease has run out.
+#[tokio::test]
+async fn no_writer_passes_a_waiting_renewal() -> anyhow::Result<()> {
+    assert!(!a_writer_passes_a_waiting_renewal(&Stage::new().await?).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_the_queue_writers_pass_a_waiting_renewal() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    admit_without(&stage, QUEUE).await?;
+    assert!(a_writer_passes_a_waiting_renewal(&stage).await?, "the fault that the queue prevents");
     Ok(())
 }

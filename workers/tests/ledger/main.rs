@@ -9,5 +9,8 @@ mod limits;
 mod secured;
 mod stage;
 mod stopping;
+mod sweeping;
+mod sweeping_kills;
+mod sweeping_stops;
 mod waits;
 mod writes;

@@ -236,3 +236,22 @@ pub(crate) async fn until_free(client: &LedgerClient<Channel>) -> anyhow::Result
     anyhow::ensure!(answer.free, "still held after the limit");
     Ok(())
 }
+
+/// Makes `count` reservations of 1 EUR cent each whose time is over.
+pub(crate) async fn expired(stage: &Stage, count: i32) -> anyhow::Result<()> {
+    sqlx::raw_sql("UPDATE budgets SET limit_minor = 1000000").execute(&stage.pool).await?;
+    let made: i64 = sqlx::query_scalar(
+        "WITH term AS MATERIALIZED (SELECT * FROM ledger_fencing_scope('acquire', 'payments', 'acme', 'seeder', NULL, NULL,
+                3600, true, NULL, gen_random_uuid(), NULL))
+         SELECT count(made.o_reservation) FROM term, generate_series(1, $1) AS n, LATERAL ledger_reserve('payments',
+                'acme', 'seeder', o_epoch, o_grant, o_epoch || '-' || n, '', gen_random_uuid(), 1, 'EUR', 600) AS made",
+    )
+    .bind(count)
+    .fetch_one(&stage.pool)
+    .await?;
+    anyhow::ensure!(made == i64::from(count), "{made} of {count} were made");
+    sqlx::raw_sql("UPDATE reservations SET ttl_expires_at = clock_timestamp() - interval '1 hour' WHERE current_state = 'reserved'")
+        .execute(&stage.pool)
+        .await?;
+    Ok(())
+}

@@ -1,19 +1,21 @@
 //! The leader's loop: read, send, mark; at each step as if the process might be paused, killed or replaced there.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use lease_core::{Loss, fence::FENCING_EPOCH_STALE};
+use async_trait::async_trait;
+use lease_core::{Loss, Term, fence::FENCING_EPOCH_STALE};
 use metrics::counter;
 use tracing::{debug, error, info, warn};
 
 use super::metrics::{LOOP_ITERATIONS, ROWS_FORWARDED, Skip};
 use super::sender::{SendError, Sender};
+use crate::roles::campaign::Work;
 use crate::roles::database::{StoreError, within};
 use crate::roles::mandate::Mandate;
 use crate::roles::outbox::Outbox;
 use crate::roles::request_id;
-use crate::roles::under_way::{Piece, UnderWay};
+use crate::roles::under_way::Batch;
 
 /// What a forwarder needs while it leads.
 pub(super) struct Forwarder {
@@ -29,10 +31,8 @@ pub(super) struct Forwarder {
     pub(super) retry_every: Duration,
     /// How long the outbox may take for one answer.
     pub(super) call_limit: Duration,
-    /// The batch under way, for those who wait for its end.
-    pub(super) under_way: UnderWay,
-    /// It stays here when the work is dropped in its middle, so that the process can say what it leaves behind.
-    pub(super) batch: Mutex<Option<Piece>>,
+    /// The batch under way.
+    pub(super) batch: Batch,
 }
 
 /// Why a batch was not finished.
@@ -43,9 +43,10 @@ enum Trouble {
     Ingest(SendError),
 }
 
-impl Forwarder {
-    /// Works for one term: until it is over or the work should stop. The batch under way is finished first.
-    pub(super) async fn lead(&self, mandate: Mandate) {
+#[async_trait]
+impl Work for Forwarder {
+    /// The batch under way is finished before it returns.
+    async fn lead(&self, mandate: Mandate) {
         let mut admitted = false;
         let mut size = self.batch_size;
         loop {
@@ -56,7 +57,7 @@ impl Forwarder {
                 return;
             } else {
                 let outcome = self.round(&mandate, &mut admitted, size).await;
-                *self.batch() = None;
+                self.batch.over();
                 outcome
             };
             let pause = match outcome {
@@ -86,6 +87,24 @@ impl Forwarder {
         }
     }
 
+    async fn take_term(&self) -> Result<Term, StoreError> {
+        within(self.call_limit, self.outbox.take_term()).await
+    }
+
+    fn retry_every(&self) -> Duration {
+        self.retry_every
+    }
+
+    fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    fn if_abandoned(&self) -> &'static str {
+        "its rows stay pending and each event is kept once"
+    }
+}
+
+impl Forwarder {
     /// One batch; returns how many rows it had.
     async fn round(&self, mandate: &Mandate, admitted: &mut bool, size: u32) -> Result<usize, Trouble> {
         let term = mandate.term();
@@ -103,12 +122,12 @@ impl Forwarder {
         }
         let span = (rows.first().map_or(0, |row| row.outbox_id), rows.last().map_or(0, |row| row.outbox_id));
         let batch = format!("a batch of {} rows, outbox_id {} to {}", rows.len(), span.0, span.1);
-        *self.batch() = self.under_way.begin(format_args!("{batch}, sent and not answered"));
+        self.batch.is_now(format_args!("{batch}, sent and not answered"));
         let ingested = self.sender.send(term, &rows).await.map_err(Trouble::Ingest)?;
         if !mandate.holds_now() {
             return Err(Trouble::Expired);
         }
-        self.batch().iter().for_each(|piece| piece.is_now(format_args!("{batch}, ingested and not marked")));
+        self.batch.is_now(format_args!("{batch}, ingested and not marked"));
         let outbox_ids: Vec<_> = rows.iter().map(|row| row.outbox_id).collect();
         let marking = self.outbox.mark_forwarded(term, &outbox_ids);
         let marked = within(self.call_limit, marking).await.map_err(Trouble::Outbox)?;
@@ -120,10 +139,6 @@ impl Forwarder {
         }
         debug!(epoch = term.epoch, rows = rows.len(), ingested.accepted, ingested.duplicates, "forwarded");
         Ok(rows.len())
-    }
-
-    fn batch(&self) -> MutexGuard<'_, Option<Piece>> {
-        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports a trouble; returns how long to pause, or `None` if the term is over.

@@ -36,6 +36,7 @@ use crate::{App, Failure, shutdown};
 use calls::Calls;
 pub use prepare::{add_scope, migrate, set_budget};
 use service::Service;
+pub(crate) use settings::POSTGRES;
 pub use settings::Settings;
 use store::LedgerStore;
 use wake::Wakes;

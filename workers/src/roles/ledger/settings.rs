@@ -133,7 +133,7 @@ impl Block for Settings {
 }
 
 /// The ledger lives in Postgres only: a scope's row is locked while its effects are written.
-const POSTGRES: Kind = Kind::Checked {
+pub(crate) const POSTGRES: Kind = Kind::Checked {
     check: |text| matches!(text.parse(), Ok(Database::Postgres(_))),
     allowed: "use postgres://USER@HOST/DATABASE",
 };

@@ -224,14 +224,16 @@ BEGIN
     o_epoch := p_epoch;
 END $$;
 
--- Releases expired reservations, at most p_limit; the caller's transaction has admitted its term (F-1). Returns how
--- many. Budgets are locked in one order, so that two sweepers could not wait for each other.
-CREATE OR REPLACE FUNCTION ledger_sweep(p_limit integer, p_owner text, p_epoch bigint) RETURNS bigint
+-- Releases expired reservations, at most p_limit; returns how many. The sweepers' term is admitted first (F-1), and all
+-- of it is one statement: a sweeper that is paused or killed leaves no transaction open. Budgets are locked in one
+-- order, so that two sweepers could not wait for each other.
+CREATE OR REPLACE FUNCTION ledger_sweep(p_limit integer, p_owner text, p_epoch bigint, p_grant uuid) RETURNS bigint
     LANGUAGE plpgsql AS $$
 DECLARE
     v_swept bigint;
     v_ids   uuid[];
 BEGIN
+    PERFORM leasehold_admit('ttl_sweeper', p_epoch, p_grant);
     SELECT array_agg(reservation_id) INTO v_ids FROM (
         SELECT reservation_id FROM reservations
         WHERE current_state = 'reserved' AND ttl_expires_at <= clock_timestamp()

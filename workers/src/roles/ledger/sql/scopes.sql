@@ -37,6 +37,13 @@ CREATE TABLE IF NOT EXISTS fencing_scope_events (
 CREATE UNIQUE INDEX IF NOT EXISTS fencing_scope_events_attempt
     ON fencing_scope_events (fencing_scope_id, audit_event_id) WHERE audit_event_id IS NOT NULL;
 
+-- The queue before a scope's row. Row locks are not fair: writers that share the row's lock one after the other would
+-- keep a renewal or a revocation waiting for as long as they are busy (12 s measured). Who asks for this lock waits in
+-- line. It keeps order, not safety: the row's own lock does that.
+CREATE OR REPLACE FUNCTION ledger_scope_queue(p_scope text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT hashtextextended(p_scope, 5501207)
+$$;
+
 -- Everything that ever changes a scope, one at a time by FOR UPDATE.
 --
 -- p_request: acquire (p_grant: a renewal), release, revoke (nobody holds the scope afterwards).
@@ -53,6 +60,7 @@ DECLARE
     v_now     timestamptz;
     v_live    boolean;
 BEGIN
+    PERFORM pg_advisory_xact_lock(ledger_scope_queue(p_scope));
     SELECT * INTO v_scope FROM fencing_scopes WHERE fencing_scope_id = p_scope FOR UPDATE;
     IF NOT FOUND AND p_request = 'acquire' THEN
         -- fencingScopeMode perPod: <scope>/<node> comes into being when it is first asked for, if <scope> is there.
@@ -181,6 +189,7 @@ END $$;
 CREATE OR REPLACE FUNCTION ledger_admit(p_scope text, p_tenant text, p_owner text, p_epoch bigint, p_grant uuid)
     RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM pg_advisory_xact_lock_shared(ledger_scope_queue(p_scope));
     PERFORM FROM fencing_scopes
         WHERE fencing_scope_id = p_scope AND tenant_id = p_tenant AND current_holder_instance_id = p_owner
               AND current_epoch = p_epoch AND current_grant = p_grant
