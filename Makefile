@@ -58,9 +58,9 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 		"$(LAB) failover --mode postgres --ttl 15s --times 3" \
 		| sh scripts/together.sh 5
 
-bench: ## paired benches with their bars: renewal, hand-over, is_leader_now (release build)
+bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the cost of the fence (release build)
 	@sh scripts/setup.sh postgres etcd k8s
-	$(CARGO) build --locked --release -p lease-benches -p lease-lab
+	$(CARGO) build --locked --release -p lease-benches -p lease-lab -p lease-workers
 	target/release/leasehold-bench
 	target/release/leasehold-lab handover --mode postgres --times 200
 	target/release/leasehold-lab handover --mode etcd --times 200

@@ -1,9 +1,10 @@
 //! Paired micro-benchmarks: ours and a reference take turns in one run, and the ratio of their medians is judged.
 //!
 //! Machines are noisy: a single figure says little, a ratio of neighbours much. `make bench` builds this in release
-//! and runs it; exit code 1 if a bar is missed.
+//! and runs it; exit code 1 if a bar is missed. `leasehold-bench fence` (or `leases`) runs a part.
 
 mod check;
+mod fence;
 mod paired;
 mod renewal;
 mod round_trips;
@@ -14,10 +15,19 @@ use paired::Verdict;
 
 fn main() -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let part = std::env::args().nth(1);
+    let wants = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    anyhow::ensure!(wants("leases") || wants("fence"), "unknown part: use leases or fence, or none for all");
     let verdicts: Vec<Verdict> = runtime.block_on(async {
-        let mut verdicts = vec![check::is_leader_now().await?];
-        verdicts.push(renewal::renewal().await?);
-        verdicts.extend(round_trips::round_trips().await?);
+        let mut verdicts = Vec::new();
+        if wants("leases") {
+            verdicts.push(check::is_leader_now().await?);
+            verdicts.push(renewal::renewal().await?);
+            verdicts.extend(round_trips::round_trips().await?);
+        }
+        if wants("fence") {
+            verdicts.extend(fence::fence().await?);
+        }
         anyhow::Ok(verdicts)
     })?;
     println!("\n{}", verdicts.iter().map(Verdict::to_string).collect::<Vec<_>>().join("\n"));

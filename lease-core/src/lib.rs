@@ -24,7 +24,7 @@ pub use backend::{
 };
 pub use clock::{Clock, Instant, ManualClock};
 pub use elector::step::{Loss, StopReason};
-pub use elector::{Elector, ElectorBuilder, Ended, RunError, WorkloadId};
+pub use elector::{Elector, ElectorBuilder, Ended, Plan, RunError, WorkloadId};
 pub use error::{BackendError, Certainty, InvalidName, InvalidSettings};
 pub use events::{EventKind, LeaseEvent};
 pub use leadership::Leadership;

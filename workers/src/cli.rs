@@ -30,7 +30,7 @@ Exit codes: 0 done; 1 tried and failed; 2 bad input, nothing was started; 125
 `run` itself failed, else its program's own code.")]
 struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -40,8 +40,21 @@ enum Command {
     /// Run a program only while it holds the lease
     Run(run::Run),
     /// Run one of the workers
+    Worker(Worker),
+}
+
+/// Run one of the workers
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without a ROLE, LEASEHOLD_ROLE says which: for the entry point of an image, where `leasehold`
+by itself does as well."
+)]
+struct Worker {
+    /// Write the log as JSON: the same as --log-format json
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
-    Worker(roles::Role),
+    role: Option<roles::Role>,
 }
 
 /// The program: the standard modes and commands, and what an outsider adds.
@@ -104,25 +117,34 @@ impl Cli {
                 }
             }
         }
+        if matches!(&arguments.command, Some(Command::Worker(Worker { json: true, .. }))) {
+            flags.insert("log-format".to_owned(), "json".to_owned());
+        }
         let config = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
         let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
         let settings = Settings::load(model, &sources)?;
-        let usual = match &arguments.command {
+        let command = settled(arguments.command, &settings)?;
+        let usual = match &command {
             // Operators read answers, not logs. What kube's client has to say of failures, we say ourselves.
             Command::Operation(_) => "warn,kube_client=off",
             Command::Run(_) => run::LOG_FILTER,
             Command::Worker(_) => "info,kube_client=off",
         };
-        logs::start(&settings.block::<Log>()?, usual);
+        let role = match &command {
+            Command::Worker(worker) => worker.role.as_ref().map(roles::Role::name),
+            _ => None,
+        };
+        logs::start(&settings.block::<Log>()?, usual, role);
         let app = App { settings, registry: self.registry };
         // `config` shows the settings before it refuses them.
-        if !matches!(arguments.command, Command::Operation(operator::Operation::Config(_))) {
+        if !matches!(command, Command::Operation(operator::Operation::Config(_))) {
             app.settings.leader_election()?;
         }
-        match &arguments.command {
+        match &command {
             Command::Operation(operation) => operator::run(operation, &app),
             Command::Run(args) => run::run(args, &app),
-            Command::Worker(role) => roles::run(role, &app),
+            Command::Worker(Worker { role: Some(role), .. }) => roles::run(role, &app),
+            Command::Worker(Worker { role: None, .. }) => unreachable!("settled"),
         }
     }
 
@@ -134,6 +156,29 @@ impl Cli {
         sections.extend_from_slice(run::SECTIONS);
         sections.extend([Operator::SECTION, Log::SECTION]);
         Model::new(sections)
+    }
+}
+
+/// The command that was given, or else the role that the settings name.
+fn settled(given: Option<Command>, settings: &Settings) -> Result<Command, Failure> {
+    let json = match given {
+        None => false,
+        Some(Command::Worker(Worker { role: None, json })) => json,
+        Some(command) => return Ok(command),
+    };
+    match settings.block::<roles::Chosen>()?.role {
+        Some(name) => Ok(Command::Worker(Worker { role: Some(roles::Role::named(&name)), json })),
+        None if given.is_some() => {
+            let why = format!(
+                "name it after `leasehold worker`, or by LEASEHOLD_ROLE; use one of {}",
+                roles::NAMES.join(", ")
+            );
+            Err(settings.refuse::<roles::Chosen>("role", why).into())
+        }
+        None => {
+            let why = "name a command, or a role by LEASEHOLD_ROLE; `leasehold --help` lists all";
+            Err(Failure::Code(2, why.to_owned()))
+        }
     }
 }
 
@@ -210,7 +255,10 @@ impl App {
     pub fn block_on<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::new(format!("no runtime could start: {error}")))?;
-        runtime.block_on(work)
+        let ended = runtime.block_on(work);
+        // What was abandoned must not hold up the process's end.
+        runtime.shutdown_background();
+        ended
     }
 }
 

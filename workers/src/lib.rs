@@ -37,6 +37,7 @@ mod logs;
 pub mod modes;
 mod operator;
 pub mod roles;
+pub mod rpc;
 mod run;
 pub mod settings;
 pub mod shutdown;

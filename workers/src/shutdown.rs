@@ -1,9 +1,13 @@
 //! The one place where the program hears that it should stop: SIGTERM and SIGINT alike (H-1).
 
 use std::process;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use crate::Failure;
+use crate::roles::under_way::UnderWay;
 
 /// A token that the first SIGTERM or SIGINT cancels.
 ///
@@ -38,4 +42,23 @@ pub fn token() -> std::io::Result<CancellationToken> {
         }
     });
     Ok(token)
+}
+
+/// Waits for the signal, and then until nothing is under way, but no longer than `budget`.
+///
+/// # Errors
+/// What had to be abandoned; `then` says what becomes of it.
+pub async fn drained(
+    stop: &CancellationToken,
+    budget: Duration,
+    work: &UnderWay,
+    then: &str,
+) -> Result<(), Failure> {
+    stop.cancelled().await;
+    tokio::time::timeout(budget, work.none()).await.map_err(|_| abandoned(budget, work, then))
+}
+
+/// The stop budget is used up: the process ends with exit code 1 and says what it leaves undone.
+pub fn abandoned(budget: Duration, work: &UnderWay, then: &str) -> Failure {
+    Failure::new(format!("not stopped within the stop budget of {budget:?}: abandoned {work}; {then}"))
 }

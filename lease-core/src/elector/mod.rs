@@ -3,6 +3,7 @@
 mod builder;
 mod driver;
 mod messages;
+mod plan;
 mod run;
 pub mod step;
 
@@ -16,6 +17,7 @@ use tokio_stream::wrappers::BroadcastStream;
 
 pub use builder::ElectorBuilder;
 pub use driver::StepFn;
+pub use plan::Plan;
 pub use run::{Ended, RunError};
 
 use crate::backend::Connector;

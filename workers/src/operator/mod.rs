@@ -6,6 +6,7 @@ mod history;
 mod init;
 mod migrate;
 mod output;
+mod plan;
 mod revoke;
 mod session;
 mod status;
@@ -35,6 +36,7 @@ pub(crate) enum Operation {
     #[command(subcommand)]
     Fence(fence::Fence),
     Config(config::Config),
+    Plan(plan::ShowPlan),
 }
 
 pub(crate) fn run(operation: &Operation, app: &App) -> Result<ExitCode, Failure> {
@@ -49,6 +51,7 @@ pub(crate) fn run(operation: &Operation, app: &App) -> Result<ExitCode, Failure>
         Operation::Revoke(args) => revoke::run(args, app),
         Operation::Fence(args) => fence::run(args, app),
         Operation::Config(args) => config::run(args, app),
+        Operation::Plan(args) => plan::run(args, app),
     }
 }
 

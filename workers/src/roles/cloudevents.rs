@@ -70,6 +70,9 @@ pub struct CloudEvent<'a> {
     /// The producer's epoch when it wrote the event: data of its time, never a reason to refuse it. A string, because
     /// a CloudEvents integer has 32 bits.
     pub fencingepoch: String,
+    /// The request that caused it, if its producer was told: an extension attribute, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requestid: Option<String>,
     /// The payload.
     #[serde(borrow)]
     pub data: &'a RawValue,

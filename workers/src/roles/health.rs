@@ -1,6 +1,5 @@
 //! `/healthz`, `/readyz` and `/metrics`, the same for every role.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +10,13 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::serve::Listener;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::forwarder::metrics::LEADER_AGE;
 use crate::settings::{Block, Kind, Section, Setting};
 
 /// Where a worker serves its pages.
@@ -44,6 +45,12 @@ impl Block for Settings {
 /// How long the answers of one probe or scrape may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long answers that are being written at the very end may take to reach their readers.
+pub const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// The buckets of calls' durations.
+const REQUEST_SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
 /// What a role knows about itself.
 #[async_trait]
 pub trait Probe: Send + Sync + 'static {
@@ -61,26 +68,31 @@ pub trait Probe: Send + Sync + 'static {
 pub fn metrics() -> anyhow::Result<PrometheusHandle> {
     let ages = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0];
     Ok(PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full(LEADER_AGE.to_owned()), &ages)?
+        .set_buckets_for_metric(Matcher::Suffix("_leader_age_seconds".to_owned()), &ages)?
+        .set_buckets_for_metric(Matcher::Suffix("_request_seconds".to_owned()), &REQUEST_SECONDS)?
         .install_recorder()?)
 }
 
-/// The three pages.
-pub fn router(metrics: PrometheusHandle, probe: Arc<dyn Probe>) -> Router {
+/// The three pages. `/readyz` says no from the moment on in which the process is told to stop.
+pub fn router(metrics: PrometheusHandle, probe: Arc<dyn Probe>, stop: CancellationToken) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Pages { metrics, probe })
+        .with_state(Pages { metrics, probe, stop })
 }
 
 #[derive(Clone)]
 struct Pages {
     metrics: PrometheusHandle,
     probe: Arc<dyn Probe>,
+    stop: CancellationToken,
 }
 
 async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
+    if pages.stop.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
+    }
     match tokio::time::timeout(PROBE_LIMIT, pages.probe.ready()).await {
         Ok(Ok(())) => (StatusCode::OK, "ok\n".to_owned()),
         Ok(Err(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
@@ -107,28 +119,40 @@ pub async fn listen(address: &str) -> anyhow::Result<(TcpListener, SocketAddr)> 
     Ok((listener, local))
 }
 
-/// Serves until `stop`, then finishes what is under way, but waits no longer than `budget` for it.
-///
-/// # Errors
-/// The listener's.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()> + Clone + Send + 'static,
-    budget: Duration,
-) -> std::io::Result<()> {
-    let late = {
-        let stop = stop.clone();
-        async move {
-            stop.await;
-            tokio::time::sleep(budget).await;
-        }
-    };
-    tokio::select! {
-        ended = async { axum::serve(listener, router).with_graceful_shutdown(stop).await } => ended,
-        () = late => {
-            tracing::warn!(?budget, "requests were still under way at the end of the stop budget");
-            Ok(())
-        }
+/// A server that runs beside the work.
+pub struct Server {
+    close: CancellationToken,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Serves until it is closed.
+    pub fn start<L>(listener: L, router: Router) -> Self
+    where
+        L: Listener,
+        L::Addr: std::fmt::Debug,
+    {
+        let close = CancellationToken::new();
+        let closing = close.clone().cancelled_owned();
+        let serve = axum::serve(listener, router).with_graceful_shutdown(closing);
+        Self { close, task: tokio::spawn(async move { serve.await }) }
+    }
+
+    /// Accepts no more connections; what is under way on those that it has goes on.
+    pub fn accept_no_more(&self) {
+        self.close.cancel();
+    }
+
+    /// Accepts nothing more, and lets answers that are being written reach their readers, but no longer than `limit`:
+    /// whatever counts as work under way is over by now, and a connection that says nothing holds nobody up.
+    pub async fn close(mut self, limit: Duration) {
+        self.close.cancel();
+        let _ = tokio::time::timeout(limit, &mut self.task).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }

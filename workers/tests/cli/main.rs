@@ -6,6 +6,8 @@ mod config;
 mod k8s;
 mod migrate;
 mod operator;
+mod plan;
+mod role;
 mod shutdown;
 mod store;
 mod unknown;

@@ -23,7 +23,7 @@ async fn an_accidental_second_instance_fences_the_first_out(stage: Stage) -> any
         written += 50;
         stage.all_arrived(written).await?;
     }
-    first.process.wait_for_line("another instance works on this outbox", LIMIT).await?;
+    first.process.wait_for_line("another instance does this work", LIMIT).await?;
     assert_eq!(first.get("/readyz").await?.0, 503, "it says that it does nothing");
     stage.append(written, written + 100).await?;
     stage.all_arrived(written + 100).await?;

@@ -1,8 +1,14 @@
 //! The roles as real processes of the real binary, on SQLite and on Postgres, under real signals.
 
 mod disabled;
+mod dispatch;
+mod fake;
 mod forwarding;
 mod ingest;
 mod kills;
+mod metrics;
 mod pauses;
+mod pressure;
+mod request_ids;
 mod stage;
+mod stopping;

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lease_core::{Loss, fence::FENCING_EPOCH_STALE};
+use async_trait::async_trait;
+use lease_core::{Loss, Term, fence::FENCING_EPOCH_STALE};
 use metrics::counter;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::metrics::{LOOP_ITERATIONS, ROWS_FORWARDED, Skip};
 use super::sender::{SendError, Sender};
+use crate::roles::campaign::Work;
 use crate::roles::database::{StoreError, within};
 use crate::roles::mandate::Mandate;
 use crate::roles::outbox::Outbox;
+use crate::roles::request_id;
+use crate::roles::under_way::Batch;
 
 /// What a forwarder needs while it leads.
 pub(super) struct Forwarder {
@@ -27,6 +31,8 @@ pub(super) struct Forwarder {
     pub(super) retry_every: Duration,
     /// How long the outbox may take for one answer.
     pub(super) call_limit: Duration,
+    /// The batch under way.
+    pub(super) batch: Batch,
 }
 
 /// Why a batch was not finished.
@@ -37,9 +43,10 @@ enum Trouble {
     Ingest(SendError),
 }
 
-impl Forwarder {
-    /// Works for one term: until it is over or the work should stop. The batch under way is finished first.
-    pub(super) async fn lead(&self, mandate: Mandate) {
+#[async_trait]
+impl Work for Forwarder {
+    /// The batch under way is finished before it returns.
+    async fn lead(&self, mandate: Mandate) {
         let mut admitted = false;
         let mut size = self.batch_size;
         loop {
@@ -49,7 +56,9 @@ impl Forwarder {
             } else if mandate.should_stop() {
                 return;
             } else {
-                self.round(&mandate, &mut admitted, size).await
+                let outcome = self.round(&mandate, &mut admitted, size).await;
+                self.batch.over();
+                outcome
             };
             let pause = match outcome {
                 Ok(rows) if rows >= size as usize => {
@@ -78,6 +87,24 @@ impl Forwarder {
         }
     }
 
+    async fn take_term(&self) -> Result<Term, StoreError> {
+        within(self.call_limit, self.outbox.take_term()).await
+    }
+
+    fn retry_every(&self) -> Duration {
+        self.retry_every
+    }
+
+    fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    fn if_abandoned(&self) -> &'static str {
+        "its rows stay pending and each event is kept once"
+    }
+}
+
+impl Forwarder {
     /// One batch; returns how many rows it had.
     async fn round(&self, mandate: &Mandate, admitted: &mut bool, size: u32) -> Result<usize, Trouble> {
         let term = mandate.term();
@@ -93,14 +120,23 @@ impl Forwarder {
         if !mandate.holds_now() {
             return Err(Trouble::Expired);
         }
+        let span = (rows.first().map_or(0, |row| row.outbox_id), rows.last().map_or(0, |row| row.outbox_id));
+        let batch = format!("a batch of {} rows, outbox_id {} to {}", rows.len(), span.0, span.1);
+        self.batch.is_now(format_args!("{batch}, sent and not answered"));
         let ingested = self.sender.send(term, &rows).await.map_err(Trouble::Ingest)?;
         if !mandate.holds_now() {
             return Err(Trouble::Expired);
         }
+        self.batch.is_now(format_args!("{batch}, ingested and not marked"));
         let outbox_ids: Vec<_> = rows.iter().map(|row| row.outbox_id).collect();
         let marking = self.outbox.mark_forwarded(term, &outbox_ids);
         let marked = within(self.call_limit, marking).await.map_err(Trouble::Outbox)?;
         counter!(ROWS_FORWARDED).increment(marked);
+        for row in &rows {
+            if let Some(request_id) = request_id::of_payload(&row.event.payload) {
+                info!(target: request_id::TARGET, request_id, event = row.event.key.id(), "forwarded");
+            }
+        }
         debug!(epoch = term.epoch, rows = rows.len(), ingested.accepted, ingested.duplicates, "forwarded");
         Ok(rows.len())
     }

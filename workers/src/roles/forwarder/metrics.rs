@@ -1,11 +1,7 @@
 //! The forwarder's metrics, by the names that operators' dashboards use. Those about leadership come from the
-//! elector's events, here and nowhere else.
+//! elector's events, in `leading`.
 
-use std::time::Instant;
-
-use futures::{Stream, StreamExt};
-use lease_core::{EventKind, LeaseEvent};
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 /// 1 while this instance leads, else 0.
 pub const IS_LEADER: &str = "spendguard_outbox_forwarder_is_leader";
@@ -73,31 +69,4 @@ pub fn start() {
     counter!(ROWS_FORWARDED).increment(0);
     counter!(LOOP_ITERATIONS).increment(0);
     Skip::ALL.iter().for_each(|skip| counter!(SKIP, "reason" => skip.reason()).increment(0));
-}
-
-/// Derives the metrics of leadership until the events end.
-pub async fn follow<E>(events: impl Stream<Item = Result<LeaseEvent, E>>) {
-    let mut began = None::<Instant>;
-    let mut events = std::pin::pin!(events);
-    while let Some(event) = events.next().await {
-        // A reader that fell behind goes on with what follows.
-        let Ok(event) = event else { continue };
-        match event.kind {
-            EventKind::Acquired { .. } => {
-                began = Some(Instant::now());
-                gauge!(IS_LEADER).set(1);
-            }
-            EventKind::Renewed(_) => began.iter().for_each(observe_age),
-            EventKind::Ended { .. } => {
-                began.take().iter().for_each(observe_age);
-                gauge!(IS_LEADER).set(0);
-            }
-            _ => {}
-        }
-    }
-    gauge!(IS_LEADER).set(0);
-}
-
-fn observe_age(began: &Instant) {
-    histogram!(LEADER_AGE).record(began.elapsed());
 }

@@ -16,17 +16,16 @@ use std::time::Duration;
 
 use ::metrics::gauge;
 use async_trait::async_trait;
-use futures::{FutureExt, StreamExt};
-use lease_core::{ElectorBuilder, EventKind, LeaseName};
+use lease_core::LeaseName;
 use serde::Deserialize;
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::info;
 use url::Url;
 
-use super::database::{Database, StoreError, within};
-use super::health::{self, Probe};
-use super::mandate::Mandate;
+use super::campaign::{self, Names};
+use super::database::{Database, StoreError};
+use super::health::{self, Probe, Server};
 use super::outbox::{self, Outbox};
+use super::under_way::Batch;
 use crate::modes::Store;
 use crate::settings::{BadSetting, Block, Kind, LeaderElection, Millis, Secret, Section, Setting};
 use crate::{App, Failure, shutdown};
@@ -35,6 +34,8 @@ use sender::Sender;
 
 /// The lease's name unless it is set.
 pub const LEASE: &str = "outbox-forwarder";
+
+const NAMES: Names = Names { is_leader: metrics::IS_LEADER, leader_age: metrics::LEADER_AGE };
 
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
@@ -168,19 +169,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode, Failure> {
         });
     }
     let plan = Plan::of(app)?;
-    // Checked before anything starts; also in mode `disabled`, where it is not used.
-    let never = || async { Err(lease_core::BackendError::refused("mode disabled has no lease store")) };
-    let elector = match &plan.store {
-        Some(store) => {
-            let from = app.migrate_from()?;
-            let refine = |builder: ElectorBuilder| match from {
-                Some(from) => builder.migrate_from(from),
-                None => builder,
-            };
-            app.settings().elector(store.clone(), Some(LEASE), refine)?
-        }
-        None => app.settings().elector(never, Some(LEASE), |builder| builder)?,
-    };
+    let elector = campaign::elector(app, plan.store.as_ref(), LEASE)?;
     app.block_on(work(plan, elector))
 }
 
@@ -210,23 +199,21 @@ async fn work(plan: Plan, elector: lease_core::Elector) -> Result<ExitCode, Fail
         poll_every: plan.role.poll_interval_ms.into(),
         retry_every: plan.retry_every(),
         call_limit,
+        batch: Batch::default(),
     };
-    let probe = Arc::new(Health { outbox, eligible: AtomicBool::new(false) });
+    let eligible = Arc::new(AtomicBool::new(false));
+    let probe = Arc::new(Health { outbox, eligible: eligible.clone() });
     let (listener, address) = health::listen(&plan.listen).await?;
     info!(%address, outbox = %plan.outbox, ingest = %plan.ingest, lease = %plan.lease(), "outbox-forwarder started");
-    let serving = tokio::spawn(health::serve(
-        listener,
-        health::router(pages, probe.clone()),
-        // Probes and scrapes are answered until the lease is given up.
-        std::future::pending().boxed().shared(),
-        Duration::ZERO,
-    ));
-    let ended = match plan.store {
-        Some(_) => campaign(elector, forwarder, probe, stop).await,
-        None => alone(forwarder, probe, stop).await,
-    };
-    serving.abort();
-    ended.map(|()| ExitCode::SUCCESS)
+    // Probes and scrapes are answered until the lease is given up.
+    let server = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let budget = plan.election.stop_budget_ms.into();
+    match plan.store {
+        Some(_) => campaign::campaign(elector, &forwarder, NAMES, eligible, stop, budget).await?,
+        None => campaign::alone(&forwarder, NAMES, eligible, stop, budget).await?,
+    }
+    drop(server);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Bulk writes beside the leases would delay renewals until terms are lost.
@@ -244,65 +231,10 @@ fn check_apart(plan: &Plan, outbox: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// With a lease: leads again and again, until told to stop.
-async fn campaign(
-    elector: lease_core::Elector,
-    forwarder: Forwarder,
-    probe: Arc<Health>,
-    stop: CancellationToken,
-) -> Result<(), Failure> {
-    let following = tokio::spawn(metrics::follow(elector.events()));
-    let mut events = elector.events();
-    let connected = tokio::spawn(async move {
-        while let Some(event) = events.next().await {
-            if event.is_ok_and(|event| matches!(event.kind, EventKind::Connected { .. })) {
-                probe.eligible.store(true, Ordering::Relaxed);
-            }
-        }
-    });
-    let work = |leadership| {
-        let work = forwarder.lead(Mandate::lease(leadership));
-        work.map(Ok::<_, std::convert::Infallible>)
-    };
-    let ended = elector.run_until(stop.cancelled(), work).await;
-    connected.abort();
-    let _ = following.await;
-    ended.map(|_| ()).map_err(|error| Failure::new(error.to_string()))
-}
-
-/// Mode `disabled`: the outbox's own database gives the term, so an accidental second instance fences this one out.
-async fn alone(forwarder: Forwarder, probe: Arc<Health>, stop: CancellationToken) -> Result<(), Failure> {
-    let term = loop {
-        match within(forwarder.call_limit, forwarder.outbox.take_term()).await {
-            Ok(term) => break term,
-            Err(why) => warn!(%why, "no term from the outbox; trying again"),
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(forwarder.retry_every) => {}
-        }
-    };
-    info!(epoch = term.epoch, grant = %term.grant, "leading: mode disabled, term taken from the outbox");
-    probe.eligible.store(true, Ordering::Relaxed);
-    gauge!(metrics::IS_LEADER).set(1);
-    let mandate = Mandate::sole(term, stop.clone());
-    forwarder.lead(mandate.clone()).await;
-    gauge!(metrics::IS_LEADER).set(0);
-    if mandate.loss().is_some() {
-        // F-4: taking another term because the fence refused this one would make two instances duel for ever.
-        error!(
-            "another instance works on this outbox: this one stays idle until it is stopped; run only one, or choose a mode with leases"
-        );
-        probe.eligible.store(false, Ordering::Relaxed);
-        stop.cancelled().await;
-    }
-    Ok(())
-}
-
 struct Health {
     outbox: Arc<dyn Outbox>,
     /// May lead, now or later.
-    eligible: AtomicBool,
+    eligible: Arc<AtomicBool>,
 }
 
 #[async_trait]

@@ -12,8 +12,8 @@ use url::Url;
 
 use crate::roles::canonical::Ingested;
 use crate::roles::cloudevents::{BATCH, CloudEvent, EVENT_TYPE, term_headers};
-use crate::roles::http_client;
 use crate::roles::outbox::PendingRow;
+use crate::roles::{http_client, request_id};
 
 /// The way to one canonical-ingest, for one lease.
 pub(super) struct Sender {
@@ -108,6 +108,7 @@ fn event(row: &PendingRow) -> Result<CloudEvent<'_>, String> {
         time,
         datacontenttype: Cow::Borrowed("application/json"),
         fencingepoch: row.event.fencing_epoch.to_string(),
+        requestid: request_id::of_payload(&row.event.payload),
         data: &row.event.payload,
     })
 }

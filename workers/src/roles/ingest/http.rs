@@ -13,12 +13,14 @@ use lease_core::fence::FENCING_EPOCH_STALE;
 use metrics::counter;
 use serde_json::json;
 use tokio::sync::Semaphore;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::metrics::{ACCEPTED, DUPLICATES, FENCE_REFUSED, REQUESTS};
 use crate::roles::canonical::{ArrivedEvent, Canonical, Ingested};
 use crate::roles::cloudevents::{BATCH, CloudEvent, EVENT_TYPE, EventKey, term_from};
 use crate::roles::database::StoreError;
+use crate::roles::request_id;
+use crate::roles::under_way::UnderWay;
 
 /// When a busy server wants to be asked again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -33,6 +35,8 @@ pub(super) struct Ingest {
     pub(super) max_body_bytes: usize,
     /// The longest time for one request, its body included.
     pub(super) time_limit: Duration,
+    /// The requests that stopping waits for.
+    pub(super) under_way: UnderWay,
 }
 
 /// The route.
@@ -85,6 +89,9 @@ async fn receive(State(ingest): State<Arc<Ingest>>, request: Request) -> Respons
 
 impl Ingest {
     async fn take(&self, request: Request) -> Result<Ingested, Refusal> {
+        let stopping =
+            || refuse(StatusCode::SERVICE_UNAVAILABLE, "STOPPING", "this instance stops; send again");
+        let piece = self.under_way.begin("a request whose body is still read").ok_or_else(stopping)?;
         // Before the body is read: a server under pressure takes in nothing.
         let busy =
             || refuse(StatusCode::SERVICE_UNAVAILABLE, "BUSY", "too many requests at once; send again");
@@ -99,6 +106,7 @@ impl Ingest {
             .map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_BATCH", error.to_string()))?;
         let events = batch.iter().map(arrived).collect::<Result<Vec<_>, _>>();
         let events = events.map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_EVENT", error))?;
+        piece.is_now(format_args!("a batch of {} events of term {}", events.len(), term.epoch));
         let ingested = self.store.ingest(&lease, term, &events).await.map_err(|error| match error {
             StoreError::Stale(stale) => {
                 counter!(FENCE_REFUSED).increment(1);
@@ -110,6 +118,11 @@ impl Ingest {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "the store failed; send again")
             }
         })?;
+        for event in &batch {
+            if let Some(request_id) = event.requestid.as_deref().filter(|id| request_id::is_valid(id)) {
+                info!(target: request_id::TARGET, request_id, event = event.id, "ingested");
+            }
+        }
         counter!(ACCEPTED).increment(ingested.accepted);
         counter!(DUPLICATES).increment(ingested.duplicates);
         Ok(ingested)

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::FutureExt;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tracing::info;
 
 use super::canonical::{self, Canonical};
 use super::database::Database;
-use super::health::{self, Probe};
+use super::health::{self, LAST_ANSWERS, Probe, Server};
+use super::under_way::UnderWay;
 use crate::settings::{Block, Kind, LeaderElection, Millis, Secret, Section, Setting};
 use crate::{App, Failure, shutdown};
 
@@ -133,14 +133,20 @@ async fn work(
         permits: Semaphore::new(role.max_requests as usize),
         max_body_bytes: role.max_body_bytes,
         time_limit,
+        under_way: UnderWay::new(),
     };
-    let router = http::router(Arc::new(ingest)).merge(health::router(pages, Arc::new(Health(store))));
+    let under_way = ingest.under_way.clone();
+    let health = health::router(pages, Arc::new(Health(store)), stop.clone());
+    let router = http::router(Arc::new(ingest)).merge(health);
     let (listener, address) = health::listen(&listen).await?;
     info!(%address, %database, "canonical-ingest started");
-    let stopping = async move { stop.cancelled().await }.boxed().shared();
-    health::serve(listener, router, stopping, stop_budget)
-        .await
-        .map_err(|error| Failure::new(format!("the HTTP server failed: {error}")))?;
+    let server = Server::start(listener, router);
+    stop.cancelled().await;
+    // Who comes now is told to come back; who is here already gets an answer.
+    under_way.close();
+    let then = "their forwarders send the events again, and each is kept once";
+    shutdown::drained(&stop, stop_budget, &under_way, then).await?;
+    server.close(stop_budget.min(LAST_ANSWERS)).await;
     info!("canonical-ingest stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,186 @@
+//! `ledger`: a gRPC server that owns fencing scopes, budgets and reservations, in Postgres.
+//!
+//! A scope and every effect that it guards live in one database. Each write asks whether its term is the scope's
+//! present one in its own transaction, under a lock that a takeover waits for; so scopes may be taken as soon as they
+//! are free, and the ledger's clock decides only when that is polite (F-3). Any number of ledgers may serve one
+//! database.
+
+mod calls;
+mod check;
+mod metrics;
+mod pool;
+mod prepare;
+mod service;
+mod settings;
+pub mod store;
+mod tls;
+mod wake;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use sqlx::postgres::PgConnectOptions;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Server, ServerTlsConfig};
+use tracing::{error, info};
+
+use super::database::Database;
+use super::health::{self, Probe};
+use crate::rpc::ledger::v1::ledger_server::LedgerServer;
+use crate::settings::LeaderElection;
+use crate::{App, Failure, shutdown};
+use calls::Calls;
+pub use prepare::{add_scope, migrate, set_budget};
+use service::Service;
+pub(crate) use settings::POSTGRES;
+pub use settings::Settings;
+use store::LedgerStore;
+use wake::Wakes;
+
+/// Serve fencing scopes, reservations and the audit outbox over gRPC
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Create or upgrade the tables, then do the other preparations, and exit
+    #[arg(long)]
+    migrate: bool,
+    /// Make a fencing scope of a tenant, and exit
+    #[arg(long, num_args = 2, value_names = ["SCOPE", "TENANT"])]
+    add_scope: Option<Vec<String>>,
+    /// Set a tenant's budget in minor units of a currency, and exit
+    #[arg(long, num_args = 3, value_names = ["TENANT", "CURRENCY", "AMOUNT"])]
+    set_budget: Option<Vec<String>>,
+}
+
+/// Runs the role until it is told to stop.
+pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    let settings = app.settings();
+    let role: Settings = settings.block()?;
+    let database = role.database(settings)?;
+    if args.migrate || args.add_scope.is_some() || args.set_budget.is_some() {
+        return app.block_on(prepare_all(args, database));
+    }
+    let plan = Plan {
+        tls: tls::config(&role, settings)?,
+        pages: settings.block::<health::Settings>()?.listen,
+        stop_budget: settings.block::<LeaderElection>()?.stop_budget_ms.into(),
+        role,
+        database,
+    };
+    app.block_on(work(plan))
+}
+
+/// All that the role was told, checked.
+struct Plan {
+    role: Settings,
+    database: Box<PgConnectOptions>,
+    tls: Option<ServerTlsConfig>,
+    pages: String,
+    stop_budget: Duration,
+}
+
+async fn prepare_all(args: &Args, options: Box<PgConnectOptions>) -> Result<ExitCode, Failure> {
+    let database = Database::Postgres(options.clone());
+    let failed =
+        |error: String| Failure::new(format!("the ledger in {database} could not be prepared: {error}"));
+    if args.migrate {
+        migrate(&options).await.map_err(|error| failed(error.to_string()))?;
+        println!("the ledger in {database} is ready");
+    }
+    if let Some([scope, tenant]) = args.add_scope.as_deref() {
+        add_scope(&options, scope, tenant).await.map_err(|error| failed(error.to_string()))?;
+        println!("fencing scope {scope} of tenant {tenant} is there");
+    }
+    if let Some([tenant, currency, amount]) = args.set_budget.as_deref() {
+        let limit = amount.parse().ok().filter(|limit| *limit >= 0).ok_or_else(|| {
+            Failure::Code(2, format!("--set-budget {amount}: use a whole number of minor units, 0 or more"))
+        })?;
+        set_budget(&options, tenant, currency, limit).await.map_err(|error| failed(error.to_string()))?;
+        println!("tenant {tenant} may spend {limit} minor units of {currency}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn work(plan: Plan) -> Result<ExitCode, Failure> {
+    let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
+    let pages = health::metrics()?;
+    metrics::start();
+    let Plan { role, database, tls, .. } = plan;
+    let limit = role.call_timeout_ms.into();
+    let service = Arc::new(Service {
+        store: LedgerStore::open(&database, role.max_connections, limit),
+        calls: Calls::new(role.max_requests, limit),
+        waiters: Calls::new(role.max_waiters, limit),
+        wakes: Wakes::start(&database),
+        poll_every: role.await_poll_ms.into(),
+        stop: stop.clone(),
+    });
+    let (http, address) = health::listen(&plan.pages).await?;
+    let (grpc, grpc_address) = health::listen(&role.listen)
+        .await
+        .map_err(|error| Failure::new(format!("{error:#}").replace("--listen", "--grpc-listen")))?;
+    let (mut reporter, standard_health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<LedgerServer<Arc<Service>>>().await;
+
+    let mut server = Server::builder()
+        .max_concurrent_streams(role.max_requests.saturating_add(role.max_waiters))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)));
+    let secured = tls.is_some();
+    if let Some(tls) = tls {
+        server =
+            server.tls_config(tls).map_err(|error| Failure::new(format!("TLS could not start: {error}")))?;
+    }
+    let ledger = LedgerServer::new(service.clone())
+        .max_decoding_message_size(role.max_message_bytes)
+        .max_encoding_message_size(role.max_message_bytes);
+    let stopping = stop.clone().cancelled_owned().shared();
+    let serving = server
+        .add_service(standard_health)
+        .add_service(ledger)
+        .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), stopping.clone());
+    let database = Database::Postgres(database);
+    info!(%address, grpc = %grpc_address, tls = secured, %database, "ledger started");
+
+    let probe = Arc::new(Health { service: service.clone() });
+    // Probes and scrapes are answered until the last call is.
+    let pages = health::Server::start(http, health::router(pages, probe, stop));
+    let unhealthy = {
+        let stopping = stopping.clone();
+        async move {
+            stopping.await;
+            reporter.set_not_serving::<LedgerServer<Arc<Service>>>().await;
+            // Ends the streams of those who watch, which would else be waited for.
+            reporter.clear_service_status(<LedgerServer<Arc<Service>> as NamedService>::NAME).await;
+            reporter.clear_service_status("").await;
+            tokio::time::sleep(plan.stop_budget).await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = serving => ended.map_err(|error| Failure::new(format!("the gRPC server failed: {error}"))),
+        () = unhealthy => {
+            let calls = service.calls.under_way();
+            error!(calls, budget = ?plan.stop_budget, "calls were still under way at the end of the stop budget: abandoned");
+            Err(Failure::new(format!("{calls} calls were abandoned at the end of the stop budget")))
+        }
+    };
+    drop(pages);
+    ended?;
+    info!("ledger stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Health {
+    service: Arc<Service>,
+}
+
+#[async_trait]
+impl Probe for Health {
+    async fn ready(&self) -> Result<(), String> {
+        // Also that the tables are there; the name is nobody's.
+        let asked = self.service.store.standing("", "").await;
+        asked.map(drop).map_err(|error| format!("the ledger's database does not answer: {error}"))
+    }
+}

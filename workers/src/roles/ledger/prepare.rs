@@ -1,0 +1,69 @@
+//! What an operator makes before the first start: tables, scopes, budgets. Each may be repeated.
+
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+
+use crate::roles::database::{self, StoreError};
+use crate::roles::outbox::Outbox;
+use crate::roles::outbox::PostgresOutbox;
+use lease_postgres::Fence;
+
+/// Makes or upgrades the ledger's tables and functions, the audit outbox's among them, in the schema `public`.
+///
+/// # Errors
+/// The database's; what was made stays, and may be made again.
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
+    PostgresOutbox::open(options, std::time::Duration::from_secs(60)).migrate().await?;
+    let mut connection = options.connect().await?;
+    Fence::install(&mut connection, "public").await?;
+    database::migrate(&mut connection, include_str!("sql/scopes.sql")).await?;
+    database::migrate(&mut connection, include_str!("sql/reservations.sql")).await?;
+    Ok(connection.close().await?)
+}
+
+/// Makes a fencing scope of a tenant.
+///
+/// # Errors
+/// The database's, or that the scope is another tenant's.
+pub async fn add_scope(options: &PgConnectOptions, scope: &str, tenant: &str) -> anyhow::Result<()> {
+    let mut connection: PgConnection = options.connect().await?;
+    sqlx::query(
+        "INSERT INTO fencing_scopes (fencing_scope_id, tenant_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+    )
+    .bind(scope)
+    .bind(tenant)
+    .execute(&mut connection)
+    .await?;
+    let owner: String =
+        sqlx::query_scalar("SELECT tenant_id FROM fencing_scopes WHERE fencing_scope_id = $1")
+            .bind(scope)
+            .fetch_one(&mut connection)
+            .await?;
+    anyhow::ensure!(owner == tenant, "fencing scope {scope} is tenant {owner}'s: choose another name");
+    Ok(connection.close().await?)
+}
+
+/// Sets a tenant's budget in one currency. Below what is reserved or spent already, it only keeps more from being
+/// reserved.
+///
+/// # Errors
+/// The database's.
+pub async fn set_budget(
+    options: &PgConnectOptions,
+    tenant: &str,
+    currency: &str,
+    limit_minor: i64,
+) -> anyhow::Result<()> {
+    let mut connection: PgConnection = options.connect().await?;
+    sqlx::query(
+        "INSERT INTO budgets (tenant_id, currency, limit_minor) VALUES ($1, $2, $3)
+         ON CONFLICT (tenant_id, currency) DO UPDATE SET limit_minor = excluded.limit_minor",
+    )
+    .bind(tenant)
+    .bind(currency)
+    .bind(limit_minor)
+    .execute(&mut connection)
+    .await?;
+    Ok(connection.close().await?)
+}

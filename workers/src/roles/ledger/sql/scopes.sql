@@ -1,0 +1,198 @@
+-- Fencing scopes, in Postgres. May be run again.
+--
+-- A scope and every effect that it guards live in this database, so the clock here decides only when a takeover is
+-- polite; what makes writes safe is ledger_admit in their own transactions.
+CREATE TABLE IF NOT EXISTS fencing_scopes (
+    fencing_scope_id           text COLLATE "C" PRIMARY KEY CHECK (fencing_scope_id <> ''),
+    tenant_id                  text   NOT NULL CHECK (tenant_id <> ''),
+    current_holder_instance_id text,
+    current_epoch              bigint NOT NULL DEFAULT 0 CHECK (current_epoch >= 0),
+    ttl_expires_at             timestamptz,
+    -- What renewals and writes must present; none while nobody holds the scope.
+    current_grant              uuid,
+    -- The grant that was given up last: a release that is repeated is told so.
+    released_grant             uuid,
+    acquired_at                timestamptz,
+    renewed_at                 timestamptz,
+    CHECK ((current_holder_instance_id IS NULL) = (current_grant IS NULL)),
+    CHECK ((current_grant IS NULL) = (ttl_expires_at IS NULL))
+) WITH (fillfactor = 50);
+
+-- One row for each change of holder; renewals, 17,000 a day, leave none.
+CREATE TABLE IF NOT EXISTS fencing_scope_events (
+    event_id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    fencing_scope_id           text COLLATE "C" NOT NULL,
+    tenant_id                  text   NOT NULL,
+    old_epoch                  bigint NOT NULL,
+    new_epoch                  bigint NOT NULL,
+    owner_instance_id          text,
+    previous_owner_instance_id text,
+    -- A takeover is called promote here, as alerts know it.
+    action                     text   NOT NULL CHECK (action IN ('acquire', 'recover', 'promote', 'revoke', 'release')),
+    ttl_seconds                integer,
+    audit_event_id             text,
+    note                       text,
+    created_at                 timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE UNIQUE INDEX IF NOT EXISTS fencing_scope_events_attempt
+    ON fencing_scope_events (fencing_scope_id, audit_event_id) WHERE audit_event_id IS NOT NULL;
+
+-- The queue before a scope's row. Row locks are not fair: writers that share the row's lock one after the other would
+-- keep a renewal or a revocation waiting for as long as they are busy (12 s measured). Who asks for this lock waits in
+-- line. It keeps order, not safety: the row's own lock does that.
+CREATE OR REPLACE FUNCTION ledger_scope_queue(p_scope text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT hashtextextended(p_scope, 5501207)
+$$;
+
+-- Everything that ever changes a scope, one at a time by FOR UPDATE.
+--
+-- p_request: acquire (p_grant: a renewal), release, revoke (nobody holds the scope afterwards).
+-- o_outcome: an action (acquire, renew, recover, takeover, revoke), released, revoked, denied, or error.
+CREATE OR REPLACE FUNCTION ledger_fencing_scope(
+    p_request text, p_scope text, p_tenant text, p_instance text, p_epoch bigint, p_grant uuid,
+    p_ttl_seconds integer, p_force boolean, p_attempt text, p_fresh uuid, p_note text,
+    OUT o_outcome text, OUT o_code text, OUT o_message text, OUT o_holder text, OUT o_epoch bigint,
+    OUT o_expires_us bigint, OUT o_grant uuid
+) LANGUAGE plpgsql AS $$
+DECLARE
+    v_scope   fencing_scopes%ROWTYPE;
+    v_attempt fencing_scope_events%ROWTYPE;
+    v_now     timestamptz;
+    v_live    boolean;
+BEGIN
+    PERFORM pg_advisory_xact_lock(ledger_scope_queue(p_scope));
+    SELECT * INTO v_scope FROM fencing_scopes WHERE fencing_scope_id = p_scope FOR UPDATE;
+    IF NOT FOUND AND p_request = 'acquire' THEN
+        -- fencingScopeMode perPod: <scope>/<node> comes into being when it is first asked for, if <scope> is there.
+        INSERT INTO fencing_scopes (fencing_scope_id, tenant_id)
+            SELECT p_scope, parent.tenant_id FROM fencing_scopes parent
+            WHERE parent.fencing_scope_id = regexp_replace(p_scope, '/[^/]+$', '') AND parent.tenant_id = p_tenant
+                  AND parent.fencing_scope_id <> p_scope
+            ON CONFLICT DO NOTHING;
+        SELECT * INTO v_scope FROM fencing_scopes WHERE fencing_scope_id = p_scope FOR UPDATE;
+    END IF;
+    -- Only now: the wait for the lock may have been long.
+    v_now := clock_timestamp();
+    v_live := v_scope.current_grant IS NOT NULL AND v_scope.ttl_expires_at > v_now;
+    o_outcome := 'error';
+    o_epoch := v_scope.current_epoch;
+    IF v_scope.fencing_scope_id IS NULL THEN
+        o_code := 'FENCING_SCOPE_UNKNOWN';
+        o_message := format('there is no fencing scope %s of tenant %s: make it by leasehold worker ledger --add-scope, or name another', p_scope, p_tenant);
+        RETURN;
+    ELSIF v_scope.tenant_id <> p_tenant THEN
+        o_code := 'TENANT_MISMATCH';
+        o_message := format('fencing scope %s is not of tenant %s: name the tenant that owns it', p_scope, p_tenant);
+        RETURN;
+    END IF;
+
+    IF p_request = 'release' THEN
+        IF v_scope.current_grant = p_grant AND v_scope.current_epoch = p_epoch
+           AND v_scope.current_holder_instance_id = p_instance THEN
+            UPDATE fencing_scopes SET current_holder_instance_id = NULL, current_grant = NULL, ttl_expires_at = NULL,
+                   released_grant = p_grant
+                WHERE fencing_scope_id = p_scope;
+            INSERT INTO fencing_scope_events (fencing_scope_id, tenant_id, old_epoch, new_epoch,
+                    previous_owner_instance_id, action)
+                VALUES (p_scope, p_tenant, p_epoch, p_epoch, p_instance, 'release');
+            PERFORM pg_notify('leasehold_fencing_scopes', p_scope);
+        ELSIF v_scope.current_grant IS NOT NULL OR v_scope.current_epoch <> p_epoch
+              OR v_scope.released_grant IS DISTINCT FROM p_grant THEN
+            o_code := 'FENCING_EPOCH_STALE';
+            o_message := format('epoch %s is over on %s, which is at epoch %s: nothing was changed', p_epoch, p_scope, v_scope.current_epoch);
+            RETURN;
+        END IF;
+        o_outcome := 'released';
+        RETURN;
+    END IF;
+
+    IF p_request = 'revoke' THEN
+        o_outcome := 'revoked';
+        IF v_scope.current_grant IS NULL THEN
+            RETURN;
+        END IF;
+        o_holder := v_scope.current_holder_instance_id;
+        o_epoch := v_scope.current_epoch + 1;
+        UPDATE fencing_scopes SET current_holder_instance_id = NULL, current_grant = NULL, ttl_expires_at = NULL,
+               current_epoch = o_epoch
+            WHERE fencing_scope_id = p_scope;
+        INSERT INTO fencing_scope_events (fencing_scope_id, tenant_id, old_epoch, new_epoch,
+                previous_owner_instance_id, action, note)
+            VALUES (p_scope, p_tenant, v_scope.current_epoch, o_epoch, o_holder, 'revoke', p_note);
+        PERFORM pg_notify('leasehold_fencing_scopes', p_scope);
+        RETURN;
+    END IF;
+
+    IF p_grant IS NOT NULL THEN
+        -- A renewal is never an acquisition: whoever has lost the scope must hear of it.
+        IF v_scope.current_grant IS DISTINCT FROM p_grant OR v_scope.current_holder_instance_id <> p_instance THEN
+            o_code := 'FENCING_EPOCH_STALE';
+            o_message := format('this term of %s is over, the scope is at epoch %s: stop, then acquire without a grant', p_scope, v_scope.current_epoch);
+            RETURN;
+        ELSIF v_live THEN
+            o_outcome := 'renew';
+            o_grant := p_grant;
+            v_now := v_now + make_interval(secs => p_ttl_seconds);
+            UPDATE fencing_scopes SET ttl_expires_at = v_now, renewed_at = clock_timestamp()
+                WHERE fencing_scope_id = p_scope;
+            o_expires_us := extract(epoch FROM v_now) * 1000000;
+            RETURN;
+        END IF;
+    ELSIF p_attempt IS NOT NULL THEN
+        SELECT * INTO v_attempt FROM fencing_scope_events
+            WHERE fencing_scope_id = p_scope AND audit_event_id = p_attempt;
+        IF FOUND AND (v_attempt.owner_instance_id <> p_instance OR v_attempt.ttl_seconds <> p_ttl_seconds) THEN
+            o_code := 'IDEMPOTENCY_KEY_REUSED';
+            o_message := format('audit_event_id %s was another request''s: use a fresh one for each attempt', p_attempt);
+            RETURN;
+        ELSIF FOUND AND v_attempt.new_epoch = v_scope.current_epoch AND v_scope.current_grant IS NOT NULL THEN
+            o_outcome := CASE v_attempt.action WHEN 'promote' THEN 'takeover' ELSE v_attempt.action END;
+            o_grant := v_scope.current_grant;
+            o_expires_us := extract(epoch FROM v_scope.ttl_expires_at) * 1000000;
+            RETURN;
+        ELSIF FOUND THEN
+            -- To say again that it succeeded would be true of the past only.
+            o_code := 'FENCING_EPOCH_STALE';
+            o_message := format('attempt %s got epoch %s of %s, which is over: acquire under a fresh audit_event_id', p_attempt, v_attempt.new_epoch, p_scope);
+            RETURN;
+        END IF;
+    END IF;
+
+    o_outcome := CASE
+        WHEN v_scope.current_grant IS NULL THEN 'acquire'
+        WHEN NOT v_live AND v_scope.current_holder_instance_id = p_instance THEN 'recover'
+        WHEN NOT v_live THEN 'takeover'
+        WHEN p_force THEN 'revoke'
+        -- Also by the holder's own name: two processes of one name are two holders.
+        ELSE 'denied'
+    END;
+    IF o_outcome = 'denied' THEN
+        o_holder := v_scope.current_holder_instance_id;
+        o_expires_us := extract(epoch FROM v_scope.ttl_expires_at) * 1000000;
+        RETURN;
+    END IF;
+    o_epoch := v_scope.current_epoch + 1;
+    o_grant := p_fresh;
+    UPDATE fencing_scopes SET current_holder_instance_id = p_instance, current_grant = p_fresh, current_epoch = o_epoch,
+           ttl_expires_at = v_now + make_interval(secs => p_ttl_seconds), acquired_at = v_now, renewed_at = v_now
+        WHERE fencing_scope_id = p_scope;
+    INSERT INTO fencing_scope_events (fencing_scope_id, tenant_id, old_epoch, new_epoch, owner_instance_id,
+            previous_owner_instance_id, action, ttl_seconds, audit_event_id, note)
+        VALUES (p_scope, p_tenant, v_scope.current_epoch, o_epoch, p_instance, v_scope.current_holder_instance_id,
+                CASE o_outcome WHEN 'takeover' THEN 'promote' ELSE o_outcome END, p_ttl_seconds, p_attempt, p_note);
+    o_expires_us := extract(epoch FROM v_now + make_interval(secs => p_ttl_seconds)) * 1000000;
+END $$;
+
+-- Is this the scope's present term? Asked in the write's own transaction, before anything that its effects depend on.
+-- The shared lock makes a takeover wait until those effects are committed or gone; without it a holder that is paused
+-- here would write beside its successor.
+CREATE OR REPLACE FUNCTION ledger_admit(p_scope text, p_tenant text, p_owner text, p_epoch bigint, p_grant uuid)
+    RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(ledger_scope_queue(p_scope));
+    PERFORM FROM fencing_scopes
+        WHERE fencing_scope_id = p_scope AND tenant_id = p_tenant AND current_holder_instance_id = p_owner
+              AND current_epoch = p_epoch AND current_grant = p_grant
+        FOR SHARE;
+    RETURN FOUND;
+END $$;

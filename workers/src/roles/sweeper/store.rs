@@ -1,0 +1,77 @@
+//! Expired reservations, in the ledger's database.
+
+use std::time::Duration;
+
+use lease_core::Term;
+use lease_core::fence::Stale;
+use lease_postgres::Fence;
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::types::Uuid;
+
+use crate::roles::database::{self, StoreError};
+
+/// The resource that sweepers' terms are admitted on (F-1), as in `ledger_sweep`.
+pub const RESOURCE: &str = "ttl_sweeper";
+/// What the admission of an old term raises.
+const STALE: &str = "LH001";
+
+/// The reservations of one ledger.
+pub struct Expired {
+    pool: PgPool,
+}
+
+impl Expired {
+    /// Connects at the first use.
+    pub fn open(options: &PgConnectOptions, statement_limit: Duration) -> Self {
+        Self { pool: database::postgres(options, 2, statement_limit) }
+    }
+
+    /// Releases at most `limit` reservations whose time is over, each with its audit row and outbox row, if the ledger
+    /// admits `term` in the same transaction; returns how many. One statement: all of it or nothing.
+    ///
+    /// # Errors
+    /// A later term has been admitted, or the database's.
+    pub async fn sweep(&self, term: Term, owner: &str, limit: u32) -> Result<u64, StoreError> {
+        let refused = || StoreError::Stale(Stale { refused: term });
+        // The store can't issue, nor ever admit, such an epoch.
+        let epoch = i64::try_from(term.epoch).map_err(|_| refused())?;
+        let swept: Result<i64, _> = sqlx::query_scalar("SELECT ledger_sweep($1, $2, $3, $4)")
+            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+            .bind(owner)
+            .bind(epoch)
+            .bind(Uuid::from_u128(term.grant.0))
+            .fetch_one(&self.pool)
+            .await;
+        match swept {
+            Ok(swept) => Ok(swept.unsigned_abs()),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STALE) => Err(refused()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Mode `disabled`: a new term from the ledger's own mark, admitted at once.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn take_term(&self) -> Result<Term, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let term = Fence::new(RESOURCE).take_term(&mut tx).await?;
+        tx.commit().await?;
+        Ok(term)
+    }
+
+    /// For how long the oldest reservation that is over has waited, by the database's clock; zero if none waits.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn oldest_age(&self) -> Result<Duration, StoreError> {
+        let age: Option<i64> = sqlx::query_scalar(
+            "SELECT (extract(epoch FROM clock_timestamp() - ttl_expires_at) * 1000)::bigint
+             FROM reservations WHERE current_state = 'reserved' ORDER BY ttl_expires_at LIMIT 1",
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(Duration::from_millis(age.unwrap_or(0).max(0) as u64))
+    }
+}

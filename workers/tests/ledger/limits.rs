@@ -1,0 +1,83 @@
+//! Message size, deadlines, places: what keeps one client from harming the others.
+
+use lease_testbed::wait_until;
+use sqlx::{Connection, PgConnection};
+use tonic::{Code, Request};
+
+use crate::stage::{LIMIT, Stage, attempt, fence, outcome, reserve, won};
+
+#[tokio::test]
+async fn a_message_beyond_the_limit_is_refused_and_the_server_goes_on() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let ledger = stage.ledger_with(&["--ledger-max-message-bytes", "2048"]).await?;
+    let mut client = ledger.client().await?;
+    let mut large = attempt("a");
+    large.audit_event_id = "x".repeat(3_000);
+    let refusal = client.acquire_fencing_lease(large).await.expect_err("too large");
+    assert_eq!(refusal.code(), Code::OutOfRange, "{refusal}");
+    assert_eq!(won(&client, attempt("a")).await?.epoch, 1);
+    Ok(())
+}
+
+/// The scope is locked by somebody: the client's deadline, or else the server's, ends the call, and the same request
+/// with the same key does it later, once.
+#[tokio::test]
+async fn a_deadline_ends_a_call_and_its_key_tells_what_became_of_it() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let ledger = stage.ledger_with(&["--ledger-call-timeout", "2s", "--ledger-max-requests", "1"]).await?;
+    let mut client = ledger.client().await?;
+    let fence = fence("a", &won(&client, attempt("a")).await?);
+    let mut locker = PgConnection::connect(&stage.url).await?;
+    let mut lock = locker.begin().await?;
+    sqlx::query("SELECT FROM fencing_scopes FOR UPDATE").execute(&mut *lock).await?;
+
+    let mut asked = Request::new(reserve(&fence, "k1", 10));
+    asked.metadata_mut().insert("grpc-timeout", "200m".parse()?);
+    let late = client.reserve(asked).await.expect_err("the scope is locked");
+    assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
+    let late = client.reserve(reserve(&fence, "k1", 10)).await.expect_err("the scope is locked");
+    assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
+
+    // There is one place: while it is taken, others are told to come back.
+    let (mut first, held) = (client.clone(), reserve(&fence, "k1", 10));
+    let first = tokio::spawn(async move { first.reserve(held).await });
+    wait_until("the place is taken", LIMIT, || async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+            AND datname = current_database() AND query LIKE '%ledger_reserve%'";
+        stage.int(waiting).await.is_ok_and(|waiting| waiting >= 1)
+    })
+    .await?;
+    let busy = client.reserve(reserve(&fence, "k2", 10)).await.expect_err("one place only");
+    assert_eq!(busy.code(), Code::ResourceExhausted, "{busy}");
+    lock.rollback().await?;
+    let _ = first.await?;
+    wait_until("it is done once", LIMIT, || async {
+        let answer = client.clone().reserve(reserve(&fence, "k1", 10)).await;
+        answer.is_ok_and(|answer| outcome(answer).is_ok_and(|outcome| outcome.is_ok()))
+    })
+    .await?;
+    assert_eq!(stage.int("SELECT reserved_minor FROM budgets").await?, 10);
+    stage.books_balance().await
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_makes_it_unready_not_dead() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let proxy = lease_testbed::Proxy::postgres(crate::stage::server().await?.addr())?;
+    let ledger = crate::stage::Ledger::start(&proxy.url(&stage.url)?, &[]).await?;
+    let mut client = ledger.client().await?;
+    let fence = fence("a", &won(&client, attempt("a")).await?);
+    let page = |path: &'static str| crate::stage::page(&ledger.pages, path);
+    assert_eq!(page("/readyz").await?.0, 200);
+    proxy.refuse(true).await?;
+    proxy.cut().await;
+    let away = client.reserve(reserve(&fence, "k1", 10)).await.expect_err("no database");
+    assert_eq!(away.code(), Code::Unavailable, "{away}");
+    assert!(!away.message().contains("postgres"), "details are for the log: {away}");
+    assert_eq!(page("/readyz").await?.0, 503);
+    assert_eq!(page("/healthz").await?.0, 200);
+    proxy.refuse(false).await?;
+    assert!(outcome(client.reserve(reserve(&fence, "k1", 10)).await?)?.is_ok(), "it goes on by itself");
+    assert_eq!(page("/readyz").await?.0, 200);
+    Ok(())
+}

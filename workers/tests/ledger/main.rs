@@ -1,0 +1,16 @@
+//! The ledger and its sweeper as real processes of the real binary, on a real Postgres, as any client sees them.
+
+mod actions;
+mod attempts;
+mod budgets;
+mod fences;
+mod held;
+mod limits;
+mod secured;
+mod stage;
+mod stopping;
+mod sweeping;
+mod sweeping_kills;
+mod sweeping_stops;
+mod waits;
+mod writes;

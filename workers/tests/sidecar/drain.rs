@@ -1,0 +1,81 @@
+//! Stopping: accept no more, finish what has begun, and only then let the scope go.
+
+use lease_testbed::{Hold, Proxy, Signal};
+use tokio::task::JoinHandle;
+
+use crate::stage::{Answer, HOLDING, LIMIT, Sidecar, Stage, post, reservation};
+
+type Asked = JoinHandle<anyhow::Result<Answer>>;
+
+/// A holder whose reservation is on its way to the ledger and goes no further.
+async fn with_a_request_under_way(
+    stage: &Stage,
+    more: &[&str],
+) -> anyhow::Result<(Sidecar, Hold, Asked, Proxy)> {
+    let proxy = stage.proxy()?;
+    let more = [&["--sidecar-call-timeout", "60s"], more].concat();
+    let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "first", 2, &more).await?;
+    sidecar.serves().await?;
+    let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
+    let socket = sidecar.socket.clone();
+    let asked =
+        tokio::spawn(
+            async move { post(&socket, "/v1/reservations", &reservation("r", 5), Some("r-4711")).await },
+        );
+    hold.held().await?;
+    Ok((sidecar, hold, asked, proxy))
+}
+
+#[tokio::test]
+async fn it_finishes_what_it_has_begun_while_it_holds_the_scope() -> anyhow::Result<()> {
+    for signal in [Signal::TERM, Signal::INT] {
+        let stage = Stage::new().await?;
+        let (first, hold, asked, _proxy) = with_a_request_under_way(&stage, &[]).await?;
+        let standby = stage.sidecar("second", 2, &["--standby", "true"]).await?;
+        standby.process.wait_for_line("standing by", LIMIT).await?;
+        first.process.signal(signal)?;
+        first.process.wait_for_line("stopping; a second signal", LIMIT).await?;
+        assert_eq!(first.get("/readyz").await?, (503, "stopping\n".to_owned()));
+        lease_testbed::wait_until("it accepts no more", LIMIT, || async { !first.socket.exists() }).await?;
+        // Longer than a ttl.
+        first.renews(4.0).await?;
+        assert_eq!(stage.holder().await?.as_deref(), Some("first"));
+        assert!(!standby.says(HOLDING) && !first.says("released"));
+        hold.release();
+        let answer = asked.await??;
+        assert_eq!(answer.status, 201, "the answer reaches its pod: {answer:?}");
+        assert_eq!(first.process.wait(LIMIT).await?.code(), Some(0));
+        first.process.wait_for_line("released the fencing scope", LIMIT).await?;
+        standby.serves().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn past_the_budget_it_says_what_it_abandons_and_releases_nothing() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let (first, hold, asked, _proxy) = with_a_request_under_way(&stage, &["--stop-budget", "300ms"]).await?;
+    first.process.signal(Signal::TERM)?;
+    assert_eq!(first.process.wait(LIMIT).await?.code(), Some(1));
+    for part in ["the stop budget of 300ms", "abandoned reserve of request r-4711", "runs out by itself"] {
+        first.process.wait_for_line(part, LIMIT).await?;
+    }
+    assert!(asked.await?.is_err());
+    assert_eq!(stage.holder().await?.as_deref(), Some("first"), "nothing was released");
+    assert_eq!(stage.int("SELECT count(*) FROM fencing_scope_events").await?, 1);
+    drop(hold);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once_and_releases_nothing() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let (first, hold, _asked, _proxy) = with_a_request_under_way(&stage, &[]).await?;
+    first.process.signal(Signal::TERM)?;
+    first.process.wait_for_line("stopping; a second signal", LIMIT).await?;
+    first.process.signal(Signal::INT)?;
+    assert_eq!(first.process.wait(LIMIT).await?.code(), Some(130));
+    assert_eq!(stage.holder().await?.as_deref(), Some("first"));
+    drop(hold);
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! The sidecar as real processes of the real binary, with a real ledger on a real Postgres, under real signals.
+
+mod api;
+mod drain;
+mod pauses;
+mod per_pod;
+mod renewal;
+mod secured;
+mod socket;
+mod stage;
+mod standby;
+mod start;

@@ -1,0 +1,130 @@
+//! A warm standby takes over at once after a clean stop or a revoke, and in time after a crash.
+
+use std::time::{Duration, Instant};
+
+use lease_testbed::{Signal, wait_until};
+
+use crate::stage::{HOLDING, LIMIT, Sidecar, Stage};
+
+const WAITS: &[&str] = &["--standby", "true"];
+
+/// Far below the ttl of 30 s, on a machine that may be busy.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+async fn holder_and_standby(stage: &Stage, ttl: u32) -> anyhow::Result<(Sidecar, Sidecar)> {
+    let holder = stage.serving("first", ttl, WAITS).await?;
+    let standby = stage.sidecar("second", ttl, WAITS).await?;
+    standby.process.wait_for_line("standing by", LIMIT).await?;
+    assert!(!standby.socket.exists(), "a standby serves nobody");
+    assert_eq!(standby.get("/readyz").await?.0, 503);
+    assert_eq!(standby.metric("spendguard_sidecar_fencing_epoch").await?, 0.0);
+    assert_eq!(standby.metric("spendguard_sidecar_fencing_acquire_denied_total").await?, 1.0);
+    Ok((holder, standby))
+}
+
+async fn took_over(standby: &Sidecar, since: Instant) -> anyhow::Result<Duration> {
+    standby.process.wait_for_line(HOLDING, LIMIT).await?;
+    let took = since.elapsed();
+    standby.serves().await?;
+    assert_eq!(standby.get("/readyz").await?.0, 200);
+    assert_eq!(standby.reserve("after", 1).await?.status, 201);
+    Ok(took)
+}
+
+#[tokio::test]
+async fn at_once_after_a_clean_stop() -> anyhow::Result<()> {
+    for signal in [Signal::TERM, Signal::INT] {
+        let stage = Stage::new().await?;
+        let (holder, standby) = holder_and_standby(&stage, 30).await?;
+        let told = Instant::now();
+        holder.process.signal(signal)?;
+        let took = took_over(&standby, told).await?;
+        assert!(took < AT_ONCE, "{took:?}");
+        println!("taken over {took:?} after {signal:?}");
+        assert_eq!(holder.process.wait(LIMIT).await?.code(), Some(0));
+        holder.process.wait_for_line("released the fencing scope", LIMIT).await?;
+        assert_eq!(standby.metric("spendguard_sidecar_fencing_epoch").await?, 2.0);
+        assert_eq!(standby.actions("acquire").await?, 1.0);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn at_once_after_a_revoke_and_the_old_holder_is_told_by_its_next_write() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let (holder, standby) = holder_and_standby(&stage, 30).await?;
+    let told = Instant::now();
+    let revoked = stage.revoke().await?;
+    assert_eq!(revoked.previous_holder_instance_id, "first");
+    let took = took_over(&standby, told).await?;
+    assert!(took < AT_ONCE, "{took:?}");
+    println!("taken over {took:?} after the revoke");
+    assert_eq!(standby.metric("spendguard_sidecar_fencing_epoch").await?, (revoked.epoch + 1) as f64);
+
+    // It has not heard of it yet, and its ttl is far from over: the fence refuses it.
+    let refused = holder.reserve("late", 5).await?;
+    assert_eq!((refused.status, refused.code()), (503, "FENCING_EPOCH_STALE"), "{refused:?}");
+    assert_eq!(refused.retry_after.as_deref(), Some("1"));
+    let next = holder.reserve("later", 5).await?;
+    assert_eq!(
+        (next.status, next.code()),
+        (503, "FENCING_LEASE_NOT_HELD"),
+        "its term is over at once: {next:?}"
+    );
+    assert_eq!(holder.get("/readyz").await?.0, 503);
+    assert_eq!(holder.metric("spendguard_sidecar_fencing_epoch").await?, 0.0);
+    assert_eq!(stage.int("SELECT count(*) FROM reservations").await?, 1, "the new holder's");
+    // It stands by, and takes over in turn.
+    holder.process.wait_for_line("standing by", LIMIT).await?;
+    standby.process.signal(Signal::TERM)?;
+    wait_until("the first serves again", LIMIT, || async {
+        holder.get("/readyz").await.is_ok_and(|(status, _)| status == 200)
+    })
+    .await?;
+    assert_eq!(holder.reserve("again", 5).await?.status, 201);
+    Ok(())
+}
+
+#[tokio::test]
+async fn within_a_ttl_and_a_poll_after_a_kill() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let (holder, standby) = holder_and_standby(&stage, 2).await?;
+    holder.renews(1.0).await?;
+    holder.process.kill().await?;
+    let told = Instant::now();
+    let took = took_over(&standby, told).await?;
+    // ttl·(1+1/500), the standby's poll of 1 s, and some for a busy machine.
+    assert!(took < Duration::from_millis(2_004 + 1_000 + 500), "{took:?}");
+    println!("taken over {took:?} after SIGKILL, ttl 2s");
+    assert_eq!(standby.actions("takeover").await?, 1.0);
+    let promoted = stage.int("SELECT count(*) FROM fencing_scope_events WHERE action = 'promote'").await?;
+    assert_eq!(promoted, 1);
+    Ok(())
+}
+
+/// A pod that comes back under its old name is another holder: it waits like anybody, and recovers.
+#[tokio::test]
+async fn the_same_name_recovers_after_a_kill_and_replaces_its_stale_socket() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let first = stage.serving("pod", 2, WAITS).await?;
+    first.process.kill().await?;
+    assert!(first.socket.exists(), "nobody could remove it");
+    let again = stage.sidecar("pod", 2, WAITS).await?;
+    again.serves().await?;
+    assert_eq!(again.actions("recover").await? + again.actions("acquire").await?, 1.0);
+    assert_eq!(again.metric("spendguard_sidecar_fencing_epoch").await?, 2.0);
+    assert_eq!(again.reserve("r", 1).await?.status, 201);
+    Ok(())
+}
+
+/// A standby that is told to stop has nothing to give up.
+#[tokio::test]
+async fn stops_while_standing_by() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let (holder, standby) = holder_and_standby(&stage, 30).await?;
+    standby.process.signal(Signal::TERM)?;
+    assert_eq!(standby.process.wait(LIMIT).await?.code(), Some(0));
+    assert_eq!(holder.reserve("r", 1).await?.status, 201);
+    assert_eq!(stage.int("SELECT count(*) FROM fencing_scope_events").await?, 1);
+    Ok(())
+}
