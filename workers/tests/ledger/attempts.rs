@@ -26,6 +26,23 @@ async fn a_repeated_attempt_gets_the_same_answer_while_its_term_lasts() -> anyho
     Ok(())
 }
 
+/// A caller that names the attempt in its renewals too.
+#[tokio::test]
+async fn a_renewal_names_no_attempt() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let ledger = stage.ledger().await?;
+    let client = ledger.client().await?;
+    let named =
+        v1::AcquireFencingLeaseRequest { audit_event_id: "attempt-1".into(), ttl_seconds: 1, ..attempt("a") };
+    let first = won(&client, named.clone()).await?;
+    let renewal = v1::AcquireFencingLeaseRequest { grant: first.grant.clone(), ..named.clone() };
+    assert_eq!(won(&client, renewal.clone()).await?.action, "renew");
+    crate::stage::until_free(&client).await?;
+    assert_eq!(won(&client, renewal).await?.action, "recover");
+    assert_eq!(refused(&client, named).await?, "FENCING_EPOCH_STALE", "its own term is over");
+    Ok(())
+}
+
 /// However many ask at once, each epoch has one holder.
 #[tokio::test]
 async fn of_many_at_once_exactly_one_acquires() -> anyhow::Result<()> {

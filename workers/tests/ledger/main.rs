@@ -6,6 +6,7 @@ mod budgets;
 mod fences;
 mod held;
 mod limits;
+mod outages;
 mod secured;
 mod stage;
 mod stopping;

@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::calls::{Calls, limit_of};
 use super::check;
-use super::metrics::{ACTIONS, WAITERS};
+use super::metrics::{ACTIONS, REQUESTS, WAITERS};
 use super::store::{Acquired, LedgerStore, Refusal, ReservationRow};
 use super::wake::Wakes;
 use crate::rpc::ledger::v1;
@@ -150,9 +150,12 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         let _counted = Counted;
         let limit = limit_of(&metadata, Duration::from_millis(asked.limit_ms.into()));
         let free = tokio::select! {
-            free = self.free_within(&asked, Instant::now() + limit) => free?,
-            () = self.stop.cancelled() => return Err(Status::unavailable("this ledger stops: ask another")),
+            free = self.free_within(&asked, Instant::now() + limit) => free,
+            () = self.stop.cancelled() => Err(Status::unavailable("this ledger stops: ask another")),
         };
+        let code = free.as_ref().map_or_else(|status| format!("{:?}", status.code()), |_| "ok".to_owned());
+        counter!(REQUESTS, "method" => "AwaitFencingScope", "code" => code).increment(1);
+        let free = free?;
         Ok(Response::new(v1::AwaitFencingScopeResponse { free }))
     }
 

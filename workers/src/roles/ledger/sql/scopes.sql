@@ -145,7 +145,7 @@ BEGIN
             o_code := 'IDEMPOTENCY_KEY_REUSED';
             o_message := format('audit_event_id %s was another request''s: use a fresh one for each attempt', p_attempt);
             RETURN;
-        ELSIF FOUND AND v_attempt.new_epoch = v_scope.current_epoch AND v_scope.current_grant IS NOT NULL THEN
+        ELSIF FOUND AND v_attempt.new_epoch = v_scope.current_epoch AND v_live THEN
             o_outcome := CASE v_attempt.action WHEN 'promote' THEN 'takeover' ELSE v_attempt.action END;
             o_grant := v_scope.current_grant;
             o_expires_us := extract(epoch FROM v_scope.ttl_expires_at) * 1000000;
@@ -179,7 +179,9 @@ BEGIN
     INSERT INTO fencing_scope_events (fencing_scope_id, tenant_id, old_epoch, new_epoch, owner_instance_id,
             previous_owner_instance_id, action, ttl_seconds, audit_event_id, note)
         VALUES (p_scope, p_tenant, v_scope.current_epoch, o_epoch, p_instance, v_scope.current_holder_instance_id,
-                CASE o_outcome WHEN 'takeover' THEN 'promote' ELSE o_outcome END, p_ttl_seconds, p_attempt, p_note);
+                CASE o_outcome WHEN 'takeover' THEN 'promote' ELSE o_outcome END, p_ttl_seconds,
+                -- A renewal that came too late names no attempt of its own.
+                CASE WHEN p_grant IS NULL THEN p_attempt END, p_note);
     o_expires_us := extract(epoch FROM v_now + make_interval(secs => p_ttl_seconds)) * 1000000;
 END $$;
 
