@@ -25,7 +25,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     let witness = stage.witness();
     let ingest = Pod::ingest(stage).await?;
     let proxy = Proxy::tcp(ingest.address.parse()?)?;
-    let old = Pod::forwarder(stage, "old-leader", &proxy.addr().to_string()).await?;
+    let old = Pod::forwarder(stage, "old-leader", &stage.outbox, &proxy.addr().to_string()).await?;
     let epoch = term_after(&witness, 0, PATIENCE).await.context("nobody leads")?;
     story.step(format!("old-leader leads in epoch {}, and a ledger writes rows", epoch_in_words(epoch)));
     // The request is held on its way: its sender has passed its own check, and has not been answered.
@@ -43,7 +43,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     }
     let new = match sabotage {
         Some(Sabotage::NoSuccessor) => None,
-        _ => Some(Pod::forwarder(stage, "new-leader", &ingest.address).await?),
+        _ => Some(Pod::forwarder(stage, "new-leader", &stage.outbox, &ingest.address).await?),
     };
     let lines = old.process.line_count();
     pause(&witness, &old).await?;

@@ -3,7 +3,9 @@
 //!
 //! Each check can be made to fail by `--sabotage`, which breaks what it defends: a drill that can't fail shows nothing.
 
+mod load;
 mod mid_batch;
+mod multi_pod;
 mod pods;
 mod story;
 
@@ -21,6 +23,10 @@ pub(crate) enum Drill {
     #[command(after_help = "Twenty times in a row:
   for run in $(seq 20); do leasehold-lab drill lease-lost-mid-batch || break; done")]
     LeaseLostMidBatch(Args),
+    /// Two forwarders, two sweepers and two sidecars under load: the leader of each is killed.
+    #[command(after_help = "Twenty times in a row:
+  for run in $(seq 20); do leasehold-lab drill multi-pod --mode postgres || break; done")]
+    MultiPod(Args),
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -53,11 +59,17 @@ pub(crate) enum Sabotage {
 
 /// Runs a drill. Dropped, it ends everything that it started.
 pub(crate) async fn run(drill: Drill) -> anyhow::Result<ExitCode> {
-    let Drill::LeaseLostMidBatch(args) = drill;
-    let story = Story::new("lease-lost-mid-batch", args.json);
+    let (name, args) = match &drill {
+        Drill::LeaseLostMidBatch(args) => ("lease-lost-mid-batch", args),
+        Drill::MultiPod(args) => ("multi-pod", args),
+    };
+    let story = Story::new(name, args.json);
     story.step("starting the stores");
     let stage = Stage::set(args.mode).await?;
-    mid_batch::play(&stage, args.sabotage, &story).await?;
+    match drill {
+        Drill::LeaseLostMidBatch(_) => mid_batch::play(&stage, args.sabotage, &story).await?,
+        Drill::MultiPod(_) => multi_pod::play(&stage, args.sabotage, &story).await?,
+    }
     let history = stage.witness().history().await?;
     Ok(crate::exit_code(story.end(&history)?))
 }

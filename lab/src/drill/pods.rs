@@ -31,7 +31,7 @@ pub(super) struct Pod {
 
 impl Pod {
     /// Starts a worker and waits until it says so.
-    async fn start(role: &str, args: &[&str]) -> anyhow::Result<Self> {
+    pub(super) async fn start(role: &str, args: &[&str]) -> anyhow::Result<Self> {
         let process = Process::command(binary()?)?
             .env_clear()
             .args(["worker", role, "--listen", "127.0.0.1:0"])
@@ -48,12 +48,24 @@ impl Pod {
     }
 
     /// A forwarder that reaches the ingest at `ingest`.
-    pub(super) async fn forwarder(stage: &Stage, name: &str, ingest: &str) -> anyhow::Result<Self> {
-        let (ingest, ttl) = (format!("http://{ingest}/v1/events"), format!("{}s", TTL.as_secs()));
-        let mut args = vec!["--workload-id", name, "--ttl", &ttl, "--outbox-url", &stage.outbox];
-        args.extend(["--ingest-url", &ingest]);
+    pub(super) async fn forwarder(
+        stage: &Stage,
+        name: &str,
+        outbox: &str,
+        ingest: &str,
+    ) -> anyhow::Result<Self> {
+        let ingest = format!("http://{ingest}/v1/events");
+        Self::leader(stage, "outbox-forwarder", name, &["--outbox-url", outbox, "--ingest-url", &ingest])
+            .await
+    }
+
+    /// A worker that campaigns.
+    pub(super) async fn leader(stage: &Stage, role: &str, name: &str, more: &[&str]) -> anyhow::Result<Self> {
+        let ttl = format!("{}s", TTL.as_secs());
+        let mut args = vec!["--workload-id", name, "--ttl", &ttl];
+        args.extend(more);
         args.extend(stage.lease_flags.iter().map(String::as_str));
-        Self::start("outbox-forwarder", &args).await
+        Self::start(role, &args).await
     }
 
     /// The number of the first line after the first `after` that has `text`.

@@ -1,0 +1,85 @@
+//! What the pods of a node do all day: reserve, and commit or leave it, through whichever sidecar decides.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::pods::PATIENCE;
+
+pub(super) const TENANT: &str = "acme";
+
+/// How long a reservation lasts that nobody commits.
+const SHORT: u32 = 1;
+
+/// Requests in a row, each repeated under its key until it is answered.
+pub(super) struct Load {
+    task: JoinHandle<anyhow::Result<u64>>,
+    enough: Arc<AtomicBool>,
+    pub(super) committed: Arc<AtomicU64>,
+}
+
+impl Load {
+    pub(super) fn start(sockets: Vec<PathBuf>) -> Self {
+        let (enough, committed) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let task = tokio::spawn(run(sockets, enough.clone(), committed.clone()));
+        Self { task, enough, committed }
+    }
+
+    /// Lets the request under way finish; returns how many reservations there were.
+    pub(super) async fn finish(self) -> anyhow::Result<u64> {
+        self.enough.store(true, Ordering::Relaxed);
+        self.task.await?
+    }
+}
+
+async fn run(
+    sockets: Vec<PathBuf>,
+    enough: Arc<AtomicBool>,
+    committed: Arc<AtomicU64>,
+) -> anyhow::Result<u64> {
+    let mut number = 0;
+    while !enough.load(Ordering::Relaxed) {
+        number += 1;
+        // Every third is left to the sweeper.
+        let leave = number % 3 == 0;
+        let reservation = json!({
+            "tenant": TENANT, "amount_minor": 1, "currency": "EUR",
+            "ttl_seconds": if leave { SHORT } else { 600 }, "idempotency_key": format!("reserve-{number}"),
+        });
+        let reserved = ask(&sockets, "/v1/reservations", &reservation).await?;
+        let id = reserved["reservation_id"].as_str().unwrap_or_default();
+        if !leave {
+            let key = json!({"tenant": TENANT, "idempotency_key": format!("commit-{number}")});
+            ask(&sockets, &format!("/v1/reservations/{id}/commit"), &key).await?;
+            committed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Ok(number)
+}
+
+/// Asks one sidecar after the other until one of them has done it.
+async fn ask(sockets: &[PathBuf], path: &str, body: &Value) -> anyhow::Result<Value> {
+    let began = std::time::Instant::now();
+    let mut last = String::from("nobody was asked");
+    while began.elapsed() < PATIENCE {
+        for socket in sockets {
+            let client = reqwest::Client::builder()
+                .unix_socket(socket.clone())
+                .timeout(Duration::from_secs(2))
+                .build()?;
+            match client.post(format!("http://sidecar{path}")).json(body).send().await {
+                Ok(answer) if answer.status().is_success() => return Ok(answer.json().await?),
+                Ok(answer) => {
+                    last = format!("{} {}", answer.status(), answer.text().await.unwrap_or_default())
+                }
+                Err(error) => last = error.to_string(),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    anyhow::bail!("no sidecar did {path} within {PATIENCE:?}: {last}")
+}

@@ -1,0 +1,277 @@
+//! Two of everything, under load; the leader of each is killed.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use lease_core::HistoryEvent;
+use lease_testbed::{Folder, Postgres, PostgresOptions, Process, wait_for};
+use sqlx::PgPool;
+
+use super::Sabotage;
+use super::load::{Load, TENANT};
+use super::pods::{PATIENCE, Pod, binary, operator};
+use super::story::Story;
+use crate::demo::TTL;
+use crate::demo::stage::Stage;
+
+const SCOPE: &str = "payments";
+const NAMES: [&str; 2] = ["a", "b"];
+
+/// What a takeover may take beyond the ttl: a poll, and a busy machine.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Everything that runs.
+struct Cast {
+    ledger: PgPool,
+    forwarders: Vec<Pod>,
+    sweepers: Vec<Pod>,
+    sidecars: Vec<Pod>,
+    sockets: Vec<PathBuf>,
+    ingest: Pod,
+    _ledger: Pod,
+    _server: Postgres,
+    _folder: Folder,
+}
+
+impl Cast {
+    async fn enter(stage: &Stage, pods: usize) -> anyhow::Result<Self> {
+        let folder = Folder::new("drill")?;
+        let server = Postgres::start(PostgresOptions::default()).await?;
+        let url = server.create_database("ledger").await?;
+        let prepare =
+            ["worker", "ledger", "--ledger-db-url", &url, "--migrate", "--add-scope", SCOPE, TENANT];
+        let prepared = Process::command(binary()?)?
+            .env_clear()
+            .args(prepare)
+            .args(["--set-budget", TENANT, "EUR", "1000000"])
+            .spawn()?;
+        ensure!(prepared.wait(PATIENCE).await?.success(), "{}", prepared.lines().join("\n"));
+        let ledger = Pod::start("ledger", &["--ledger-db-url", &url, "--grpc-listen", "127.0.0.1:0"]).await?;
+        let started = ledger.process.wait_for_line("ledger started", PATIENCE).await?;
+        let grpc = started.split("grpc=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let grpc = format!("http://{}", grpc.with_context(|| format!("no grpc in {started:?}"))?);
+        operator(stage, &["init", "--new", "ttl-sweeper"]).await?;
+        let ingest = Pod::ingest(stage).await?;
+        let (mut forwarders, mut sweepers, mut sidecars, mut sockets) = (vec![], vec![], vec![], vec![]);
+        for name in &NAMES[..pods] {
+            let named = |role: &str| format!("{role}-{name}");
+            forwarders.push(Pod::forwarder(stage, &named("forwarder"), &url, &ingest.address).await?);
+            sweepers.push(
+                Pod::leader(
+                    stage,
+                    "ttl-sweeper",
+                    &named("sweeper"),
+                    &["--sweeper-db-url", &url, "--sweeper-poll-interval", "100ms"],
+                )
+                .await?,
+            );
+            let socket = folder.path().join(format!("{name}.sock"));
+            let (id, ttl) = (named("sidecar"), TTL.as_secs().to_string());
+            let path = socket.display().to_string();
+            let args =
+                ["--workload-id", &id, "--ledger-url", &grpc, "--fencing-scope", SCOPE, "--tenant", TENANT];
+            let also = ["--fencing-ttl-seconds", &ttl, "--socket", &path, "--standby", "true"];
+            sidecars.push(Pod::start("sidecar", &[&args[..], &also].concat()).await?);
+            sockets.push(socket);
+        }
+        let pool = PgPool::connect(&url).await?;
+        Ok(Self {
+            ledger: pool,
+            forwarders,
+            sweepers,
+            sidecars,
+            sockets,
+            ingest,
+            _ledger: ledger,
+            _server: server,
+            _folder: folder,
+        })
+    }
+
+    async fn int(&self, sql: &'static str) -> anyhow::Result<i64> {
+        Ok(sqlx::query_scalar::<_, Option<i64>>(sql).fetch_one(&self.ledger).await?.unwrap_or(0))
+    }
+
+    /// Who holds the scope, and in which epoch.
+    async fn scope(&self) -> anyhow::Result<(String, i64)> {
+        let sql = "SELECT coalesce(current_holder_instance_id, ''), current_epoch FROM fencing_scopes";
+        Ok(sqlx::query_as(sql).fetch_one(&self.ledger).await?)
+    }
+
+    /// The one pod of which `metric` is 1.
+    async fn leader(pods: &[Pod], metric: &str) -> anyhow::Result<usize> {
+        wait_for(&format!("exactly one {metric}"), PATIENCE, || async {
+            let mut leaders = Vec::new();
+            for (index, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.process.exit_status().is_none())
+            {
+                if pod.metric(metric).await? == 1 {
+                    leaders.push(index);
+                }
+            }
+            ensure!(leaders.len() == 1, "{} lead", leaders.len());
+            anyhow::Ok(leaders[0])
+        })
+        .await
+    }
+}
+
+pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Story) -> anyhow::Result<()> {
+    let pods = if sabotage == Some(Sabotage::NoSuccessor) { 1 } else { 2 };
+    let cast = Cast::enter(stage, pods).await?;
+    story.step(format!("a ledger, an ingest, and {pods} of each: forwarder, sweeper, sidecar"));
+    let load = Load::start(cast.sockets.clone());
+    let committed = load.committed.clone();
+    let more_commits = async |least: u64| {
+        let from = committed.load(Ordering::Relaxed);
+        wait_for("commits go on", PATIENCE, || async {
+            let now = committed.load(Ordering::Relaxed);
+            ensure!(now >= from + least, "{} since", now - from);
+            anyhow::Ok(now)
+        })
+        .await
+    };
+    more_commits(50).await?;
+    let forwarder = Cast::leader(&cast.forwarders, "spendguard_outbox_forwarder_is_leader").await;
+    let sweeper = Cast::leader(&cast.sweepers, "spendguard_ttl_sweeper_is_leader").await;
+    let (holder, epoch) = cast.scope().await?;
+    story.check(
+        "exactly one leader of each lease, and one holder of the scope",
+        forwarder.is_ok() && sweeper.is_ok() && !holder.is_empty(),
+        format!("{holder} holds {SCOPE} in epoch {epoch}"),
+    );
+    let (forwarder, sweeper) = (forwarder?, sweeper?);
+
+    kill(stage, story, "outbox-forwarder", &cast.forwarders[forwarder]).await?;
+    kill(stage, story, "ttl-sweeper", &cast.sweepers[sweeper]).await?;
+    let history = stage.witness().history().await?;
+    let last = history
+        .iter()
+        .rfind(|row| matches!(row.event_type, HistoryEvent::TakenOver | HistoryEvent::Acquired));
+    let before = last.and_then(|last| history.iter().rfind(|row| row.sequence < last.sequence));
+    story.check(
+        "the history has a taken_over row, one transition further",
+        last.zip(before).is_some_and(|(last, before)| {
+            last.event_type == HistoryEvent::TakenOver && last.transition_count == before.transition_count + 1
+        }),
+        last.map_or("no row".into(), |last| {
+            format!("{} by {}", last.transition_count, last.holder_workload_id)
+        }),
+    );
+
+    let active = cast.sidecars.iter().zip(NAMES).find(|(_, name)| holder == format!("sidecar-{name}"));
+    let (active, _) = active.with_context(|| format!("{holder:?} is none of the sidecars"))?;
+    active.process.kill().await?;
+    let killed = std::time::Instant::now();
+    story.step(format!("SIGKILL -> {holder}"));
+    let taken = wait_for("another sidecar holds the scope", TTL + GRACE, || async {
+        let (now, next) = cast.scope().await?;
+        ensure!(now != holder && !now.is_empty() && next > epoch, "{now:?} holds it in epoch {next}");
+        anyhow::Ok((now, next))
+    })
+    .await;
+    let took = killed.elapsed();
+    story.check(
+        "the other sidecar takes over within ttl + grace, with epoch + 1",
+        taken.as_ref().is_ok_and(|(_, next)| *next == epoch + 1),
+        taken.map_or_else(
+            |why| format!("{why:#}"),
+            |(now, next)| format!("{now}, epoch {next}, {} ms after the kill", took.as_millis()),
+        ),
+    );
+    let promoted = cast.int("SELECT count(*) FROM fencing_scope_events WHERE action = 'promote'").await?;
+    story.check("the scope's events have one promote", promoted == 1, format!("{promoted}"));
+    if pods == 2 {
+        more_commits(50).await?;
+    }
+    judge(stage, &cast, load, sabotage, story).await
+}
+
+/// Kills the leader; another must lead within ttl + grace.
+async fn kill(stage: &Stage, story: &Story, lease: &str, leader: &Pod) -> anyhow::Result<()> {
+    let shown = async || {
+        let shown: serde_json::Value =
+            serde_json::from_str(&operator(stage, &["status", lease, "--json"]).await?)?;
+        anyhow::Ok((shown["record"]["holder"].to_string(), shown["record"]["epoch"].as_u64().unwrap_or(0)))
+    };
+    let (holder, epoch) = shown().await?;
+    leader.process.kill().await?;
+    let killed = std::time::Instant::now();
+    story.step(format!("SIGKILL -> {holder}, which leads {lease}"));
+    let next = wait_for("another leads", TTL + GRACE, || async {
+        let (now, next) = shown().await?;
+        ensure!(now != holder && next > epoch, "{now} holds it");
+        anyhow::Ok(now)
+    })
+    .await;
+    story.check(
+        format!("another pod leads {lease} within ttl + grace"),
+        next.is_ok(),
+        next.map_or_else(
+            |why| format!("{why:#}"),
+            |now| format!("{now}, {} ms after the kill", killed.elapsed().as_millis()),
+        ),
+    );
+    Ok(())
+}
+
+/// By SQL and by the ingest's own store.
+async fn judge(
+    stage: &Stage,
+    cast: &Cast,
+    load: Load,
+    sabotage: Option<Sabotage>,
+    story: &Story,
+) -> anyhow::Result<()> {
+    if sabotage == Some(Sabotage::NoSuccessor) {
+        return Ok(());
+    }
+    let reservations = load.finish().await?;
+    story.step(format!("the load ends, after {reservations} reservations"));
+    let drained = wait_for("all is swept and forwarded", PATIENCE, || async {
+        let live = cast.int("SELECT count(*) FROM reservations WHERE current_state = 'reserved'").await?;
+        let pending = cast.int("SELECT count(*) FROM audit_outbox WHERE forwarded_at IS NULL").await?;
+        ensure!(live == 0 && pending == 0, "{live} reserved, {pending} pending");
+        anyhow::Ok(())
+    })
+    .await;
+    if sabotage == Some(Sabotage::LateRow) {
+        stage.witness().add_row_of(&stage.canonical, 1).await?;
+        story.step("SABOTAGE: a row is put into the canonical store");
+    }
+    story.check(
+        "every reservation is committed or swept",
+        drained.is_ok(),
+        drained.map_or_else(|why| format!("{why:#}"), |()| "none is left".into()),
+    );
+    let (all, committed, released) = (
+        cast.int("SELECT count(*) FROM reservations").await?,
+        cast.int("SELECT count(*) FROM reservations WHERE current_state = 'committed'").await?,
+        cast.int("SELECT count(*) FROM reservations WHERE current_state = 'released'").await?,
+    );
+    let books = cast.int("SELECT count(*) FROM budgets WHERE reserved_minor = 0 AND committed_minor = (SELECT sum(amount_minor) FROM reservations WHERE current_state = 'committed')").await?;
+    story.check(
+        "reserved = committed + released, and the budget's books say the same",
+        all == committed + released && all as u64 == reservations && books == 1,
+        format!("{all} = {committed} + {released}"),
+    );
+    let rows = cast.int("SELECT count(*) FROM audit_outbox").await?;
+    let (events, keys) = (stage.witness().ingested().await?, stage.witness().keys().await?.0);
+    story.check(
+        "each audit row is one canonical event",
+        rows as u64 == events && keys == events && rows == 2 * all,
+        format!("{rows} rows, {events} events, {keys} keys"),
+    );
+    let stray = cast
+        .int(
+            "SELECT count(*) FROM audit_outbox row WHERE row.workload_instance_id LIKE 'sidecar-%' AND NOT EXISTS (
+                 SELECT FROM fencing_scope_events event WHERE event.new_epoch = row.fencing_epoch
+                     AND event.owner_instance_id = row.workload_instance_id)",
+        )
+        .await?;
+    story.check("no row bears an epoch that its writer never held", stray == 0, format!("{stray} do"));
+    let doubled = cast.ingest.metric("spendguard_canonical_ingest_events_duplicate_total").await.unwrap_or(0);
+    story.step(format!("{doubled} events were sent twice, and kept once"));
+    Ok(())
+}
