@@ -4,15 +4,18 @@
 //! the moment on in which its own clock says that the lease has run out. What a paused sidecar sends too late is
 //! refused by the ledger, in the transaction that would have written it.
 
+mod campaign;
 mod decide;
 mod held;
 mod http;
+mod keep;
 mod keeper;
 mod ledger;
 mod metrics;
 mod refusal;
 mod settings;
 mod socket;
+mod take;
 
 use std::process::ExitCode;
 use std::sync::Arc;
