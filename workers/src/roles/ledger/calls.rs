@@ -104,8 +104,8 @@ fn failure(method: &'static str, request_id: &str, error: &StoreError) -> Status
 /// The client's deadline (`grpc-timeout`) or ours, whichever is earlier.
 pub(super) fn limit_of(metadata: &MetadataMap, ours: Duration) -> Duration {
     let theirs = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
-    // A little earlier than the client gives up, so that it hears why.
-    theirs.map_or(ours, |theirs| ours.min(theirs - (theirs / 20).min(Duration::from_millis(5))))
+    // A little earlier than the client and tonic give up, so that the client hears why.
+    theirs.map_or(ours, |theirs| ours.min(theirs - (theirs / 10).min(Duration::from_millis(100))))
 }
 
 /// At most eight digits and a unit.
@@ -135,8 +135,8 @@ mod tests {
             metadata.insert("grpc-timeout", text.parse().expect("ascii"));
             limit_of(&metadata, ours)
         };
-        assert_eq!(limit("1S"), Duration::from_millis(995));
-        assert_eq!(limit("20m"), Duration::from_millis(19));
+        assert_eq!(limit("1S"), Duration::from_millis(900));
+        assert_eq!(limit("20m"), Duration::from_millis(18));
         assert_eq!(limit("1H"), ours);
         for nonsense in ["", "5", "x", "123456789S", "5é"] {
             assert_eq!(timeout(nonsense), None, "{nonsense:?}");
