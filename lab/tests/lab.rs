@@ -234,11 +234,11 @@ async fn bad_input_is_refused_before_anything_starts() {
     }
 }
 
-/// The checks of a drill that failed.
-async fn failed_checks(args: &[&str]) -> (Option<i32>, Vec<String>) {
-    let (code, report) = report(&[&["drill", "lease-lost-mid-batch"], args].concat()).await;
+/// The checks of a drill that failed; `checks` are judged in all.
+async fn failed_checks(drill: &str, checks: usize, args: &[&str]) -> (Option<i32>, Vec<String>) {
+    let (code, report) = report(&[&["drill", drill], args].concat()).await;
     let verdicts = report["told"]["verdicts"].as_array().unwrap();
-    assert_eq!(verdicts.len(), 7, "{report:#}");
+    assert_eq!(verdicts.len(), checks, "{report:#}");
     let failed = verdicts.iter().filter(|verdict| verdict["holds"] == false);
     (code, failed.map(|verdict| verdict["check"].as_str().unwrap().to_owned()).collect())
 }
@@ -246,14 +246,18 @@ async fn failed_checks(args: &[&str]) -> (Option<i32>, Vec<String>) {
 #[tokio::test]
 async fn a_lease_lost_in_the_middle_of_a_batch_costs_nothing() {
     for mode in ["sqlite", "postgres"] {
-        assert_eq!(failed_checks(&["--mode", mode]).await, (Some(0), vec![]), "{mode}");
+        assert_eq!(
+            failed_checks("lease-lost-mid-batch", 7, &["--mode", mode]).await,
+            (Some(0), vec![]),
+            "{mode}"
+        );
     }
 }
 
 #[tokio::test]
-async fn each_check_of_the_drill_fails_when_what_it_defends_is_broken() {
+async fn each_check_of_lease_lost_mid_batch_fails_when_what_it_defends_is_broken() {
     let broken = async |sabotage| {
-        let (code, failed) = failed_checks(&["--sabotage", sabotage]).await;
+        let (code, failed) = failed_checks("lease-lost-mid-batch", 7, &["--sabotage", sabotage]).await;
         assert_eq!(code, Some(1), "{sabotage}");
         failed
     };
@@ -272,4 +276,29 @@ async fn each_check_of_the_drill_fails_when_what_it_defends_is_broken() {
     assert!(sees(&short_pause, "its warning comes before any write"), "{short_pause:?}");
     assert!(sees(&short_pause, "leads again when it may"), "{short_pause:?}");
     assert!(sees(&unique_key, "no row is lost"), "{unique_key:?}");
+}
+
+#[tokio::test]
+async fn two_of_everything_lose_and_double_nothing_when_each_leader_is_killed() {
+    assert_eq!(failed_checks("multi-pod", 10, &["--mode", "postgres"]).await, (Some(0), vec![]));
+}
+
+#[tokio::test]
+async fn checks_of_multi_pod_fail_when_what_they_defend_is_broken() {
+    let broken = |checks, sabotage| {
+        failed_checks(
+            "multi-pod",
+            checks,
+            if sabotage { &["--sabotage", "no-successor"] } else { &["--sabotage", "late-row"] },
+        )
+    };
+    let ((code, alone), (late_code, late_row)) = tokio::join!(broken(6, true), broken(10, false));
+    assert_eq!((code, late_code), (Some(1), Some(1)));
+    let sees = |failed: &[String], check: &str| failed.iter().any(|failed| failed.contains(check));
+    for check in
+        ["leads outbox-forwarder", "leads ttl-sweeper", "taken_over row", "the other sidecar", "one promote"]
+    {
+        assert!(sees(&alone, check), "{check}: {alone:?}");
+    }
+    assert!(sees(&late_row, "each audit row is one canonical event"), "{late_row:?}");
 }

@@ -132,7 +132,10 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
         })
         .await
     };
-    more_commits(50).await?;
+    if let Err(why) = more_commits(50).await {
+        load.finish().await?;
+        return Err(why);
+    }
     let forwarder = Cast::leader(&cast.forwarders, "spendguard_outbox_forwarder_is_leader").await;
     let sweeper = Cast::leader(&cast.sweepers, "spendguard_ttl_sweeper_is_leader").await;
     let (holder, epoch) = cast.scope().await?;
