@@ -15,7 +15,7 @@ fn campaigns(
     stop: &CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<Result<Ended, RunError<String>>>> {
     let connector = K8s::connector(config(identity.kubeconfig()));
-    let elector = Elector::builder(connector, lease.clone(), WorkloadId::new(&identity.user())?)
+    let elector = Elector::builder(connector, lease.clone(), WorkloadId::new(identity.user())?)
         .ttl(Duration::from_secs(3))
         .build()?;
     Ok(tokio::spawn(elector.run_until(stop.clone().cancelled_owned(), |leadership| async move {
