@@ -14,6 +14,7 @@ use lease_core::{Change, LeaseBackend, LeaseName};
 use tokio::time::timeout;
 
 const GENEROUS: Duration = Duration::from_secs(30);
+const ROUNDS: usize = 20;
 
 #[tokio::test]
 async fn every_change_wakes_a_watcher_and_a_dropped_watch_leaves_nothing_behind() {
@@ -42,10 +43,10 @@ async fn every_change_wakes_a_watcher_and_a_dropped_watch_leaves_nothing_behind(
     drop((all, ours));
 
     // SQLite's threads end on their own once they are told to.
-    let mut most_descriptors = 0;
-    for polls in 0..10 {
+    let mut after_one = 0;
+    for round in 0..ROUNDS {
         let mut another = store.watch("").await.unwrap();
-        for _ in 0..polls {
+        for _ in 0..round % 10 {
             assert!(futures::poll!(another.next()).is_pending(), "nothing has changed");
         }
         drop(another);
@@ -55,13 +56,14 @@ async fn every_change_wakes_a_watcher_and_a_dropped_watch_leaves_nothing_behind(
             }
         };
         timeout(GENEROUS, ended).await.expect("the watch's thread ends");
-        // While another connection has locks, SQLite keeps a closed one's descriptor of the database, and uses it for
-        // the next: closing it would drop those locks.
-        if polls == 0 {
-            most_descriptors = descriptors(&place);
+        if round == 0 {
+            after_one = descriptors(&place);
         }
-        assert!(descriptors(&place) <= most_descriptors, "{} after {polls}", descriptors(&place));
     }
+    // While another connection has locks, SQLite keeps a closed one's descriptor of the database, and uses it for the
+    // next: closing it would drop those locks. So there may be a few more, but not one for each watch.
+    let after_all = descriptors(&place);
+    assert!(after_all < after_one + ROUNDS / 2, "{after_all}; after one watch there were {after_one}");
 }
 
 fn threads() -> usize {

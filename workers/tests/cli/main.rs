@@ -8,6 +8,7 @@ mod migrate;
 mod operator;
 mod plan;
 mod role;
+mod runbook;
 mod shutdown;
 mod store;
 mod unknown;

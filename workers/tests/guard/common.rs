@@ -37,8 +37,10 @@ impl Place {
 
     /// `leasehold`, for this place's lease `job`.
     pub(crate) fn leasehold(&self, arguments: &[&str]) -> Process {
-        Process::command(env!("CARGO_BIN_EXE_leasehold"))
+        // With every signal's default: `nohup` and a shell's background jobs ignore some, and so would all they start.
+        Process::command("env")
             .unwrap()
+            .args(["--default-signal", env!("CARGO_BIN_EXE_leasehold")])
             .current_dir(self.folder.path())
             .args(&self.store)
             .args(["--lease", "job"])
