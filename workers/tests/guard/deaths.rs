@@ -96,7 +96,9 @@ async fn a_stopped_keeper_is_woken_by_its_guard() {
     let family = family(&place, 1).await;
     let keeper = keeper_of(&guard);
     signal(keeper, Signal::STOP);
-    until("the keeper runs again", || state(keeper).is_some_and(|state| state != "T")).await;
+    // Not before it has been stopped: killed between the two, its guard could wake it no more.
+    let runs = || !is_pending(keeper, Signal::STOP) && state(keeper).is_some_and(|state| state != "T");
+    until("the keeper runs again", runs).await;
     guard.kill().await.unwrap();
     await_death("the family", &family).await;
 }
@@ -153,4 +155,12 @@ async fn write_lock(place: &Place) -> sqlx::SqliteConnection {
     let mut connection = options.connect().await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
     connection
+}
+
+/// Was the signal sent to this process, and not acted on yet?
+fn is_pending(pid: u32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let pending = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    pending & (1 << (signal.as_raw() - 1)) != 0
 }
