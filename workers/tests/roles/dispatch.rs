@@ -15,6 +15,8 @@ async fn lines_of(args: &[&str], environment: &[(&str, &str)]) -> anyhow::Result
     process.wait_for_line("canonical-ingest started", LIMIT).await?;
     process.signal(Signal::TERM)?;
     assert_eq!(process.wait(LIMIT).await?.code(), Some(0));
+    // It may have ended before its last line is read.
+    process.wait_for_line("canonical-ingest stopped", LIMIT).await?;
     Ok(process.lines())
 }
 
