@@ -25,6 +25,9 @@ use crate::{
 /// How many lines are kept; older ones are forgotten.
 const LINES_KEPT: usize = 20_000;
 
+/// How long the last lines of a process that has ended may take to be read.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
 /// How long a signal may take to show its effect.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -206,14 +209,17 @@ impl Process {
         self.wait(SIGNAL_LIMIT).await
     }
 
-    /// Waits for the process to end; it is not asked to.
+    /// Waits for the process to end; it is not asked to. Its last lines have been read then, unless something that it
+    /// started has its output open for 500 ms longer.
     ///
     /// # Errors
     /// When `limit` has passed first; the message has its last lines.
     pub async fn wait(&self, limit: Duration) -> anyhow::Result<ExitStatus> {
-        self.until(limit, |state| state.status).await.ok_or_else(|| {
+        let status = self.until(limit, |state| state.status).await.ok_or_else(|| {
             anyhow!("{} did not end within {limit:?}; its last lines:\n{}", self.name, self.tail())
-        })
+        })?;
+        let _ = self.until(LAST_LINES, |state| (state.open_streams == 0).then_some(())).await;
+        Ok(status)
     }
 
     /// How it ended; `None` while it runs.
