@@ -49,7 +49,8 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 	@printf '%s\n' \
 		"$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)" \
-		| sh scripts/together.sh 2
+		"$(LAB) drill storm --takeovers 100 $(SEED:%=--seed %)" \
+		| sh scripts/together.sh 3
 	@printf '%s\n' \
 		"$(LAB) failover --mode sqlite --ttl 2s --times 50" \
 		"$(LAB) failover --mode postgres --ttl 2s --times 50" \

@@ -302,3 +302,20 @@ async fn checks_of_multi_pod_fail_when_what_they_defend_is_broken() {
     }
     assert!(sees(&late_row, "each audit row is one canonical event"), "{late_row:?}");
 }
+
+#[tokio::test]
+async fn each_book_that_a_storm_leaves_is_seen_to_be_wrong_when_it_is() {
+    let broken = async |sabotage| {
+        let args = ["--takeovers", "25", "--seed", "7", "--sabotage", sabotage];
+        let (code, failed) = failed_checks("storm", 11, &args).await;
+        assert_eq!(code, Some(1), "{sabotage}");
+        failed
+    };
+    let (admission, budget, event) =
+        tokio::join!(broken("admission"), broken("budget"), broken("lost-event"));
+    let sees = |failed: &[String], check: &str| failed.iter().any(|failed| failed.contains(check));
+    assert!(sees(&admission, "that was its writer's when it was written"), "{admission:?}");
+    assert!(sees(&budget, "no budget was ever overdrawn"), "{budget:?}");
+    assert!(sees(&event, "exactly one canonical event"), "{event:?}");
+    assert!(sees(&event, "each audit row is one canonical event"), "{event:?}");
+}

@@ -15,6 +15,23 @@ pub(super) const TENANT: &str = "acme";
 /// How long a reservation lasts that nobody commits.
 const SHORT: u32 = 1;
 
+/// Who asks, and for what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    /// Part of its requests' keys.
+    pub(super) name: &'static str,
+    pub(super) currency: &'static str,
+    pub(super) amount_minor: u32,
+    /// Two of three reservations are committed; else all are left to the sweeper.
+    pub(super) commits: bool,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self { name: "one", currency: "EUR", amount_minor: 1, commits: true }
+    }
+}
+
 /// Requests in a row, each repeated under its key until it is answered.
 pub(super) struct Load {
     task: JoinHandle<anyhow::Result<u64>>,
@@ -23,13 +40,13 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn start(sockets: Vec<PathBuf>) -> Self {
+    pub(super) fn start(sockets: Vec<PathBuf>, client: Client) -> Self {
         let (enough, committed) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let task = tokio::spawn(run(sockets, enough.clone(), committed.clone()));
+        let task = tokio::spawn(run(sockets, client, enough.clone(), committed.clone()));
         Self { task, enough, committed }
     }
 
-    /// Lets the request under way finish; returns how many reservations there were.
+    /// Lets the request under way finish; returns how many reservations were made.
     pub(super) async fn finish(self) -> anyhow::Result<u64> {
         self.enough.store(true, Ordering::Relaxed);
         self.task.await?
@@ -38,33 +55,38 @@ impl Load {
 
 async fn run(
     sockets: Vec<PathBuf>,
+    client: Client,
     enough: Arc<AtomicBool>,
     committed: Arc<AtomicU64>,
 ) -> anyhow::Result<u64> {
     // Chooses the process's provider of TLS, without which there is no client.
     lease_workers::roles::http_client(PATIENCE)?;
-    let mut number = 0;
+    let Client { name, currency, amount_minor, commits } = client;
+    let (mut number, mut made) = (0, 0);
     while !enough.load(Ordering::Relaxed) {
         number += 1;
-        // Every third is left to the sweeper.
-        let leave = number % 3 == 0;
+        let leave = !commits || number % 3 == 0;
         let reservation = json!({
-            "tenant": TENANT, "amount_minor": 1, "currency": "EUR",
-            "ttl_seconds": if leave { SHORT } else { 600 }, "idempotency_key": format!("reserve-{number}"),
+            "tenant": TENANT, "amount_minor": amount_minor, "currency": currency,
+            "ttl_seconds": if leave { SHORT } else { 600 }, "idempotency_key": format!("reserve-{name}-{number}"),
         });
-        let reserved = ask(&sockets, "/v1/reservations", &reservation).await?;
+        let Some(reserved) = ask(&sockets, "/v1/reservations", &reservation).await? else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        made += 1;
         let id = reserved["reservation_id"].as_str().unwrap_or_default();
         if !leave {
-            let key = json!({"idempotency_key": format!("commit-{number}")});
+            let key = json!({"idempotency_key": format!("commit-{name}-{number}")});
             ask(&sockets, &format!("/v1/reservations/{id}/commit"), &key).await?;
             committed.fetch_add(1, Ordering::Relaxed);
         }
     }
-    Ok(number)
+    Ok(made)
 }
 
-/// Asks one sidecar after the other until one of them has done it.
-async fn ask(sockets: &[PathBuf], path: &str, body: &Value) -> anyhow::Result<Value> {
+/// Asks one sidecar after the other until one of them has done it, or has said that the budget has no room.
+async fn ask(sockets: &[PathBuf], path: &str, body: &Value) -> anyhow::Result<Option<Value>> {
     let began = std::time::Instant::now();
     let mut last = String::from("nobody was asked");
     while began.elapsed() < PATIENCE {
@@ -74,13 +96,16 @@ async fn ask(sockets: &[PathBuf], path: &str, body: &Value) -> anyhow::Result<Va
                 .timeout(Duration::from_secs(2))
                 .build()?;
             match client.post(format!("http://sidecar{path}")).json(body).send().await {
-                Ok(answer) if answer.status().is_success() => return Ok(answer.json().await?),
+                Ok(answer) if answer.status().is_success() => return Ok(Some(answer.json().await?)),
                 Ok(answer) => {
-                    last = format!("{} {}", answer.status(), answer.text().await.unwrap_or_default())
+                    last = format!("{} {}", answer.status(), answer.text().await.unwrap_or_default());
+                    if last.contains("BUDGET_EXCEEDED") {
+                        return Ok(None);
+                    }
                 }
                 // A standby has no socket.
                 Err(error) if error.is_connect() => {}
-                Err(error) => last = error.to_string(),
+                Err(error) => last = format!("{:#}", anyhow::Error::from(error)),
             }
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -7,6 +7,7 @@ mod load;
 mod mid_batch;
 mod multi_pod;
 mod pods;
+mod storm;
 mod story;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ pub(crate) enum Drill {
     #[command(after_help = "Twenty times in a row:
   for run in $(seq 20); do leasehold-lab drill multi-pod --mode postgres || break; done")]
     MultiPod(Args),
+    /// Two of everything on Postgres, under load: kills, stops, cuts and crashes at random, and the books afterwards.
+    Storm(storm::Args),
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -59,17 +62,29 @@ pub(crate) enum Sabotage {
 
 /// Runs a drill. Dropped, it ends everything that it started.
 pub(crate) async fn run(drill: Drill) -> anyhow::Result<ExitCode> {
-    let (name, args) = match &drill {
-        Drill::LeaseLostMidBatch(args) => ("lease-lost-mid-batch", args),
-        Drill::MultiPod(args) => ("multi-pod", args),
+    let (story, history) = match drill {
+        Drill::LeaseLostMidBatch(args) => {
+            let (story, stage) = set("lease-lost-mid-batch", &args).await?;
+            mid_batch::play(&stage, args.sabotage, &story).await?;
+            (story, stage.witness().history().await?)
+        }
+        Drill::MultiPod(args) => {
+            let (story, stage) = set("multi-pod", &args).await?;
+            multi_pod::play(&stage, args.sabotage, &story).await?;
+            (story, stage.witness().history().await?)
+        }
+        Drill::Storm(args) => {
+            let story = Story::new("storm", args.json);
+            storm::play(&args, &story).await?;
+            // A hundred terms are no timeline.
+            (story, Vec::new())
+        }
     };
+    Ok(crate::exit_code(story.end(&history)?))
+}
+
+async fn set(name: &'static str, args: &Args) -> anyhow::Result<(Story, Stage)> {
     let story = Story::new(name, args.json);
     story.step("starting the stores");
-    let stage = Stage::set(args.mode).await?;
-    match drill {
-        Drill::LeaseLostMidBatch(_) => mid_batch::play(&stage, args.sabotage, &story).await?,
-        Drill::MultiPod(_) => multi_pod::play(&stage, args.sabotage, &story).await?,
-    }
-    let history = stage.witness().history().await?;
-    Ok(crate::exit_code(story.end(&history)?))
+    Ok((story, Stage::set(args.mode).await?))
 }

@@ -10,8 +10,8 @@ use lease_testbed::{Folder, Postgres, PostgresOptions, Process, wait_for};
 use sqlx::PgPool;
 
 use super::Sabotage;
-use super::load::{Load, TENANT};
-use super::pods::{PATIENCE, Pod, binary, operator};
+use super::load::{Client, Load, TENANT};
+use super::pods::{PATIENCE, Pod, address_in, binary, operator};
 use super::story::Story;
 use crate::demo::TTL;
 use crate::demo::stage::Stage;
@@ -50,8 +50,7 @@ impl Cast {
         ensure!(prepared.wait(PATIENCE).await?.success(), "{}", prepared.lines().join("\n"));
         let ledger = Pod::start("ledger", &["--ledger-db-url", &url, "--grpc-listen", "127.0.0.1:0"]).await?;
         let started = ledger.process.wait_for_line("ledger started", PATIENCE).await?;
-        let grpc = started.split("grpc=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let grpc = format!("http://{}", grpc.with_context(|| format!("no grpc in {started:?}"))?);
+        let grpc = format!("http://{}", address_in(&started, "grpc")?);
         operator(stage, &["init", "--new", "ttl-sweeper"]).await?;
         let ingest = Pod::ingest(stage).await?;
         let (mut forwarders, mut sweepers, mut sidecars, mut sockets) = (vec![], vec![], vec![], vec![]);
@@ -121,7 +120,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     let pods = if sabotage == Some(Sabotage::NoSuccessor) { 1 } else { 2 };
     let cast = Cast::enter(stage, pods).await?;
     story.step(format!("a ledger, an ingest, and {pods} of each: forwarder, sweeper, sidecar"));
-    let load = Load::start(cast.sockets.clone());
+    let load = Load::start(cast.sockets.clone(), Client::default());
     let committed = load.committed.clone();
     let more_commits = async |least: u64| {
         let from = committed.load(Ordering::Relaxed);

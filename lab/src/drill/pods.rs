@@ -22,6 +22,12 @@ pub(super) fn binary() -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
+/// The address that a worker's first line gives as `word`.
+pub(super) fn address_in(line: &str, word: &str) -> anyhow::Result<String> {
+    let address = line.split(&format!("{word}=")).nth(1).and_then(|rest| rest.split_whitespace().next());
+    Ok(address.with_context(|| format!("no {word} in {line:?}"))?.to_owned())
+}
+
 /// One worker.
 pub(super) struct Pod {
     pub(super) process: Process,
@@ -38,8 +44,7 @@ impl Pod {
             .args(args)
             .spawn()?;
         let line = process.wait_for_line(&format!("{role} started"), PATIENCE).await?;
-        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let address = address.with_context(|| format!("no address in {line:?}"))?.to_owned();
+        let address = address_in(&line, "address")?;
         Ok(Self { process, address })
     }
 

@@ -1,6 +1,8 @@
 //! A tenant's live and committed reservations never exceed its budget.
 
-use crate::stage::{Stage, attempt, fence, outcome, reserve, settle, won};
+use lease_testbed::Process;
+
+use crate::stage::{LIMIT, Stage, TENANT, attempt, fence, outcome, reserve, settle, won};
 
 #[tokio::test]
 async fn is_never_overdrawn_by_many_at_once() -> anyhow::Result<()> {
@@ -41,6 +43,32 @@ async fn is_never_overdrawn_by_many_at_once() -> anyhow::Result<()> {
         stage.int("SELECT reserved_minor + committed_minor FROM budgets").await?,
         1_000,
         "and it was all used"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_scope_and_budget_that_the_command_names_is_made() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let prepare = async |more: &[&str]| {
+        let ledger = Process::command(env!("CARGO_BIN_EXE_leasehold"))?.env_clear();
+        let args = [&["worker", "ledger", "--ledger-db-url", &stage.url], more].concat();
+        anyhow::Ok(ledger.args(args).spawn()?.wait(LIMIT).await?.code())
+    };
+    let scopes = ["--add-scope", "refunds", TENANT, "--add-scope", "payouts", TENANT];
+    let budgets = ["--set-budget", TENANT, "USD", "5", "--set-budget", TENANT, "GBP", "7"];
+    assert_eq!(prepare(&[&scopes[..], &budgets].concat()).await?, Some(0));
+    let made = stage.texts("SELECT fencing_scope_id FROM fencing_scopes ORDER BY 1").await?;
+    assert_eq!(made, ["payments", "payouts", "refunds"]);
+    let set = stage.texts("SELECT currency || limit_minor FROM budgets ORDER BY 1").await?;
+    assert_eq!(set, ["EUR1000", "GBP7", "USD5"]);
+
+    let one_is_nonsense = ["--set-budget", TENANT, "USD", "6", "--set-budget", TENANT, "GBP", "-1"];
+    assert_eq!(prepare(&one_is_nonsense).await?, Some(2));
+    assert_eq!(
+        stage.texts("SELECT currency || limit_minor FROM budgets ORDER BY 1").await?,
+        set,
+        "all or none"
     );
     Ok(())
 }

@@ -47,12 +47,12 @@ pub(crate) struct Args {
     /// Create or upgrade the tables, then do the other preparations, and exit
     #[arg(long)]
     migrate: bool,
-    /// Make a fencing scope of a tenant, and exit
+    /// Make a fencing scope of a tenant, and exit; may be repeated
     #[arg(long, num_args = 2, value_names = ["SCOPE", "TENANT"])]
-    add_scope: Option<Vec<String>>,
-    /// Set a tenant's budget in minor units of a currency, and exit
+    add_scope: Vec<String>,
+    /// Set a tenant's budget in minor units of a currency, and exit; may be repeated
     #[arg(long, num_args = 3, value_names = ["TENANT", "CURRENCY", "AMOUNT"])]
-    set_budget: Option<Vec<String>>,
+    set_budget: Vec<String>,
 }
 
 /// Runs the role until it is told to stop.
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode, Failure> {
     let settings = app.settings();
     let role: Settings = settings.block()?;
     let database = role.database(settings)?;
-    if args.migrate || args.add_scope.is_some() || args.set_budget.is_some() {
+    if args.migrate || !args.add_scope.is_empty() || !args.set_budget.is_empty() {
         return app.block_on(prepare_all(args, database));
     }
     let plan = Plan {
@@ -86,22 +86,34 @@ async fn prepare_all(args: &Args, options: Box<PgConnectOptions>) -> Result<Exit
     let database = Database::Postgres(options.clone());
     let failed =
         |error: String| Failure::new(format!("the ledger in {database} could not be prepared: {error}"));
+    let budgets: Vec<_> = args.set_budget.chunks(3).map(budget).collect::<Result<_, _>>()?;
     if args.migrate {
         migrate(&options).await.map_err(|error| failed(error.to_string()))?;
         println!("the ledger in {database} is ready");
     }
-    if let Some([scope, tenant]) = args.add_scope.as_deref() {
+    for pair in args.add_scope.chunks(2) {
+        let [scope, tenant] = pair else { continue };
         add_scope(&options, scope, tenant).await.map_err(|error| failed(error.to_string()))?;
         println!("fencing scope {scope} of tenant {tenant} is there");
     }
-    if let Some([tenant, currency, amount]) = args.set_budget.as_deref() {
-        let limit = amount.parse().ok().filter(|limit| *limit >= 0).ok_or_else(|| {
-            Failure::Code(2, format!("--set-budget {amount}: use a whole number of minor units, 0 or more"))
-        })?;
+    for (tenant, currency, limit) in budgets {
         set_budget(&options, tenant, currency, limit).await.map_err(|error| failed(error.to_string()))?;
         println!("tenant {tenant} may spend {limit} minor units of {currency}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn budget(words: &[String]) -> Result<(&str, &str, i64), Failure> {
+    let [tenant, currency, amount] = words else {
+        return Err(Failure::Code(2, "--set-budget: name a tenant, a currency and an amount".to_owned()));
+    };
+    match amount.parse() {
+        Ok(limit @ 0..) => Ok((tenant, currency, limit)),
+        _ => Err(Failure::Code(
+            2,
+            format!("--set-budget {amount}: use a whole number of minor units, 0 or more"),
+        )),
+    }
 }
 
 async fn work(plan: Plan) -> Result<ExitCode, Failure> {

@@ -1,0 +1,149 @@
+//! What happens to whom, and when: a function of the seed, as far as it lies with us.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio_util::sync::CancellationToken;
+
+use super::cast::{Cast, Seat};
+
+/// What was done, in words.
+type Done = Vec<&'static str>;
+
+/// All faults, until there were enough.
+pub(super) async fn happen(cast: &Cast, seed: u64, enough: &CancellationToken) -> anyhow::Result<Done> {
+    let random = |part: u64| StdRng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(part));
+    let (forwarder, sweeper, scope, below) = tokio::join!(
+        ending(holders(cast, Seat::Forwarder, random(1), enough), enough),
+        ending(holders(cast, Seat::Sweeper, random(2), enough), enough),
+        ending(holders(cast, Seat::Scope, random(3), enough), enough),
+        ending(foundations(cast, random(4), enough), enough),
+    );
+    Ok([forwarder?, sweeper?, scope?, below?].concat())
+}
+
+/// When one part fails the others end too.
+async fn ending(
+    part: impl Future<Output = anyhow::Result<Done>>,
+    enough: &CancellationToken,
+) -> anyhow::Result<Done> {
+    let done = part.await;
+    if done.is_err() {
+        enough.cancel();
+    }
+    done
+}
+
+/// Leaves everybody alone for a while. False: there were enough.
+async fn calm(random: &mut StdRng, millis: std::ops::Range<u64>, enough: &CancellationToken) -> bool {
+    let pause = Duration::from_millis(random.random_range(millis));
+    enough.run_until_cancelled(tokio::time::sleep(pause)).await.is_some()
+}
+
+/// Whoever holds it, again and again.
+async fn holders(
+    cast: &Cast,
+    seat: Seat,
+    mut random: StdRng,
+    enough: &CancellationToken,
+) -> anyhow::Result<Done> {
+    let mut done = Done::new();
+    while calm(&mut random, 50..400, enough).await {
+        // No answer while Postgres is down.
+        let Ok(Some((holder, epoch))) = cast.holder(seat).await else { continue };
+        let another = random.random();
+        let what = match random.random_range(0..16) {
+            0..5 => {
+                holder.stop().await?;
+                holder.start(another).await?;
+                "SIGTERM"
+            }
+            5..9 => {
+                holder.kill().await?;
+                holder.start(another).await?;
+                "SIGKILL"
+            }
+            9..11 => {
+                holder.pause().await?;
+                succeeded(cast, seat, epoch).await;
+                holder.resume()?;
+                "SIGSTOP past the ttl"
+            }
+            11..13 => {
+                holder.stall();
+                succeeded(cast, seat, epoch).await;
+                holder.heal();
+                "half-open past the ttl"
+            }
+            13..15 if seat == Seat::Scope => {
+                // Postgres may be down at this moment.
+                if cast.revoke_scope().await.is_err() {
+                    continue;
+                }
+                "revoked"
+            }
+            _ => {
+                holder.cut().await;
+                "connections cut"
+            }
+        };
+        done.push(what);
+    }
+    Ok(done)
+}
+
+/// Waits until somebody else's term has begun, for as long as that can take.
+async fn succeeded(cast: &Cast, seat: Seat, epoch: i64) {
+    let limit = cast.ttl * 3 + Duration::from_secs(3);
+    let began = Instant::now();
+    while began.elapsed() < limit {
+        if matches!(cast.holder(seat).await, Ok(Some((_, now))) if now > epoch) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What they all stand on: Postgres, ledgers, ingests.
+async fn foundations(cast: &Cast, mut random: StdRng, enough: &CancellationToken) -> anyhow::Result<Done> {
+    let mut done = Done::new();
+    let mut turn = 0;
+    while calm(&mut random, 500..3_000, enough).await {
+        turn += 1;
+        let one = usize::from(random.random::<bool>());
+        // The first is the crash, so that short runs have it too.
+        let what = match if turn == 1 { 0 } else { random.random_range(0..8) } {
+            0 => {
+                cast.postgres.crash().await?;
+                cast.postgres.start_again().await?;
+                "SIGKILL of Postgres"
+            }
+            1..3 => {
+                cast.ledgers[one].kill().await?;
+                cast.ledgers[one].start(false).await?;
+                "SIGKILL of a ledger"
+            }
+            3 => {
+                cast.ledgers[one].stop().await?;
+                cast.ledgers[one].start(false).await?;
+                "SIGTERM of a ledger"
+            }
+            4..6 => {
+                cast.ingests[one].kill().await?;
+                cast.ingests[one].start(false).await?;
+                "SIGKILL of an ingest"
+            }
+            6 => {
+                cast.ledgers[one].cut().await;
+                "a ledger's connections cut"
+            }
+            _ => {
+                cast.ingests[one].cut().await;
+                "an ingest's connections cut"
+            }
+        };
+        done.push(what);
+    }
+    Ok(done)
+}

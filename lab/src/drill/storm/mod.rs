@@ -1,0 +1,147 @@
+//! Two of everything under load and faults: what operators' books must look like afterwards.
+
+mod cast;
+mod faults;
+mod judge;
+mod member;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use futures::future::try_join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::load::{Client, Load};
+use super::story::Story;
+use cast::Cast;
+use judge::Overdraft;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How many changes of holder there must be in all
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    takeovers: u64,
+    /// Which faults happen to whom, and when. Default: a fresh one, which is printed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The leases' and the scope's ttl, in seconds
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=30))]
+    ttl_seconds: u64,
+    /// Print steps and verdicts as JSON, and nothing else
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Break something, so that a check must fail (exit code 1)
+    #[arg(long, value_enum)]
+    sabotage: Option<Sabotage>,
+}
+
+/// What is broken, and which check must see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Sabotage {
+    /// The ledger admits every term: rows bear epochs that were over
+    Admission,
+    /// The budget's limit is raised behind the judge's back: it is overdrawn
+    Budget,
+    /// An event is taken out of the canonical store
+    LostEvent,
+}
+
+/// Many, who spend: what they reserve is nearly all committed.
+const SPENDERS: [Client; 2] = [
+    Client { name: "spender-1", currency: "EUR", amount_minor: 1, commits: true },
+    Client { name: "spender-2", currency: "EUR", amount_minor: 3, commits: true },
+];
+
+/// Who would overdraw a small budget, all together, if they could.
+const GREEDY: [Client; 3] = [
+    Client { name: "greedy-1", currency: "USD", amount_minor: 7, commits: false },
+    Client { name: "greedy-2", currency: "USD", amount_minor: 5, commits: false },
+    Client { name: "greedy-3", currency: "USD", amount_minor: 3, commits: false },
+];
+
+/// What one takeover may take on a busy machine, on average.
+const SLOWEST: Duration = Duration::from_secs(6);
+
+pub(super) async fn play(args: &Args, story: &Story) -> anyhow::Result<()> {
+    let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    story.step(format!("seed {seed}"));
+    let cast = Cast::enter(args.ttl_seconds).await?;
+    story.step("two of each: ledger, ingest, forwarder, sweeper, sidecar, on one Postgres");
+    match args.sabotage {
+        Some(Sabotage::Admission) => cast.sabotage_admission().await?,
+        Some(Sabotage::Budget) => cast.sabotage_budget().await?,
+        _ => {}
+    }
+    let load = |client: &Client| {
+        let mut sockets = cast.sockets.clone();
+        // Each begins with a sidecar of its own choice.
+        sockets.rotate_left(client.amount_minor as usize % 2);
+        Load::start(sockets, *client)
+    };
+    let spenders: Vec<_> = SPENDERS.iter().map(load).collect();
+    let greedy: Vec<_> = GREEDY.iter().map(load).collect();
+    let overdraft = Overdraft::watch(cast.pool.clone());
+    let enough = CancellationToken::new();
+    let faults = tokio::join!(faults::happen(&cast, seed, &enough), progress(&cast, args, story, &enough));
+    let (faults, reached) = (faults.0?, faults.1);
+    cast.members().for_each(|member| member.heal());
+    let mut told = BTreeMap::<_, usize>::new();
+    faults.iter().for_each(|fault| *told.entry(*fault).or_default() += 1);
+    let told: Vec<_> = told.iter().map(|(fault, count)| format!("{count} × {fault}")).collect();
+    story.step(told.join(", "));
+    story.check(
+        format!("at least {} changes of holder", args.takeovers),
+        reached >= args.takeovers,
+        format!("{reached}"),
+    );
+    let spent: u64 = try_join_all(spenders.into_iter().map(Load::finish)).await?.iter().sum();
+    let gambled: u64 = try_join_all(greedy.into_iter().map(Load::finish)).await?.iter().sum();
+    story.step(format!("the load ends, after {spent} reservations in EUR and {gambled} in USD"));
+    judge::drained(&cast, story).await;
+    if args.sabotage == Some(Sabotage::LostEvent) {
+        cast.lose_an_event().await?;
+    }
+    judge::books(&cast, spent, overdraft.end(), story).await?;
+    let mut clean = 0;
+    let members: Vec<_> = cast.members().collect();
+    for member in &members {
+        member.lives()?;
+        clean += usize::from(member.stop().await?);
+    }
+    let (all, seen) = (members.len(), format!("{clean} of {} ended with 0", members.len()));
+    story.check("everybody stops cleanly when asked to", clean == all, seen);
+    Ok(())
+}
+
+/// Ends the faults when there were enough changes of holder, or no more come. Returns how many there were.
+async fn progress(cast: &Cast, args: &Args, story: &Story, enough: &CancellationToken) -> u64 {
+    let began = Instant::now();
+    let limit = Duration::from_secs(60) + SLOWEST * u32::try_from(args.takeovers).unwrap_or(u32::MAX);
+    let (mut seen, mut told) = (0, began);
+    while !enough.is_cancelled() && seen < args.takeovers && began.elapsed() < limit {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // No answer while Postgres is down.
+        seen = cast.changes_of_holder().await.unwrap_or(seen);
+        if told.elapsed() > Duration::from_secs(10) {
+            told = Instant::now();
+            story.step(format!("{seen} of {} changes of holder", args.takeovers));
+        }
+    }
+    enough.cancel();
+    seen
+}
+
+/// Where a sidecar's socket is.
+fn socket(folder: &std::path::Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.sock"))
+}
+
+/// Prepares by the program itself, as an operator would.
+async fn prepare(args: &[&str]) -> anyhow::Result<()> {
+    let prepared = lease_testbed::Process::command(super::pods::binary()?)?.env_clear().args(args).spawn()?;
+    let status = prepared.wait(super::pods::PATIENCE).await?;
+    ensure!(status.success(), "leasehold {}: {}", args.join(" "), prepared.lines().join("\n"));
+    Ok(())
+}
