@@ -246,7 +246,8 @@ impl Cluster {
         pods
     }
 
-    /// A node loses its power: its pods' processes get SIGKILL at once, its heartbeats end. The API server isn't told.
+    /// A node loses its power: its heartbeats end, its pods are off the network and their processes get SIGKILL, all at
+    /// once. Nobody is told, neither the API server nor whoever they have connections to.
     ///
     /// # Errors
     /// When there is no such node.
@@ -281,9 +282,12 @@ impl Cluster {
         self.pids(namespace, pod)?;
         // One may have just started another: asked again, until none is found that runs.
         wait_until("the pod has stopped", LIMIT, async || {
-            let pids = self.pids(namespace, pod).unwrap_or_default();
-            let running = pids.into_iter().filter(|pid| !processes::has_stopped(*pid).unwrap_or(false));
-            running.map(|pid| rustix::process::kill_process(pid, Signal::STOP)).count() == 0
+            let mut running = self.pids(namespace, pod).unwrap_or_default();
+            running.retain(|pid| !processes::has_stopped(*pid).unwrap_or(false));
+            for pid in &running {
+                let _ = rustix::process::kill_process(*pid, Signal::STOP);
+            }
+            running.is_empty()
         })
         .await
     }
@@ -316,7 +320,7 @@ impl Cluster {
     /// # Errors
     /// When it runs on none of the nodes.
     pub async fn cut_pod(&self, namespace: &str, pod: &str) -> anyhow::Result<()> {
-        node::plug(&self.cable(namespace, pod)?, false).await
+        node::plug(&[self.cable(namespace, pod)?], false).await
     }
 
     /// Connects a pod again.
@@ -324,7 +328,7 @@ impl Cluster {
     /// # Errors
     /// When it runs on none of the nodes.
     pub async fn mend_pod(&self, namespace: &str, pod: &str) -> anyhow::Result<()> {
-        node::plug(&self.cable(namespace, pod)?, true).await
+        node::plug(&[self.cable(namespace, pod)?], true).await
     }
 
     /// Ends everything; returns when nothing of it runs any more. Pods aren't asked, they are killed.

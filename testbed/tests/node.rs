@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [_, "serve", port] => return serve(port),
         [_, "get", host, port] => return get(host, port),
+        [_, "whoami"] => return tokio::runtime::Runtime::new()?.block_on(whoami()),
         _ => {}
     }
     let arguments = Arguments::from_args();
@@ -69,6 +70,9 @@ fn trials(run: impl Fn(usize, &'static str) -> Result<(), Failed> + Clone + Send
         "readiness_governs_who_a_service_leads_to",
         "a_container_whose_liveness_probe_fails_is_restarted",
         "a_pod_that_is_stopped_or_cut_off_goes_on_later",
+        "a_program_reaches_the_api_server_by_its_in_cluster_configuration",
+        "a_sidecar_outlasts_whom_it_serves_and_hooks_are_run",
+        "a_claim_that_is_bound_to_a_folder_of_a_node_keeps_what_is_written",
         "what_is_not_offered_is_said",
         "the_pods_of_a_lost_node_are_replaced_and_it_can_come_back",
         "pods_survive_a_restart_of_the_api_server",
@@ -96,6 +100,9 @@ async fn case(name: &str, bed: Bed) -> anyhow::Result<()> {
         "readiness_governs_who_a_service_leads_to" => service(&bed).await,
         "a_container_whose_liveness_probe_fails_is_restarted" => liveness(&bed).await,
         "a_pod_that_is_stopped_or_cut_off_goes_on_later" => faults(&bed).await,
+        "a_program_reaches_the_api_server_by_its_in_cluster_configuration" => in_cluster(&bed).await,
+        "a_sidecar_outlasts_whom_it_serves_and_hooks_are_run" => sidecar(&bed).await,
+        "a_claim_that_is_bound_to_a_folder_of_a_node_keeps_what_is_written" => claim(&bed).await,
         "what_is_not_offered_is_said" => refused(&bed).await,
         "the_pods_of_a_lost_node_are_replaced_and_it_can_come_back" => lost(&bed).await,
         "pods_survive_a_restart_of_the_api_server" => restart(&bed).await,
@@ -506,6 +513,7 @@ async fn faults(bed: &Bed) -> anyhow::Result<()> {
         let before = fs::read_to_string(&file).unwrap_or_default();
         wait_until(why, LIMIT, async || fs::read_to_string(&file).is_ok_and(|now| now > before)).await
     };
+    bed.when("pods/beat", "it is ready", |seen| condition(seen, "Ready")).await?;
     goes_on("it runs").await?;
     cluster.pause_pod(namespace, "beat").await?;
     let before = fs::read_to_string(&file)?;
@@ -530,6 +538,77 @@ async fn faults(bed: &Bed) -> anyhow::Result<()> {
     assert!(!connects().await);
     cluster.mend_pod(namespace, "server").await?;
     wait_until("it can be reached again", LIMIT, connects).await
+}
+
+async fn in_cluster(bed: &Bed) -> anyhow::Result<()> {
+    let more = json!({"restartPolicy": "Never", "containers": [{"image": "program", "args": ["whoami"]}]});
+    bed.shell("asker", "", more).await?;
+    bed.when("pods/asker", "it has ended", |seen| seen["status"]["phase"] == "Succeeded").await?;
+    assert_eq!(bed.log("asker"), format!("system:serviceaccount:{}:default\n", bed.namespace));
+    Ok(())
+}
+
+async fn sidecar(bed: &Bed) -> anyhow::Result<()> {
+    let helper = "trap 'echo helped until the end >>/shared/log; exit 0' TERM
+        touch /shared/up; while :; do sleep 0.05; done";
+    let script = "ls /shared/up; trap 'cat /shared/hook; sleep 1; echo main ends >>/shared/log; exit 0' TERM
+        echo ready; while :; do sleep 0.05; done";
+    let mount = json!([{"name": "shared", "mountPath": "/shared"}]);
+    let path = format!("/var/run/{}", bed.namespace);
+    let exec = |script: &str| json!({"exec": {"command": ["sh", "-c", script]}});
+    let more = json!({
+        "nodeName": "node-a",
+        "terminationGracePeriodSeconds": 60,
+        "volumes": [{"name": "shared", "hostPath": {"path": path}}],
+        "initContainers": [{
+            "name": "helper", "image": "shell", "args": [helper], "restartPolicy": "Always", "volumeMounts": mount,
+            "startupProbe": exec("test -e /shared/up"),
+        }],
+        "containers": [{
+            "volumeMounts": mount,
+            "lifecycle": {"preStop": exec("echo hooked >/shared/hook"), "postStart": exec("touch /shared/began")},
+        }],
+    });
+    bed.shell("served", script, more).await?;
+    bed.when("pods/served", "it is ready", |seen| condition(seen, "Ready")).await?;
+    bed.logged("served", "ready").await?;
+    let folder = bed.cluster.host_path("node-a", &path)?;
+    assert!(folder.join("began").exists());
+    bed.delete("pods/served").await?;
+    bed.gone("pods/served").await?;
+    assert_eq!(bed.cluster.container_logs(&bed.namespace, "served", "main"), "/shared/up\nready\nhooked\n");
+    assert_eq!(fs::read_to_string(folder.join("log"))?, "main ends\nhelped until the end\n");
+    Ok(())
+}
+
+async fn claim(bed: &Bed) -> anyhow::Result<()> {
+    let (path, modes, size) =
+        (format!("/data/{}", bed.namespace), json!(["ReadWriteOnce"]), json!({"storage": "1Gi"}));
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "kept"}, "spec": {
+        "capacity": size, "accessModes": modes, "hostPath": {"path": path}, "storageClassName": "",
+        "claimRef": {"namespace": bed.namespace, "name": "kept"},
+    }});
+    bed.cluster.access().request("POST", "/api/v1/persistentvolumes", Some(volume)).await?;
+    let claim = json!({"metadata": {"name": "kept"}, "spec": {
+        "accessModes": modes, "resources": {"requests": size}, "storageClassName": "", "volumeName": "kept",
+    }});
+    bed.make("persistentvolumeclaims", claim).await?;
+    for round in ["once", "twice"] {
+        let more = json!({
+            "restartPolicy": "Never",
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-b"]}]},
+            ]}}},
+            "securityContext": {"runAsUser": 1000, "fsGroup": 1000},
+            "volumes": [{"name": "kept", "persistentVolumeClaim": {"claimName": "kept"}}],
+            "containers": [{"volumeMounts": [{"name": "kept", "mountPath": "/kept"}]}],
+        });
+        bed.shell(round, "echo written >>/kept/file && cat /kept/file", more).await?;
+        bed.when(&format!("pods/{round}"), "it has ended", |seen| seen["status"]["phase"] == "Succeeded")
+            .await?;
+    }
+    assert_eq!(bed.log("twice"), "written\nwritten\n");
+    Ok(())
 }
 
 async fn refused(bed: &Bed) -> anyhow::Result<()> {
@@ -649,7 +728,7 @@ async fn nothing_is_left() -> anyhow::Result<()> {
     assert!(left() > 0);
     runner.kill().await?;
     let there = |pid: &&str| Path::new(&format!("/proc/{pid}/exe")).exists();
-    wait_until("its pods' processes have gone", LIMIT, async || !pids.iter().any(|pid| there(pid))).await?;
+    wait_until("its pods' processes have gone", LIMIT, async || !pids.iter().any(there)).await?;
     wait_until("nothing is in its network", LIMIT, async || left() == 0).await
 }
 
@@ -664,6 +743,16 @@ fn serve(port: &str) -> anyhow::Result<()> {
         let name = std::env::var("HOSTNAME")?;
         let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\n\r\nby {name}");
     }
+    Ok(())
+}
+
+async fn whoami() -> anyhow::Result<()> {
+    let client = kube::Client::try_default().await?;
+    let asked = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let request = http::Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews");
+    let request = request.header("content-type", "application/json").body(serde_json::to_vec(&asked)?)?;
+    let answer: Value = client.request(request).await?;
+    println!("{}", answer["status"]["userInfo"]["username"].as_str().context("nobody")?);
     Ok(())
 }
 

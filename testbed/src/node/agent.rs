@@ -134,17 +134,24 @@ impl Node {
     /// Kills its pods' processes and forgets everything, as a machine does that loses its power.
     pub(crate) async fn lose(&self) {
         let agent = lock(&self.agent).take();
+        if let Some(agent) = agent {
+            agent.abort();
+            let _ = agent.await;
+        }
         let pods = std::mem::take(&mut *lock(&self.pods));
-        for task in agent.iter().chain(pods.values().map(|entry| &entry.life)) {
-            task.abort();
+        // Off the network first: their kernel has lost its power too, and tells nobody that they are gone.
+        let cables: Vec<String> = pods.values().filter_map(|entry| entry.shared.veth()).collect();
+        if let Err(error) = network::plug(&cables, false).await {
+            tracing::warn!(%error, "a lost node's pods were not cut off before they were killed");
         }
         for entry in pods.values() {
             for pid in entry.shared.main_processes() {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
+            entry.life.abort();
         }
-        for task in agent.into_iter().chain(pods.into_values().map(|entry| entry.life)) {
-            let _ = task.await;
+        for entry in pods.into_values() {
+            let _ = entry.life.await;
         }
     }
 

@@ -83,10 +83,12 @@ impl PodNetwork {
     }
 }
 
-/// Pulls or puts back a pod's plug.
-pub(crate) async fn plug(veth: &str, connected: bool) -> anyhow::Result<()> {
-    let state = if connected { "up" } else { "down" };
-    script("cut or mend a pod", r#"ip link set "$1" "$2""#, &[veth, state]).await
+/// Pulls or puts back pods' plugs. One that isn't there needs no pulling.
+pub(crate) async fn plug(veths: &[String], connected: bool) -> anyhow::Result<()> {
+    let text = r#"state=$1; shift; for each; do ip link set "$each" "$state" || [ "$state" = down ]; done"#;
+    let mut args = vec![if connected { "up" } else { "down" }];
+    args.extend(veths.iter().map(String::as_str));
+    script("cut or mend pods", text, &args).await
 }
 
 pub(crate) async fn bridge() -> anyhow::Result<()> {

@@ -51,7 +51,7 @@ async fn make(
         return host_path(node, host);
     }
     if let Some(claim) = &volume.persistent_volume_claim {
-        return claimed(node, namespace, &claim.claim_name).await;
+        return claimed(node, namespace, &claim.claim_name, group).await;
     }
     fs::create_dir_all(&path)?;
     if volume.empty_dir.is_some() {
@@ -166,7 +166,8 @@ fn host_path(node: &Node, source: &HostPathVolumeSource) -> anyhow::Result<PathB
     Ok(path)
 }
 
-async fn claimed(node: &Node, namespace: &str, claim: &str) -> anyhow::Result<PathBuf> {
+/// The folder of a claim's volume; as with a disk, and unlike a plain hostPath, the pod's group may write to it.
+async fn claimed(node: &Node, namespace: &str, claim: &str, group: Option<u32>) -> anyhow::Result<PathBuf> {
     let get = async |path: String| {
         let request = Request::get(&path).body(Vec::new())?;
         anyhow::Ok(node.client.request::<Value>(request).await?)
@@ -177,7 +178,12 @@ async fn claimed(node: &Node, namespace: &str, claim: &str) -> anyhow::Result<Pa
     let volume = get(format!("/api/v1/persistentvolumes/{name}")).await?;
     let path = volume["spec"]["hostPath"]["path"].as_str().or(volume["spec"]["local"]["path"].as_str());
     let path = path.with_context(|| format!("the PersistentVolume {name} has neither hostPath nor local"))?;
-    host_path(node, &HostPathVolumeSource { path: path.to_owned(), type_: None })
+    let path = host_path(node, &HostPathVolumeSource { path: path.to_owned(), type_: None })?;
+    if group.is_some() {
+        chown(&path, None, group)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o2775))?;
+    }
+    Ok(path)
 }
 
 /// A token of the pod's ServiceAccount that is good as long as the pod exists.
