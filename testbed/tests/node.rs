@@ -73,6 +73,7 @@ fn trials(run: impl Fn(usize, &'static str) -> Result<(), Failed> + Clone + Send
         "a_program_reaches_the_api_server_by_its_in_cluster_configuration",
         "a_sidecar_outlasts_whom_it_serves_and_hooks_are_run",
         "a_claim_that_is_bound_to_a_folder_of_a_node_keeps_what_is_written",
+        "a_server_of_the_machine_is_reached_once_it_is_exposed",
         "what_is_not_offered_is_said",
         "the_pods_of_a_lost_node_are_replaced_and_it_can_come_back",
         "pods_survive_a_restart_of_the_api_server",
@@ -103,6 +104,7 @@ async fn case(name: &str, bed: Bed) -> anyhow::Result<()> {
         "a_program_reaches_the_api_server_by_its_in_cluster_configuration" => in_cluster(&bed).await,
         "a_sidecar_outlasts_whom_it_serves_and_hooks_are_run" => sidecar(&bed).await,
         "a_claim_that_is_bound_to_a_folder_of_a_node_keeps_what_is_written" => claim(&bed).await,
+        "a_server_of_the_machine_is_reached_once_it_is_exposed" => exposed(&bed).await,
         "what_is_not_offered_is_said" => refused(&bed).await,
         "the_pods_of_a_lost_node_are_replaced_and_it_can_come_back" => lost(&bed).await,
         "pods_survive_a_restart_of_the_api_server" => restart(&bed).await,
@@ -480,20 +482,26 @@ fn with_program(mut more: Value) -> Value {
 }
 
 async fn liveness(bed: &Bed) -> anyhow::Result<()> {
+    // The shell's trap waits for its `sleep`.
     let script = "trap 'echo asked; exit 0' TERM; touch /tmp/fine; echo began; sleep 1; rm /tmp/fine; while :; do sleep 0.05; done";
     let probe =
         json!({"exec": {"command": ["test", "-e", "/tmp/fine"]}, "periodSeconds": 1, "failureThreshold": 1});
     let started = json!({"exec": {"command": ["test", "-e", "/tmp/fine"]}});
-    let more = json!({"containers": [{"livenessProbe": probe, "startupProbe": started}]});
+    let more = json!({
+        "terminationGracePeriodSeconds": 60,
+        "containers": [{"livenessProbe": probe, "startupProbe": started}],
+    });
     bed.shell("sick", script, more).await?;
     bed.when("pods/sick", "it was restarted", |seen| {
         let status = &seen["status"]["containerStatuses"][0];
         status["restartCount"].as_i64() >= Some(1) && status["state"]["running"].is_object()
     })
     .await?;
-    let log = bed.log("sick");
-    assert!(log.contains("asked") && log.matches("began").count() >= 2, "{log}");
-    Ok(())
+    wait_until("it was asked to end, and began again", LIMIT, async || {
+        let log = bed.log("sick");
+        log.contains("asked") && log.matches("began").count() >= 2
+    })
+    .await
 }
 
 async fn faults(bed: &Bed) -> anyhow::Result<()> {
@@ -611,6 +619,18 @@ async fn claim(bed: &Bed) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn exposed(bed: &Bed) -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let there = bed.cluster.expose(listener.local_addr()?).await?;
+    let (host, port) = (there.ip().to_string(), there.port().to_string());
+    let more = json!({"containers": [{"image": "program", "args": ["get", host, port]}]});
+    bed.shell("asker", "", more).await?;
+    let (mut stream, _) = tokio::time::timeout(LIMIT, listener.accept()).await.context("nobody came")??;
+    tokio::io::AsyncWriteExt::write_all(&mut stream, b"hello\n").await?;
+    drop(stream);
+    bed.logged("asker", ": hello").await.map(drop)
+}
+
 async fn refused(bed: &Bed) -> anyhow::Result<()> {
     bed.shell("image", "true", json!({"containers": [{"image": "elsewhere"}]})).await?;
     bed.when("pods/image", "it is refused", |seen| {
@@ -692,8 +712,9 @@ async fn restart(bed: &Bed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts a cluster with a pod, prints its processes, and waits to be killed.
+/// Starts a cluster, after another, with a pod, prints its processes, and waits to be killed.
 async fn runner() -> anyhow::Result<()> {
+    start(&["node-a"]).await?.stop().await;
     let cluster = start(&["node-a"]).await?;
     let bed = Bed { cluster: Arc::new(cluster), namespace: "app".into() };
     bed.begin().await?;

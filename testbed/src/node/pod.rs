@@ -1,5 +1,8 @@
 //! One pod's life on its node: set-up, containers, restarts, its end.
 
+mod keep;
+mod report;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -19,19 +22,16 @@ use k8s_openapi::{
     api::core::v1::{self, Pod},
     jiff::Timestamp,
 };
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
     agent::Node,
-    container::{self, Plan, Running},
-    environment,
     network::PodNetwork,
-    probes::{self, Target, Told},
+    probes,
     status::{self, Conditions, Ended, State},
     volumes::{self, Volumes},
 };
@@ -39,9 +39,6 @@ use super::{
 /// After a failure; doubled with each up to the longest. A kubelet's are 10 s and 5 minutes.
 const BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// A container that ran this long has its backoff forgotten.
-const LONG_ENOUGH: Duration = Duration::from_secs(10);
-const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// The pod as the API server last showed it.
 #[derive(Clone)]
@@ -291,151 +288,6 @@ impl Life {
         false
     }
 
-    /// Runs a container again and again, as its pod's policy says; returns how it ended for good.
-    async fn keep(&self, place: &Place, container: &v1::Container, kind: Kind) -> Option<Ended> {
-        let name = &container.name;
-        let (mut backoff, mut restarts) = (BACKOFF, 0);
-        loop {
-            let begun = Instant::now();
-            let ended = match self.start(place, container).await {
-                Ok(running) => {
-                    let began = Timestamp::now();
-                    self.shared.update(name, |state| {
-                        state.state = State::Running(began);
-                        state.pid = Some(running.pid());
-                        state.restarts += restarts;
-                    });
-                    let (code, signal, why) = self.attend(place, container, &running, kind).await;
-                    let written = fs::read_to_string(self.message(name)).unwrap_or_default();
-                    let message = if written.is_empty() { why } else { written };
-                    let ended = Ended { code, signal, message, began, ended: Timestamp::now() };
-                    self.shared.update(name, |state| {
-                        state.state = State::Ended(ended.clone());
-                        (state.pid, state.started, state.ready) =
-                            (None, false, kind == Kind::Init && code == 0);
-                    });
-                    restarts = 1;
-                    Some(ended)
-                }
-                Err((reason, error)) => {
-                    let error = format!("{error:#}");
-                    self.node.event(&self.pod, reason, &format!("container {name}: {error}"));
-                    self.shared.update(name, |state| state.state = State::Waiting(reason, error));
-                    None
-                }
-            };
-            let policy = self.spec.restart_policy.as_deref().unwrap_or("Always");
-            let again = ended.as_ref().is_none_or(|ended| match kind {
-                Kind::Sidecar => true,
-                Kind::Init => ended.code != 0 && policy != "Never",
-                Kind::Main => policy == "Always" || policy == "OnFailure" && ended.code != 0,
-            });
-            if !again || self.is_stopping(kind) {
-                return ended;
-            }
-            if begun.elapsed() > LONG_ENOUGH {
-                backoff = BACKOFF;
-            }
-            if let Some(ended) = &ended {
-                let message = format!("back-off {backoff:?} restarting failed container {name}");
-                self.shared.update(name, |state| {
-                    state.last = Some(ended.clone());
-                    state.state = State::Waiting("CrashLoopBackOff", message);
-                });
-            }
-            tokio::select! {
-                () = sleep(backoff) => {}
-                () = self.stopping(kind) => {
-                    if let Some(ended) = &ended {
-                        self.shared.update(name, |state| state.state = State::Ended(ended.clone()));
-                    }
-                    return ended;
-                }
-            }
-            backoff = (backoff * 2).min(LONGEST_BACKOFF);
-        }
-    }
-
-    async fn start(
-        &self,
-        place: &Place,
-        container: &v1::Container,
-    ) -> Result<Running, (&'static str, anyhow::Error)> {
-        let asked = container.image.as_deref().unwrap_or_default();
-        let image = self.node.machine.image(asked).map_err(|error| ("ErrImagePull", error))?;
-        let planned = async {
-            let env = environment::of(&self.node, &self.pod, &self.ip.to_string(), image, container).await?;
-            let message = self.message(&container.name);
-            container::message_file(&message)?;
-            Plan::new(&self.pod, container, image, env, &place.volumes, &place.hosts, &message)
-        };
-        let plan = planned.await.map_err(|error| ("CreateContainerConfigError", error))?;
-        let (root, log) = (self.folder.join("root").join(&container.name), self.log(&container.name));
-        plan.start(&place.network, &root, &log).await.map_err(|error| ("CreateContainerError", error))
-    }
-
-    /// Probes a container until it ends, ends it when that is due, and tells its exit code and signal.
-    async fn attend(
-        &self,
-        place: &Place,
-        container: &v1::Container,
-        running: &Running,
-        kind: Kind,
-    ) -> (i32, Option<i32>, String) {
-        let name = &container.name;
-        let target = Target { container, running, ip: place.network.ip };
-        let lifecycle = container.lifecycle.clone().unwrap_or_default();
-        let last = Mutex::new(String::new());
-        let tell = |told| match told {
-            Told::Started => self.shared.update(name, |state| state.started = true),
-            Told::Ready(ready) => self.shared.update(name, |state| state.ready = ready),
-            Told::Unready(why) => {
-                let mut last = lock(&last);
-                if *last != why {
-                    self.node.event(&self.pod, "Unhealthy", &why);
-                    *last = why;
-                }
-            }
-        };
-        let probing = async {
-            if let Some(hook) = &lifecycle.post_start
-                && let Err(error) = probes::hook(&target, hook, self.grace()).await
-            {
-                return format!("the postStart hook failed: {error:#}");
-            }
-            if kind == Kind::Init {
-                return std::future::pending().await;
-            }
-            probes::attend(&target, &tell).await
-        };
-        let why = tokio::select! {
-            (code, signal) = running.wait() => return (code, signal, String::new()),
-            why = probing => why,
-            () = self.stopping(kind) => String::new(),
-        };
-        self.shared.update(name, |state| state.ready = false);
-        let message = format!("Stopping container {name} {why}");
-        self.node.event(&self.pod, "Killing", message.trim_end());
-        let ask = async {
-            if let Some(hook) = &lifecycle.pre_stop
-                && let Err(error) = probes::hook(&target, hook, self.grace()).await
-            {
-                self.node.event(&self.pod, "FailedPreStopHook", &format!("{error:#}"));
-            }
-            running.signal(Signal::TERM);
-            std::future::pending::<()>().await;
-        };
-        let (code, signal) = tokio::select! {
-            ended = running.wait() => ended,
-            () = ask => unreachable!("it asks once, and then waits"),
-            () = self.grace_over() => {
-                running.signal(Signal::KILL);
-                running.wait().await
-            }
-        };
-        (code, signal, why)
-    }
-
     fn grace(&self) -> Duration {
         let seen = self.seen.borrow();
         let said = seen.pod.metadata.deletion_grace_period_seconds;
@@ -485,83 +337,6 @@ impl Life {
         let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
         let folder = self.node.logs(namespace.unwrap_or_default(), name.unwrap_or_default());
         folder.join(format!("{container}.log"))
-    }
-
-    /// Tells the API server whatever changes. Never returns.
-    async fn report(&self) {
-        let (mut changes, mut seen) = (self.shared.changes.subscribe(), self.seen.clone());
-        let mut told = None;
-        loop {
-            changes.mark_unchanged();
-            let status = self.status(false);
-            if told.as_ref() != Some(&status) {
-                match self.tell(&status).await {
-                    Ok(()) => told = Some(status),
-                    Err(error) => {
-                        tracing::debug!(%error, "could not tell a pod's status");
-                        sleep(BACKOFF).await;
-                        continue;
-                    }
-                }
-            }
-            tokio::select! {
-                _ = changes.changed() => {}
-                changed = seen.changed() => if changed.is_err() { return std::future::pending().await },
-            }
-        }
-    }
-
-    fn status(&self, over: bool) -> serde_json::Value {
-        let containers = lock(&self.shared.containers).clone();
-        let problem = lock(&self.shared.problem).clone();
-        let settled = over || lock(&self.shared.network).is_some();
-        let pod = self.seen.borrow().pod.clone();
-        let ips = (settled.then(|| self.ip.to_string()), self.node.ip.to_string());
-        let mut conditions = lock(&self.conditions);
-        let ips = (ips.0, ips.1.as_str());
-        status::of(&pod, &containers, &mut conditions, ips, self.began, problem.as_deref(), over)
-    }
-
-    async fn tell(&self, status: &serde_json::Value) -> anyhow::Result<()> {
-        let mut status = status.clone();
-        // Of a later pod of this name nothing is told.
-        status["metadata"] = serde_json::json!({"uid": self.pod.metadata.uid});
-        let (pods, name) = self.pods();
-        let (params, patch) = (PatchParams::default(), Patch::Strategic(&status));
-        let told = pods.patch_status(name, &params, &patch);
-        match timeout(CALL_LIMIT, told).await? {
-            Err(kube::Error::Api(answer)) if [404, 409].contains(&answer.code) => Ok(()),
-            answer => Ok(answer.map(drop)?),
-        }
-    }
-
-    /// Nothing runs any more: says so.
-    async fn finish(&self) {
-        while !self.seen.borrow().gone && self.tell(&self.status(true)).await.is_err() {
-            sleep(BACKOFF).await;
-        }
-    }
-
-    /// Waits until the pod is to go, and lets it go.
-    async fn leave(&self) {
-        self.stopping(Kind::Main).await;
-        let (pods, name) = self.pods();
-        let preconditions = Preconditions { uid: self.pod.metadata.uid.clone(), resource_version: None };
-        let params = DeleteParams::default().grace_period(0).preconditions(preconditions);
-        while !self.seen.borrow().gone {
-            match timeout(CALL_LIMIT, pods.delete(name, &params)).await {
-                Ok(Ok(_)) => return,
-                Ok(Err(kube::Error::Api(answer))) if [404, 409].contains(&answer.code) => return,
-                _ => sleep(BACKOFF).await,
-            }
-        }
-    }
-
-    fn pods(&self) -> (kube::Api<Pod>, &str) {
-        let meta = &self.pod.metadata;
-        let namespace = meta.namespace.as_deref().unwrap_or_default();
-        let pods = kube::Api::namespaced(self.node.client.clone(), namespace);
-        (pods, meta.name.as_deref().unwrap_or_default())
     }
 }
 
