@@ -149,7 +149,8 @@ impl Plan {
         let mut command = Process::command("nsenter")?
             .args(network.enter())
             .args(["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"])
-            .args(["/bin/sh", "-c", SETUP, "testbed-container"])
+            .env("SETUP", SETUP)
+            .args(["/bin/sh", "-c", r#"eval "$SETUP""#, "testbed-container"]) // short, for whoever reads `ps`
             .arg(root)
             .arg(log)
             .arg(self.read_only.to_string());
