@@ -46,6 +46,8 @@ if wants etcd; then
 fi
 
 if wants k8s; then
+    # Pods as processes: their networks. The other programs that they need come with Debian's base.
+    [ "$(uname)" != Linux ] || have ip || install "iproute2's ip" iproute2 "pods get networks of their own"
     [ -n "${LEASEHOLD_TEST_KUBECONFIG:-}${KUBEBUILDER_ASSETS:-}" ] || needs_go kubernetes
 fi
 

@@ -74,6 +74,11 @@ impl Etcd {
     /// reachable from this machine only, and has nothing in it.
     pub const ROOT: (&str, &str) = ("root", "testbed");
 
+    /// Builds its program unless it is in the cache.
+    pub(crate) async fn prepare() -> anyhow::Result<()> {
+        go::build(MODULE).await.map(drop)
+    }
+
     /// Starts a cluster and waits until it serves: well under a second, the first time some minutes more.
     ///
     /// The programs are built from source into `$LEASEHOLD_CACHE`, `$XDG_CACHE_HOME/leasehold` or

@@ -97,6 +97,12 @@ impl ControlPlane {
         Ok(plane)
     }
 
+    /// Builds its programs and its etcd's unless they are in the cache, which needs the network.
+    pub(crate) async fn prepare() -> anyhow::Result<()> {
+        Binaries::find().await?;
+        Etcd::prepare().await
+    }
+
     /// An administrator's access to it.
     pub fn access(&self) -> &KubernetesAccess {
         &self.access
@@ -322,7 +328,11 @@ fn write_settings(folder: &Path, options: &ControlPlaneOptions) -> anyhow::Resul
     let key = rcgen::KeyPair::generate().context("cannot make a key for service accounts")?;
     fs::write(folder.join("service-account.key"), key.serialize_pem())?;
     fs::write(folder.join("service-account.pub"), key.public_key_pem())?;
-    fs::write(folder.join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"))?;
+    let mut tokens = format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n");
+    for [token, user, group] in &options.tokens {
+        tokens += &format!("{token},{user},{user},\"{group}\"\n");
+    }
+    fs::write(folder.join("tokens.csv"), tokens)?;
     let policy = json!({
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",

@@ -8,6 +8,8 @@ pub struct ControlPlaneOptions {
     pub(super) fsync: bool,
     pub(super) audit_level: &'static str,
     pub(super) flags: Vec<String>,
+    /// Further lines of the token file: a token, a user and a group.
+    pub(super) tokens: Vec<[String; 3]>,
 }
 
 impl Default for ControlPlaneOptions {
@@ -18,6 +20,7 @@ impl Default for ControlPlaneOptions {
             fsync: false,
             audit_level: "Metadata",
             flags: Vec::new(),
+            tokens: Vec::new(),
         }
     }
 }
@@ -49,6 +52,12 @@ impl ControlPlaneOptions {
     #[must_use]
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
+        self
+    }
+
+    /// Lets whoever shows `token` be `user` of `group`. No secret either: see the administrator's.
+    pub(crate) fn token(mut self, token: String, user: String, group: &str) -> Self {
+        self.tokens.push([token, user, group.to_owned()]);
         self
     }
 }

@@ -1,0 +1,239 @@
+//! What kube-proxy and the cluster's DNS are for: a Service's address and name lead to its ready pods.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Write,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{Api, Client};
+use tokio::{net::TcpListener, task::AbortHandle};
+
+use super::{network, watch};
+
+/// The Service by which pods reach the API server.
+const KUBERNETES: &str = "default/kubernetes";
+
+/// The Services of a cluster.
+pub(crate) struct Services {
+    apiserver: SocketAddr,
+    state: Mutex<State>,
+    /// Where each address leads just now.
+    routes: Arc<Mutex<Routes>>,
+    /// One change after the other.
+    listening: tokio::sync::Mutex<Listening>,
+}
+
+type Routes = BTreeMap<SocketAddr, Vec<SocketAddr>>;
+
+#[derive(Default)]
+struct State {
+    services: BTreeMap<String, Service>,
+    slices: BTreeMap<String, EndpointSlice>,
+    hosts: Vec<Hosts>,
+}
+
+#[derive(Default)]
+struct Listening {
+    addresses: BTreeSet<Ipv4Addr>,
+    tasks: BTreeMap<SocketAddr, Task>,
+}
+
+/// A pod's /etc/hosts.
+#[derive(Clone)]
+struct Hosts {
+    path: PathBuf,
+    namespace: String,
+    own: String,
+}
+
+/// Ends with its handle.
+struct Task(AbortHandle);
+
+impl Services {
+    pub(crate) fn new(apiserver: SocketAddr) -> Arc<Self> {
+        let (state, routes) = (Mutex::default(), Arc::default());
+        Arc::new(Self { apiserver, state, routes, listening: tokio::sync::Mutex::default() })
+    }
+
+    /// Follows Services and EndpointSlices. Never returns.
+    pub(crate) async fn follow(self: Arc<Self>, client: Client) {
+        let services = watch::keep(Api::<Service>::all(client.clone()), None, |all| {
+            self.lock().services = all;
+            self.apply()
+        });
+        let slices = watch::keep(Api::<EndpointSlice>::all(client), None, |all| {
+            self.lock().slices = all;
+            self.apply()
+        });
+        tokio::join!(services, slices);
+    }
+
+    /// Keeps a hosts file for a pod, from now on; `own` is its own line.
+    pub(super) fn show(&self, path: &Path, namespace: &str, own: &str) -> anyhow::Result<()> {
+        let hosts = Hosts { path: path.to_owned(), namespace: namespace.to_owned(), own: own.to_owned() };
+        let mut state = self.lock();
+        state.write(&hosts)?;
+        state.hosts.push(hosts);
+        Ok(())
+    }
+
+    /// Keeps it no longer.
+    pub(super) fn forget(&self, path: &Path) {
+        self.lock().hosts.retain(|hosts| hosts.path != path);
+    }
+
+    async fn apply(&self) {
+        let mut listening = self.listening.lock().await;
+        let routes = {
+            let state = self.lock();
+            for hosts in &state.hosts {
+                if let Err(error) = state.write(hosts) {
+                    tracing::warn!(%error, "could not write a pod's hosts");
+                }
+            }
+            state.routes(self.apiserver)
+        };
+        // Without a ready pod a connection is to be refused.
+        let wanted: Vec<_> = routes.iter().filter(|(_, to)| !to.is_empty()).map(|(from, _)| *from).collect();
+        *lock(&self.routes) = routes;
+        listening.tasks.retain(|from, _| wanted.contains(from));
+        for from in wanted {
+            if listening.tasks.contains_key(&from) {
+                continue;
+            }
+            match self.listen(&mut listening.addresses, from).await {
+                Ok(task) => drop(listening.tasks.insert(from, task)),
+                Err(error) => tracing::warn!(%from, %error, "could not listen on a service's address"),
+            }
+        }
+    }
+
+    async fn listen(&self, addresses: &mut BTreeSet<Ipv4Addr>, from: SocketAddr) -> anyhow::Result<Task> {
+        if let IpAddr::V4(ip) = from.ip()
+            && addresses.insert(ip)
+        {
+            network::add_address(ip).await?;
+        }
+        let listener = TcpListener::bind(from).await?;
+        let (routes, turn) = (self.routes.clone(), AtomicUsize::new(0));
+        let task = tokio::spawn(network::forward(listener, move || {
+            let routes = lock(&routes);
+            let to = routes.get(&from)?;
+            to.get(turn.fetch_add(1, Ordering::Relaxed) % to.len().max(1)).copied()
+        }));
+        Ok(Task(task.abort_handle()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    fn routes(&self, apiserver: SocketAddr) -> Routes {
+        let mut routes = Routes::new();
+        for (key, service) in &self.services {
+            let Some(spec) = &service.spec else { continue };
+            let Some(ip) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<Ipv4Addr>().ok()) else {
+                continue;
+            };
+            for port in spec.ports.iter().flatten() {
+                let Ok(number) = u16::try_from(port.port) else { continue };
+                let to =
+                    if key == KUBERNETES { vec![apiserver] } else { self.ready(key, port.name.as_deref()) };
+                routes.insert(SocketAddr::from((ip, number)), to);
+            }
+        }
+        routes
+    }
+
+    /// The slices of a Service.
+    fn slices(&self, service: &str) -> impl Iterator<Item = &EndpointSlice> {
+        let (namespace, name) = service.split_once('/').unwrap_or_default();
+        self.slices.values().filter(move |slice| {
+            let labels = slice.metadata.labels.as_ref();
+            slice.metadata.namespace.as_deref() == Some(namespace)
+                && labels
+                    .and_then(|labels| labels.get("kubernetes.io/service-name"))
+                    .is_some_and(|of| of == name)
+        })
+    }
+
+    /// Where the ready pods of a Service listen for its port of this name.
+    fn ready(&self, service: &str, port: Option<&str>) -> Vec<SocketAddr> {
+        let mut to = Vec::new();
+        for slice in self.slices(service) {
+            let of_name = |known: &&k8s_openapi::api::discovery::v1::EndpointPort| {
+                known.name.as_deref().unwrap_or_default() == port.unwrap_or_default()
+            };
+            let number = slice.ports.iter().flatten().find(of_name).and_then(|port| port.port);
+            let Some(number) = number.and_then(|number| u16::try_from(number).ok()) else { continue };
+            to.extend(addresses(slice).map(|(ip, _)| SocketAddr::from((ip, number))));
+        }
+        to
+    }
+
+    /// Writes a pod's hosts file in place: it is mounted.
+    fn write(&self, hosts: &Hosts) -> anyhow::Result<()> {
+        let mut text = format!("127.0.0.1\tlocalhost\n{}\n", hosts.own);
+        for (key, service) in &self.services {
+            let (namespace, name) = key.split_once('/').unwrap_or_default();
+            let names = |name: &str| {
+                let mut names =
+                    format!("{name}.{namespace}.svc.cluster.local {name}.{namespace}.svc {name}.{namespace}");
+                if namespace == hosts.namespace {
+                    names += &format!(" {name}");
+                }
+                names
+            };
+            match service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) {
+                Some("None") => {
+                    for (ip, host_name) in self.slices(key).flat_map(addresses) {
+                        text += &format!("{ip}\t{}\n", names(name));
+                        if let Some(host_name) = host_name {
+                            text += &format!("{ip}\t{}\n", names(&format!("{host_name}.{name}")));
+                        }
+                    }
+                }
+                Some(ip) if !ip.is_empty() => text += &format!("{ip}\t{}\n", names(name)),
+                _ => {}
+            }
+        }
+        let old = fs::read(&hosts.path).unwrap_or_default();
+        if old != text.as_bytes() {
+            let mut file =
+                fs::OpenOptions::new().create(true).truncate(false).write(true).open(&hosts.path)?;
+            file.write_all(text.as_bytes())?;
+            file.set_len(text.len().try_into()?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The ready addresses of a slice, and the host names of those that have one.
+fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = (Ipv4Addr, Option<&str>)> {
+    let ready = slice.endpoints.iter().filter(|endpoint| {
+        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
+    });
+    ready.filter_map(|endpoint| {
+        Some((endpoint.addresses.first()?.parse().ok()?, endpoint.hostname.as_deref()))
+    })
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
