@@ -9,6 +9,7 @@
 //!   the same, or the one that the user names.
 //! - [`ControlPlane`]: a Kubernetes API server with its etcd, and its controllers on request, without containers;
 //!   [`KubernetesServer`]: the same, or the cluster that the user names.
+//! - [`helm`]: the program, to install charts as their users do.
 //! - [`Proxy`]: stands between a client and its server and delays, drops, cuts, holds and counts.
 //! - [`Process`]: a real child process, with its lines, signals and exit code.
 //! - [`Folder`]: a throw-away folder.
@@ -18,6 +19,7 @@ mod cache;
 mod certificates;
 mod etcd;
 mod go;
+pub mod helm;
 mod kubernetes;
 mod ports;
 mod postgres;
