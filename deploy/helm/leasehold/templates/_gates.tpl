@@ -75,13 +75,11 @@
 {{- $election := .Values.leaderElection -}}
 {{- $day := 86400000 -}}
 {{- range $key, $least := dict "ttlMs" 100 "maxTtlMs" 100 "renewIntervalMs" 1 "retryIntervalMs" 1 "stopGraceMs" 0 "stopBudgetMs" 0 -}}
-{{- $value := get $election $key -}}
-{{- if kindIs "invalid" $value -}}
-{{- if has $key (list "ttlMs" "stopBudgetMs") -}}
-{{- fail (printf "leaderElection.%s is null: use a whole number of milliseconds from %d to %d" $key $least $day) -}}
-{{- end -}}
-{{- else if or (lt (int64 $value) (int64 $least)) (gt (int64 $value) (int64 $day)) -}}
+{{- $value := index $election $key -}}
+{{- if not (kindIs "invalid" $value) -}}
+{{- if or (lt (int64 $value) (int64 $least)) (gt (int64 $value) (int64 $day)) -}}
 {{- fail (printf "leaderElection.%s is %d: use a whole number of milliseconds from %d to %d" $key (int64 $value) $least $day) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
