@@ -85,7 +85,10 @@ async fn emitted() -> anyhow::Result<Series> {
     Ok(series)
 }
 
-struct Selectors(Vec<(String, Vec<(String, String, bool)>)>);
+/// A label, its value, and whether it must be equal.
+type Matcher = (String, String, bool);
+
+struct Selectors(Vec<(String, Vec<Matcher>)>);
 
 impl ExprVisitor for Selectors {
     type Error = String;

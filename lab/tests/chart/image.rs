@@ -41,11 +41,12 @@ fn it_runs_as_a_number_that_is_not_root() {
     let recipe = recipe();
     let user = all(&recipe, "USER");
     let (user, group) = user[0].split_once(':').unwrap();
-    assert!(user.parse::<u32>().unwrap() > 0 && group.parse::<u32>().unwrap() > 0);
+    let (user, group): (u32, u32) = (user.parse().unwrap(), group.parse().unwrap());
+    assert!(user > 0 && group > 0);
     // The chart runs its pods as the same.
     let manifests = rendered("etcd");
     let pods: Vec<_> = manifests.iter().filter_map(pod).collect();
-    assert!(pods.iter().all(|pod| pod["securityContext"]["runAsUser"].to_string() == user));
+    assert!(pods.iter().all(|pod| pod["securityContext"]["runAsUser"] == user));
 }
 
 #[test]

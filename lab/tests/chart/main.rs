@@ -6,5 +6,6 @@ mod gates;
 mod image;
 mod manifests;
 mod readme;
+mod rights;
 mod server;
 mod settings;

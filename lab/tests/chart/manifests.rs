@@ -51,7 +51,10 @@ fn each_account_may_do_what_its_pods_do_and_no_more() {
         let expected = (vec![*lease], vec!["get", "list", "watch", "update"], vec![]);
         assert_eq!(verbs(&manifests, role), expected, "{role}");
     }
-    assert_eq!(verbs(&manifests, "leasehold-init"), (both.clone(), vec!["get", "update"], vec!["create"]));
+    assert_eq!(
+        verbs(&manifests, "leasehold-init"),
+        (both.clone(), vec!["get", "list", "update"], vec!["create"])
+    );
     assert_eq!(verbs(&manifests, "leasehold-test"), (both, vec!["get"], vec![]));
     assert_eq!(of_kind(&manifests, "Role").count(), 4);
 
