@@ -110,7 +110,7 @@ impl ExprVisitor for Selectors {
 async fn every_alert_asks_for_series_that_real_workers_show() -> anyhow::Result<()> {
     let series = emitted().await?;
     let mut seen = BTreeSet::new();
-    for example in ["k8s", "postgres"] {
+    for example in ["full", "shared"] {
         let manifests = tokio::task::spawn_blocking(move || crate::common::rendered(example)).await?;
         let rules = list(one(&manifests, "PrometheusRule", "leasehold"), "/spec/groups/0/rules");
         for rule in rules {
@@ -170,7 +170,7 @@ async fn every_alert_asks_for_series_that_real_workers_show() -> anyhow::Result<
 #[test]
 fn alerts_of_roles_that_do_not_run_are_left_out() {
     let sets = ["sidecar.enabled=false", "ledger.enabled=false", "ttlSweeper.enabled=false"];
-    let manifests = render("k8s", &sets).unwrap();
+    let manifests = render("full", &sets).unwrap();
     let rules = list(one(&manifests, "PrometheusRule", "leasehold"), "/spec/groups/0/rules");
     let alerts: Vec<_> = rules.iter().map(|rule| text(rule, "/alert")).collect();
     assert_eq!(alerts, ["SpendGuardLeaseFlapping", "SpendGuardOutboxNoLeader", "SpendGuardOutboxLagHigh"]);

@@ -6,8 +6,9 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-/// The example values, one for each mode and one for a move.
-pub(crate) const EXAMPLES: [&str; 6] = ["k8s", "postgres", "etcd", "sqlite", "disabled", "move"];
+/// The example values: one for each mode, those of the widest reach, and a move.
+pub(crate) const EXAMPLES: [&str; 8] =
+    ["k8s", "postgres", "etcd", "sqlite", "disabled", "full", "shared", "move"];
 
 static HELM: LazyLock<PathBuf> = LazyLock::new(|| {
     let had = std::thread::spawn(|| {

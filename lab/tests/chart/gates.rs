@@ -7,7 +7,7 @@ type Gate = (&'static str, &'static [&'static str], &'static [&'static str], &'s
 
 const GATES: &[Gate] = &[
     (
-        "postgres",
+        "shared",
         &["leaderElection.mode=zookeeper"],
         &["leaderElection.mode is \"zookeeper\": use one of postgres, etcd, k8s, sqlite, disabled"],
         &["leaderElection.mode=k8s"],
@@ -41,13 +41,13 @@ const GATES: &[Gate] = &[
         &["ttlSweeper.replicas=2", "ttlSweeper.enabled=false"],
     ),
     (
-        "k8s",
+        "full",
         &["leaderElection.migrateFrom=sqlite"],
         &["replicas is 2", "leaderElection.migrateFrom is \"sqlite\"", "one pod only"],
         &["leaderElection.migrateFrom=sqlite", "outboxForwarder.replicas=1", "ttlSweeper.replicas=1"],
     ),
     (
-        "k8s",
+        "full",
         &["sidecar.acknowledgeMultiPod=false"],
         &["the sidecar is a DaemonSet", "set sidecar.acknowledgeMultiPod=true"],
         &["sidecar.acknowledgeMultiPod=true"],
@@ -59,7 +59,7 @@ const GATES: &[Gate] = &[
         &["workloadInstanceIdOverride=me", "outboxForwarder.replicas=1", "ttlSweeper.replicas=1"],
     ),
     (
-        "k8s",
+        "full",
         &["workloadInstanceIdOverride=me", "outboxForwarder.replicas=1", "ttlSweeper.replicas=1"],
         &["would give the sidecars of all nodes one name"],
         &[
@@ -70,13 +70,13 @@ const GATES: &[Gate] = &[
         ],
     ),
     (
-        "k8s",
+        "full",
         &["leaderElection.migrateFrom=k8s"],
         &["can't be moved to where they are"],
         &["leaderElection.migrateFrom=postgres", "leaderElection.postgres.secretName=lease-db"],
     ),
     (
-        "k8s",
+        "full",
         &["leaderElection.migrateFrom=disabled"],
         &["mode disabled has none, so remove it"],
         &["leaderElection.migrateFrom="],
@@ -88,31 +88,31 @@ const GATES: &[Gate] = &[
         &["leaderElection.migrateFrom="],
     ),
     (
-        "k8s",
+        "full",
         &["leaderElection.renewIntervalMs=5001"],
         &["renewIntervalMs is 5001: use at most ttlMs/3 = 5000"],
         &["leaderElection.renewIntervalMs=5000"],
     ),
     (
-        "k8s",
+        "full",
         &["leaderElection.retryIntervalMs=5001"],
         &["retryIntervalMs is 5001", "renewIntervalMs = 5000"],
         &["leaderElection.retryIntervalMs=5000"],
     ),
     (
-        "k8s",
+        "full",
         &["leaderElection.stopGraceMs=4971"],
         &["stopGraceMs is 4971", "leaves 4970", "one late renewal"],
         &["leaderElection.stopGraceMs=4970"],
     ),
     (
-        "k8s",
+        "full",
         &["leaderElection.maxTtlMs=14999"],
         &["maxTtlMs is 14999, less than ttlMs 15000"],
         &["leaderElection.maxTtlMs=15000"],
     ),
     (
-        "k8s",
+        "full",
         &["leaderElection.ttlMs=15500"],
         &["ttlMs is 15500", "whole seconds", "multiple of 1000"],
         &["leaderElection.ttlMs=16000"],
@@ -136,13 +136,13 @@ const GATES: &[Gate] = &[
         &["terminationGracePeriodSeconds=30"],
     ),
     (
-        "k8s",
+        "full",
         &["terminationGracePeriodSeconds=49"],
         &["sidecar needs 50"],
         &["terminationGracePeriodSeconds=50"],
     ),
     (
-        "postgres",
+        "shared",
         &["leaderElection.postgres.secretName="],
         &["leaderElection.postgres.secretName is empty", "kubectl create secret"],
         &["leaderElection.postgres.secretName=other"],
@@ -204,15 +204,15 @@ const GATES: &[Gate] = &[
         &["outboxForwarder.ingestUrl is empty"],
         &["canonicalIngest.enabled=false", "outboxForwarder.enabled=false"],
     ),
-    ("k8s", &["sidecar.tenantId="], &["sidecar.tenantId is empty"], &["sidecar.tenantId=other"]),
+    ("full", &["sidecar.tenantId="], &["sidecar.tenantId is empty"], &["sidecar.tenantId=other"]),
     (
-        "k8s",
+        "full",
         &["ledger.enabled=false"],
         &["sidecar.ledgerUrl is empty"],
         &["ledger.enabled=false", "sidecar.ledgerUrl=http://ledger:50051"],
     ),
     (
-        "postgres",
+        "shared",
         &["sidecar.ledgerTls.secretName="],
         &["ledgerTls.secretName is \"\"", "at https needs a Secret"],
         &["sidecar.ledgerTls.secretName=", "ledger.tls.secretName="],
@@ -260,7 +260,7 @@ fn the_schema_refuses_what_is_misspelt_or_of_the_wrong_kind() {
         ("leaderElection.ttlMs=null", "ttlMs"),
         ("leaderElection.etcd.endpoints={https://me:secret@etcd:2379}", "endpoints"),
     ] {
-        let complaint = render("k8s", &[set]).expect_err(set);
+        let complaint = render("full", &[set]).expect_err(set);
         assert!(complaint.contains("don't meet the specifications of the schema"), "{set}: {complaint}");
         assert!(complaint.contains(part), "{set}: {complaint}");
     }

@@ -9,7 +9,7 @@ use crate::common::{
 const CAMPAIGNERS: [&str; 2] = ["leasehold-outbox-forwarder", "leasehold-ttl-sweeper"];
 
 fn uses_k8s(example: &str) -> bool {
-    matches!(example, "k8s" | "move")
+    matches!(example, "k8s" | "full" | "move")
 }
 
 #[test]
@@ -26,7 +26,9 @@ fn only_pods_that_use_kubernetes_leases_have_a_token_and_rights() {
         with_token.sort_unstable();
         let hooks = ["leasehold-init", "leasehold-init-upgrade"];
         let expected = match example {
-            "k8s" => [&hooks[..], &CAMPAIGNERS[..1], &["leasehold-test"], &CAMPAIGNERS[1..]].concat(),
+            "k8s" | "full" => {
+                [&hooks[..], &CAMPAIGNERS[..1], &["leasehold-test"], &CAMPAIGNERS[1..]].concat()
+            }
             "move" => CAMPAIGNERS.to_vec(),
             _ => vec![],
         };
@@ -45,7 +47,7 @@ fn verbs<'a>(manifests: &'a [Value], role: &str) -> (Vec<&'a str>, Vec<&'a str>,
 
 #[test]
 fn each_account_may_do_what_its_pods_do_and_no_more() {
-    let manifests = rendered("k8s");
+    let manifests = rendered("full");
     let both = vec!["outbox-forwarder", "ttl-sweeper"];
     for (role, lease) in CAMPAIGNERS.into_iter().zip(&both) {
         let expected = (vec![*lease], vec!["get", "list", "watch", "update"], vec![]);
@@ -147,13 +149,13 @@ fn hook_steps(manifests: &[Value], job: &str) -> Vec<String> {
 
 #[test]
 fn hooks_make_tables_and_registers_and_leave_those_of_a_move_to_the_move() {
-    let k8s = rendered("k8s");
+    let k8s = rendered("full");
     let tables = ["worker ledger --migrate --add-scope payments acme", "worker canonical-ingest --migrate"];
     let init = |flags: &str| format!("init{flags} outbox-forwarder ttl-sweeper");
     let with = |last: &str| [tables[0], tables[1], last].map(str::to_owned);
     assert_eq!(hook_steps(&k8s, "leasehold-init"), with(&init(" --new")));
     assert_eq!(hook_steps(&k8s, "leasehold-init-upgrade"), with(&init("")));
-    let lost = render("k8s", &["init.new=false", "init.above=4711"]).unwrap();
+    let lost = render("full", &["init.new=false", "init.above=4711"]).unwrap();
     assert_eq!(hook_steps(&lost, "leasehold-init"), with(&init(" --above 4711")));
     let hook = |manifest: &Value| text(manifest, "/metadata/annotations/helm.sh~1hook").to_owned();
     assert_eq!(hook(one(&k8s, "Job", "leasehold-init")), "pre-install");
@@ -179,12 +181,12 @@ fn hooks_make_tables_and_registers_and_leave_those_of_a_move_to_the_move() {
     assert_eq!(strings(list(&list(pod, "/initContainers")[0], "/args")), ["init", "outbox-forwarder"]);
     let claim = one(&sqlite, "PersistentVolumeClaim", "leasehold-outbox-forwarder-leases");
     assert_eq!(text(claim, "/metadata/annotations/helm.sh~1resource-policy"), "keep");
-    assert!(render("k8s", &["init.enabled=false"]).unwrap().iter().all(|manifest| kind(manifest) != "Job"));
+    assert!(render("full", &["init.enabled=false"]).unwrap().iter().all(|manifest| kind(manifest) != "Job"));
 }
 
 #[test]
 fn pods_are_called_by_their_own_names_and_sidecars_know_their_node() {
-    let manifests = rendered("k8s");
+    let manifests = rendered("full");
     let field = |container: &Value, wanted: &str| {
         let env = list(container, "/env").iter().find(|env| text(env, "/name") == wanted);
         env.map(|env| text(env, "/valueFrom/fieldRef/fieldPath").to_owned()).unwrap_or_default()
@@ -217,7 +219,7 @@ fn a_lost_node_is_given_up_sooner_than_by_default() {
 
 #[test]
 fn a_sidecar_that_waits_for_a_shared_scope_holds_up_no_rollout() {
-    for (example, path) in [("k8s", "/readyz"), ("postgres", "/healthz")] {
+    for (example, path) in [("full", "/readyz"), ("shared", "/healthz")] {
         let manifests = rendered(example);
         let sidecar = pod(one(&manifests, "DaemonSet", "leasehold-sidecar")).unwrap();
         assert_eq!(text(&list(sidecar, "/containers")[0], "/readinessProbe/httpGet/path"), path, "{example}");

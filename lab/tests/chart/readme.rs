@@ -41,6 +41,21 @@ fn its_table_is_that_of_values_yaml() {
 }
 
 #[test]
+fn every_value_that_a_page_sets_exists() {
+    let values = table(&std::fs::read_to_string(chart().join("values.yaml")).unwrap());
+    let mut seen = 0;
+    for page in ["docs/kubernetes.md", "docs/operating.md", "deploy/helm/leasehold/README.md"] {
+        let page = std::fs::read_to_string(repository().join(page)).unwrap();
+        for set in page.split("--set ").skip(1) {
+            let (key, _) = set.split_once('=').expect("--set KEY=VALUE");
+            assert!(values.contains(&format!("| `{key}` |")), "there is no value {key}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 4, "the pages were read");
+}
+
+#[test]
 fn the_costs_on_the_page_are_those_of_the_plan() {
     let plan = leasehold().args(["plan", "--ttl", "15s", "--standbys", "2", "--json"]).output().unwrap();
     let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
