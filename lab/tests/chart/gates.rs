@@ -225,7 +225,7 @@ const GATES: &[Gate] = &[
     ),
     (
         "etcd",
-        &["outboxForwarder.env.LEASEHOLD_ROLE=ledger"],
+        &["outboxForwarder.env.LEASEHOLD_LOG_FORMAT=human"],
         &["is set by the chart itself", "use the value that stands for it"],
         &["outboxForwarder.env.LEASEHOLD_LOG=debug"],
     ),
