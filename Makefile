@@ -29,7 +29,7 @@ lint: ## format, clippy without warnings, documentation without warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 
 unit: ## every test of the workspace, the conformance suite on each store and the mutants among them
-	@sh scripts/setup.sh postgres etcd k8s
+	@sh scripts/setup.sh postgres etcd k8s helm
 	$(CARGO) test --locked --workspace --no-run
 	@# As cargo would start them, in their packages' folders, but two at a time.
 	@$(CARGO) test --locked --workspace --no-run --quiet --message-format=json | \

@@ -51,6 +51,10 @@ if wants k8s; then
     [ -n "${LEASEHOLD_TEST_KUBECONFIG:-}${KUBEBUILDER_ASSETS:-}" ] || needs_go kubernetes
 fi
 
+if wants helm; then
+    [ -n "${LEASEHOLD_TEST_HELM:-}" ] || needs_go helm
+fi
+
 if wants postgres; then
     have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ls /opt/homebrew/opt/postgresql*/bin/initdb >/dev/null 2>&1 ||
         [ -n "${LEASEHOLD_TEST_POSTGRES_URL:-}" ] ||

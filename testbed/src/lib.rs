@@ -11,6 +11,7 @@
 //!   [`KubernetesServer`]: the same, or the cluster that the user names.
 //! - [`Cluster`]: a control plane with nodes, on which pods really run, as processes with networks and roots of their
 //!   own; the program must be in a private network ([`in_private_network`]).
+//! - [`helm`]: the program, to install charts as their users do.
 //! - [`Proxy`]: stands between a client and its server and delays, drops, cuts, holds and counts.
 //! - [`Process`]: a real child process, with its lines, signals and exit code.
 //! - [`Folder`]: a throw-away folder.
@@ -21,6 +22,7 @@ mod certificates;
 mod cluster;
 mod etcd;
 mod go;
+pub mod helm;
 mod kubernetes;
 mod node;
 mod ports;

@@ -149,8 +149,7 @@ impl Plan {
         let mut command = Process::command("nsenter")?
             .args(network.enter())
             .args(["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"])
-            .env("SETUP", SETUP)
-            .args(["/bin/sh", "-c", r#"eval "$SETUP""#, "testbed-container"]) // short, for whoever reads `ps`
+            .args(["/bin/sh", "-c", SETUP, "testbed-container"])
             .arg(root)
             .arg(log)
             .arg(self.read_only.to_string());

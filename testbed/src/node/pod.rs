@@ -104,14 +104,9 @@ pub(super) async fn run(node: Arc<Node>, seen: watch::Receiver<Seen>, shared: Ar
     };
     let phase = life.pod.status.as_ref().and_then(|status| status.phase.as_deref());
     if !matches!(phase, Some("Succeeded" | "Failed")) {
-        // It ran when its node was lost, and it may run only once.
-        if life.spec.restart_policy.as_deref() == Some("Never") && phase == Some("Running") {
-            life.shared.was_lost();
-        } else {
-            tokio::select! {
-                () = life.live() => {}
-                () = life.report() => {}
-            }
+        tokio::select! {
+            () = life.live() => {}
+            () = life.report() => {}
         }
         life.finish().await;
     }
@@ -171,15 +166,6 @@ impl Shared {
             change(container);
         }
         self.changed();
-    }
-
-    fn was_lost(&self) {
-        let (now, message) = (Timestamp::now(), "its node was lost".to_owned());
-        for container in lock(&self.containers).iter_mut().filter(|container| !container.init) {
-            let message = message.clone();
-            let ended = Ended { code: 137, signal: Some(9), message, began: now, ended: now };
-            container.state = State::Ended(ended);
-        }
     }
 
     fn problem(&self, problem: Option<String>) {

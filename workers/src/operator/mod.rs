@@ -7,6 +7,7 @@ mod init;
 mod migrate;
 mod output;
 mod plan;
+mod prepare_folder;
 mod revoke;
 mod session;
 mod status;
@@ -37,6 +38,7 @@ pub(crate) enum Operation {
     Fence(fence::Fence),
     Config(config::Config),
     Plan(plan::ShowPlan),
+    PrepareFolder(prepare_folder::PrepareFolder),
 }
 
 pub(crate) fn run(operation: &Operation, app: &App) -> Result<ExitCode, Failure> {
@@ -52,6 +54,7 @@ pub(crate) fn run(operation: &Operation, app: &App) -> Result<ExitCode, Failure>
         Operation::Fence(args) => fence::run(args, app),
         Operation::Config(args) => config::run(args, app),
         Operation::Plan(args) => plan::run(args, app),
+        Operation::PrepareFolder(args) => prepare_folder::run(args),
     }
 }
 

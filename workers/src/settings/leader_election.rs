@@ -39,7 +39,7 @@ impl Block for LeaderElection {
         name: "leaderElection",
         about: "how workers campaign for their lease",
         settings: &[
-            Setting::new("mode", "SPENDGUARD_LEADER_ELECTION_MODE", Kind::Text, "the kind of lease store: disabled, sqlite, postgres, etcd")
+            Setting::new("mode", "SPENDGUARD_LEADER_ELECTION_MODE", Kind::Text, "the kind of lease store: disabled, sqlite, postgres, etcd, k8s")
                 .default("sqlite")
                 .flag("mode"),
             Setting::new(

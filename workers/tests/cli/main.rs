@@ -7,6 +7,7 @@ mod k8s;
 mod migrate;
 mod operator;
 mod plan;
+mod prepare_folder;
 mod role;
 mod runbook;
 mod shutdown;

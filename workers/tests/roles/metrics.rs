@@ -1,6 +1,6 @@
 //! Every metric that operators' dashboards name, scraped, with its value.
 
-use lease_testbed::wait_until;
+use lease_testbed::{Signal, wait_until};
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
@@ -39,6 +39,9 @@ async fn a_leaders_and_a_standbys() -> anyhow::Result<()> {
     comes_to(&leader, &of("is_leader"), 1.0).await?;
     comes_to(&leader, OLDEST, 0.0).await?;
     assert!(leader.metric(&of("loop_iterations_total")).await? >= 2.0, "700 rows are at least two batches");
+    let takeovers = "spendguard_lease_takeovers_total{lease=\"outbox-forwarder\"}";
+    assert_eq!(leader.metric(takeovers).await?, 0.0, "the lease's first term is no takeover");
+    assert_eq!(standby.metric(takeovers).await?, 0.0, "shown before it happens");
     for (name, value) in [("is_leader", 0.0), ("rows_forwarded_total", 0.0), ("loop_iterations_total", 0.0)] {
         assert_eq!(standby.metric(&of(name)).await?, value, "{name}");
     }
@@ -66,6 +69,19 @@ async fn a_leaders_and_a_standbys() -> anyhow::Result<()> {
     }
     assert!(ingest.metric("spendguard_canonical_ingest_requests_total{code=\"200\"}").await? >= 2.0);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_takeover_is_counted_by_the_one_that_took_over() -> anyhow::Result<()> {
+    let stage = Stage::sqlite().await?;
+    let ingest = stage.ingest().await?;
+    let leader = stage.forwarder("a", &ingest.address).await?;
+    leader.leads().await?;
+    let standby = stage.forwarder("b", &ingest.address).await?;
+    standby.process.wait_for_line("standing by", LIMIT).await?;
+    leader.process.signal(Signal::TERM)?;
+    standby.leads().await?;
+    comes_to(&standby, "spendguard_lease_takeovers_total{lease=\"outbox-forwarder\"}", 1.0).await
 }
 
 /// The other two reasons are in `pauses`, where leases run out.

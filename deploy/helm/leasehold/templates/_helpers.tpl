@@ -1,0 +1,246 @@
+{{- define "leasehold.fullname" -}}
+{{- $default := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
+{{- default $default .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "leasehold.image" -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end }}
+
+{{- /* The roles by name, and the key of each one's values. */ -}}
+{{- define "leasehold.roles" -}}
+outbox-forwarder: outboxForwarder
+ttl-sweeper: ttlSweeper
+ledger: ledger
+canonical-ingest: canonicalIngest
+sidecar: sidecar
+{{- end }}
+
+{{- /* .root, .role: what selects the role's pods. */ -}}
+{{- define "leasehold.selector" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .role }}
+{{- end }}
+
+{{- define "leasehold.labels" -}}
+{{ include "leasehold.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{- end }}
+
+{{- /* The leases of the roles that run. */ -}}
+{{- define "leasehold.leases" -}}
+{{- range list .Values.outboxForwarder .Values.ttlSweeper }}
+{{- if .enabled }}
+- {{ .leaseName }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* "true" if the pods that campaign use this kind of store: .root, .mode. */ -}}
+{{- define "leasehold.uses" -}}
+{{- $election := .root.Values.leaderElection -}}
+{{- has .mode (list $election.mode $election.migrateFrom) -}}
+{{- end }}
+
+{{- /* "true" where two pods must never run at once. */ -}}
+{{- define "leasehold.onePod" -}}
+{{- or (eq .Values.leaderElection.mode "disabled") (eq (include "leasehold.uses" (dict "root" . "mode" "sqlite")) "true") -}}
+{{- end }}
+
+{{- /* The seconds that a pod gets to stop: .root, .role. A sidecar may take its budget twice: to drain, then to release. */ -}}
+{{- define "leasehold.neededGrace" -}}
+{{- $seconds := div (add (int64 .root.Values.leaderElection.stopBudgetMs) 999) 1000 -}}
+{{- add 10 (ternary (mul 2 $seconds) $seconds (eq .role "sidecar")) -}}
+{{- end }}
+
+{{- define "leasehold.ledgerUrl" -}}
+{{- $scheme := ternary "https" "http" (not (empty .Values.ledger.tls.secretName)) -}}
+{{- default (printf "%s://%s-ledger:50051" $scheme (include "leasehold.fullname" .)) .Values.sidecar.ledgerUrl -}}
+{{- end }}
+
+{{- /* What it takes to use the lease store: variables, and Secrets by the folder that they are mounted at. */ -}}
+{{- define "leasehold.store" -}}
+{{- $election := .Values.leaderElection -}}
+env:
+  SPENDGUARD_LEADER_ELECTION_MODE: {{ $election.mode | quote }}
+  SPENDGUARD_LEADER_REGION: {{ $election.region | quote }}
+  SPENDGUARD_LEADER_MIGRATE_FROM: {{ $election.migrateFrom | quote }}
+  {{- range $name, $value := dict
+    "LEASE_TTL_MS" $election.ttlMs
+    "RENEW_INTERVAL_MS" $election.renewIntervalMs
+    "RETRY_INTERVAL_MS" $election.retryIntervalMs
+    "MAX_TTL_MS" $election.maxTtlMs
+    "STOP_GRACE_MS" $election.stopGraceMs }}
+  SPENDGUARD_LEADER_{{ $name }}: {{ kindIs "invalid" $value | ternary "" (int64 $value | toString) | quote }}
+  {{- end }}
+  {{- if eq (include "leasehold.uses" (dict "root" . "mode" "postgres")) "true" }}
+  {{- with $election.postgres }}
+  SPENDGUARD_LEADER_POSTGRES_URL_FILE: /etc/leasehold/postgres/{{ .urlKey }}
+  SPENDGUARD_LEADER_POSTGRES_SCHEMA: {{ .schema | quote }}
+  SPENDGUARD_LEADER_POSTGRES_LISTEN_URL_FILE: {{ with .listenUrlKey }}/etc/leasehold/postgres/{{ . }}{{ else }}""{{ end }}
+  {{- end }}
+  {{- end }}
+  {{- if eq (include "leasehold.uses" (dict "root" . "mode" "etcd")) "true" }}
+  {{- with $election.etcd }}
+  SPENDGUARD_LEADER_ETCD_ENDPOINTS: {{ join "," .endpoints | quote }}
+  SPENDGUARD_LEADER_ETCD_PREFIX: {{ .prefix | quote }}
+  SPENDGUARD_LEADER_ETCD_USER: {{ .user | quote }}
+  {{- range $name, $key := dict "PASSWORD" .passwordKey "CA" .caKey "CERT" .certKey "KEY" .keyKey }}
+  SPENDGUARD_LEADER_ETCD_{{ $name }}_FILE: {{ with $key }}/etc/leasehold/etcd/{{ . }}{{ else }}""{{ end }}
+  {{- end }}
+  {{- end }}
+  {{- end }}
+  {{- if eq (include "leasehold.uses" (dict "root" . "mode" "k8s")) "true" }}
+  SPENDGUARD_LEADER_K8S_NAMESPACE: {{ default .Release.Namespace $election.k8s.namespace | quote }}
+  {{- end }}
+secrets:
+  {{- range $mode, $secret := dict "postgres" $election.postgres.secretName "etcd" $election.etcd.secretName }}
+  {{- if and $secret (eq (include "leasehold.uses" (dict "root" $ "mode" $mode)) "true") }}
+  {{ $mode }}: {{ $secret }}
+  {{- end }}
+  {{- end }}
+{{- end }}
+
+{{- /* Each role's own, in the same form. */ -}}
+{{- define "leasehold.role.outbox-forwarder" -}}
+{{- $own := .Values.databases.outbox.secretName -}}
+env:
+  {{- if $own }}
+  LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL_FILE: /etc/leasehold/outbox/{{ .Values.databases.outbox.urlKey }}
+  {{- else }}
+  LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL_FILE: /etc/leasehold/ledger/{{ .Values.databases.ledger.urlKey }}
+  {{- end }}
+  LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL: {{ default (printf "http://%s-canonical-ingest:8080/v1/events" (include "leasehold.fullname" .)) .Values.outboxForwarder.ingestUrl | quote }}
+secrets:
+  {{ ternary "outbox" "ledger" (not (empty $own)) }}: {{ default .Values.databases.ledger.secretName $own }}
+{{- end }}
+
+{{- define "leasehold.role.ttl-sweeper" -}}
+env:
+  LEASEHOLD_TTL_SWEEPER_LEDGER_DATABASE_URL_FILE: /etc/leasehold/ledger/{{ .Values.databases.ledger.urlKey }}
+secrets:
+  ledger: {{ .Values.databases.ledger.secretName }}
+{{- end }}
+
+{{- define "leasehold.role.ledger" -}}
+env:
+  LEASEHOLD_LEDGER_DATABASE_URL_FILE: /etc/leasehold/ledger/{{ .Values.databases.ledger.urlKey }}
+  LEASEHOLD_LEDGER_LISTEN: "0.0.0.0:50051"
+  {{- with .Values.ledger.tls }}
+  {{- if .secretName }}
+  LEASEHOLD_LEDGER_TLS_CERT_FILE: /etc/leasehold/ledger-tls/{{ .certKey }}
+  LEASEHOLD_LEDGER_TLS_KEY_FILE: /etc/leasehold/ledger-tls/{{ .keyKey }}
+  LEASEHOLD_LEDGER_TLS_CLIENT_CA_FILE: {{ with .clientCaKey }}/etc/leasehold/ledger-tls/{{ . }}{{ else }}""{{ end }}
+  {{- end }}
+  {{- end }}
+secrets:
+  ledger: {{ .Values.databases.ledger.secretName }}
+  {{- with .Values.ledger.tls.secretName }}
+  ledger-tls: {{ . }}
+  {{- end }}
+{{- end }}
+
+{{- define "leasehold.role.canonical-ingest" -}}
+env:
+  LEASEHOLD_CANONICAL_INGEST_DATABASE_URL_FILE: /etc/leasehold/canonical/{{ .Values.databases.canonical.urlKey }}
+secrets:
+  canonical: {{ .Values.databases.canonical.secretName }}
+{{- end }}
+
+{{- define "leasehold.role.sidecar" -}}
+env:
+  LEASEHOLD_SIDECAR_LEDGER_URL: {{ include "leasehold.ledgerUrl" . | quote }}
+  {{- with .Values.sidecar }}
+  LEASEHOLD_SIDECAR_FENCING_SCOPE_ID: {{ .fencingScopeId | quote }}
+  LEASEHOLD_SIDECAR_FENCING_SCOPE_MODE: {{ .fencingScopeMode }}
+  LEASEHOLD_SIDECAR_TENANT_ID: {{ .tenantId | quote }}
+  LEASEHOLD_SIDECAR_STANDBY: {{ .standby | quote }}
+  LEASEHOLD_SIDECAR_SOCKET_PATH: /run/spendguard/sidecar.sock
+  SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS: {{ int64 .fencingTtlSeconds | quote }}
+  {{- with .ledgerTls }}
+  {{- if .secretName }}
+  LEASEHOLD_SIDECAR_LEDGER_SERVER_NAME: {{ .serverName | quote }}
+  {{- range $name, $key := dict "CA" .caKey "CERT" .certKey "KEY" .keyKey }}
+  LEASEHOLD_SIDECAR_LEDGER_{{ $name }}_FILE: {{ with $key }}/etc/leasehold/sidecar-tls/{{ . }}{{ else }}""{{ end }}
+  {{- end }}
+  {{- end }}
+  {{- end }}
+  {{- end }}
+secrets:
+  {{- with .Values.sidecar.ledgerTls.secretName }}
+  sidecar-tls: {{ . }}
+  {{- end }}
+{{- end }}
+
+{{- /* A container: .root, .name, .args, .env, .secrets; and perhaps .fields (downward), .mounts, .ports, .more. */ -}}
+{{- define "leasehold.container" -}}
+- name: {{ .name }}
+  image: {{ include "leasehold.image" .root }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  args:
+    {{- toYaml .args | nindent 4 }}
+  env:
+    {{- range $name, $field := merge (dict "POD_NAME" "metadata.name") (default dict .fields) }}
+    - name: {{ $name }}
+      valueFrom:
+        fieldRef:
+          fieldPath: {{ $field }}
+    {{- end }}
+    {{- range $name, $value := .env }}
+    {{- if ne $value "" }}
+    - name: {{ $name }}
+      value: {{ $value | quote }}
+    {{- end }}
+    {{- end }}
+  securityContext:
+    allowPrivilegeEscalation: false
+    readOnlyRootFilesystem: true
+    capabilities:
+      drop:
+        - ALL
+  {{- if or .secrets .mounts }}
+  volumeMounts:
+    {{- range $folder, $_ := .secrets }}
+    - name: {{ $folder }}
+      mountPath: /etc/leasehold/{{ $folder }}
+      readOnly: true
+    {{- end }}
+    {{- range $volume, $path := .mounts }}
+    - name: {{ $volume }}
+      mountPath: {{ $path }}
+    {{- end }}
+  {{- end }}
+  {{- with .more }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- /* Volumes of Secrets, by their folders. Readable by any user of the pod, of which there is one. */ -}}
+{{- define "leasehold.secretVolumes" -}}
+{{- range $folder, $secret := . }}
+- name: {{ $folder }}
+  secret:
+    secretName: {{ $secret }}
+    defaultMode: 292 # 0444
+{{- end }}
+{{- end }}
+
+{{- /* What all pods have: .root, .group. */ -}}
+{{- define "leasehold.podBasics" -}}
+# Else a Service of ours would put variables into every pod that look like settings of ours.
+enableServiceLinks: false
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ int64 .root.Values.runAsUser }}
+  runAsGroup: {{ int64 .group }}
+  fsGroup: {{ int64 .group }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}

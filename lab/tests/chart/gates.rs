@@ -1,0 +1,276 @@
+//! What stops the render, each with the sentence that an operator reads, and a neighbour that renders.
+
+use crate::common::{EXAMPLES, helm, render};
+
+/// An example's values and what is set beside them; parts of the sentence; what then makes it render.
+type Gate = (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
+
+const GATES: &[Gate] = &[
+    (
+        "shared",
+        &["leaderElection.mode=zookeeper"],
+        &["leaderElection.mode is \"zookeeper\": use one of postgres, etcd, k8s, sqlite, disabled"],
+        &["leaderElection.mode=k8s"],
+    ),
+    (
+        "disabled",
+        &["outboxForwarder.replicas=2"],
+        &[
+            "outboxForwarder.replicas is 2",
+            "mode is \"disabled\"",
+            "use replicas 1, or mode postgres, etcd or k8s",
+        ],
+        &["outboxForwarder.replicas=1"],
+    ),
+    (
+        "sqlite",
+        &["outboxForwarder.replicas=3"],
+        &["outboxForwarder.replicas is 3", "mode is \"sqlite\""],
+        &["outboxForwarder.replicas=0"],
+    ),
+    (
+        "disabled",
+        &["ttlSweeper.replicas=2"],
+        &["ttlSweeper.replicas is 2", "mode is \"disabled\""],
+        &["ttlSweeper.replicas=1"],
+    ),
+    (
+        "sqlite",
+        &["ttlSweeper.replicas=2"],
+        &["ttlSweeper.replicas is 2", "mode is \"sqlite\""],
+        &["ttlSweeper.replicas=2", "ttlSweeper.enabled=false"],
+    ),
+    (
+        "full",
+        &["leaderElection.migrateFrom=sqlite"],
+        &["replicas is 2", "leaderElection.migrateFrom is \"sqlite\"", "one pod only"],
+        &["leaderElection.migrateFrom=sqlite", "outboxForwarder.replicas=1", "ttlSweeper.replicas=1"],
+    ),
+    (
+        "full",
+        &["sidecar.acknowledgeMultiPod=false"],
+        &["the sidecar is a DaemonSet", "set sidecar.acknowledgeMultiPod=true"],
+        &["sidecar.acknowledgeMultiPod=true"],
+    ),
+    (
+        "etcd",
+        &["workloadInstanceIdOverride=me"],
+        &["would give all 2 pods of outboxForwarder one name", "remove it"],
+        &["workloadInstanceIdOverride=me", "outboxForwarder.replicas=1", "ttlSweeper.replicas=1"],
+    ),
+    (
+        "full",
+        &["workloadInstanceIdOverride=me", "outboxForwarder.replicas=1", "ttlSweeper.replicas=1"],
+        &["would give the sidecars of all nodes one name"],
+        &[
+            "workloadInstanceIdOverride=me",
+            "outboxForwarder.replicas=1",
+            "ttlSweeper.replicas=1",
+            "sidecar.enabled=false",
+        ],
+    ),
+    (
+        "full",
+        &["leaderElection.migrateFrom=k8s"],
+        &["can't be moved to where they are"],
+        &["leaderElection.migrateFrom=postgres", "leaderElection.postgres.secretName=lease-db"],
+    ),
+    (
+        "full",
+        &["leaderElection.migrateFrom=disabled"],
+        &["mode disabled has none, so remove it"],
+        &["leaderElection.migrateFrom="],
+    ),
+    (
+        "disabled",
+        &["leaderElection.migrateFrom=k8s"],
+        &["mode disabled has none, so remove it"],
+        &["leaderElection.migrateFrom="],
+    ),
+    (
+        "full",
+        &["leaderElection.renewIntervalMs=5001"],
+        &["renewIntervalMs is 5001: use at most ttlMs/3 = 5000"],
+        &["leaderElection.renewIntervalMs=5000"],
+    ),
+    (
+        "full",
+        &["leaderElection.retryIntervalMs=5001"],
+        &["retryIntervalMs is 5001", "renewIntervalMs = 5000"],
+        &["leaderElection.retryIntervalMs=5000"],
+    ),
+    (
+        "full",
+        &["leaderElection.stopGraceMs=4971"],
+        &["stopGraceMs is 4971", "leaves 4970", "one late renewal"],
+        &["leaderElection.stopGraceMs=4970"],
+    ),
+    (
+        "full",
+        &["leaderElection.maxTtlMs=14999"],
+        &["maxTtlMs is 14999, less than ttlMs 15000"],
+        &["leaderElection.maxTtlMs=15000"],
+    ),
+    (
+        "full",
+        &["leaderElection.ttlMs=15500"],
+        &["ttlMs is 15500", "whole seconds", "multiple of 1000"],
+        &["leaderElection.ttlMs=16000"],
+    ),
+    (
+        "etcd",
+        &["leaderElection.ttlMs=99"],
+        &["ttlMs is 99: use a whole number of milliseconds from 100 to 86400000"],
+        &["leaderElection.ttlMs=15500"],
+    ),
+    (
+        "etcd",
+        &["leaderElection.stopBudgetMs=86400001"],
+        &["stopBudgetMs is 86400001: use"],
+        &["leaderElection.stopBudgetMs=86400000"],
+    ),
+    (
+        "etcd",
+        &["terminationGracePeriodSeconds=29"],
+        &["terminationGracePeriodSeconds is 29", "needs 30", "killed while it drains"],
+        &["terminationGracePeriodSeconds=30"],
+    ),
+    (
+        "full",
+        &["terminationGracePeriodSeconds=49"],
+        &["sidecar needs 50"],
+        &["terminationGracePeriodSeconds=50"],
+    ),
+    (
+        "shared",
+        &["leaderElection.postgres.secretName="],
+        &["leaderElection.postgres.secretName is empty", "kubectl create secret"],
+        &["leaderElection.postgres.secretName=other"],
+    ),
+    (
+        "move",
+        &["leaderElection.migrateFrom=postgres"],
+        &["leaderElection.postgres.secretName is empty"],
+        &["leaderElection.migrateFrom=postgres", "leaderElection.postgres.secretName=lease-db"],
+    ),
+    (
+        "etcd",
+        &["leaderElection.etcd.secretName="],
+        &["leaderElection.etcd.secretName is empty"],
+        &["leaderElection.etcd.secretName=other"],
+    ),
+    (
+        "disabled",
+        &["leaderElection.mode=etcd"],
+        &["leaderElection.etcd.endpoints is empty"],
+        &["leaderElection.mode=etcd", "leaderElection.etcd.endpoints={http://etcd:2379}"],
+    ),
+    (
+        "etcd",
+        &["leaderElection.etcd.passwordKey="],
+        &["user is set without passwordKey"],
+        &["leaderElection.etcd.passwordKey=", "leaderElection.etcd.user="],
+    ),
+    (
+        "etcd",
+        &["leaderElection.etcd.certKey=tls.crt"],
+        &["certKey and keyKey belong together"],
+        &["leaderElection.etcd.certKey=tls.crt", "leaderElection.etcd.keyKey=tls.key"],
+    ),
+    (
+        "etcd",
+        &["databases.ledger.secretName="],
+        &["databases.ledger.secretName is empty"],
+        &[
+            "databases.ledger.secretName=",
+            "databases.outbox.secretName=outbox",
+            "ledger.enabled=false",
+            "ttlSweeper.enabled=false",
+        ],
+    ),
+    (
+        "etcd",
+        &["databases.canonical.secretName="],
+        &["databases.canonical.secretName is empty"],
+        &[
+            "databases.canonical.secretName=",
+            "canonicalIngest.enabled=false",
+            "outboxForwarder.ingestUrl=http://elsewhere/v1/events",
+        ],
+    ),
+    (
+        "etcd",
+        &["canonicalIngest.enabled=false"],
+        &["outboxForwarder.ingestUrl is empty"],
+        &["canonicalIngest.enabled=false", "outboxForwarder.enabled=false"],
+    ),
+    ("full", &["sidecar.tenantId="], &["sidecar.tenantId is empty"], &["sidecar.tenantId=other"]),
+    (
+        "full",
+        &["ledger.enabled=false"],
+        &["sidecar.ledgerUrl is empty"],
+        &["ledger.enabled=false", "sidecar.ledgerUrl=http://ledger:50051"],
+    ),
+    (
+        "shared",
+        &["sidecar.ledgerTls.secretName="],
+        &["ledgerTls.secretName is \"\"", "at https needs a Secret"],
+        &["sidecar.ledgerTls.secretName=", "ledger.tls.secretName="],
+    ),
+    (
+        "etcd",
+        &["ledger.env.LEASEHOLD_LEDGER_DATABASE_URL=postgres://me:secret@db/x"],
+        &["ledger.env.LEASEHOLD_LEDGER_DATABASE_URL may hold a secret"],
+        &["ledger.env.LEASEHOLD_LOG=debug"],
+    ),
+    (
+        "etcd",
+        &["outboxForwarder.env.LEASEHOLD_ROLE=ledger"],
+        &["is set by the chart itself", "use the value that stands for it"],
+        &["outboxForwarder.env.LEASEHOLD_LOG=debug"],
+    ),
+];
+
+#[test]
+fn each_gate_says_what_is_wrong_and_its_neighbour_renders() {
+    for (example, sets, parts, neighbour) in GATES {
+        let complaint = render(example, sets).expect_err(&format!("{example} {sets:?} is refused"));
+        for part in *parts {
+            assert!(complaint.contains(part), "{example} {sets:?}: no {part:?} in {complaint}");
+        }
+        render(example, neighbour).unwrap_or_else(|error| panic!("{example} {neighbour:?}: {error}"));
+    }
+}
+
+#[test]
+fn the_schema_refuses_what_is_misspelt_or_of_the_wrong_kind() {
+    for (set, part) in [
+        ("leaderElection.ttl=15000", "ttl"),
+        ("outboxForwarder.replica=2", "replica"),
+        ("replicas=2", "replicas"),
+        ("leaderElection.ttlMs=15s", "ttlMs"),
+        ("leaderElection.ttlMs=1500.5", "ttlMs"),
+        ("outboxForwarder.replicas=-1", "replicas"),
+        ("sidecar.fencingScopeMode=perNode", "fencingScopeMode"),
+        ("sidecar.socket.gid=0", "gid"),
+        ("runAsUser=0", "runAsUser"),
+        ("outboxForwarder.leaseName=Forwarder", "leaseName"),
+        ("outboxForwarder.env.PATH=/", "PATH"),
+        ("outboxForwarder.replicas=null", "replicas"),
+        ("leaderElection.ttlMs=null", "ttlMs"),
+        ("leaderElection.etcd.endpoints={https://me:secret@etcd:2379}", "endpoints"),
+    ] {
+        let complaint = render("full", &[set]).expect_err(set);
+        assert!(complaint.contains("don't meet the specifications of the schema"), "{set}: {complaint}");
+        assert!(complaint.contains(part), "{set}: {complaint}");
+    }
+}
+
+#[test]
+fn helm_lint_finds_nothing_in_any_example() {
+    for example in EXAMPLES {
+        let told =
+            helm(&["lint", "--strict"], example, &[]).unwrap_or_else(|error| panic!("{example}: {error}"));
+        assert!(!told.contains("[WARNING]"), "{example}: {told}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The chart, by the programs that judge it: helm, a real API server, and the binary that its pods run.
+
+mod alerts;
+mod common;
+mod gates;
+mod image;
+mod manifests;
+mod readme;
+mod rights;
+mod server;
+mod settings;
