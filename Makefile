@@ -6,7 +6,7 @@ SEED ?=
 CARGO ?= cargo
 LAB = target/debug/leasehold-lab
 
-.PHONY: help demo test build lint unit bars bench soak conformance testbed clean
+.PHONY: help demo test build lint unit bars e2e bench soak conformance testbed clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -16,7 +16,7 @@ demo: ## the main job: three forwarders and an ingest under kills and stops (MOD
 	@$(CARGO) build --locked -p lease-workers -p lease-lab
 	@$(LAB) demo --mode $(MODE)
 
-test: lint unit bars ## everything that must hold; what CI runs
+test: lint unit bars e2e ## everything that must hold; what CI runs
 
 build: ## the binaries leasehold and leasehold-lab
 	@sh scripts/setup.sh
@@ -58,6 +58,11 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 		"$(LAB) failover --mode k8s --ttl 2s --times 20" \
 		"$(LAB) failover --mode postgres --ttl 15s --times 3" \
 		| sh scripts/together.sh 5
+
+e2e: ## the Helm chart on a real control plane, whose pods run as processes here; needs root rights
+	@sh scripts/setup.sh postgres etcd k8s helm
+	@$(CARGO) build --locked -p lease-workers -p lease-lab
+	@$(LAB) e2e
 
 bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the cost of the fence (release build)
 	@sh scripts/setup.sh postgres etcd k8s

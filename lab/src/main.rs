@@ -10,6 +10,7 @@ mod chaos;
 mod conformance;
 mod demo;
 mod drill;
+mod e2e;
 mod effects;
 mod failover;
 mod fleet;
@@ -43,6 +44,7 @@ enum Command {
     Demo(demo::Args),
     #[command(subcommand)]
     Drill(drill::Drill),
+    E2e(e2e::Args),
     Failover(failover::Args),
     Handover(handover::Args),
     Roll(roll::Args),
@@ -57,15 +59,28 @@ enum Command {
     HoldLock(store::HoldLock),
 }
 
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    if matches!(command, Command::E2e(_)) {
+        // Before there is any thread.
+        if let Err(error) = e2e::prepare() {
+            eprintln!("error: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    run(command)
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn run(command: Command) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| "error,kube_client=off".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let outcome = match Cli::parse().command {
+    let outcome = match command {
         Command::Chaos(args) => unless_interrupted(chaos::run(args)).await,
         Command::Demo(args) => unless_interrupted(demo::run(args)).await,
         Command::Drill(drill) => unless_interrupted(drill::run(drill)).await,
+        Command::E2e(args) => unless_interrupted(e2e::run(args)).await,
         Command::Failover(args) => unless_interrupted(failover::run(args)).await,
         Command::Handover(args) => unless_interrupted(handover::run(args)).await,
         Command::Roll(args) => unless_interrupted(roll::run(args)).await,

@@ -307,7 +307,7 @@ async fn checks_of_multi_pod_fail_when_what_they_defend_is_broken() {
 async fn each_book_that_a_storm_leaves_is_seen_to_be_wrong_when_it_is() {
     let broken = async |sabotage| {
         let args = ["--takeovers", "25", "--seed", "7", "--sabotage", sabotage];
-        let (code, failed) = failed_checks("storm", 11, &args).await;
+        let (code, failed) = failed_checks("storm", 12, &args).await;
         assert_eq!(code, Some(1), "{sabotage}");
         failed
     };

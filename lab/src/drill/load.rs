@@ -10,20 +10,20 @@ use tokio::task::JoinHandle;
 
 use super::pods::PATIENCE;
 
-pub(super) const TENANT: &str = "acme";
+pub(crate) const TENANT: &str = "acme";
 
 /// How long a reservation lasts that nobody commits.
 const SHORT: u32 = 1;
 
 /// Who asks, and for what.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     /// Part of its requests' keys.
-    pub(super) name: &'static str,
-    pub(super) currency: &'static str,
-    pub(super) amount_minor: u32,
+    pub(crate) name: &'static str,
+    pub(crate) currency: &'static str,
+    pub(crate) amount_minor: u32,
     /// Two of three reservations are committed; else all are left to the sweeper.
-    pub(super) commits: bool,
+    pub(crate) commits: bool,
 }
 
 impl Default for Client {
@@ -33,21 +33,21 @@ impl Default for Client {
 }
 
 /// Requests in a row, each repeated under its key until it is answered.
-pub(super) struct Load {
+pub(crate) struct Load {
     task: JoinHandle<anyhow::Result<u64>>,
     enough: Arc<AtomicBool>,
-    pub(super) committed: Arc<AtomicU64>,
+    pub(crate) committed: Arc<AtomicU64>,
 }
 
 impl Load {
-    pub(super) fn start(sockets: Vec<PathBuf>, client: Client) -> Self {
+    pub(crate) fn start(sockets: Vec<PathBuf>, client: Client) -> Self {
         let (enough, committed) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let task = tokio::spawn(run(sockets, client, enough.clone(), committed.clone()));
         Self { task, enough, committed }
     }
 
     /// Lets the request under way finish; returns how many reservations were made.
-    pub(super) async fn finish(self) -> anyhow::Result<u64> {
+    pub(crate) async fn finish(self) -> anyhow::Result<u64> {
         self.enough.store(true, Ordering::Relaxed);
         self.task.await?
     }

@@ -3,12 +3,13 @@
 //!
 //! Each check can be made to fail by `--sabotage`, which breaks what it defends: a drill that can't fail shows nothing.
 
-mod load;
+pub(crate) mod books;
+pub(crate) mod load;
 mod mid_batch;
 mod multi_pod;
-mod pods;
+pub(crate) mod pods;
 mod storm;
-mod story;
+pub(crate) mod story;
 
 use std::process::ExitCode;
 
@@ -64,17 +65,17 @@ pub(crate) enum Sabotage {
 pub(crate) async fn run(drill: Drill) -> anyhow::Result<ExitCode> {
     let (story, history) = match drill {
         Drill::LeaseLostMidBatch(args) => {
-            let (story, stage) = set("lease-lost-mid-batch", &args).await?;
+            let (story, stage) = set("drill lease-lost-mid-batch", &args).await?;
             mid_batch::play(&stage, args.sabotage, &story).await?;
             (story, stage.witness().history().await?)
         }
         Drill::MultiPod(args) => {
-            let (story, stage) = set("multi-pod", &args).await?;
+            let (story, stage) = set("drill multi-pod", &args).await?;
             multi_pod::play(&stage, args.sabotage, &story).await?;
             (story, stage.witness().history().await?)
         }
         Drill::Storm(args) => {
-            let story = Story::new("storm", args.json);
+            let story = Story::new("drill storm", args.json);
             storm::play(&args, &story).await?;
             // A hundred terms are no timeline.
             (story, Vec::new())

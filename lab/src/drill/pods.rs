@@ -14,7 +14,7 @@ use crate::demo::stage::Stage;
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program `leasehold`, beside this one.
-pub(super) fn binary() -> anyhow::Result<PathBuf> {
+pub(crate) fn binary() -> anyhow::Result<PathBuf> {
     let binary = std::env::current_exe()?.with_file_name("leasehold");
     if !binary.is_file() {
         bail!("there is no {}: run `cargo build -p lease-workers` first", binary.display());

@@ -12,8 +12,8 @@ use crate::demo::screen::epoch_in_words;
 /// How wide the timeline is, in characters.
 const WIDTH: usize = 60;
 
-pub(super) struct Story {
-    drill: &'static str,
+pub(crate) struct Story {
+    name: &'static str,
     json: bool,
     began: Instant,
     told: Mutex<Told>,
@@ -39,8 +39,8 @@ struct Verdict {
 }
 
 impl Story {
-    pub(super) fn new(drill: &'static str, json: bool) -> Self {
-        Self { drill, json, began: Instant::now(), told: Mutex::default() }
+    pub(crate) fn new(name: &'static str, json: bool) -> Self {
+        Self { name, json, began: Instant::now(), told: Mutex::default() }
     }
 
     fn print(&self, line: &str) {
@@ -54,14 +54,14 @@ impl Story {
     }
 
     /// Something is done, or has happened.
-    pub(super) fn step(&self, text: impl Into<String>) {
+    pub(crate) fn step(&self, text: impl Into<String>) {
         let (at_ms, text) = (self.began.elapsed().as_millis() as u64, text.into());
         self.print(&format!("{:7.3} s  {text}", at_ms as f64 / 1000.0));
         self.told().steps.push(Step { at_ms, text });
     }
 
     /// Is what is claimed so? `seen` is why one thinks so.
-    pub(super) fn check(&self, check: impl Into<String>, holds: bool, seen: impl Into<String>) {
+    pub(crate) fn check(&self, check: impl Into<String>, holds: bool, seen: impl Into<String>) {
         // Of a failure's chain, what happened; not where in this program.
         let (check, seen) = (check.into(), seen.into());
         let seen = seen.lines().next().unwrap_or_default().to_owned();
@@ -71,7 +71,7 @@ impl Story {
     }
 
     /// The timeline and the verdict over all. Returns whether every check holds.
-    pub(super) fn end(&self, history: &[HistoryRow]) -> anyhow::Result<bool> {
+    pub(crate) fn end(&self, history: &[HistoryRow]) -> anyhow::Result<bool> {
         let told = self.told();
         self.print("");
         timeline(history).iter().for_each(|line| self.print(line));
@@ -82,9 +82,9 @@ impl Story {
         } else {
             format!("{failed} of {count} checks FAIL")
         };
-        self.print(&format!("\ndrill {}: {verdict}", self.drill));
+        self.print(&format!("\n{}: {verdict}", self.name));
         if self.json {
-            let report = json!({"drill": self.drill, "holds": holds, "told": *told, "history": history});
+            let report = json!({"name": self.name, "holds": holds, "told": *told, "history": history});
             println!("{}", serde_json::to_string_pretty(&report)?);
         }
         Ok(holds)

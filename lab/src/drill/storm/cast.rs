@@ -13,6 +13,7 @@ use sqlx::postgres::PgPoolOptions;
 use super::judge::LIMITS;
 use super::member::Member;
 use super::{prepare, socket};
+use crate::drill::books::Books;
 use crate::drill::load::TENANT;
 
 pub(super) const SCOPE: &str = "payments";
@@ -179,11 +180,11 @@ impl Cast {
             + (SELECT count(*) FROM (SELECT owner_instance_id AS owner, lag(owner_instance_id) OVER (ORDER BY event_id)
                    AS before FROM fencing_scope_events WHERE owner_instance_id IS NOT NULL) AS grants
                WHERE owner <> before)";
-        Ok(self.int(sql).await? as u64)
+        Ok(self.books().int(sql).await? as u64)
     }
 
-    pub(super) async fn int(&self, sql: &'static str) -> anyhow::Result<i64> {
-        Ok(sqlx::query_scalar::<_, Option<i64>>(sql).fetch_one(&self.pool).await?.unwrap_or(0))
+    pub(super) fn books(&self) -> Books<'_> {
+        Books { ledger: &self.pool, canonical: &self.canonical }
     }
 
     pub(super) async fn sabotage_admission(&self) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ use futures::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::load::{Client, Load};
+use super::pods::PATIENCE;
 use super::story::Story;
 use cast::Cast;
 use judge::Overdraft;
@@ -99,11 +100,15 @@ pub(super) async fn play(args: &Args, story: &Story) -> anyhow::Result<()> {
     let spent: u64 = try_join_all(spenders.into_iter().map(Load::finish)).await?.iter().sum();
     let gambled: u64 = try_join_all(greedy.into_iter().map(Load::finish)).await?.iter().sum();
     story.step(format!("the load ends, after {spent} reservations in EUR and {gambled} in USD"));
-    judge::drained(&cast, story).await;
+    cast.books().close(PATIENCE * 2, story).await;
     if args.sabotage == Some(Sabotage::LostEvent) {
         cast.lose_an_event().await?;
     }
-    judge::books(&cast, spent, overdraft.end(), story).await?;
+    let books = cast.books();
+    books.balance(spent, story).await?;
+    books.delivered(story).await?;
+    books.in_term(story).await?;
+    judge::judge(&cast, overdraft.end(), story).await?;
     let mut clean = 0;
     let members: Vec<_> = cast.members().collect();
     for member in &members {
@@ -141,7 +146,7 @@ fn socket(folder: &std::path::Path, name: &str) -> PathBuf {
 /// Prepares by the program itself, as an operator would.
 async fn prepare(args: &[&str]) -> anyhow::Result<()> {
     let prepared = lease_testbed::Process::command(super::pods::binary()?)?.env_clear().args(args).spawn()?;
-    let status = prepared.wait(super::pods::PATIENCE).await?;
+    let status = prepared.wait(PATIENCE).await?;
     ensure!(status.success(), "leasehold {}: {}", args.join(" "), prepared.lines().join("\n"));
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use anyhow::Context;
 use lease_core::fence::FENCING_EPOCH_STALE;
 use lease_core::{LeaseName, Term};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -47,7 +48,11 @@ pub(super) enum SendError {
 impl Sender {
     /// `limit` bounds each request.
     pub(super) fn new(url: Url, lease: LeaseName, limit: Duration) -> anyhow::Result<Self> {
-        Ok(Self { client: http_client(limit)?, url, lease })
+        let client = http_client(limit).context(
+            "the web's usual authorities can't be read, which an ingest at https may need: install \
+             ca-certificates, or name their file in SSL_CERT_FILE",
+        )?;
+        Ok(Self { client, url, lease })
     }
 
     /// Sends one batch in the name of `term`.

@@ -1,0 +1,43 @@
+//! `leasehold-lab e2e`: the chart on a real control plane, with pods that really run, from the installation to the end.
+
+mod audit;
+mod pods;
+mod script;
+mod stage;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use self::stage::Stage;
+use crate::drill::story::Story;
+
+/// Install the chart on a real control plane and take it through its life, under load
+///
+/// Modes k8s, etcd, postgres one after the other; a deleted pod, a rollout of everything, a lost node, a release that
+/// is rolled back, the end. The pods run as processes of this machine, in a private network; that needs root rights.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The chart's folder
+    #[arg(long, default_value = "deploy/helm/leasehold")]
+    chart: PathBuf,
+    /// Print steps and verdicts as JSON, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+/// Makes what the run needs from outside, and moves the program into its private network.
+pub(crate) fn prepare() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(lease_testbed::helm::program())?;
+    drop(runtime);
+    lease_testbed::in_private_network()
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let story = Story::new("end to end", args.json);
+    let stage = Stage::set(&args.chart).await?;
+    story.step("a control plane with two nodes, etcd and Postgres are up");
+    script::play(&stage, &story).await?;
+    stage.cluster.stop().await;
+    Ok(crate::exit_code(story.end(&[])?))
+}

@@ -1,0 +1,310 @@
+//! The life of a release.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::Pod as PodObject;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams};
+
+use super::audit::{self, Granted};
+use super::pods::{self, Pod};
+use super::stage::{NAMESPACE, NODES, PATIENCE, RELEASE, Stage, TTL};
+use crate::drill::load::{Client, Load};
+use crate::drill::story::Story;
+
+const FORWARDER: &str = "outbox-forwarder";
+const SWEEPER: &str = "ttl-sweeper";
+const POSTGRES: &str = "leaderElection.mode=postgres";
+
+/// What a rollout of three forwarders may leave without a leader, in all.
+const GAPS_MS: i64 = 1000;
+
+pub(super) async fn play(stage: &Stage, story: &Story) -> anyhow::Result<()> {
+    let mut granted = Granted::default();
+
+    stage.release("install", &["leaderElection.mode=k8s"]).await?;
+    granted.add(&rendered(stage).await?)?;
+    let pods = stage.until("all is ready", || pods::settled(&stage.client)).await?;
+    story.check("helm install: two of each are ready", pods == 10, format!("{pods} pods"));
+    stage.set_budget().await?;
+    let sockets = NODES.map(|node| stage.cluster.host_path(node, "/run/spendguard/sidecar.sock"));
+    let load = Load::start(sockets.into_iter().collect::<Result<_, _>>()?, Client::default());
+    works(stage, story, &load, "k8s").await?;
+    stage.helm(&["test", RELEASE]).await?;
+    story.step("helm test passes");
+
+    for [from, to] in [["k8s", "etcd"], ["etcd", "postgres"]] {
+        let (mode, move_from) =
+            (format!("leaderElection.mode={to}"), format!("leaderElection.migrateFrom={from}"));
+        let began = stage.canonical(NOW_MS).await?;
+        stage.release("upgrade", &[&mode, &move_from]).await?;
+        granted.add(&rendered(stage).await?)?;
+        stage.until("the move's pods run", || pods::settled(&stage.client)).await?;
+        works(stage, story, &load, to).await?;
+        let quiet: i64 = longest_pause(stage, began).await?;
+        story.step(format!("{from} → {to} under load: at most {quiet} ms without a new row"));
+        stage.release("upgrade", &[&mode]).await?;
+        stage.until("all is ready", || pods::settled(&stage.client)).await?;
+    }
+    let three = [POSTGRES, "outboxForwarder.replicas=3"];
+    stage.release("upgrade", &three).await?;
+    stage.until("all is ready", || pods::settled(&stage.client)).await?;
+    works(stage, story, &load, "postgres").await?;
+
+    delete_the_leader(stage, story).await?;
+    restart_everything(stage, story).await?;
+    works(stage, story, &load, "postgres").await?;
+    lose_a_node(stage, story, &load).await?;
+    works(stage, story, &load, "postgres").await?;
+    roll_back(stage, story, &three).await?;
+    works(stage, story, &load, "postgres").await?;
+
+    let asked = load.finish().await?;
+    story.step(format!("the load ends, after {asked} reservations"));
+    let books = stage.books();
+    books.close(PATIENCE, story).await;
+    books.balance(asked, story).await?;
+    books.delivered(story).await?;
+    books.in_term(story).await?;
+    uninstall(stage, story).await?;
+
+    let events = stage.cluster.control_plane().audit().events()?;
+    let (denied, unused) = (audit::denied(&events), granted.unused(&events));
+    let first = |list: &[String]| list.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    story.check(
+        "the API server refused the pods nothing",
+        denied.is_empty() && audit::requests(&events) > 0,
+        format!("{} of {} requests; {}", denied.len(), audit::requests(&events), first(&denied)),
+    );
+    story.check(
+        "every verb that the chart grants was used",
+        unused.is_empty() && granted.count() > 0,
+        format!("{} of {} were not; {}", unused.len(), granted.count(), first(&unused)),
+    );
+    Ok(())
+}
+
+/// What helm has applied, its hooks among it.
+async fn rendered(stage: &Stage) -> anyhow::Result<String> {
+    let (manifest, hooks) =
+        (stage.helm(&["get", "manifest", RELEASE]).await?, stage.helm(&["get", "hooks", RELEASE]).await?);
+    Ok(format!("{manifest}\n{hooks}"))
+}
+
+/// Exactly one leader of each lease, and rows flow.
+async fn works(stage: &Stage, story: &Story, load: &Load, mode: &str) -> anyhow::Result<()> {
+    let forwarder = one_leader(stage, FORWARDER, None).await?;
+    let sweeper = one_leader(stage, SWEEPER, None).await?;
+    flow(stage, load).await?;
+    story.check(
+        format!("mode {mode}: exactly one leader of each lease, and rows flow"),
+        true, // else the run has ended
+        format!("{} and {}", forwarder.name, sweeper.name),
+    );
+    Ok(())
+}
+
+async fn one_leader(stage: &Stage, role: &str, lost: Option<&str>) -> anyhow::Result<Pod> {
+    let what = format!("exactly one pod leads {role}");
+    stage.until(&what, || pods::leader(&stage.client, role, lost)).await
+}
+
+/// New reservations are committed, and new rows arrive.
+async fn flow(stage: &Stage, load: &Load) -> anyhow::Result<()> {
+    let committed = load.committed.load(Ordering::Relaxed);
+    let arrived = stage.canonical(ARRIVED).await?;
+    stage
+        .until("rows flow", || async {
+            let (now, there) = (load.committed.load(Ordering::Relaxed), stage.canonical(ARRIVED).await?);
+            ensure!(now > committed + 10, "{} commits", now - committed);
+            ensure!(there > arrived + 10, "{} rows", there - arrived);
+            anyhow::Ok(())
+        })
+        .await
+}
+
+async fn delete_the_leader(stage: &Stage, story: &Story) -> anyhow::Result<()> {
+    let leader = one_leader(stage, FORWARDER, None).await?;
+    let began = lease_int(stage, HISTORY_END).await?;
+    let objects: Api<PodObject> = Api::namespaced(stage.client.clone(), NAMESPACE);
+    objects.delete(&leader.name, &DeleteParams::default()).await?;
+    stage.until("all is ready", || pods::settled(&stage.client)).await?;
+    let next = one_leader(stage, FORWARDER, None).await?;
+    let (gap, handed) = (gaps_ms(stage, began).await?, next.name != leader.name);
+    story.check(
+        "kubectl delete pod of the leader: another leads at once",
+        handed && gap <= GAPS_MS && clean(stage, began).await?,
+        format!("{} after {}, {gap} ms without a leader", next.name, leader.name),
+    );
+    Ok(())
+}
+
+async fn restart_everything(stage: &Stage, story: &Story) -> anyhow::Result<()> {
+    let began = lease_int(stage, HISTORY_END).await?;
+    let ours = ListParams::default().labels(&pods::selector());
+    let deployments: Api<Deployment> = Api::namespaced(stage.client.clone(), NAMESPACE);
+    for deployment in deployments.list(&ours).await? {
+        deployments.restart(&deployment.metadata.name.unwrap_or_default()).await?;
+    }
+    let sets: Api<DaemonSet> = Api::namespaced(stage.client.clone(), NAMESPACE);
+    for set in sets.list(&ours).await? {
+        sets.restart(&set.metadata.name.unwrap_or_default()).await?;
+    }
+    let pods = stage.until("everything is new and ready", || pods::settled(&stage.client)).await?;
+    let (gap, terms) = (gaps_ms(stage, began).await?, taken_over(stage, began).await?);
+    story.check(
+        format!(
+            "kubectl rollout restart of all {pods} pods: gaps without a forwarder sum to {GAPS_MS} ms at most"
+        ),
+        gap <= GAPS_MS && terms > 0 && clean(stage, began).await?,
+        format!("{gap} ms in {terms} changes of leader"),
+    );
+    Ok(())
+}
+
+async fn lose_a_node(stage: &Stage, story: &Story, load: &Load) -> anyhow::Result<()> {
+    let leader = one_leader(stage, FORWARDER, None).await?;
+    let (lost, began) = (leader.node.as_str(), Instant::now());
+    stage.cluster.lose_node(lost).await?;
+    let next = one_leader(stage, FORWARDER, Some(lost)).await?;
+    let took = began.elapsed();
+    story.check(
+        format!("{lost} is lost, with the leader: another leads within ttl + 3 s"),
+        took <= TTL + TTL,
+        format!("{} on {} after {} ms", next.name, next.node, took.as_millis()),
+    );
+    flow(stage, load).await?;
+    let away = async || {
+        let lost_pods = pods::all(&stage.client).await?;
+        let left = lost_pods.iter().filter(|pod| pod.node == lost && !pod.terminating);
+        // The DaemonSet's stays for its node.
+        let left = left.filter(|pod| pod.role != "sidecar").count();
+        ensure!(left == 0, "{left} pods are still bound to {lost}");
+        pods::deployed(&stage.client).await
+    };
+    stage.until("its pods are replaced elsewhere", away).await?;
+    let took = began.elapsed().as_millis();
+    story.step(format!("all its pods are replaced on the other node, {took} ms after it was lost"));
+    stage.cluster.restore_node(lost)?;
+    stage.until("the node is back", || pods::settled(&stage.client)).await?;
+    story.step(format!("{lost} is back, and its sidecar"));
+    Ok(())
+}
+
+/// A release whose forwarders can't start, and the one before it again.
+async fn roll_back(stage: &Stage, story: &Story, good: &[&str]) -> anyhow::Result<()> {
+    let before = one_leader(stage, FORWARDER, None).await?;
+    let nonsense = "outboxForwarder.env.LEASEHOLD_OUTBOX_FORWARDER_BATCH_SIZE=nonsense";
+    stage.ask_for("upgrade", &[good, &[nonsense]].concat(), &[]).await?;
+    let told = stage
+        .until("the new pod says what is wrong", || async {
+            let pods = pods::all(&stage.client).await?;
+            let logs = pods.iter().map(|pod| stage.cluster.logs(NAMESPACE, &pod.name));
+            let told = logs.flat_map(|log| log.lines().map(str::to_owned).collect::<Vec<_>>());
+            told.into_iter().find(|line| line.contains("nonsense")).context("none does")
+        })
+        .await?;
+    let still = one_leader(stage, FORWARDER, None).await?;
+    story.check(
+        "a release that can't start says why, and leaves the leader alone",
+        still.name == before.name,
+        format!("{} leads; {told}", still.name),
+    );
+    stage.helm(&["rollback", RELEASE, "--wait"]).await?;
+    let pods = stage.until("all is ready", || pods::settled(&stage.client)).await?;
+    story.check("helm rollback: all are ready", pods == 11, format!("{pods} pods"));
+    Ok(())
+}
+
+async fn uninstall(stage: &Stage, story: &Story) -> anyhow::Result<()> {
+    stage.helm(&["uninstall", RELEASE, "--wait"]).await?;
+    let left = async || {
+        let mut left = Vec::new();
+        for kind in [
+            "api/v1 pods",
+            "api/v1 services",
+            "api/v1 serviceaccounts",
+            "api/v1 persistentvolumeclaims",
+            "apis/apps/v1 deployments",
+            "apis/apps/v1 daemonsets",
+            "apis/batch/v1 jobs",
+            "apis/policy/v1 poddisruptionbudgets",
+            "apis/rbac.authorization.k8s.io/v1 roles",
+            "apis/rbac.authorization.k8s.io/v1 rolebindings",
+        ] {
+            let (group, kind) = kind.split_once(' ').context("two words")?;
+            let path = format!("/{group}/namespaces/{NAMESPACE}/{kind}?labelSelector={}", pods::selector());
+            let list = stage.cluster.access().request("GET", &path, None).await?;
+            left.extend(
+                list["items"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|item| format!("{kind}/{}", item["metadata"]["name"].as_str().unwrap_or_default())),
+            );
+        }
+        ensure!(left.is_empty(), "{} are left", left.join(", "));
+        anyhow::Ok(())
+    };
+    let gone = stage.until("everything is gone", left).await;
+    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases");
+    let leases = stage.cluster.access().request("GET", &path, None).await?;
+    let leases = leases["items"].as_array().map_or(0, Vec::len);
+    let kept = lease_int(stage, "SELECT count(*) FROM coordination_leases").await?;
+    let free = lease_int(stage, "SELECT count(*) FROM coordination_leases WHERE grant_id IS NULL").await?;
+    story.check(
+        "helm uninstall leaves the registers and nothing else, and every leader gave up its lease",
+        gone.is_ok() && leases == 2 && kept == 2 && free == 2,
+        format!(
+            "{leases} Leases, {kept} rows in Postgres, {free} of them free{}",
+            gone.err().map(|why| format!("; {why:#}")).unwrap_or_default()
+        ),
+    );
+    Ok(())
+}
+
+async fn lease_int(stage: &Stage, sql: &'static str) -> anyhow::Result<i64> {
+    Ok(sqlx::query_scalar(sql).fetch_one(&stage.leases).await?)
+}
+
+async fn since(stage: &Stage, sql: &'static str, began: i64) -> anyhow::Result<i64> {
+    Ok(sqlx::query_scalar(sql).bind(began).fetch_one(&stage.leases).await?)
+}
+
+/// The time without a holder since then, in all.
+async fn gaps_ms(stage: &Stage, began: i64) -> anyhow::Result<i64> {
+    let sql = "SELECT coalesce(sum(extract(epoch FROM next - event_at) * 1000), 0)::bigint FROM (
+        SELECT history_id, event_type, event_at, lead(event_at) OVER (ORDER BY history_id) AS next
+        FROM coordination_lease_history WHERE lease_name = 'outbox-forwarder') AS rows
+        WHERE history_id > $1 AND event_type = 'released'";
+    since(stage, sql, began).await
+}
+
+async fn taken_over(stage: &Stage, began: i64) -> anyhow::Result<i64> {
+    let sql = "SELECT count(*) FROM coordination_lease_history
+        WHERE lease_name = 'outbox-forwarder' AND event_type = 'taken_over' AND history_id > $1";
+    since(stage, sql, began).await
+}
+
+/// Was each term since then given up before the next one began?
+async fn clean(stage: &Stage, began: i64) -> anyhow::Result<bool> {
+    let sql = "SELECT count(*) FROM (
+        SELECT history_id, event_type, lag(event_type) OVER (ORDER BY history_id) AS before
+        FROM coordination_lease_history WHERE lease_name = 'outbox-forwarder') AS rows
+        WHERE history_id > $1 AND event_type IN ('taken_over', 'acquired') AND before <> 'released'";
+    Ok(since(stage, sql, began).await? == 0)
+}
+
+async fn longest_pause(stage: &Stage, began: i64) -> anyhow::Result<i64> {
+    let sql = "SELECT coalesce(max(gap), 0)::bigint FROM (
+        SELECT extract(epoch FROM ingested_at - lag(ingested_at) OVER (ORDER BY ingest_id)) * 1000 AS gap, ingested_at
+        FROM canonical_events) AS gaps WHERE ingested_at > to_timestamp($1::float8 / 1000)";
+    Ok(sqlx::query_scalar(sql).bind(began as f64).fetch_one(stage.books().canonical).await?)
+}
+
+const NOW_MS: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+const ARRIVED: &str = "SELECT count(*) FROM canonical_events";
+const HISTORY_END: &str = "SELECT coalesce(max(history_id), 0) FROM coordination_lease_history";
