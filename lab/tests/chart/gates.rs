@@ -253,6 +253,7 @@ fn the_schema_refuses_what_is_misspelt_or_of_the_wrong_kind() {
         ("outboxForwarder.replicas=-1", "replicas"),
         ("sidecar.fencingScopeMode=perNode", "fencingScopeMode"),
         ("sidecar.socket.gid=0", "gid"),
+        ("databases.ledger.urlKey=", "urlKey"),
         ("runAsUser=0", "runAsUser"),
         ("outboxForwarder.leaseName=Forwarder", "leaseName"),
         ("outboxForwarder.env.PATH=/", "PATH"),

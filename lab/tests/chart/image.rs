@@ -37,6 +37,12 @@ fn the_toolchain_is_the_repositorys_and_what_ships_is_the_program_alone() {
 }
 
 #[test]
+fn the_charts_image_is_of_the_version_that_is_built_here() {
+    let chart = fs::read_to_string(repository().join("deploy/helm/leasehold/Chart.yaml")).unwrap();
+    assert!(chart.contains(&format!("appVersion: {}\n", env!("CARGO_PKG_VERSION"))), "{chart}");
+}
+
+#[test]
 fn it_runs_as_a_number_that_is_not_root() {
     let recipe = recipe();
     let user = all(&recipe, "USER");

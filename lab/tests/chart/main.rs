@@ -7,5 +7,6 @@ mod image;
 mod manifests;
 mod readme;
 mod rights;
+mod running;
 mod server;
 mod settings;
