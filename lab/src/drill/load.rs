@@ -12,6 +12,9 @@ use super::pods::PATIENCE;
 
 pub(crate) const TENANT: &str = "acme";
 
+/// Beyond this nobody waits any more for an answer: a lost node costs its grace, and then some.
+const LONGEST: Duration = Duration::from_secs(90);
+
 /// How long a reservation lasts that nobody commits.
 const SHORT: u32 = 1;
 
@@ -44,6 +47,11 @@ impl Load {
         let (enough, committed) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let task = tokio::spawn(run(sockets, client, enough.clone(), committed.clone()));
         Self { task, enough, committed }
+    }
+
+    /// It has given up: [`finish`](Self::finish) says why.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.task.is_finished() && !self.enough.load(Ordering::Relaxed)
     }
 
     /// Lets the request under way finish; returns how many reservations were made.
@@ -89,7 +97,7 @@ async fn run(
 async fn ask(sockets: &[PathBuf], path: &str, body: &Value) -> anyhow::Result<Option<Value>> {
     let began = std::time::Instant::now();
     let mut last = String::from("nobody was asked");
-    while began.elapsed() < PATIENCE {
+    while began.elapsed() < LONGEST {
         for socket in sockets {
             let client = reqwest::Client::builder()
                 .unix_socket(socket.clone())
@@ -110,5 +118,5 @@ async fn ask(sockets: &[PathBuf], path: &str, body: &Value) -> anyhow::Result<Op
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    anyhow::bail!("no sidecar did {path} within {PATIENCE:?}: {last}")
+    anyhow::bail!("no sidecar did {path} within {LONGEST:?}: {last}")
 }

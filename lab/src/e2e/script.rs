@@ -32,35 +32,12 @@ pub(super) async fn play(stage: &Stage, story: &Story) -> anyhow::Result<()> {
     stage.set_budget().await?;
     let sockets = NODES.map(|node| stage.cluster.host_path(node, "/run/spendguard/sidecar.sock"));
     let load = Load::start(sockets.into_iter().collect::<Result<_, _>>()?, Client::default());
-    works(stage, story, &load, "k8s").await?;
-    stage.helm(&["test", RELEASE]).await?;
-    story.step("helm test passes");
-
-    for [from, to] in [["k8s", "etcd"], ["etcd", "postgres"]] {
-        let (mode, move_from) =
-            (format!("leaderElection.mode={to}"), format!("leaderElection.migrateFrom={from}"));
-        let began = stage.canonical(NOW_MS).await?;
-        stage.release("upgrade", &[&mode, &move_from]).await?;
-        granted.add(&rendered(stage).await?)?;
-        stage.until("the move's pods run", || pods::settled(&stage.client)).await?;
-        works(stage, story, &load, to).await?;
-        let quiet: i64 = longest_pause(stage, began).await?;
-        story.step(format!("{from} → {to} under load: at most {quiet} ms without a new row"));
-        stage.release("upgrade", &[&mode]).await?;
-        stage.until("all is ready", || pods::settled(&stage.client)).await?;
+    if let Err(why) = live(stage, story, &load, &mut granted).await {
+        if load.has_failed() {
+            load.finish().await?;
+        }
+        return Err(why);
     }
-    let three = [POSTGRES, "outboxForwarder.replicas=3"];
-    stage.release("upgrade", &three).await?;
-    stage.until("all is ready", || pods::settled(&stage.client)).await?;
-    works(stage, story, &load, "postgres").await?;
-
-    delete_the_leader(stage, story).await?;
-    restart_everything(stage, story).await?;
-    works(stage, story, &load, "postgres").await?;
-    lose_a_node(stage, story, &load).await?;
-    works(stage, story, &load, "postgres").await?;
-    roll_back(stage, story, &three).await?;
-    works(stage, story, &load, "postgres").await?;
 
     let asked = load.finish().await?;
     story.step(format!("the load ends, after {asked} reservations"));
@@ -77,14 +54,47 @@ pub(super) async fn play(stage: &Stage, story: &Story) -> anyhow::Result<()> {
     story.check(
         "the API server refused the pods nothing",
         denied.is_empty() && audit::requests(&events) > 0,
-        format!("{} of {} requests; {}", denied.len(), audit::requests(&events), first(&denied)),
+        format!("{} of {} requests {}", denied.len(), audit::requests(&events), first(&denied)),
     );
     story.check(
         "every verb that the chart grants was used",
         unused.is_empty() && granted.count() > 0,
-        format!("{} of {} were not; {}", unused.len(), granted.count(), first(&unused)),
+        format!("{} of {} were not {}", unused.len(), granted.count(), first(&unused)),
     );
     Ok(())
+}
+
+/// All that happens to it under load.
+async fn live(stage: &Stage, story: &Story, load: &Load, granted: &mut Granted) -> anyhow::Result<()> {
+    works(stage, story, load, "k8s").await?;
+    stage.helm(&["test", RELEASE]).await?;
+    story.step("helm test passes");
+
+    for [from, to] in [["k8s", "etcd"], ["etcd", "postgres"]] {
+        let (mode, move_from) =
+            (format!("leaderElection.mode={to}"), format!("leaderElection.migrateFrom={from}"));
+        let began = stage.canonical(NOW_MS).await?;
+        stage.release("upgrade", &[&mode, &move_from]).await?;
+        granted.add(&rendered(stage).await?)?;
+        stage.until("the move's pods run", || pods::settled(&stage.client)).await?;
+        works(stage, story, load, to).await?;
+        let quiet: i64 = longest_pause(stage, began).await?;
+        story.step(format!("{from} → {to} under load: at most {quiet} ms without a new row"));
+        stage.release("upgrade", &[&mode]).await?;
+        stage.until("all is ready", || pods::settled(&stage.client)).await?;
+    }
+    let three = [POSTGRES, "outboxForwarder.replicas=3"];
+    stage.release("upgrade", &three).await?;
+    stage.until("all is ready", || pods::settled(&stage.client)).await?;
+    works(stage, story, load, "postgres").await?;
+
+    delete_the_leader(stage, story).await?;
+    restart_everything(stage, story).await?;
+    works(stage, story, load, "postgres").await?;
+    lose_a_node(stage, story, load).await?;
+    works(stage, story, load, "postgres").await?;
+    roll_back(stage, story, &three).await?;
+    works(stage, story, load, "postgres").await
 }
 
 /// What helm has applied, its hooks among it.

@@ -1,6 +1,8 @@
 //! Renewals whose replies are lost, and a ledger that is away.
 
-use lease_testbed::wait_until;
+use std::time::Duration;
+
+use lease_testbed::{Proxy, wait_for, wait_until};
 
 use crate::stage::{LIMIT, Stage};
 
@@ -51,6 +53,29 @@ async fn past_its_deadline_it_refuses_and_then_recovers() -> anyhow::Result<()> 
     assert_eq!(again.status, 201, "{again:?}");
     assert!(again.body["fencing_epoch"].as_u64() >= Some(2), "each acquisition is a new term: {again:?}");
     Ok(())
+}
+
+/// As after the loss of the node that its ledger was on: nothing answers, nothing says so, and another ledger is there.
+#[tokio::test]
+async fn a_dead_connection_is_left_for_another_ledger() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let (_other, other) = stage.another_ledger().await?;
+    let (dies, service) = (stage.proxy()?, Proxy::tcp(stage.grpc.parse()?)?);
+    service.switch_upstream(dies.addr());
+    let sidecar = stage.sidecar_at(&format!("http://{}", service.addr()), "a", 12, &[]).await?;
+    sidecar.serves().await?;
+    assert_eq!(sidecar.reserve("q", 1).await?.status, 201, "its connections are there");
+    dies.drop_all();
+    service.switch_upstream(other.parse()?);
+    sidecar.renews(2.0).await?;
+    assert_eq!(sidecar.metric("spendguard_sidecar_fencing_epoch").await?, 1.0, "the same term");
+    assert!(!sidecar.says("fencing lease expired locally"));
+    wait_for("requests are decided again", Duration::from_secs(8), async || {
+        let answer = sidecar.reserve("r", 1).await?;
+        anyhow::ensure!(answer.status == 201, "{answer:?}");
+        Ok(())
+    })
+    .await
 }
 
 /// Requests that hang at the ledger hold up no renewal.

@@ -56,12 +56,14 @@ impl Stage {
             ["worker", "ledger", "--ledger-db-url", &url, "--migrate", "--add-scope", SCOPE, TENANT];
         let made = leasehold(&[&prepare[..], &["--set-budget", TENANT, "EUR", "1000"]].concat())?;
         anyhow::ensure!(made.wait(LIMIT).await?.success(), "{:?}", made.lines());
-        let start = ["worker", "ledger", "--ledger-db-url", &url, "--listen", "127.0.0.1:0"];
-        let ledger = leasehold(&[&start[..], &["--grpc-listen", "127.0.0.1:0"], ledger_flags].concat())?;
-        let line = ledger.wait_for_line("ledger started", LIMIT).await?;
-        let grpc = word(&line, "grpc=")?.to_owned();
+        let (ledger, grpc) = ledger(&url, ledger_flags).await?;
         let pool = PgPool::connect(&url).await?;
         Ok(Self { folder: tempfile::tempdir()?, url, pool, ledger, grpc })
+    }
+
+    /// One more ledger on the same database, and where it serves gRPC.
+    pub(crate) async fn another_ledger(&self) -> anyhow::Result<(Process, String)> {
+        ledger(&self.url, &[]).await
     }
 
     pub(crate) fn proxy(&self) -> anyhow::Result<Proxy> {
@@ -131,6 +133,14 @@ impl Stage {
         self.text("SELECT current_holder_instance_id FROM fencing_scopes WHERE fencing_scope_id = 'payments'")
             .await
     }
+}
+
+async fn ledger(url: &str, flags: &[&str]) -> anyhow::Result<(Process, String)> {
+    let start = ["worker", "ledger", "--ledger-db-url", url, "--listen", "127.0.0.1:0"];
+    let ledger = leasehold(&[&start[..], &["--grpc-listen", "127.0.0.1:0"], flags].concat())?;
+    let line = ledger.wait_for_line("ledger started", LIMIT).await?;
+    let grpc = word(&line, "grpc=")?.to_owned();
+    Ok((ledger, grpc))
 }
 
 pub(crate) fn word<'a>(line: &'a str, key: &str) -> anyhow::Result<&'a str> {

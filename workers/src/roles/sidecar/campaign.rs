@@ -121,7 +121,7 @@ impl Campaign {
 
     /// A connection on which something was cut is not used again.
     pub(super) fn reconnect(&mut self) {
-        self.client = self.ledger.client();
+        self.client = self.ledger.client(self.ttl / 3);
     }
 
     pub(super) async fn pause(&self, span: Duration) {

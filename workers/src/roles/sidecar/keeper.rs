@@ -41,7 +41,7 @@ impl Keeper {
         let task = lease_thread::handle().spawn(async move {
             let ttl = Duration::from_secs(plan.ttl_seconds.into());
             // Made here, so that the connection is served here.
-            let client = ledger.client();
+            let client = ledger.client(ttl / 3);
             Campaign { ledger, client, plan, ttl, clock, held, has_held: tell, stop }.run().await
         });
         Self { has_held, give_up, task }

@@ -30,8 +30,9 @@ pub(super) struct Ledger {
     endpoint: Endpoint,
 }
 
-/// No attempt to connect takes longer.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a connection may be silent, an attempt to connect may take: a busy ledger is no dead one.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+const MOST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The largest answer.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -41,12 +42,8 @@ impl Ledger {
     pub(super) fn new(at: &LedgerAt) -> anyhow::Result<Self> {
         // Two libraries may bring providers of their own; we choose one for the process.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut endpoint = Endpoint::from_shared(at.url.clone())?
-            .connect_timeout(CONNECT_LIMIT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true);
+        let mut endpoint =
+            Endpoint::from_shared(at.url.clone())?.tcp_nodelay(true).keep_alive_while_idle(true);
         if let Some(tls) = &at.tls {
             let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca_pem));
             if let Some((certificate, key)) = &tls.identity_pem {
@@ -61,8 +58,14 @@ impl Ledger {
     }
 
     /// A client whose connection is made at its first call and served by the runtime that this is called on.
-    pub(super) fn client(&self) -> LedgerClient<Channel> {
-        LedgerClient::new(self.endpoint.connect_lazy()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    ///
+    /// A connection that is dead and doesn't say so, as after the loss of a ledger's node, is left `within` this time or
+    /// two seconds, so that another ledger is found.
+    pub(super) fn client(&self, within: Duration) -> LedgerClient<Channel> {
+        let patience = (within / 2).clamp(LEAST_PATIENCE, MOST_PATIENCE);
+        let endpoint = self.endpoint.clone().connect_timeout(patience);
+        let endpoint = endpoint.http2_keep_alive_interval(patience).keep_alive_timeout(patience);
+        LedgerClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 }
 

@@ -83,7 +83,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
         decider: Decider {
             held,
             tenant: plan.scope.tenant.clone(),
-            client: ledger.client(),
+            client: ledger.client(plan.call_limit),
             call_limit: plan.call_limit,
         },
         permits: Semaphore::new(plan.max_requests),
