@@ -27,6 +27,10 @@ pub(crate) struct Args {
 
 /// Makes what the run needs from outside, and moves the program into its private network.
 pub(crate) fn prepare() -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        // Says what is needed, before anything is built in vain.
+        return lease_testbed::in_private_network();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(lease_testbed::helm::program())?;
     drop(runtime);
