@@ -7,6 +7,7 @@ mod fences;
 mod held;
 mod limits;
 mod outages;
+mod retention;
 mod secured;
 mod stage;
 mod stopping;
