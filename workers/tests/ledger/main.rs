@@ -5,6 +5,7 @@ mod attempts;
 mod budgets;
 mod fences;
 mod held;
+mod least_roles;
 mod limits;
 mod outages;
 mod retention;
