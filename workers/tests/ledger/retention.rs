@@ -7,8 +7,8 @@ use lease_testbed::{Proxy, wait_until};
 use lease_workers::roles::database::StoreError;
 use lease_workers::roles::sweeper::store::{Expired, Retention};
 
-use crate::stage::{LIMIT, Stage, server};
-use crate::sweeping::Sweeper;
+use crate::stage::{LIMIT, Stage, expired, server};
+use crate::sweeping::{Sweeper, swept};
 
 const KEEP: Retention = Retention { scope_days: 90, audit_days: 400 };
 const AUDITS: &str = "SELECT count(*) FROM reservation_events";
@@ -195,5 +195,19 @@ async fn a_late_batch_of_a_paused_leader_removes_nothing() -> anyhow::Result<()>
     old.process.wait_for_line("a late write was refused by the fence", LIMIT).await?;
     assert_eq!(stage.int(SCOPES).await?, 5);
     assert_eq!(old.metric("rows_pruned_total").await?, 0.0);
+    Ok(())
+}
+
+/// As in an upgrade whose migration has not run yet.
+#[tokio::test]
+async fn where_it_cannot_remove_rows_it_says_so_and_goes_on_sweeping() -> anyhow::Result<()> {
+    let (stage, leases) = (Stage::new().await?, tempfile::tempdir()?);
+    sqlx::raw_sql("DROP FUNCTION ledger_prune").execute(&stage.pool).await?;
+    let sweeper = Sweeper::start("a", &stage.url, leases.path(), &[]).await?;
+    let warning = sweeper.process.wait_for_line("batch skipped; it is tried again", LIMIT).await?;
+    assert!(warning.contains("ledger_prune"), "{warning}");
+    expired(&stage, 150).await?;
+    swept(&stage, 150).await?;
+    assert_eq!(sweeper.metric("skip_total{reason=\"ledger_unavailable\"}").await?, 1.0);
     Ok(())
 }
