@@ -71,6 +71,7 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the
 	target/release/leasehold-lab handover --mode postgres --times 200
 	target/release/leasehold-lab handover --mode etcd --times 200
 	target/release/leasehold-lab handover --mode k8s --times 200
+	target/release/leasehold-lab handover --mode sidecar --times 200
 
 soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
 	@sh scripts/setup.sh postgres etcd k8s

@@ -11,7 +11,7 @@ use crate::demo::cast::metric;
 use crate::demo::stage::Stage;
 
 /// Generous: other programs may be using the machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program `leasehold`, beside this one.
 pub(crate) fn binary() -> anyhow::Result<PathBuf> {
@@ -23,7 +23,7 @@ pub(crate) fn binary() -> anyhow::Result<PathBuf> {
 }
 
 /// The address that a worker's first line gives as `word`.
-pub(super) fn address_in(line: &str, word: &str) -> anyhow::Result<String> {
+pub(crate) fn address_in(line: &str, word: &str) -> anyhow::Result<String> {
     let address = line.split(&format!("{word}=")).nth(1).and_then(|rest| rest.split_whitespace().next());
     Ok(address.with_context(|| format!("no {word} in {line:?}"))?.to_owned())
 }

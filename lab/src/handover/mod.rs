@@ -1,6 +1,7 @@
 //! `leasehold-lab handover`: how long a clean hand-over takes, beside the commits that it needs.
 
 mod bare;
+mod sidecar;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -20,11 +21,14 @@ use crate::trace::{Act, Entry, Nanos, Outcome, now};
 
 /// Hand a lease over by SIGTERM, again and again, from the signal to the successor's first fenced commit; in turns with
 /// the same commits in sequence by a bare client. The bar: median at most twice, p99 at most three times as long.
+///
+/// Mode sidecar hands a fencing scope over between sidecars, by SIGTERM and by revocation in turns, to the first
+/// reservation; the bare client asks the ledger for the same.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The store: postgres, etcd or k8s.
-    #[arg(long, value_parser = mode)]
-    mode: Mode,
+    /// The store: postgres, etcd or k8s; or sidecar.
+    #[arg(long, value_parser = what)]
+    mode: What,
     /// How many hand-overs.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     times: u64,
@@ -33,12 +37,19 @@ pub(crate) struct Args {
     json: bool,
 }
 
-fn mode(text: &str) -> Result<Mode, String> {
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Lease(Mode),
+    Sidecar,
+}
+
+fn what(text: &str) -> Result<What, String> {
     match text {
-        "postgres" => Ok(Mode::Postgres),
-        "etcd" => Ok(Mode::Etcd),
-        "k8s" => Ok(Mode::K8s),
-        _ => Err("use postgres, etcd or k8s".to_owned()),
+        "postgres" => Ok(What::Lease(Mode::Postgres)),
+        "etcd" => Ok(What::Lease(Mode::Etcd)),
+        "k8s" => Ok(What::Lease(Mode::K8s)),
+        "sidecar" => Ok(What::Sidecar),
+        _ => Err("use postgres, etcd, k8s or sidecar".to_owned()),
     }
 }
 
@@ -59,10 +70,59 @@ struct Report {
     parts: BTreeMap<&'static str, Spread>,
 }
 
+type Parts = BTreeMap<&'static str, Vec<Duration>>;
+
+impl Report {
+    fn new(hand_overs: Vec<Duration>, bares: Vec<Duration>, parts: Parts) -> Self {
+        let (hand_over, bare) = (Spread::of(hand_overs), Spread::of(bares));
+        let (median_ratio, p99_ratio) =
+            (hand_over.median_ms / bare.median_ms, hand_over.p99_ms / bare.p99_ms);
+        Self {
+            holds: median_ratio <= MEDIAN_BAR && p99_ratio <= P99_BAR,
+            hand_over,
+            bare,
+            median_ratio,
+            p99_ratio,
+            parts: parts.into_iter().map(|(part, times)| (part, Spread::of(times))).collect(),
+        }
+    }
+}
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (report, what) = match args.mode {
+        What::Lease(mode) => {
+            let what = format!(
+                "on {}: SIGTERM of an idle leader to the successor's first fenced commit",
+                mode.as_str()
+            );
+            (of_a_lease(mode, args.times).await?, what)
+        }
+        What::Sidecar => {
+            let what = "of a sidecar: SIGTERM or revocation to the successor's first reservation".to_owned();
+            (sidecar::run(args.times).await?, what)
+        }
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("Clean hand-over {what}");
+        println!("  hand-over         {}", report.hand_over);
+        println!("  the bare commits  {}", report.bare);
+        report.parts.iter().for_each(|(part, spread)| println!("    {spread}  {part}"));
+        let verdict = |ratio: f64, bar: f64, what: &str| {
+            let word = if ratio <= bar { "ok  " } else { "FAIL" };
+            println!("{word}  {what}: {ratio:.2} times the bare commits', at most {bar} allowed");
+        };
+        verdict(report.median_ratio, MEDIAN_BAR, "median");
+        verdict(report.p99_ratio, P99_BAR, "p99");
+    }
+    Ok(crate::exit_code(report.holds))
+}
+
+async fn of_a_lease(mode: Mode, times: u64) -> anyhow::Result<Report> {
     let fleet = Fleet::new()?;
     let lease = LeaseName::new("handed-over")?;
-    let arena = Arena::start(args.mode, &fleet, std::slice::from_ref(&lease), TTL).await?;
+    let arena = Arena::start(mode, &fleet, std::slice::from_ref(&lease), TTL).await?;
     let mut bare = Bare::prepare(&arena).await?;
     let spawn = |index: u64| {
         let (store, lease) = (arena.store.clone(), lease.clone());
@@ -70,8 +130,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let mut leader = spawn(0)?;
     let mut epoch = effect_of(&mut leader, &mut Vec::new()).await?.0;
-    let (mut hand_overs, mut bares, mut parts) = (Vec::new(), Vec::new(), BTreeMap::<_, Vec<_>>::new());
-    for time in 1..=args.times {
+    let (mut hand_overs, mut bares, mut parts) = (Vec::new(), Vec::new(), Parts::new());
+    for time in 1..=times {
         let mut successor = spawn(time)?;
         ready(&mut successor, epoch).await?;
         let steps = bare.run().await?;
@@ -91,34 +151,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         (leader, epoch) = (successor, next);
     }
-    let (hand_over, bare) = (Spread::of(hand_overs), Spread::of(bares));
-    let (median_ratio, p99_ratio) = (hand_over.median_ms / bare.median_ms, hand_over.p99_ms / bare.p99_ms);
-    let report = Report {
-        holds: median_ratio <= MEDIAN_BAR && p99_ratio <= P99_BAR,
-        hand_over,
-        bare,
-        median_ratio,
-        p99_ratio,
-        parts: parts.into_iter().map(|(part, times)| (part, Spread::of(times))).collect(),
-    };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        println!(
-            "Clean hand-over on {}: SIGTERM of an idle leader to the successor's first fenced commit",
-            args.mode.as_str()
-        );
-        println!("  hand-over         {}", report.hand_over);
-        println!("  the bare commits  {}", report.bare);
-        report.parts.iter().for_each(|(part, spread)| println!("    {spread}  {part}"));
-        let verdict = |ratio: f64, bar: f64, what: &str| {
-            let word = if ratio <= bar { "ok  " } else { "FAIL" };
-            println!("{word}  {what}: {ratio:.2} times the bare commits', at most {bar} allowed");
-        };
-        verdict(median_ratio, MEDIAN_BAR, "median");
-        verdict(p99_ratio, P99_BAR, "p99");
-    }
-    Ok(crate::exit_code(report.holds))
+    Ok(Report::new(hand_overs, bares, parts))
 }
 
 /// Pre-started and watching: its hints are live, and it has seen the present term.
