@@ -19,6 +19,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
     Fence::install(&mut connection, "public").await?;
     database::migrate(&mut connection, include_str!("sql/scopes.sql")).await?;
     database::migrate(&mut connection, include_str!("sql/reservations.sql")).await?;
+    database::migrate(&mut connection, include_str!("sql/retention.sql")).await?;
     Ok(connection.close().await?)
 }
 

@@ -2,19 +2,31 @@
 //! replaced in between.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use lease_core::{Loss, Term, fence::FENCING_EPOCH_STALE};
 use metrics::counter;
 use tracing::{debug, error, warn};
 
-use super::metrics::{LOOP_ITERATIONS, SWEPT, Skip};
-use super::store::Expired;
+use super::metrics::{LOOP_ITERATIONS, PRUNED, SWEPT, Skip};
+use super::store::{Expired, Retention};
 use crate::roles::campaign::Work;
 use crate::roles::database::{StoreError, within};
 use crate::roles::mandate::Mandate;
 use crate::roles::under_way::Batch;
+
+/// How often rows that are old enough to go are looked for; a backlog goes batch after batch.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// What one batch does.
+#[derive(Clone, Copy)]
+enum Task {
+    /// Releases expired reservations.
+    Sweep,
+    /// Removes old rows: only when nobody's reservation waits to be released.
+    Prune,
+}
 
 /// What a sweeper needs while it leads.
 pub(super) struct Sweeper {
@@ -22,7 +34,9 @@ pub(super) struct Sweeper {
     pub(super) expired: Arc<Expired>,
     /// Who this is, in audit rows.
     pub(super) owner: String,
-    /// The most reservations in one batch.
+    /// For how long the ledger remembers.
+    pub(super) keep: Retention,
+    /// The most rows of a table in one batch.
     pub(super) batch_size: u32,
     /// The pause when nothing is left to do.
     pub(super) poll_every: Duration,
@@ -38,24 +52,46 @@ pub(super) struct Sweeper {
 impl Work for Sweeper {
     async fn lead(&self, mandate: Mandate) {
         let term = mandate.term();
+        let (mut task, mut prune_at) = (Task::Sweep, Instant::now());
         while !mandate.should_stop() || !mandate.holds_now() {
             counter!(LOOP_ITERATIONS).increment(1);
-            self.batch
-                .is_now("a batch of expired reservations, sent to the ledger's database and not answered");
+            self.batch.is_now(match task {
+                Task::Sweep => {
+                    "a batch of expired reservations, sent to the ledger's database and not answered"
+                }
+                Task::Prune => {
+                    "a batch of old rows to remove, sent to the ledger's database and not answered"
+                }
+            });
             let outcome = match mandate.holds_now() {
-                true => within(self.call_limit, self.expired.sweep(term, &self.owner, self.batch_size))
-                    .await
-                    .map(Some),
+                true => within(self.call_limit, self.one_batch(task, term)).await.map(Some),
                 false => Ok(None),
             };
             self.batch.over();
             // Whatever else the answer was: an old term says so before it reports anything that it tried to do.
             let over = self.has_expired(&mandate);
+            let done = task;
+            task = Task::Sweep;
             let pause = match outcome {
-                Ok(Some(swept)) => {
-                    counter!(SWEPT).increment(swept);
-                    debug!(epoch = term.epoch, swept, "swept");
-                    if swept >= u64::from(self.batch_size) { Duration::ZERO } else { self.poll_every }
+                Ok(Some(rows)) => {
+                    let full = rows >= u64::from(self.batch_size);
+                    match done {
+                        Task::Sweep => {
+                            counter!(SWEPT).increment(rows);
+                            debug!(epoch = term.epoch, swept = rows, "swept");
+                            if !full && Instant::now() >= prune_at {
+                                task = Task::Prune;
+                            }
+                        }
+                        Task::Prune => {
+                            counter!(PRUNED).increment(rows);
+                            debug!(epoch = term.epoch, pruned = rows, "pruned");
+                            if !full {
+                                prune_at = Instant::now() + PRUNE_EVERY;
+                            }
+                        }
+                    }
+                    if full || matches!(task, Task::Prune) { Duration::ZERO } else { self.poll_every }
                 }
                 Ok(None) => return,
                 Err(StoreError::Stale(_)) => {
@@ -73,6 +109,10 @@ impl Work for Sweeper {
                     return;
                 }
                 Err(why) => {
+                    // One that fails must not be all that is done.
+                    if matches!(done, Task::Prune) {
+                        prune_at = Instant::now() + PRUNE_EVERY;
+                    }
                     warn!(epoch = term.epoch, %why, retry_in = ?self.retry_every, "batch skipped; it is tried again");
                     Skip::LedgerUnavailable.count();
                     self.retry_every
@@ -101,11 +141,18 @@ impl Work for Sweeper {
     }
 
     fn if_abandoned(&self) -> &'static str {
-        "it is released as a whole or not at all, and the next leader goes on"
+        "it is done as a whole or not at all, and the next leader goes on"
     }
 }
 
 impl Sweeper {
+    async fn one_batch(&self, task: Task, term: Term) -> Result<u64, StoreError> {
+        match task {
+            Task::Sweep => self.expired.sweep(term, &self.owner, self.batch_size).await,
+            Task::Prune => self.expired.prune(term, self.keep, self.batch_size).await,
+        }
+    }
+
     /// Has the lease run out by this process's own clock? Says so in the words that operators look for.
     fn has_expired(&self, mandate: &Mandate) -> bool {
         let expired = !mandate.holds_now() && !matches!(mandate.loss(), Some(Loss::FenceRefused));

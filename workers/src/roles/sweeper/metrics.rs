@@ -8,6 +8,8 @@ pub const IS_LEADER: &str = "spendguard_ttl_sweeper_is_leader";
 pub const LEADER_AGE: &str = "spendguard_ttl_sweeper_leader_age_seconds";
 /// Reservations that this instance released because their time was over.
 pub const SWEPT: &str = "spendguard_ttl_sweeper_reservations_swept_total";
+/// Rows older than they are kept that this instance removed.
+pub const PRUNED: &str = "spendguard_ttl_sweeper_rows_pruned_total";
 /// Batches that were not finished, by reason.
 pub const SKIP: &str = "spendguard_ttl_sweeper_skip_total";
 /// Rounds of the leader's loop.
@@ -48,12 +50,14 @@ pub fn start() {
     describe_gauge!(IS_LEADER, "1 while this instance leads, else 0");
     describe_histogram!(LEADER_AGE, "age of the term in seconds, at each acknowledged beat and at its end");
     describe_counter!(SWEPT, "expired reservations released by this instance");
+    describe_counter!(PRUNED, "rows past their retention that this instance removed");
     describe_counter!(SKIP, "batches that were not finished, by reason");
     describe_counter!(LOOP_ITERATIONS, "rounds of the leader's loop");
     describe_gauge!(OLDEST_EXPIRED, "age in seconds of the oldest reservation that is still to be released");
     gauge!(IS_LEADER).set(0);
     gauge!(OLDEST_EXPIRED).set(0);
     counter!(SWEPT).increment(0);
+    counter!(PRUNED).increment(0);
     counter!(LOOP_ITERATIONS).increment(0);
     Skip::ALL.iter().for_each(|skip| counter!(SKIP, "reason" => skip.reason()).increment(0));
 }

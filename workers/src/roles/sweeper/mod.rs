@@ -1,4 +1,5 @@
-//! `ttl-sweeper`: N replicas, one of which leads and releases reservations whose time is over.
+//! `ttl-sweeper`: N replicas, one of which leads, releases reservations whose time is over and, when none is left,
+//! removes rows that the ledger has kept for long enough.
 //!
 //! Each batch is one statement in the ledger's database, which admits the lease's own term (F-1) before it reads: what
 //! a replaced leader still sends is refused, and a leader that is killed at any point leaves a batch done or not done.
@@ -26,7 +27,7 @@ use crate::modes::Store;
 use crate::settings::{BadSetting, Block, Fault, Kind, LeaderElection, Millis, Secret, Section, Setting};
 use crate::{App, Failure, shutdown};
 use lead::Sweeper;
-use store::Expired;
+use store::{Expired, Retention};
 
 /// The lease's name unless it is set.
 pub const LEASE: &str = "ttl-sweeper";
@@ -41,7 +42,12 @@ pub struct Settings {
     batch_size: u32,
     poll_interval_ms: Millis,
     call_timeout_ms: Millis,
+    scope_event_retention_days: u32,
+    audit_retention_days: u32,
 }
+
+/// Up to a hundred years, or 0.
+const DAYS: Kind = Kind::Integer { min: 0, max: 36_500 };
 
 impl Block for Settings {
     const SECTION: Section = Section {
@@ -85,6 +91,24 @@ impl Block for Settings {
             )
             .default("10000")
             .flag("sweeper-call-timeout"),
+            Setting::new(
+                "scopeEventRetentionDays",
+                "LEASEHOLD_TTL_SWEEPER_SCOPE_EVENT_RETENTION_DAYS",
+                DAYS,
+                "how many days changes of a scope's holder are kept, but those of its present term; audit_event_ids \
+                 are forgotten with them; 0 keeps them for ever",
+            )
+            .default("90")
+            .flag("sweeper-scope-event-retention-days"),
+            Setting::new(
+                "auditRetentionDays",
+                "LEASEHOLD_TTL_SWEEPER_AUDIT_RETENTION_DAYS",
+                DAYS,
+                "how many days the ledger's audit rows of settled reservations are kept once they are forwarded; \
+                 idempotency keys are forgotten with them; 0 keeps them for ever",
+            )
+            .default("400")
+            .flag("sweeper-audit-retention-days"),
         ],
     };
 }
@@ -143,6 +167,10 @@ async fn work(plan: Plan, elector: lease_core::Elector) -> Result<ExitCode, Fail
         expired: expired.clone(),
         owner: plan.owner,
         batch_size: plan.role.batch_size,
+        keep: Retention {
+            scope_days: plan.role.scope_event_retention_days,
+            audit_days: plan.role.audit_retention_days,
+        },
         poll_every: plan.role.poll_interval_ms.into(),
         retry_every: plan.election.retry_interval_ms.map_or(ttl / 15, Duration::from),
         call_limit: plan.role.call_timeout_ms.into(),

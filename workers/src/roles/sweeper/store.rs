@@ -16,6 +16,15 @@ pub const RESOURCE: &str = "ttl_sweeper";
 /// What the admission of an old term raises.
 const STALE: &str = "LH001";
 
+/// For how many days the ledger remembers what is over; 0 is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Changes of a scope's holder.
+    pub scope_days: u32,
+    /// Changes of reservations, and the idempotency keys that they were asked for under.
+    pub audit_days: u32,
+}
+
 /// The reservations of one ledger.
 pub struct Expired {
     pool: PgPool,
@@ -33,21 +42,31 @@ impl Expired {
     /// # Errors
     /// A later term has been admitted, or the database's.
     pub async fn sweep(&self, term: Term, owner: &str, limit: u32) -> Result<u64, StoreError> {
-        let refused = || StoreError::Stale(Stale { refused: term });
-        // The store can't issue, nor ever admit, such an epoch.
-        let epoch = i64::try_from(term.epoch).map_err(|_| refused())?;
-        let swept: Result<i64, _> = sqlx::query_scalar("SELECT ledger_sweep($1, $2, $3, $4)")
-            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+        let swept = sqlx::query_scalar("SELECT ledger_sweep($1, $2, $3, $4)")
+            .bind(int(limit))
             .bind(owner)
-            .bind(epoch)
+            .bind(epoch(term)?)
             .bind(Uuid::from_u128(term.grant.0))
             .fetch_one(&self.pool)
             .await;
-        match swept {
-            Ok(swept) => Ok(swept.unsigned_abs()),
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STALE) => Err(refused()),
-            Err(error) => Err(error.into()),
-        }
+        count(swept, term)
+    }
+
+    /// Removes rows that are older than they are kept, at most `limit` of each table, if the ledger admits `term` in
+    /// the same transaction; returns how many. What is live or still to be forwarded stays. One statement.
+    ///
+    /// # Errors
+    /// As for [`sweep`](Self::sweep).
+    pub async fn prune(&self, term: Term, keep: Retention, limit: u32) -> Result<u64, StoreError> {
+        let pruned = sqlx::query_scalar("SELECT ledger_prune($1, $2, $3, $4, $5)")
+            .bind(int(limit))
+            .bind(int(keep.scope_days))
+            .bind(int(keep.audit_days))
+            .bind(epoch(term)?)
+            .bind(Uuid::from_u128(term.grant.0))
+            .fetch_one(&self.pool)
+            .await;
+        count(pruned, term)
     }
 
     /// Mode `disabled`: a new term from the ledger's own mark, admitted at once.
@@ -73,5 +92,27 @@ impl Expired {
         .fetch_optional(&self.pool)
         .await?;
         Ok(Duration::from_millis(age.unwrap_or(0).max(0) as u64))
+    }
+}
+
+fn refused(term: Term) -> StoreError {
+    StoreError::Stale(Stale { refused: term })
+}
+
+/// The store can't issue, nor ever admit, a greater one.
+fn epoch(term: Term) -> Result<i64, StoreError> {
+    i64::try_from(term.epoch).map_err(|_| refused(term))
+}
+
+fn int(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// How many rows a fenced statement changed.
+fn count(answer: Result<i64, sqlx::Error>, term: Term) -> Result<u64, StoreError> {
+    match answer {
+        Ok(rows) => Ok(rows.unsigned_abs()),
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STALE) => Err(refused(term)),
+        Err(error) => Err(error.into()),
     }
 }
