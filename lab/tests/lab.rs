@@ -284,16 +284,15 @@ async fn two_of_everything_lose_and_double_nothing_when_each_leader_is_killed() 
 }
 
 #[tokio::test]
-async fn checks_of_multi_pod_fail_when_what_they_defend_is_broken() {
-    let broken = |checks, sabotage| {
-        failed_checks(
-            "multi-pod",
-            checks,
-            if sabotage { &["--sabotage", "no-successor"] } else { &["--sabotage", "late-row"] },
-        )
+async fn each_check_of_multi_pod_fails_when_what_it_defends_is_broken() {
+    let broken = async |checks, sabotage| {
+        let (code, failed) = failed_checks("multi-pod", checks, &["--sabotage", sabotage]).await;
+        assert_eq!(code, Some(1), "{sabotage}");
+        failed
     };
-    let ((code, alone), (late_code, late_row)) = tokio::join!(broken(6, true), broken(10, false));
-    assert_eq!((code, late_code), (Some(1), Some(1)));
+    let (alone, late_row, unswept) =
+        tokio::join!(broken(6, "no-successor"), broken(10, "late-row"), broken(10, "no-sweeper"));
+    let (stray, nobody) = tokio::join!(broken(10, "stray-epoch"), broken(1, "no-register"));
     let sees = |failed: &[String], check: &str| failed.iter().any(|failed| failed.contains(check));
     for check in
         ["leads outbox-forwarder", "leads ttl-sweeper", "taken_over row", "the other sidecar", "one promote"]
@@ -301,6 +300,10 @@ async fn checks_of_multi_pod_fail_when_what_they_defend_is_broken() {
         assert!(sees(&alone, check), "{check}: {alone:?}");
     }
     assert!(sees(&late_row, "each audit row is one canonical event"), "{late_row:?}");
+    assert!(sees(&unswept, "every reservation is committed or swept"), "{unswept:?}");
+    assert!(sees(&unswept, "reserved = committed + released"), "{unswept:?}");
+    assert!(sees(&stray, "an epoch that its writer never held"), "{stray:?}");
+    assert!(sees(&nobody, "exactly one leader of each lease"), "{nobody:?}");
 }
 
 #[tokio::test]

@@ -55,8 +55,14 @@ pub(crate) enum Sabotage {
     LateRow,
     /// There is no second forwarder: nobody takes over
     NoSuccessor,
+    /// The sweepers' lease has no register: none of them leads
+    NoRegister,
+    /// The sweepers are killed before the load ends: what has expired stays reserved
+    NoSweeper,
     /// The old leader is continued within its ttl: it has nothing to warn of
     ShortPause,
+    /// An audit row is given an epoch that its writer never held
+    StrayEpoch,
     /// The canonical store has lost its unique key: rows do not arrive
     UniqueKey,
 }

@@ -36,7 +36,7 @@ struct Cast {
 }
 
 impl Cast {
-    async fn enter(stage: &Stage, pods: usize) -> anyhow::Result<Self> {
+    async fn enter(stage: &Stage, pods: usize, sabotage: Option<Sabotage>) -> anyhow::Result<Self> {
         let folder = Folder::new("drill")?;
         let server = Postgres::start(PostgresOptions::default()).await?;
         let url = server.create_database("ledger").await?;
@@ -51,21 +51,16 @@ impl Cast {
         let ledger = Pod::start("ledger", &["--ledger-db-url", &url, "--grpc-listen", "127.0.0.1:0"]).await?;
         let started = ledger.process.wait_for_line("ledger started", PATIENCE).await?;
         let grpc = format!("http://{}", address_in(&started, "grpc")?);
-        operator(stage, &["init", "--new", "ttl-sweeper"]).await?;
+        if sabotage != Some(Sabotage::NoRegister) {
+            operator(stage, &["init", "--new", "ttl-sweeper"]).await?;
+        }
         let ingest = Pod::ingest(stage).await?;
         let (mut forwarders, mut sweepers, mut sidecars, mut sockets) = (vec![], vec![], vec![], vec![]);
         for name in &NAMES[..pods] {
             let named = |role: &str| format!("{role}-{name}");
             forwarders.push(Pod::forwarder(stage, &named("forwarder"), &url, &ingest.address).await?);
-            sweepers.push(
-                Pod::leader(
-                    stage,
-                    "ttl-sweeper",
-                    &named("sweeper"),
-                    &["--sweeper-db-url", &url, "--sweeper-poll-interval", "100ms"],
-                )
-                .await?,
-            );
+            let sweeps = ["--sweeper-db-url", &url, "--sweeper-poll-interval", "100ms"];
+            sweepers.push(Pod::leader(stage, "ttl-sweeper", &named("sweeper"), &sweeps).await?);
             let socket = folder.path().join(format!("{name}.sock"));
             let (id, ttl) = (named("sidecar"), TTL.as_secs().to_string());
             let path = socket.display().to_string();
@@ -118,7 +113,7 @@ impl Cast {
 
 pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Story) -> anyhow::Result<()> {
     let pods = if sabotage == Some(Sabotage::NoSuccessor) { 1 } else { 2 };
-    let cast = Cast::enter(stage, pods).await?;
+    let cast = Cast::enter(stage, pods, sabotage).await?;
     story.step(format!("a ledger, an ingest, and {pods} of each: forwarder, sweeper, sidecar"));
     let load = Load::start(cast.sockets.clone(), Client::default());
     let committed = load.committed.clone();
@@ -143,7 +138,8 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
         forwarder.is_ok() && sweeper.is_ok() && !holder.is_empty(),
         format!("{holder} holds {SCOPE} in epoch {epoch}"),
     );
-    let (forwarder, sweeper) = (forwarder?, sweeper?);
+    // Whom else to kill?
+    let (Ok(forwarder), Ok(sweeper)) = (forwarder, sweeper) else { return load.finish().await.map(drop) };
 
     kill(stage, story, "outbox-forwarder", &cast.forwarders[forwarder]).await?;
     kill(stage, story, "ttl-sweeper", &cast.sweepers[sweeper]).await?;
@@ -231,6 +227,12 @@ async fn judge(
     }
     let reservations = load.finish().await?;
     story.step(format!("the load ends, after {reservations} reservations"));
+    if sabotage == Some(Sabotage::NoSweeper) {
+        for sweeper in cast.sweepers.iter().filter(|pod| pod.process.exit_status().is_none()) {
+            sweeper.process.kill().await?;
+        }
+        story.step("SABOTAGE: the sweeper that is left is killed");
+    }
     let drained = wait_for("all is swept and forwarded", PATIENCE, || async {
         let live = cast.int("SELECT count(*) FROM reservations WHERE current_state = 'reserved'").await?;
         let pending = cast.int("SELECT count(*) FROM audit_outbox WHERE forwarded_at IS NULL").await?;
@@ -238,6 +240,12 @@ async fn judge(
         anyhow::Ok(())
     })
     .await;
+    if sabotage == Some(Sabotage::StrayEpoch) {
+        let sql = "UPDATE audit_outbox SET fencing_epoch = 4711 WHERE outbox_id = (SELECT min(outbox_id)
+            FROM audit_outbox WHERE workload_instance_id LIKE 'sidecar-%')";
+        sqlx::raw_sql(sql).execute(&cast.ledger).await?;
+        story.step("SABOTAGE: an audit row is given an epoch that nobody held");
+    }
     if sabotage == Some(Sabotage::LateRow) {
         stage.witness().add_row_of(&stage.canonical, 1).await?;
         story.step("SABOTAGE: a row is put into the canonical store");
