@@ -55,7 +55,7 @@ pub(crate) enum Sabotage {
     LateRow,
     /// There is no second forwarder: nobody takes over
     NoSuccessor,
-    /// The sweepers' lease has no register: none of them leads
+    /// The sweepers' lease has no register: none of them leads (SQLite makes it, the others don't)
     NoRegister,
     /// The sweepers are killed before the load ends: what has expired stays reserved
     NoSweeper,
