@@ -43,6 +43,8 @@ use super::{
 const HEARTBEAT: Duration = Duration::from_secs(2);
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(200);
+/// As Kubernetes calls it.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 /// What the nodes have in common.
 pub(crate) struct Machine {
@@ -227,7 +229,7 @@ impl Node {
         let labels = json!({
             "kubernetes.io/hostname": name,
             "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+            "kubernetes.io/arch": ARCHITECTURE,
             "topology.kubernetes.io/zone": format!("zone-{name}"),
             "topology.kubernetes.io/region": "testbed",
         });
@@ -263,7 +265,7 @@ impl Node {
             ],
             "nodeInfo": {
                 "kubeletVersion": "v1.36.3", "kubeProxyVersion": "", "containerRuntimeVersion": "testbed://1",
-                "osImage": "", "operatingSystem": "linux", "architecture": "amd64", "kernelVersion": "",
+                "osImage": "", "operatingSystem": "linux", "architecture": ARCHITECTURE, "kernelVersion": "",
                 "machineID": "", "systemUUID": "", "bootID": "",
             },
         }})

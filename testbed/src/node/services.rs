@@ -118,9 +118,10 @@ impl Services {
 
     async fn listen(&self, addresses: &mut BTreeSet<Ipv4Addr>, from: SocketAddr) -> anyhow::Result<Task> {
         if let IpAddr::V4(ip) = from.ip()
-            && addresses.insert(ip)
+            && !addresses.contains(&ip)
         {
             network::add_address(ip).await?;
+            addresses.insert(ip);
         }
         let listener = TcpListener::bind(from).await?;
         let (routes, turn) = (self.routes.clone(), AtomicUsize::new(0));

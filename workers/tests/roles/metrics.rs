@@ -25,14 +25,19 @@ async fn comes_to(worker: &Worker, name: &str, wanted: f64) -> anyhow::Result<()
     wait_until(&what, LIMIT, || async { worker.metric(name).await.is_ok_and(|value| value == wanted) }).await
 }
 
-#[tokio::test]
-async fn a_leaders_and_a_standbys() -> anyhow::Result<()> {
-    let stage = Stage::sqlite().await?;
-    let ingest = stage.ingest().await?;
+async fn leader_and_standby(stage: &Stage, ingest: &Worker) -> anyhow::Result<(Worker, Worker)> {
     let leader = stage.forwarder("a", &ingest.address).await?;
     leader.leads().await?;
     let standby = stage.forwarder("b", &ingest.address).await?;
     standby.process.wait_for_line("standing by", LIMIT).await?;
+    Ok((leader, standby))
+}
+
+#[tokio::test]
+async fn a_leaders_and_a_standbys() -> anyhow::Result<()> {
+    let stage = Stage::sqlite().await?;
+    let ingest = stage.ingest().await?;
+    let (leader, standby) = leader_and_standby(&stage, &ingest).await?;
     stage.append(0, 700).await?;
     stage.drained().await?;
     comes_to(&leader, &of("rows_forwarded_total"), 700.0).await?;
@@ -75,10 +80,7 @@ async fn a_leaders_and_a_standbys() -> anyhow::Result<()> {
 async fn a_takeover_is_counted_by_the_one_that_took_over() -> anyhow::Result<()> {
     let stage = Stage::sqlite().await?;
     let ingest = stage.ingest().await?;
-    let leader = stage.forwarder("a", &ingest.address).await?;
-    leader.leads().await?;
-    let standby = stage.forwarder("b", &ingest.address).await?;
-    standby.process.wait_for_line("standing by", LIMIT).await?;
+    let (leader, standby) = leader_and_standby(&stage, &ingest).await?;
     leader.process.signal(Signal::TERM)?;
     standby.leads().await?;
     comes_to(&standby, "spendguard_lease_takeovers_total{lease=\"outbox-forwarder\"}", 1.0).await

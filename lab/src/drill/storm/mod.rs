@@ -100,11 +100,11 @@ pub(super) async fn play(args: &Args, story: &Story) -> anyhow::Result<()> {
     let spent: u64 = try_join_all(spenders.into_iter().map(Load::finish)).await?.iter().sum();
     let gambled: u64 = try_join_all(greedy.into_iter().map(Load::finish)).await?.iter().sum();
     story.step(format!("the load ends, after {spent} reservations in EUR and {gambled} in USD"));
-    cast.books().close(PATIENCE * 2, story).await;
+    let books = cast.books();
+    books.close(PATIENCE * 2, story).await;
     if args.sabotage == Some(Sabotage::LostEvent) {
         cast.lose_an_event().await?;
     }
-    let books = cast.books();
     books.balance(spent, story).await?;
     books.delivered(story).await?;
     books.in_term(story).await?;
