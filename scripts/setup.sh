@@ -59,4 +59,5 @@ if wants postgres; then
     have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ls /opt/homebrew/opt/postgresql*/bin/initdb >/dev/null 2>&1 ||
         [ -n "${LEASEHOLD_TEST_POSTGRES_URL:-}" ] ||
         install "PostgreSQL's server" postgresql "real servers are started in throw-away folders"
+    have curl || install curl curl "the runbook's commands are run as they stand there"
 fi

@@ -2,6 +2,7 @@
 
 mod audit;
 mod pods;
+mod runbook;
 mod script;
 mod stage;
 

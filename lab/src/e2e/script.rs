@@ -11,6 +11,7 @@ use kube::api::{DeleteParams, ListParams};
 
 use super::audit::{self, Granted};
 use super::pods::{self, Pod};
+use super::runbook;
 use super::stage::{NAMESPACE, NODES, PATIENCE, RELEASE, Stage, TTL};
 use crate::drill::load::{Client, Load};
 use crate::drill::story::Story;
@@ -83,6 +84,8 @@ async fn live(stage: &Stage, story: &Story, load: &Load, granted: &mut Granted) 
         stage.release("upgrade", &[&mode]).await?;
         stage.until("all is ready", || pods::settled(&stage.client)).await?;
     }
+    runbook::play(stage, story).await?;
+    works(stage, story, load, "postgres").await?;
     let three = [POSTGRES, "outboxForwarder.replicas=3"];
     stage.release("upgrade", &three).await?;
     stage.until("all is ready", || pods::settled(&stage.client)).await?;

@@ -32,7 +32,7 @@ pub(super) struct Stage {
     pub(super) leases: PgPool,
     ledger: PgPool,
     canonical: PgPool,
-    chart: PathBuf,
+    pub(super) chart: PathBuf,
     helm: PathBuf,
     folder: Folder,
     _servers: (Postgres, Etcd),
@@ -116,6 +116,11 @@ impl Stage {
     /// A number from the canonical store.
     pub(super) async fn canonical(&self, sql: &'static str) -> anyhow::Result<i64> {
         Ok(sqlx::query_scalar(sql).fetch_one(&self.canonical).await?)
+    }
+
+    /// A number from the ledger's database.
+    pub(super) async fn ledger(&self, sql: &'static str) -> anyhow::Result<i64> {
+        Ok(sqlx::query_scalar(sql).fetch_one(&self.ledger).await?)
     }
 
     /// The budget that an operator would set once, when the ledger's tables are there.

@@ -160,7 +160,7 @@ async fn every_alert_asks_for_series_that_real_workers_show() -> anyhow::Result<
     let runbook = std::fs::read_to_string(repository().join("docs/operating.md"))?;
     for alert in expected {
         assert!(
-            runbook.contains(&format!("`{alert}`")),
+            runbook.contains(&format!("\n### {alert}\n")),
             "docs/operating.md doesn't say what to do on {alert}"
         );
     }

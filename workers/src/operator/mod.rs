@@ -68,7 +68,7 @@ fn lease(argument: Option<&LeaseName>, settings: &Settings) -> Result<LeaseName,
 }
 
 /// Who asks, for people.
-fn operator(settings: &Settings) -> Result<String, BadSetting> {
+pub(crate) fn operator(settings: &Settings) -> Result<String, BadSetting> {
     let user = ["USER", "LOGNAME"].into_iter().find_map(|key| std::env::var(key).ok());
     Ok(format!("{}@{}", user.as_deref().unwrap_or("operator"), settings.workload_id()?))
 }

@@ -9,7 +9,6 @@ mod operator;
 mod plan;
 mod prepare_folder;
 mod role;
-mod runbook;
 mod shutdown;
 mod store;
 mod unknown;

@@ -30,11 +30,12 @@ use tracing::{error, info};
 
 use super::database::Database;
 use super::health::{self, Probe};
+use crate::operator::operator;
 use crate::rpc::ledger::v1::ledger_server::LedgerServer;
 use crate::settings::LeaderElection;
 use crate::{App, Failure, shutdown};
 use calls::Calls;
-pub use prepare::{add_scope, migrate, set_budget};
+pub use prepare::{add_scope, migrate, revoke_scope, set_budget};
 use service::Service;
 pub(crate) use settings::POSTGRES;
 pub use settings::Settings;
@@ -53,6 +54,17 @@ pub(crate) struct Args {
     /// Set a tenant's budget in minor units of a currency, and exit; may be repeated
     #[arg(long, num_args = 3, value_names = ["TENANT", "CURRENCY", "AMOUNT"])]
     set_budget: Vec<String>,
+    /// End whatever term there is on a tenant's fencing scope, whoever holds it, and exit: its holder's writes are
+    /// refused from now on, and whoever waits takes it at once
+    #[arg(long, num_args = 2, value_names = ["SCOPE", "TENANT"])]
+    revoke_scope: Option<Vec<String>>,
+}
+
+impl Args {
+    fn prepares(&self) -> bool {
+        let repeated = [&self.add_scope, &self.set_budget];
+        self.migrate || self.revoke_scope.is_some() || repeated.iter().any(|given| !given.is_empty())
+    }
 }
 
 /// Runs the role until it is told to stop.
@@ -60,8 +72,9 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode, Failure> {
     let settings = app.settings();
     let role: Settings = settings.block()?;
     let database = role.database(settings)?;
-    if args.migrate || !args.add_scope.is_empty() || !args.set_budget.is_empty() {
-        return app.block_on(prepare_all(args, database));
+    if args.prepares() {
+        let by = operator(settings)?;
+        return app.block_on(prepare_all(args, &by, database));
     }
     let plan = Plan {
         tls: tls::config(&role, settings)?,
@@ -82,7 +95,7 @@ struct Plan {
     stop_budget: Duration,
 }
 
-async fn prepare_all(args: &Args, options: Box<PgConnectOptions>) -> Result<ExitCode, Failure> {
+async fn prepare_all(args: &Args, by: &str, options: Box<PgConnectOptions>) -> Result<ExitCode, Failure> {
     let database = Database::Postgres(options.clone());
     let failed =
         |error: String| Failure::new(format!("the ledger in {database} could not be prepared: {error}"));
@@ -99,6 +112,17 @@ async fn prepare_all(args: &Args, options: Box<PgConnectOptions>) -> Result<Exit
     for (tenant, currency, limit) in budgets {
         set_budget(&options, tenant, currency, limit).await.map_err(|error| failed(error.to_string()))?;
         println!("tenant {tenant} may spend {limit} minor units of {currency}");
+    }
+    if let Some([scope, tenant]) = args.revoke_scope.as_deref() {
+        let revoked = revoke_scope(&options, scope, tenant, by).await;
+        let (epoch, holder) = revoked.map_err(|error| {
+            Failure::new(format!("fencing scope {scope} in {database} could not be revoked: {error}"))
+        })?;
+        let done = match holder {
+            Some(holder) => format!("{holder}'s term was ended, the epoch is {epoch} now"),
+            None => format!("nobody held it, the epoch stays {epoch}"),
+        };
+        println!("fencing scope {scope} of tenant {tenant}: {done}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,9 +1,13 @@
-//! What an operator makes before the first start: tables, scopes, budgets. Each may be repeated.
+//! What an operator does to the ledger's database by hand: tables, scopes, budgets, the end of a term. Each may be
+//! repeated.
+
+use std::time::Duration;
 
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
+use super::store::LedgerStore;
 use crate::roles::database::{self, StoreError};
 use crate::roles::outbox::Outbox;
 use crate::roles::outbox::PostgresOutbox;
@@ -14,7 +18,7 @@ use lease_postgres::Fence;
 /// # Errors
 /// The database's; what was made stays, and may be made again.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
-    PostgresOutbox::open(options, std::time::Duration::from_secs(60)).migrate().await?;
+    PostgresOutbox::open(options, Duration::from_secs(60)).migrate().await?;
     let mut connection = options.connect().await?;
     Fence::install(&mut connection, "public").await?;
     database::migrate(&mut connection, include_str!("sql/scopes.sql")).await?;
@@ -68,3 +72,21 @@ pub async fn set_budget(
     .await?;
     Ok(connection.close().await?)
 }
+
+/// Ends whatever term there is on a scope; returns its epoch from now on, and who held it.
+///
+/// # Errors
+/// The database's, or that the tenant has no such scope.
+pub async fn revoke_scope(
+    options: &PgConnectOptions,
+    scope: &str,
+    tenant: &str,
+    by: &str,
+) -> anyhow::Result<(i64, Option<String>)> {
+    let note = format!("revoked by {by}");
+    let answer = LedgerStore::open(options, 1, REVOKE_LIMIT).revoke(scope, tenant, &note).await?;
+    answer.map_err(|refusal| anyhow::anyhow!(refusal.message))
+}
+
+/// Waits behind the holder's writes.
+const REVOKE_LIMIT: Duration = Duration::from_secs(10);

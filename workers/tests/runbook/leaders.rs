@@ -1,0 +1,121 @@
+//! Nobody leads, or every term is refused.
+
+use lease_testbed::{Signal, wait_until};
+
+use crate::page::Section;
+use crate::site::{LIMIT, Site, Worker, leaders, one_leads};
+
+const FORWARDS: &str = "spendguard_outbox_forwarder_is_leader";
+const SWEEPS: &str = "spendguard_ttl_sweeper_is_leader";
+const NOWHERE: (&str, &str) = ("LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL", "http://127.0.0.1:1/v1/events");
+
+async fn two(site: &Site, role: &str, more: &[(&str, &str)]) -> anyhow::Result<[Worker; 2]> {
+    Ok([site.worker(role, "a", more).await?, site.worker(role, "b", more).await?])
+}
+
+#[tokio::test]
+async fn a_look_shows_who_holds_and_what_was() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let [a, _b] = two(&site, "outbox-forwarder", &[NOWHERE]).await?;
+    a.comes_to(FORWARDS, |value| value == 1.0).await?;
+    let mut page = Section::of("First look");
+    site.sh(page.next("leasehold status")).await?.says(&["outbox-forwarder", "ttl-sweeper", " a"]);
+    site.sh(page.next("leasehold history")).await?.says(&["acquired", " a"]);
+    let watching = site.spawn(page.next("leasehold watch"))?;
+    watching.wait_for_line("outbox-forwarder", LIMIT).await?;
+    watching.signal(Signal::INT)?;
+    assert_eq!(watching.wait(LIMIT).await?.code(), Some(0));
+    page.end();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stranger_who_holds_the_forwarders_lease_is_seen_and_asked_to_go() -> anyhow::Result<()> {
+    let mut site = Site::new().await?;
+    let stranger = site.stranger("outbox-forwarder")?;
+    stranger.wait_for_line("held", LIMIT).await?;
+    let forwarders = two(&site, "outbox-forwarder", &[NOWHERE]).await?;
+    site.knows("FORWARDER", &forwarders[0].address);
+    let mut page = Section::of("SpendGuardOutboxNoLeader");
+    site.sh(page.next("leasehold status")).await?.says(&["stranger"]);
+    site.shows(page.next("curl"), "ok").await?;
+    site.sh(page.next("curl")).await?.says(&["spendguard_outbox_forwarder_is_leader 0"]);
+    page.end();
+    assert_eq!(leaders(&forwarders, FORWARDS).await?, 0.0, "the alert's sum");
+
+    site.sh(Section::of("Nobody leads").find("leasehold step-down")).await?.ok();
+    one_leads(&forwarders, FORWARDS).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sweepers_lost_register_is_seen_and_made_again() -> anyhow::Result<()> {
+    let mut site = Site::new().await?;
+    site.lose_leases().await?;
+    let sweepers = two(&site, "ttl-sweeper", &[]).await?;
+    site.knows("SWEEPER", &sweepers[0].address);
+    let mut page = Section::of("SpendGuardSweeperNoLeader");
+    site.sh(page.next("leasehold status")).await?.has(&["there is no such lease in this store"]);
+    site.sh(page.next("curl")).await?.ok();
+    page.end();
+    assert_eq!(leaders(&sweepers, SWEEPS).await?, 0.0, "the alert's sum");
+
+    let init = Section::of("Nobody leads").find("leasehold init").replace("outbox-forwarder", "ttl-sweeper");
+    site.sh(&init).await?.ok();
+    one_leads(&sweepers, SWEEPS).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_way_out_of_nobody_leads_brings_another_leader() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    site.lose_leases().await?;
+    let forwarders = two(&site, "outbox-forwarder", &[NOWHERE]).await?;
+    let mut page = Section::of("Nobody leads");
+    site.sh(page.next("leasehold config")).await?.says(&["postgres", "2000"]);
+    site.sh(page.next("leasehold status")).await?.has(&["there is no such lease in this store"]);
+    site.sh(page.next("leasehold init")).await?.ok();
+    let first = one_leads(&forwarders, FORWARDS).await?;
+
+    site.sh(page.next("leasehold step-down")).await?.ok();
+    let second = one_leads(&forwarders, FORWARDS).await?;
+    assert_ne!(first, second, "it handed over");
+
+    forwarders[second].process.signal(Signal::STOP)?;
+    site.sh(page.next("leasehold revoke")).await?.says(&["the term was ended"]);
+    wait_until("the other leads", LIMIT, async || {
+        forwarders[first].metric(FORWARDS).await.is_ok_and(|value| value == 1.0)
+    })
+    .await?;
+    page.end();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fence_that_is_ahead_of_the_lease_is_seen_and_passed() -> anyhow::Result<()> {
+    let mut site = Site::new().await?;
+    site.sh("leasehold fence raise outbox-forwarder --above 100").await?.ok();
+    let before = site.worker("outbox-forwarder", "before", &[NOWHERE]).await?;
+    before.comes_to("spendguard_outbox_forwarder_loop_iterations_total", |rounds| rounds >= 2.0).await?;
+    before.process.signal(Signal::TERM)?;
+    before.process.wait(LIMIT).await?;
+    site.lose_leases().await?;
+    site.sh("leasehold init --new outbox-forwarder").await?.ok();
+
+    let after = site.worker("outbox-forwarder", "after", &[NOWHERE]).await?;
+    after
+        .comes_to("spendguard_outbox_forwarder_skip_total{reason=\"fence_refused\"}", |times| times >= 2.0)
+        .await?;
+    after.process.wait_for_line("FENCING_EPOCH_STALE", LIMIT).await?;
+    let mut page = Section::of("Writes are refused as FENCING_EPOCH_STALE");
+    let marks = site.sh(page.next("psql")).await?;
+    let mark = marks.ok().lines().find_map(|line| line.trim().strip_prefix("audit_outbox"));
+    let mark = mark.and_then(|rest| rest.split('|').nth(1)).unwrap_or_else(|| panic!("{marks:?}")).trim();
+    assert!(mark.parse::<u64>()? > 100, "{marks:?}");
+    site.knows("MARK", mark);
+    site.sh(page.next("leasehold fence raise")).await?.ok();
+    page.end();
+    let rounds = after.metric("spendguard_outbox_forwarder_loop_iterations_total").await?;
+    after.comes_to("spendguard_outbox_forwarder_loop_iterations_total", |now| now >= rounds + 5.0).await?;
+    after.comes_to(FORWARDS, |value| value == 1.0).await
+}

@@ -1,0 +1,9 @@
+//! docs/operating.md, line by line: each trouble is made with real workers on a real Postgres, the page's commands are
+//! run as they stand there, and what it says about them must come true.
+
+mod lag;
+mod leaders;
+mod page;
+mod planning;
+mod sidecars;
+mod site;
