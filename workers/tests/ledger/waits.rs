@@ -58,7 +58,48 @@ async fn a_release_and_a_revocation_wake_who_waits_at_once() -> anyhow::Result<(
     Ok(())
 }
 
-/// Its listener's connection is cut while the scope becomes free.
+/// The poll is a minute, and the hint is given while nobody listens.
+#[tokio::test]
+async fn what_happened_while_the_listener_was_cut_off_is_looked_at_when_it_is_back() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let ledger = stage.ledger_with(&["--ledger-await-poll", "60s"]).await?;
+    let mut client = ledger.client().await?;
+    let mut cut = 0;
+    // Twice, so that the one that came back is one that hears.
+    for _ in 0..2 {
+        won(&client, attempt("a")).await?;
+        let mut waiting = client.clone();
+        let waiting = tokio::spawn(async move { waiting.await_fencing_scope(wait(30_000)).await });
+        waiters(&ledger, 1.0).await?;
+        let listener = listener(&stage, cut).await?;
+        let began = Instant::now();
+        sqlx::query(
+            "SELECT pg_terminate_backend($1, 10000),
+                    (ledger_fencing_scope('revoke', $2, $3, '', NULL, NULL, NULL, true, NULL, NULL, 'cut')).o_outcome",
+        )
+        .bind(listener)
+        .bind(SCOPE)
+        .bind(TENANT)
+        .execute(&stage.pool)
+        .await?;
+        assert!(waiting.await??.into_inner().free);
+        assert!(began.elapsed() < Duration::from_secs(15), "not by the poll: {:?}", began.elapsed());
+        cut = listener;
+    }
+    listener(&stage, cut).await?;
+    Ok(())
+}
+
+/// The listening session of the ledger, once there is one other than `cut`.
+async fn listener(stage: &Stage, cut: i32) -> anyhow::Result<i32> {
+    let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'leasehold ledger hints'
+                      AND datname = current_database() AND query LIKE 'LISTEN%' AND pid <> $1";
+    lease_testbed::wait_for("it listens", LIMIT, async || {
+        sqlx::query_scalar(sql).bind(cut).fetch_one(&stage.pool).await
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_lost_hint_costs_a_poll() -> anyhow::Result<()> {
     let stage = Stage::new().await?;

@@ -88,7 +88,6 @@ async fn a_request_keeps_its_id() -> anyhow::Result<()> {
     assert_eq!(payload["request_id"], "r-4711", "{payload}");
     let line = sidecar.process.wait_for_line("r-4711", LIMIT).await?;
     assert!(line.contains("reserve done") && line.ends_with("role=sidecar"), "{line}");
-    stage.ledger.wait_for_line("ledger started", LIMIT).await?;
     for forged in ["a b", ""] {
         let made = post(&sidecar.socket, "/v1/reservations", &reservation("s", 5), Some(forged)).await?;
         let id = made.request_id.expect("an id of its own");
@@ -113,9 +112,12 @@ async fn a_request_is_followed_to_its_canonical_event() -> anyhow::Result<()> {
     let sidecar = stage.serving("a", 30, &[]).await?;
     let made = post(&sidecar.socket, "/v1/reservations", &reservation("r", 5), Some("r-4711")).await?;
     assert_eq!(made.status, 201, "{made:?}");
-    for (process, what) in
-        [(&sidecar.process, "reserve done"), (&forwarder, "forwarded"), (&ingest, "ingested")]
-    {
+    for (process, what) in [
+        (&sidecar.process, "reserve done"),
+        (&stage.ledger, "method=\"Reserve\" code=\"ok\""),
+        (&forwarder, "forwarded"),
+        (&ingest, "ingested"),
+    ] {
         let line = process.wait_for_line("r-4711", LIMIT).await?;
         assert!(line.contains(what), "{line}");
     }

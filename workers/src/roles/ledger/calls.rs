@@ -7,11 +7,11 @@ use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::metrics::{REFUSED, REQUESTS, SECONDS};
 use super::store::{Answer, Refusal};
-use crate::roles::database::StoreError;
+use crate::roles::{database::StoreError, request_id};
 use lease_core::fence::FENCING_EPOCH_STALE;
 
 /// How many calls may be under way, and how long one may take.
@@ -63,6 +63,9 @@ impl Calls {
             Ok(Err(refusal)) => refusal.code.clone(),
             Err(status) => format!("{:?}", status.code()),
         };
+        if request_id::is_valid(request_id) {
+            info!(target: request_id::TARGET, request_id, method, code = outcome, "answered");
+        }
         match &answer {
             Ok(Err(refusal)) if refusal.code == FENCING_EPOCH_STALE => {
                 counter!(REFUSED).increment(1);
@@ -75,9 +78,9 @@ impl Calls {
                 );
             }
             Ok(Err(refusal)) => {
-                debug!(method, request_id, why = refusal.message, code = refusal.code, "refused")
+                debug!(method, why = refusal.message, code = refusal.code, "refused")
             }
-            _ => debug!(method, request_id, outcome, took = ?began.elapsed(), "answered"),
+            _ => debug!(method, outcome, took = ?began.elapsed(), "answered"),
         }
         counter!(REQUESTS, "method" => method, "code" => outcome).increment(1);
         histogram!(SECONDS, "method" => method).record(began.elapsed());
