@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::connections::{self, Limited};
 use crate::settings::{Block, Kind, Section, Setting};
 
 /// Where a worker serves its pages.
@@ -126,7 +127,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves until it is closed.
+    /// Serves until it is closed, a limited number of connections at once.
     pub fn start<L>(listener: L, router: Router) -> Self
     where
         L: Listener,
@@ -134,7 +135,8 @@ impl Server {
     {
         let close = CancellationToken::new();
         let closing = close.clone().cancelled_owned();
-        let serve = axum::serve(listener, router).with_graceful_shutdown(closing);
+        let serve =
+            axum::serve(Limited::new(listener, connections::MOST), router).with_graceful_shutdown(closing);
         Self { close, task: tokio::spawn(async move { serve.await }) }
     }
 

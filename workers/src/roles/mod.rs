@@ -6,6 +6,7 @@
 pub mod campaign;
 pub mod canonical;
 pub mod cloudevents;
+mod connections;
 pub mod database;
 pub mod forwarder;
 pub mod health;
@@ -106,6 +107,9 @@ impl Role {
         }
     }
 }
+
+/// For how long rows are kept: up to a hundred years, or 0 for ever.
+pub(crate) const DAYS: Kind = Kind::Integer { min: 0, max: 36_500 };
 
 /// Runs a role until it is told to stop.
 pub(crate) fn run(role: &Role, app: &App) -> Result<ExitCode, Failure> {

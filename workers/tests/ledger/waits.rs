@@ -63,7 +63,7 @@ async fn a_release_and_a_revocation_wake_who_waits_at_once() -> anyhow::Result<(
 async fn what_happened_while_the_listener_was_cut_off_is_looked_at_when_it_is_back() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     let ledger = stage.ledger_with(&["--ledger-await-poll", "60s"]).await?;
-    let mut client = ledger.client().await?;
+    let client = ledger.client().await?;
     let mut cut = 0;
     // Twice, so that the one that came back is one that hears.
     for _ in 0..2 {

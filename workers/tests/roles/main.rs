@@ -10,5 +10,6 @@ mod metrics;
 mod pauses;
 mod pressure;
 mod request_ids;
+mod retention;
 mod stage;
 mod stopping;

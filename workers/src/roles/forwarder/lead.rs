@@ -1,14 +1,14 @@
 //! The leader's loop: read, send, mark; at each step as if the process might be paused, killed or replaced there.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use lease_core::{Loss, Term, fence::FENCING_EPOCH_STALE};
 use metrics::counter;
 use tracing::{debug, error, info, warn};
 
-use super::metrics::{LOOP_ITERATIONS, ROWS_FORWARDED, Skip};
+use super::metrics::{LOOP_ITERATIONS, PRUNED, ROWS_FORWARDED, Skip};
 use super::sender::{SendError, Sender};
 use crate::roles::campaign::Work;
 use crate::roles::database::{StoreError, within};
@@ -16,6 +16,9 @@ use crate::roles::mandate::Mandate;
 use crate::roles::outbox::Outbox;
 use crate::roles::request_id;
 use crate::roles::under_way::Batch;
+
+/// How often rows that are old enough to go are looked for; a backlog goes batch after batch.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 /// What a forwarder needs while it leads.
 pub(super) struct Forwarder {
@@ -31,6 +34,8 @@ pub(super) struct Forwarder {
     pub(super) retry_every: Duration,
     /// How long the outbox may take for one answer.
     pub(super) call_limit: Duration,
+    /// For how many days rows stay once they are forwarded; 0 is for ever.
+    pub(super) keep_days: u32,
     /// The batch under way.
     pub(super) batch: Batch,
 }
@@ -48,7 +53,7 @@ impl Work for Forwarder {
     /// The batch under way is finished before it returns.
     async fn lead(&self, mandate: Mandate) {
         let mut admitted = false;
-        let mut size = self.batch_size;
+        let (mut size, mut prune_at) = (self.batch_size, Instant::now());
         loop {
             counter!(LOOP_ITERATIONS).increment(1);
             let outcome = if !mandate.holds_now() {
@@ -59,6 +64,13 @@ impl Work for Forwarder {
                 let outcome = self.round(&mandate, &mut admitted, size).await;
                 self.batch.over();
                 outcome
+            };
+            let outcome = match outcome {
+                // Only when nothing waits to be forwarded.
+                Ok(rows) if rows < size as usize && Instant::now() >= prune_at => {
+                    self.prune(&mandate, &mut prune_at).await.map(|()| rows)
+                }
+                other => other,
             };
             let pause = match outcome {
                 Ok(rows) if rows >= size as usize => {
@@ -139,6 +151,22 @@ impl Forwarder {
         }
         debug!(epoch = term.epoch, rows = rows.len(), ingested.accepted, ingested.duplicates, "forwarded");
         Ok(rows.len())
+    }
+
+    /// Removes a batch of what has been forwarded for long enough.
+    async fn prune(&self, mandate: &Mandate, next: &mut Instant) -> Result<(), Trouble> {
+        // One that fails must not be all that is done.
+        *next = Instant::now() + PRUNE_EVERY;
+        if self.keep_days == 0 || mandate.should_stop() {
+            return Ok(());
+        }
+        let removing = self.outbox.prune(mandate.term(), self.keep_days, self.batch_size);
+        let removed = within(self.call_limit, removing).await.map_err(Trouble::Outbox)?;
+        counter!(PRUNED).increment(removed);
+        if removed >= u64::from(self.batch_size) {
+            *next = Instant::now();
+        }
+        Ok(())
     }
 
     /// Reports a trouble; returns how long to pause, or `None` if the term is over.

@@ -9,6 +9,8 @@ pub const IS_LEADER: &str = "spendguard_outbox_forwarder_is_leader";
 pub const LEADER_AGE: &str = "spendguard_outbox_forwarder_leader_age_seconds";
 /// Rows marked as forwarded.
 pub const ROWS_FORWARDED: &str = "spendguard_outbox_forwarder_rows_forwarded_total";
+/// Rows that this instance removed, forwarded for longer than they are kept.
+pub const PRUNED: &str = "spendguard_outbox_forwarder_rows_pruned_total";
 /// Batches that were not finished, by reason.
 pub const SKIP: &str = "spendguard_outbox_forwarder_skip_total";
 /// Rounds of the leader's loop.
@@ -61,12 +63,14 @@ pub fn start() {
     describe_gauge!(IS_LEADER, "1 while this instance leads, else 0");
     describe_histogram!(LEADER_AGE, "age of the term in seconds, at each acknowledged beat and at its end");
     describe_counter!(ROWS_FORWARDED, "outbox rows marked as forwarded by this instance");
+    describe_counter!(PRUNED, "outbox rows past their retention that this instance removed");
     describe_counter!(SKIP, "batches that were not finished, by reason");
     describe_counter!(LOOP_ITERATIONS, "rounds of the leader's loop");
     describe_gauge!(OLDEST_PENDING, "age in seconds of the oldest outbox row that is still to be forwarded");
     gauge!(IS_LEADER).set(0);
     gauge!(OLDEST_PENDING).set(0);
     counter!(ROWS_FORWARDED).increment(0);
+    counter!(PRUNED).increment(0);
     counter!(LOOP_ITERATIONS).increment(0);
     Skip::ALL.iter().for_each(|skip| counter!(SKIP, "reason" => skip.reason()).increment(0));
 }

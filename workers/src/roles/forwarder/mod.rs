@@ -21,6 +21,7 @@ use serde::Deserialize;
 use tracing::info;
 use url::Url;
 
+use super::DAYS;
 use super::campaign::{self, Names};
 use super::database::{Database, StoreError};
 use super::health::{self, Probe, Server};
@@ -46,6 +47,7 @@ pub struct Settings {
     batch_size: u32,
     poll_interval_ms: Millis,
     call_timeout_ms: Millis,
+    retention_days: u32,
 }
 
 impl Block for Settings {
@@ -97,6 +99,14 @@ impl Block for Settings {
             )
             .default("10000")
             .flag("call-timeout"),
+            Setting::new(
+                "retentionDays",
+                "LEASEHOLD_OUTBOX_FORWARDER_RETENTION_DAYS",
+                DAYS,
+                "how many days rows stay in the outbox once they are forwarded; their keys stay; 0 keeps them for ever",
+            )
+            .default("30")
+            .flag("outbox-retention-days"),
         ],
     };
 }
@@ -199,6 +209,7 @@ async fn work(plan: Plan, elector: lease_core::Elector) -> Result<ExitCode, Fail
         poll_every: plan.role.poll_interval_ms.into(),
         retry_every: plan.retry_every(),
         call_limit,
+        keep_days: plan.role.retention_days,
         batch: Batch::default(),
     };
     let eligible = Arc::new(AtomicBool::new(false));

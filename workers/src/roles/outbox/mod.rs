@@ -63,6 +63,10 @@ pub trait Outbox: Send + Sync + 'static {
     /// Marks rows as forwarded, if the outbox admits `term` in the same transaction; returns how many weren't yet.
     async fn mark_forwarded(&self, term: Term, outbox_ids: &[i64]) -> Result<u64, StoreError>;
 
+    /// Removes rows that were forwarded more than `days` ago, 1 or more, at most `limit`, if the outbox admits `term` in
+    /// the same transaction; returns how many. Their keys stay: each is used only once.
+    async fn prune(&self, term: Term, days: u32, limit: u32) -> Result<u64, StoreError>;
+
     /// For how long the oldest pending row has waited, by the database's clock; zero if none is pending.
     async fn oldest_pending_age(&self) -> Result<Duration, StoreError>;
 }

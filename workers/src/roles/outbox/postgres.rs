@@ -101,6 +101,18 @@ impl Outbox for PostgresOutbox {
         Ok(marked.rows_affected())
     }
 
+    async fn prune(&self, term: Term, days: u32, limit: u32) -> Result<u64, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        self.fence.admit(&mut tx, &term).await?;
+        let removed: i64 = sqlx::query_scalar("SELECT audit_outbox_prune($1, $2)")
+            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+            .bind(i32::try_from(days).unwrap_or(i32::MAX))
+            .fetch_one(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(removed.unsigned_abs())
+    }
+
     async fn oldest_pending_age(&self) -> Result<Duration, StoreError> {
         let age: Option<i64> = sqlx::query_scalar(
             "SELECT (extract(epoch FROM clock_timestamp() - created_at) * 1000)::bigint

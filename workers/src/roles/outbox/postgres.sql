@@ -29,5 +29,27 @@ BEGIN
         SELECT tenant_id, workload_instance_id, producer_sequence FROM new_rows;
     RETURN NULL;
 END $$;
+-- Removes rows that were forwarded more than so many days ago, at most p_limit, oldest first; returns how many. Their
+-- keys stay. Rows are forwarded in the table's own order, so the ones to go are at its head, and no other index is paid
+-- for by every write.
+--
+-- SECURITY DEFINER: whoever forwards may remove what is old by this function only, and can't delete anything else.
+CREATE OR REPLACE FUNCTION audit_outbox_prune(p_limit integer, p_days integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    v_removed bigint;
+BEGIN
+    IF p_limit < 1 OR p_days < 1 THEN
+        RAISE EXCEPTION 'limit % and days %: use 1 or more', p_limit, p_days USING ERRCODE = '22023';
+    END IF;
+    DELETE FROM audit_outbox WHERE outbox_id IN (
+        SELECT outbox_id FROM
+            (SELECT outbox_id, pending_forward, forwarded_at FROM audit_outbox ORDER BY outbox_id LIMIT p_limit) AS oldest
+        WHERE NOT pending_forward AND forwarded_at < clock_timestamp() - make_interval(days => p_days));
+    GET DIAGNOSTICS v_removed = ROW_COUNT;
+    RETURN v_removed;
+END $$;
+REVOKE ALL ON FUNCTION audit_outbox_prune(integer, integer) FROM PUBLIC;
+
 CREATE OR REPLACE TRIGGER audit_outbox_keep_keys AFTER INSERT ON audit_outbox
     REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION audit_outbox_keep_keys();

@@ -107,6 +107,23 @@ impl Outbox for SqliteOutbox {
         Ok(marked.rows_affected())
     }
 
+    async fn prune(&self, term: Term, days: u32, limit: u32) -> Result<u64, StoreError> {
+        let mut tx = self.begin().await?;
+        self.fence.admit(&mut tx, &term).await?;
+        let removed = sqlx::query(
+            "DELETE FROM audit_outbox WHERE outbox_id IN (
+                SELECT outbox_id FROM
+                    (SELECT outbox_id, pending_forward, forwarded_at FROM audit_outbox ORDER BY outbox_id LIMIT ?1)
+                WHERE pending_forward = 0 AND forwarded_at < (julianday('now') - 2440587.5 - ?2) * 86400000.0)",
+        )
+        .bind(limit)
+        .bind(days)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(removed.rows_affected())
+    }
+
     async fn oldest_pending_age(&self) -> Result<Duration, StoreError> {
         let age: Option<i64> = sqlx::query_scalar(
             "SELECT CAST((julianday('now') - 2440587.5) * 86400000.0 + 0.5 AS INTEGER) - created_at

@@ -19,6 +19,7 @@ use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 use tracing::info;
 
+use super::DAYS;
 use super::campaign::{self, Names};
 use super::database::Database;
 use super::health::{self, Probe, Server};
@@ -45,9 +46,6 @@ pub struct Settings {
     scope_event_retention_days: u32,
     audit_retention_days: u32,
 }
-
-/// Up to a hundred years, or 0.
-const DAYS: Kind = Kind::Integer { min: 0, max: 36_500 };
 
 impl Block for Settings {
     const SECTION: Section = Section {

@@ -40,8 +40,9 @@ GRANT SELECT, INSERT ON public.reservation_events TO :"sweeper";
 GRANT INSERT ON public.audit_outbox, public.audit_outbox_global_keys TO :"sweeper";
 GRANT EXECUTE ON FUNCTION public.ledger_prune(integer, integer, integer, bigint, uuid) TO :"sweeper";
 
--- Reads what is pending, and marks it.
+-- Reads what is pending, and marks it; old rows go by audit_outbox_prune only.
 GRANT SELECT, UPDATE (pending_forward, forwarded_epoch, forwarded_at) ON public.audit_outbox TO :"forwarder";
+GRANT EXECUTE ON FUNCTION public.audit_outbox_prune(integer, integer) TO :"forwarder";
 
 -- The fence: marks are raised by its function only.
 GRANT SELECT ON public.leasehold_fence_marks TO :"sweeper", :"forwarder";
