@@ -6,6 +6,12 @@ SEED ?=
 CARGO ?= cargo
 LAB = target/debug/leasehold-lab
 
+# What the other commands need. `make test` has built it with its tests by then; cargo would build half of it again
+# otherwise, since tests ask for more features of what they depend on.
+BUILT = $(CARGO) build --locked --workspace
+test: BUILT = :
+
+.NOTPARALLEL:
 .PHONY: help demo test build lint unit bars e2e bench soak conformance testbed clean
 
 help: ## list the commands
@@ -39,7 +45,7 @@ unit: ## every test of the workspace, the conformance suite on each store and th
 
 bars: ## what is promised under faults: chaos on each store, failover after SIGKILL (minutes)
 	@sh scripts/setup.sh postgres etcd k8s
-	@$(CARGO) build --locked --workspace
+	@$(BUILT)
 	@# Most of what these do is wait, so they do it together.
 	@printf '%s\n' \
 		"$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)" \
@@ -61,7 +67,7 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 
 e2e: ## the Helm chart on a real control plane, whose pods run as processes here; needs root rights
 	@sh scripts/setup.sh postgres etcd k8s helm
-	@$(CARGO) build --locked -p lease-workers -p lease-lab
+	@$(BUILT)
 	@$(LAB) e2e
 
 bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the cost of the fence (release build)

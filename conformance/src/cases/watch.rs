@@ -91,7 +91,8 @@ async fn takes_over_by_polling_when_no_hint_ever_comes(cx: Arc<Cx>) -> anyhow::R
     let spec = ActorSpec { ttl, ..cx.spec("b") };
     spec.tap.mute_watch();
     let mut standby = cx.start(spec)?;
-    cx.soon("the standby to look", standby.tap.reads(1)).await?;
+    // At its start, and once it listens: by its poll it looks after that.
+    cx.soon("the standby to look twice", standby.tap.reads_reach(2)).await?;
     holder.stop(&cx).await?;
     let released_at = Clock::boot().now();
     let second = standby.leads(&cx).await?;
