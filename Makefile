@@ -3,6 +3,7 @@
 
 MODE ?= sqlite
 SEED ?=
+TIMES ?= 20
 CARGO ?= cargo
 LAB = target/debug/leasehold-lab
 
@@ -12,10 +13,10 @@ BUILT = $(CARGO) build --locked --workspace
 test: BUILT = :
 
 .NOTPARALLEL:
-.PHONY: help demo test build lint unit bars e2e bench soak conformance testbed clean
+.PHONY: help demo test build lint unit bars e2e bench soak drills conformance testbed clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 demo: ## the main job: three forwarders and an ingest under kills and stops (MODE=sqlite|postgres|etcd|k8s)
 	@sh scripts/setup.sh $(MODE)
@@ -88,6 +89,15 @@ soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
 	$(LAB) chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
 	$(LAB) chaos --mode etcd --takeovers 5000 $(SEED:%=--seed %)
 	$(LAB) chaos --mode k8s --ttl 2s --takeovers 2000 $(SEED:%=--seed %)
+
+drills: ## both drills on every store that they play on, TIMES=20 in a row
+	@sh scripts/setup.sh postgres etcd k8s
+	@$(BUILT)
+	@for run in $$(seq $(TIMES)); do \
+		for mode in sqlite postgres etcd k8s; do $(LAB) drill lease-lost-mid-batch --mode $$mode || exit 1; done; \
+		for mode in postgres etcd k8s; do $(LAB) drill multi-pod --mode $$mode || exit 1; done; \
+		echo "== run $$run of $(TIMES) passed"; \
+	done
 
 conformance: ## judge one store: MODE=sqlite|postgres|etcd|k8s
 	@sh scripts/setup.sh $(MODE)

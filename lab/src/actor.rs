@@ -63,10 +63,11 @@ impl Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let trace = Trace::append(&args.trace)?;
-    trace.add(&Entry::Started { at: now(), pid: std::process::id() });
     let pause = pause_when_told()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // Only now: from here on it hears what it is told.
+    trace.add(&Entry::Started { at: now(), pid: std::process::id() });
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}

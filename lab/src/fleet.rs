@@ -38,6 +38,8 @@ pub(crate) struct Part {
 pub(crate) struct Actor {
     pub(crate) incarnation: Incarnation,
     pub(crate) process: Process,
+    /// It hears signals by now.
+    pub(crate) started: bool,
     pub(crate) leading: Option<Term>,
     /// It has stopped itself: when, and in which term.
     pub(crate) paused: Option<(Nanos, Term)>,
@@ -80,7 +82,14 @@ impl Fleet {
             every_ms: part.every.map(millis),
         };
         let process = Process::command(&self.program)?.args(args.to_args()).spawn()?;
-        Ok(Actor { incarnation, process, leading: None, paused: None, tail: Tail::new(trace) })
+        Ok(Actor {
+            incarnation,
+            process,
+            started: false,
+            leading: None,
+            paused: None,
+            tail: Tail::new(trace),
+        })
     }
 }
 
@@ -90,6 +99,7 @@ impl Actor {
         let entries = self.tail.read()?;
         for entry in &entries {
             match entry {
+                Entry::Started { .. } => self.started = true,
                 Entry::Begin { term, .. } => self.leading = Some(*term),
                 Entry::Paused { at, term } => self.paused = Some((*at, *term)),
                 Entry::Effect { .. } => self.paused = None,

@@ -199,6 +199,10 @@ impl Cell {
             }
             self.signal(index, Signal::CONT);
         }
+        // One that was started a moment ago would be killed by the signal instead of hearing it.
+        let hears = |actor: &Actor| actor.started || actor.process.exit_status().is_some();
+        let all_hear = |cell: &Self| cell.seats.iter().filter_map(|seat| seat.actor.as_ref()).all(hears);
+        self.until_even_at_the_end(EXIT_LIMIT, all_hear).await?;
         for index in 0..self.seats.len() {
             // One by one: each hands over to the next.
             if self.seats[index].actor.is_some() {

@@ -25,6 +25,7 @@ async fn a_look_shows_who_holds_and_what_was() -> anyhow::Result<()> {
     watching.wait_for_line("outbox-forwarder", LIMIT).await?;
     watching.signal(Signal::INT)?;
     assert_eq!(watching.wait(LIMIT).await?.code(), Some(0));
+    site.sh(page.next("psql")).await?.says(&["outbox-forwarder | a ", "| f", "ttl-sweeper"]);
     page.end();
     Ok(())
 }

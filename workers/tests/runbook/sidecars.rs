@@ -55,8 +55,13 @@ async fn a_scope_that_is_missing_or_held_by_a_dead_one_is_seen_and_had_at_once()
     next.comes_to(EPOCH, |epoch| epoch > 0.0).await?;
     page.end();
 
-    let unknown = site.sh("leasehold worker ledger --revoke-scope refunds acme").await?;
-    unknown.has(&["error: ", "there is no fencing scope refunds of tenant acme"]);
+    let both = "leasehold worker ledger --revoke-scope payments acme --revoke-scope refunds acme";
+    let second_is_unknown = site.sh(both).await?;
+    second_is_unknown.has(&[
+        "b's term was ended",
+        "error: ",
+        "there is no fencing scope refunds of tenant acme",
+    ]);
     Ok(())
 }
 

@@ -55,15 +55,15 @@ pub(crate) struct Args {
     #[arg(long, num_args = 3, value_names = ["TENANT", "CURRENCY", "AMOUNT"])]
     set_budget: Vec<String>,
     /// End whatever term there is on a tenant's fencing scope, whoever holds it, and exit: its holder's writes are
-    /// refused from now on, and whoever waits takes it at once
+    /// refused from now on, and whoever waits takes it at once; may be repeated
     #[arg(long, num_args = 2, value_names = ["SCOPE", "TENANT"])]
-    revoke_scope: Option<Vec<String>>,
+    revoke_scope: Vec<String>,
 }
 
 impl Args {
     fn prepares(&self) -> bool {
-        let repeated = [&self.add_scope, &self.set_budget];
-        self.migrate || self.revoke_scope.is_some() || repeated.iter().any(|given| !given.is_empty())
+        let repeated = [&self.add_scope, &self.set_budget, &self.revoke_scope];
+        self.migrate || repeated.iter().any(|given| !given.is_empty())
     }
 }
 
@@ -113,7 +113,8 @@ async fn prepare_all(args: &Args, by: &str, options: Box<PgConnectOptions>) -> R
         set_budget(&options, tenant, currency, limit).await.map_err(|error| failed(error.to_string()))?;
         println!("tenant {tenant} may spend {limit} minor units of {currency}");
     }
-    if let Some([scope, tenant]) = args.revoke_scope.as_deref() {
+    for pair in args.revoke_scope.chunks(2) {
+        let [scope, tenant] = pair else { continue };
         let revoked = revoke_scope(&options, scope, tenant, by).await;
         let (epoch, holder) = revoked.map_err(|error| {
             Failure::new(format!("fencing scope {scope} in {database} could not be revoked: {error}"))
