@@ -1,12 +1,15 @@
 //! Nobody leads, or every term is refused.
 
+use anyhow::Context;
 use lease_testbed::{Signal, wait_until};
 
 use crate::page::Section;
-use crate::site::{LIMIT, Site, Worker, leaders, one_leads};
+use crate::site::{LIMIT, Ran, Site, Worker, leaders, one_leads};
 
 const FORWARDS: &str = "spendguard_outbox_forwarder_is_leader";
 const SWEEPS: &str = "spendguard_ttl_sweeper_is_leader";
+const ROUNDS: &str = "spendguard_outbox_forwarder_loop_iterations_total";
+const REFUSED: &str = "spendguard_outbox_forwarder_skip_total{reason=\"fence_refused\"}";
 const NOWHERE: (&str, &str) = ("LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL", "http://127.0.0.1:1/v1/events");
 
 async fn two(site: &Site, role: &str, more: &[(&str, &str)]) -> anyhow::Result<[Worker; 2]> {
@@ -96,27 +99,61 @@ async fn each_way_out_of_nobody_leads_brings_another_leader() -> anyhow::Result<
 async fn a_fence_that_is_ahead_of_the_lease_is_seen_and_passed() -> anyhow::Result<()> {
     let mut site = Site::new().await?;
     site.sh("leasehold fence raise outbox-forwarder --above 100").await?.ok();
-    let before = site.worker("outbox-forwarder", "before", &[NOWHERE]).await?;
-    before.comes_to("spendguard_outbox_forwarder_loop_iterations_total", |rounds| rounds >= 2.0).await?;
-    before.process.signal(Signal::TERM)?;
-    before.process.wait(LIMIT).await?;
+    term(&site, "before").await?;
     site.lose_leases().await?;
     site.sh("leasehold init --new outbox-forwarder").await?.ok();
 
     let after = site.worker("outbox-forwarder", "after", &[NOWHERE]).await?;
-    after
-        .comes_to("spendguard_outbox_forwarder_skip_total{reason=\"fence_refused\"}", |times| times >= 2.0)
-        .await?;
+    after.comes_to(REFUSED, |times| times >= 2.0).await?;
     after.process.wait_for_line("FENCING_EPOCH_STALE", LIMIT).await?;
     let mut page = Section::of("Writes are refused as FENCING_EPOCH_STALE");
     let marks = site.sh(page.next("psql")).await?;
-    let mark = marks.ok().lines().find_map(|line| line.trim().strip_prefix("audit_outbox"));
-    let mark = mark.and_then(|rest| rest.split('|').nth(1)).unwrap_or_else(|| panic!("{marks:?}")).trim();
-    assert!(mark.parse::<u64>()? > 100, "{marks:?}");
+    let mark = mark(&marks)?;
     site.knows("MARK", mark);
     site.sh(page.next("leasehold fence raise")).await?.ok();
     page.end();
-    let rounds = after.metric("spendguard_outbox_forwarder_loop_iterations_total").await?;
-    after.comes_to("spendguard_outbox_forwarder_loop_iterations_total", |now| now >= rounds + 5.0).await?;
+    let rounds = after.metric(ROUNDS).await?;
+    after.comes_to(ROUNDS, |now| now >= rounds + 5.0).await?;
     after.comes_to(FORWARDS, |value| value == 1.0).await
+}
+
+/// The epoch that the outbox has admitted last, as the look shows it.
+fn mark(look: &Ran) -> anyhow::Result<String> {
+    let row = look.ok().lines().find_map(|line| line.trim().strip_prefix("audit_outbox"));
+    let epoch = row.and_then(|row| row.split('|').nth(1)).with_context(|| format!("{look:?}"))?.trim();
+    let _: u64 = epoch.parse()?;
+    Ok(epoch.to_owned())
+}
+
+/// One term of a forwarder, which admits it and ends in order.
+async fn term(site: &Site, name: &str) -> anyhow::Result<()> {
+    let worker = site.worker("outbox-forwarder", name, &[NOWHERE]).await?;
+    worker.comes_to(ROUNDS, |rounds| rounds >= 2.0).await?;
+    worker.process.signal(Signal::TERM)?;
+    assert_eq!(worker.process.wait(LIMIT).await?.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_store_is_restored_and_no_term_is_issued_twice() -> anyhow::Result<()> {
+    let mut site = Site::new().await?;
+    let mut page = Section::of("Restoring the lease store from a backup");
+    term(&site, "a").await?;
+    site.sh(page.next("pg_dump")).await?.ok();
+    for name in ["b", "c", "d"] {
+        term(&site, name).await?;
+    }
+    site.sh(page.next("pg_restore")).await?.ok();
+    let history = site.sh("leasehold history outbox-forwarder").await?;
+    assert!(history.ok().contains(" a") && !history.ok().contains(" d"), "it is the old one: {history:?}");
+    let marks = site.sh(page.next("psql")).await?;
+    let mark = mark(&marks)?;
+    site.knows("MARK", &mark);
+    site.sh(page.next("leasehold fence raise")).await?.ok();
+    page.end();
+
+    let after = site.worker("outbox-forwarder", "after", &[NOWHERE]).await?;
+    after.comes_to(ROUNDS, |rounds| rounds >= 5.0).await?;
+    assert_eq!(after.metric(REFUSED).await?, 0.0, "the first term already exceeds what was admitted");
+    Ok(())
 }
