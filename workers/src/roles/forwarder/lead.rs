@@ -160,6 +160,9 @@ impl Forwarder {
         if self.keep_days == 0 || mandate.should_stop() {
             return Ok(());
         }
+        if !mandate.holds_now() {
+            return Err(Trouble::Expired);
+        }
         let removing = self.outbox.prune(mandate.term(), self.keep_days, self.batch_size);
         let removed = within(self.call_limit, removing).await.map_err(Trouble::Outbox)?;
         counter!(PRUNED).increment(removed);

@@ -13,6 +13,9 @@ use crate::roles::outbox::Outbox;
 use crate::roles::outbox::PostgresOutbox;
 use lease_postgres::Fence;
 
+/// How long a revocation may wait behind the holder's writes.
+const REVOKE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Makes or upgrades the ledger's tables and functions, the audit outbox's among them, in the schema `public`.
 ///
 /// # Errors
@@ -73,10 +76,12 @@ pub async fn set_budget(
     Ok(connection.close().await?)
 }
 
-/// Ends whatever term there is on a scope; returns its epoch from now on, and who held it.
+/// Ends whatever term there is on a scope; returns its epoch from now on, and who held it. Its holder's writes are
+/// refused from then on, and whoever waits for the scope is told.
 ///
 /// # Errors
-/// The database's, or that the tenant has no such scope.
+/// The database's, or that the tenant has no such scope. After the former it may have been done all the same: repeat
+/// it, which ends whatever term has begun meanwhile. So it is if the future is dropped.
 pub async fn revoke_scope(
     options: &PgConnectOptions,
     scope: &str,
@@ -87,6 +92,3 @@ pub async fn revoke_scope(
     let answer = LedgerStore::open(options, 1, REVOKE_LIMIT).revoke(scope, tenant, &note).await?;
     answer.map_err(|refusal| anyhow::anyhow!(refusal.message))
 }
-
-/// Waits behind the holder's writes.
-const REVOKE_LIMIT: Duration = Duration::from_secs(10);

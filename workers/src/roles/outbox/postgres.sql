@@ -29,6 +29,9 @@ BEGIN
         SELECT tenant_id, workload_instance_id, producer_sequence FROM new_rows;
     RETURN NULL;
 END $$;
+CREATE OR REPLACE TRIGGER audit_outbox_keep_keys AFTER INSERT ON audit_outbox
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION audit_outbox_keep_keys();
+
 -- Removes rows that were forwarded more than so many days ago, at most p_limit, oldest first; returns how many. Their
 -- keys stay. Rows are forwarded in the table's own order, so the ones to go are at its head, and no other index is paid
 -- for by every write.
@@ -50,6 +53,3 @@ BEGIN
     RETURN v_removed;
 END $$;
 REVOKE ALL ON FUNCTION audit_outbox_prune(integer, integer) FROM PUBLIC;
-
-CREATE OR REPLACE TRIGGER audit_outbox_keep_keys AFTER INSERT ON audit_outbox
-    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION audit_outbox_keep_keys();
