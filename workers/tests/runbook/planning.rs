@@ -33,7 +33,7 @@ async fn the_history_of_a_flapping_lease_tells_deaths_from_clean_stops() -> anyh
     );
     assert_eq!(with("pod-0", "released"), usize::MAX, "it was killed: {history:?}");
     assert!(with("pod-1", "released") < events.len(), "it was stopped: {history:?}");
-    site.sh(page.next("leasehold plan")).await?.says(&["15"]);
+    site.sh(page.next("leasehold plan")).await?.says(&["outage of the store that is tolerated"]);
     page.end();
 
     let mut page = Section::of("Sizing ttl, renew and retry");
