@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use lease_core::Capabilities;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::{Core, Cx};
 use crate::harness::{Facility, Harness};
@@ -87,32 +88,49 @@ impl Case {
 
     /// Runs the case on a runtime of its own, and judges its history by every invariant.
     pub fn run(&self, harness: Arc<dyn Harness>, core: Core, limit: Duration) -> Result<Duration, String> {
+        let never = CancellationToken::new();
+        self.run_until(&never, harness, core, limit).expect("never cancelled")
+    }
+
+    /// The same, unless it is cancelled: then it is dropped with all that it had started, and there is no outcome.
+    pub(crate) fn run_until(
+        &self,
+        cancel: &CancellationToken,
+        harness: Arc<dyn Harness>,
+        core: Core,
+        limit: Duration,
+    ) -> Option<Result<Duration, String>> {
         let began = Instant::now();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-        let cx = Cx::new(harness, core, limit);
-        let outcome = runtime.block_on(async {
-            let case = AssertUnwindSafe((self.run)(cx.clone())).catch_unwind();
-            let outcome = match tokio::time::timeout(limit * 3, case).await {
-                Ok(Ok(outcome)) => outcome,
-                Ok(Err(_)) => Err(anyhow::anyhow!("the case panicked")),
-                Err(_) => Err(anyhow::anyhow!("the case hung for {:?}", limit * 3)),
-            };
-            match outcome {
-                Ok(()) => cx.judge().await,
-                failed => {
-                    // Ends the actors all the same; the first failure is the one to tell.
-                    let _ = tokio::time::timeout(Duration::from_secs(1), cx.end_actors()).await;
-                    failed.map_err(|error| error.context(format!("what happened:\n{}", cx.tell())))
-                }
-            }
-        });
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return Some(Err(format!("no runtime: {error}"))),
+        };
+        let outcome = runtime.block_on(cancel.run_until_cancelled(self.judged(harness, core, limit)));
         runtime.shutdown_background();
-        outcome.map(|()| began.elapsed()).map_err(|error| {
+        let told = |error: anyhow::Error| {
             let mut chain: Vec<_> = error.chain().map(ToString::to_string).collect();
             chain.reverse();
             chain.join("\n")
-        })
+        };
+        outcome.map(|outcome| outcome.map(|()| began.elapsed()).map_err(told))
+    }
+
+    async fn judged(&self, harness: Arc<dyn Harness>, core: Core, limit: Duration) -> anyhow::Result<()> {
+        let cx = Cx::new(harness, core, limit);
+        let case = AssertUnwindSafe((self.run)(cx.clone())).catch_unwind();
+        let outcome = match tokio::time::timeout(limit * 3, case).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(anyhow::anyhow!("the case panicked")),
+            Err(_) => Err(anyhow::anyhow!("the case hung for {:?}", limit * 3)),
+        };
+        match outcome {
+            Ok(()) => cx.judge().await,
+            failed => {
+                // Ends the actors all the same; the first failure is the one to tell.
+                let _ = tokio::time::timeout(Duration::from_secs(1), cx.end_actors()).await;
+                failed.map_err(|error| error.context(format!("what happened:\n{}", cx.tell())))
+            }
+        }
     }
 }
 

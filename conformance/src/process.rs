@@ -36,6 +36,9 @@ struct Orders {
 /// What an actor process does: campaigns for a lease until SIGTERM, SIGINT or the end of its standard input, and tells
 /// its history on standard output. For what [`Harness::actor_command`] starts.
 pub fn actor_main(harness: Arc<dyn Harness>) -> ExitCode {
+    // Stopped, it would not see that its standard input has ended. The thread that started it is its case's.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.context("no runtime").and_then(|runtime| runtime.block_on(act(harness))) {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use lease_core::Capabilities;
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::case::LIMIT;
 use crate::cases;
@@ -171,14 +172,16 @@ impl Report {
 
 /// Judges a store by every case whose id contains `filter`, and tells `progress` about each one as it ends.
 ///
-/// Blocks the calling thread; the cases run on threads of their own.
+/// Blocks the calling thread; the cases run on threads of their own. After `cancel` those under way are dropped and no
+/// more begin: when this returns, nothing of the suite works on the store, and its actors' processes are killed.
 ///
 /// # Errors
-/// The store can't be reached.
+/// The store can't be reached, or `cancel` came before the last case had ended.
 pub fn report(
     harness: Arc<dyn Harness>,
     filter: &str,
     progress: impl Fn(&CaseReport) + Sync,
+    cancel: &CancellationToken,
 ) -> Result<Report, String> {
     let capabilities = capabilities(&*harness)?;
     let cases: Vec<_> = cases::all().filter(|case| case.id.contains(filter)).collect();
@@ -188,11 +191,15 @@ pub fn report(
         for _ in 0..harness.parallel_cases().min(cases.len()) {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if cancel.is_cancelled() {
+                        break;
+                    }
                     let verdict = match case.ignored_because(&*harness, &capabilities) {
                         Some(because) => Verdict::Ignored { because },
-                        None => match case.run(harness.clone(), real_core(), LIMIT) {
-                            Ok(took) => Verdict::Passed { seconds: took.as_secs_f64() },
-                            Err(why) => Verdict::Failed { why },
+                        None => match case.run_until(cancel, harness.clone(), real_core(), LIMIT) {
+                            Some(Ok(took)) => Verdict::Passed { seconds: took.as_secs_f64() },
+                            Some(Err(why)) => Verdict::Failed { why },
+                            None => break,
                         },
                     };
                     let report = CaseReport { id: case.id, verdict };
@@ -203,6 +210,9 @@ pub fn report(
         }
     });
     let mut reports = done.into_inner().expect("not poisoned");
+    if reports.len() < cases.len() {
+        return Err(format!("cancelled after {} of {} cases", reports.len(), cases.len()));
+    }
     let place = |id| cases.iter().position(|case| case.id == id);
     reports.sort_by_key(|report| place(report.id));
     Ok(Report { store: harness.name().to_owned(), cases: reports })

@@ -10,8 +10,8 @@ pub(crate) struct Interrupted(u8);
 
 impl Interrupted {
     /// As a shell tells it: 128 and the signal's number.
-    pub(crate) fn exit_code(self) -> i32 {
-        128 + i32::from(self.0)
+    pub(crate) fn exit_code(self) -> u8 {
+        128 + self.0
     }
 }
 
@@ -44,7 +44,7 @@ pub(crate) async fn unless_interrupted(
         outcome = work => outcome,
         signal = interrupted => {
             eprintln!("interrupted: everything that was started is ended, and its folders are removed");
-            Ok(ExitCode::from(signal.exit_code() as u8))
+            Ok(ExitCode::from(signal.exit_code()))
         }
     }
 }

@@ -85,7 +85,7 @@ async fn run(command: Command) -> ExitCode {
         Command::Handover(args) => unless_interrupted(handover::run(args)).await,
         Command::Roll(args) => unless_interrupted(roll::run(args)).await,
         Command::Conformance(args) => conformance::run(args).await,
-        Command::Testbed(command) => testbed::run(command).await,
+        Command::Testbed(command) => unless_interrupted(testbed::run(command)).await,
         Command::Actor(args) => actor::run(args).await,
         Command::ConformanceActor => conformance::actor::run(),
         Command::HoldLock(args) => store::hold_lock(args).await,

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use lease_postgres::PostgresConfig;
 use lease_testbed::{ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Postgres, PostgresOptions};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Servers to play with.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -41,14 +40,6 @@ fn nodes(text: &str) -> Result<usize, String> {
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let Command::Up { server, nodes } = command;
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let told = async {
-        println!("Ctrl-C ends it and removes all that was in it.");
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    };
     match server {
         Server::Postgres => {
             let postgres = Postgres::start(PostgresOptions::default().fsync(true)).await?;
@@ -59,8 +50,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("Try:");
             println!("  psql {url} -c 'TABLE coordination_leases'");
             println!("  leasehold-lab conformance --mode postgres --url {url}");
-            told.await;
-            postgres.stop_fast().await?;
+            until_interrupted().await
         }
         Server::Etcd => {
             let etcd = Etcd::start(EtcdOptions::default().nodes(nodes).fsync(true)).await?;
@@ -71,8 +61,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("  leasehold --mode etcd --etcd-endpoints {endpoints} init --new nightly");
             println!("  {} --endpoints {endpoints} get --prefix /leasehold/", etcd.etcdctl().display());
             println!("  leasehold-lab conformance --mode etcd --endpoints {endpoints}");
-            told.await;
-            etcd.kill_all().await?;
+            until_interrupted().await
         }
         Server::K8s => {
             let options = ControlPlaneOptions::default().controllers().scheduler().fsync(true);
@@ -84,10 +73,13 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("  leasehold --mode k8s --k8s-kubeconfig {kubeconfig} init --new nightly");
             println!("  kubectl get lease");
             println!("  leasehold-lab conformance --mode k8s --kubeconfig {kubeconfig}");
-            told.await;
-            plane.stop().await?;
+            until_interrupted().await
         }
     }
-    println!("\nIt has ended.");
-    Ok(ExitCode::SUCCESS)
+}
+
+/// The caller, and with it the server, is dropped then.
+async fn until_interrupted() -> ! {
+    println!("Ctrl-C ends it and removes all that was in it.");
+    std::future::pending().await
 }

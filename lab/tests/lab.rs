@@ -1,10 +1,14 @@
 //! The lab's own subcommands, small: `make bars` runs them at full length.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use lease_testbed::{Postgres, PostgresOptions, Process, Signal, wait_for, wait_until};
+use rustix::process::{Pid, kill_process};
 use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -112,7 +116,7 @@ async fn a_server_to_play_with_is_up_until_it_is_interrupted() {
     };
     assert!(look().wait(LIMIT).await.unwrap().success());
     lab.signal(Signal::INT).unwrap();
-    assert_eq!(lab.wait(LIMIT).await.unwrap().code(), Some(0));
+    assert_eq!(lab.wait(LIMIT).await.unwrap().code(), Some(130));
     assert!(!look().wait(LIMIT).await.unwrap().success());
 }
 
@@ -131,21 +135,90 @@ async fn a_server_that_somebody_runs_is_judged_as_an_ordinary_role_and_left_as_i
     nothing_is_left(&server).await;
 }
 
+/// In the process group of this test: the kernel would end stopped actors of a group that lost its last parent.
+fn judging_where_a_holder_is_stopped(store: &[&str]) -> Child {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_leasehold-lab"));
+    lab.arg("conformance").args(store).args(["--filter", "process::a_holder_stopped"]);
+    lab.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+}
+
+/// An actor that is slow to start would make its resource again when all is dropped.
 #[tokio::test]
 async fn a_judgement_that_is_interrupted_drops_its_schemas() {
     let (server, worker) = server_with_worker(90).await;
-    let (url, admin) = (worker.as_str(), server.url());
-    let lab = lab(&["conformance", "--mode", "postgres", "--url", url, "--admin-url", &admin]);
-    // In the middle of it: a resource of its own is made.
-    wait_for("a resource's schema", LIMIT, async || {
-        let count = server.psql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'leasehold%'").await;
-        count.ok().filter(|count| count.parse::<u32>().is_ok_and(|count| count > 1)).ok_or("none yet")
-    })
-    .await
-    .unwrap();
-    lab.signal(Signal::INT).unwrap();
-    assert_eq!(lab.wait(LIMIT).await.unwrap().code(), Some(130), "{:#?}", lab.lines());
+    let admin = server.url();
+    let mut lab =
+        judging_where_a_holder_is_stopped(&["--mode", "postgres", "--url", &worker, "--admin-url", &admin]);
+    let actor = wait_for("an actor starts", LIMIT, async || actors(&lab).pop().ok_or("none")).await.unwrap();
+    kill_process(actor, Signal::STOP).unwrap();
+    ends_by(&mut lab, Signal::INT, Some(130)).await;
+    let _ = kill_process(actor, Signal::CONT);
+    is_dead(actor).await;
     nothing_is_left(&server).await;
+}
+
+/// Stopped, it does not see that its standard input has ended.
+#[tokio::test]
+async fn no_actor_that_is_stopped_outlives_the_judgement() {
+    for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+        let mut lab = judging_where_a_holder_is_stopped(&["--mode", "sqlite"]);
+        let actor = wait_for("an actor is stopped", LIMIT, async || {
+            actors(&lab).into_iter().find(|actor| state(*actor) == Some('T')).ok_or("none")
+        });
+        let actor = actor.await.unwrap();
+        ends_by(&mut lab, signal, code).await;
+        is_dead(actor).await;
+    }
+}
+
+async fn ends_by(lab: &mut Child, signal: Signal, code: Option<i32>) {
+    kill_process(Pid::from_raw(lab.id().unwrap() as i32).unwrap(), signal).unwrap();
+    assert_eq!(timeout(LIMIT, lab.wait()).await.unwrap().unwrap().code(), code);
+}
+
+async fn is_dead(pid: Pid) {
+    let dead = async || matches!(state(pid), None | Some('Z'));
+    wait_until("the actor is dead", LIMIT, dead).await.unwrap();
+}
+
+/// The suite's actors in processes of their own.
+fn actors(lab: &Child) -> Vec<Pid> {
+    let is_actor = |pid: &Pid| {
+        let arguments = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+        arguments.is_ok_and(|arguments| arguments.contains("conformance-actor"))
+    };
+    lab.id().into_iter().flat_map(children).filter(is_actor).collect()
+}
+
+/// The processes whose parent is `pid`.
+fn children(pid: u32) -> Vec<Pid> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let of_each = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());
+    let pids = |pids: String| pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>();
+    of_each.flat_map(pids).filter_map(Pid::from_raw).collect()
+}
+
+/// `T` is stopped, `Z` is dead.
+fn state(pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // Its name is in parentheses, and may hold some.
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
+#[tokio::test]
+async fn an_interruption_does_not_wait_for_servers_that_are_still_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["conformance", "--mode", "k8s"][..], &["testbed", "up", "k8s"]] {
+        let lab = Process::command(env!("CARGO_BIN_EXE_leasehold-lab")).unwrap();
+        let lab = lab.args(args).env("TMPDIR", folder.path()).spawn().unwrap();
+        let starts = async || !children(lab.id()).is_empty() && walk(folder.path()) > 2;
+        wait_until("something is started", LIMIT, starts).await.unwrap();
+        lab.signal(Signal::INT).unwrap();
+        assert_eq!(lab.wait(LIMIT).await.unwrap().code(), Some(130), "{:#?}", lab.lines());
+        let started = |line: &String| line.contains("is up") || line.contains("the suite works in");
+        assert!(!lab.lines().iter().any(started), "{:#?}", lab.lines());
+        wait_until("nothing is left", LIMIT, async || walk(folder.path()) == 0).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,9 @@ use tokio::sync::Mutex;
 
 use super::{Place, actor, failed};
 
+/// Between two looks at whether anything was written below the prefix after its removal.
+const LATE: Duration = Duration::from_millis(200);
+
 /// The cluster to judge, if it isn't one that is started for it.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub(super) struct Named {
@@ -153,7 +156,12 @@ impl Place for Keys {
     async fn clean_up(&self) -> anyhow::Result<()> {
         let prefix = format!("{}/", self.at.prefix);
         let remove = async {
-            self.client().await?.delete(prefix.as_str(), Some(DeleteOptions::new().with_prefix())).await?;
+            let mut client = self.client().await?;
+            let below = || Some(DeleteOptions::new().with_prefix());
+            // After Ctrl-C a last write of a case may still be on its way.
+            while client.delete(prefix.as_str(), below()).await?.deleted() > 0 {
+                tokio::time::sleep(LATE).await;
+            }
             anyhow::Ok(())
         };
         remove.await.with_context(|| format!("cannot remove what is below {prefix}: do so by hand"))

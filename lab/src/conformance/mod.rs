@@ -8,14 +8,20 @@ mod sqlite;
 mod table;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use lease_conformance::{CaseReport, EffectError, Harness, Report, Verdict};
+use tokio_util::sync::CancellationToken;
 
 use crate::store::Mode;
+
+/// How long cases may take to be dropped: they do nothing that lasts without letting others run.
+const STOPPING: Duration = Duration::from_secs(10);
 
 /// Judge a store by the conformance suite: each case of every rule. What the suite makes lies in a schema or folder of
 /// its own and is removed afterwards, also after Ctrl-C.
@@ -53,46 +59,66 @@ pub(crate) struct Args {
     json: bool,
 }
 
+impl Args {
+    fn names_a_store(&self) -> bool {
+        self.url.is_some() || self.endpoints.is_some() || self.kubeconfig.is_some()
+    }
+}
+
 fn url(text: &str) -> Result<String, String> {
     lease_postgres::PostgresConfig::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Some(mode) = args.mode.filter(|_| !args.table) else { return table::print() };
-    let interrupted = crate::interrupt::interrupted();
-    let place = match place(mode, &args).await {
+    let mut interrupted = pin!(crate::interrupt::interrupted());
+    let place = tokio::select! {
+        place = place(mode, &args) => place,
+        // Of servers that are started for it nothing stays; on somebody's it is brief, and cleaned up after below.
+        signal = &mut interrupted, if !args.names_a_store() => {
+            eprintln!("interrupted: nothing was made");
+            return Ok(ExitCode::from(signal.exit_code()));
+        }
+    };
+    let place = match place {
         Ok(place) => place,
         Err(error) => {
             eprintln!("error: {error:#}");
             return Ok(ExitCode::from(2));
         }
     };
-    let harness = place.clone().harness();
-    let (filter, quiet) = (args.filter.clone(), args.json);
-    let judged = tokio::task::spawn_blocking(move || {
+    let (cancel, harness) = (CancellationToken::new(), place.clone().harness());
+    let (filter, quiet, cancelled) = (args.filter.clone(), args.json, cancel.clone());
+    let mut judged = tokio::task::spawn_blocking(move || {
         let done = AtomicUsize::new(0);
-        lease_conformance::report(harness, &filter, |case| {
+        let tell = |case: &CaseReport| {
             let count = done.fetch_add(1, Ordering::SeqCst) + 1;
             if !quiet {
                 tell(count, case);
             }
-        })
+        };
+        lease_conformance::report(harness, &filter, tell, &cancelled)
     });
     let judged = tokio::select! {
-        judged = judged => Ok(judged?),
-        signal = interrupted => Err(signal),
+        judged = &mut judged => Ok(judged?),
+        signal = interrupted => {
+            cancel.cancel();
+            // What is cleaned up must not be made anew by a case that is under way.
+            let _ = tokio::time::timeout(STOPPING, judged).await;
+            Err(signal)
+        }
     };
     let cleaned = place.clean_up().await;
     let judged = match judged {
         Ok(judged) => judged,
         Err(signal) => {
             match cleaned {
-                Ok(()) => eprintln!("interrupted; what the suite had made is removed"),
-                Err(error) => eprintln!("interrupted; {error:#}"),
+                Ok(()) => eprintln!("interrupted: what the suite had made is removed"),
+                Err(error) => eprintln!("interrupted: {error:#}"),
             }
             drop(place);
-            // The cases still run, on threads that nobody waits for; the testbed's supervisor ends the servers.
-            std::process::exit(signal.exit_code());
+            // Not by returning, which would wait for a case that can't be dropped. Servers are ended by a process beside.
+            std::process::exit(signal.exit_code().into());
         }
     };
     cleaned?;

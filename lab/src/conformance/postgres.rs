@@ -21,7 +21,7 @@ use lease_testbed::{LostReply, PostgresOptions, Proxy};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection};
-use tokio::sync::{Mutex, RwLock};
+use tokio::sync::Mutex;
 
 use self::own::Server;
 use self::resource::Resource;
@@ -49,8 +49,6 @@ pub(super) struct Schemas {
     wire: Wire,
     /// What loses replies, kept until the end.
     losing: Mutex<Vec<(Proxy, LostReply)>>,
-    /// Nothing is made any more once the cleaning up has begun.
-    closed: RwLock<bool>,
     /// Started for this, if none was named.
     server: Option<Server>,
 }
@@ -91,7 +89,6 @@ impl At {
             parallel: 8,
             wire,
             losing: Mutex::default(),
-            closed: RwLock::new(false),
             server,
         })
     }
@@ -169,15 +166,15 @@ impl Place for Schemas {
     }
 
     async fn clean_up(&self) -> anyhow::Result<()> {
-        *self.closed.write().await = true;
         let schema = &self.at.schema;
-        // After Ctrl-C cases are still under way: their locks must not be waited for. Each role may end its own.
+        // After Ctrl-C the server may still work on what cases had asked for: that must have ended, or it would make
+        // again what is dropped below. Each role may end its own.
         let end = format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
              WHERE application_name = '{schema}' AND usename = current_user AND pid <> pg_backend_pid()"
         );
         for options in [&self.worker, &self.admin] {
-            // What can't be ended is waited for below.
+            // The locks of what can't be ended are waited for below.
             let _ = execute(options, &end).await;
         }
         let drop = format!(
@@ -200,9 +197,6 @@ impl Harness for Schemas {
     }
 
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
-        if *self.closed.read().await {
-            return Err(BackendError::refused("the suite is at its end"));
-        }
         Ok(Arc::new(Postgres::connect(self.config(&self.worker)?).await?))
     }
 
@@ -276,10 +270,6 @@ impl Harness for Schemas {
     }
 
     async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
-        let closed = self.closed.read().await;
-        if *closed {
-            return Err(Missing("the suite is at its end".into()));
-        }
         // Each a schema of its own, so that its locks are in nobody's way. Actors' processes, which are this same
         // program, find it by its name; a schema's is at most 40 characters long.
         let mut hasher = DefaultHasher::new();

@@ -77,7 +77,7 @@ impl Place for Folder {
 
     async fn clean_up(&self) -> anyhow::Result<()> {
         let Some(owned) = self.owned.lock().expect("not poisoned").take() else { return Ok(()) };
-        // After Ctrl-C cases are still under way: under another name they can't make files in it any more.
+        // After Ctrl-C an actor may still be dying: under another name it can't make files in it any more.
         std::fs::rename(&self.files.0.0, owned.path().join("done"))?;
         match owned {
             Owned::Ours(folder) => drop(folder),
