@@ -30,6 +30,8 @@ struct State {
 enum Plan {
     /// Applied, but the caller never learns of it.
     LoseReply,
+    /// The same, and no later write gets through.
+    LoseReplyAndCut,
     /// Never arrives, and the caller learns nothing.
     LoseRequest,
     /// Arrives only when the case lets it, even if the caller has given up by then.
@@ -113,6 +115,11 @@ impl Tap {
         self.plan(change, Plan::LoseReply);
     }
 
+    /// And cuts off the writes after it: nobody needs to be quick then.
+    pub(crate) fn lose_next_reply_and_cut_writes(&self, change: Change) {
+        self.plan(change, Plan::LoseReplyAndCut);
+    }
+
     pub(crate) fn lose_next_request(&self, change: Change) {
         self.plan(change, Plan::LoseRequest);
     }
@@ -175,6 +182,9 @@ impl Tap {
     fn take(&self, change: Change) -> Option<Plan> {
         let mut plan = self.0.plan.lock().expect("not poisoned");
         let planned = plan.take_if(|(planned, _)| *planned == change);
+        if matches!(planned, Some((_, Plan::LoseReplyAndCut))) {
+            self.cut_writes(true);
+        }
         planned.map(|(_, plan)| plan)
     }
 
@@ -239,7 +249,9 @@ impl LeaseBackend for Tapped {
             _ => self.inner.put_if(name, expected, record, change).await,
         };
         match plan {
-            Some(Plan::LoseReply) => Err(BackendError::unknown("the reply was lost by the case")),
+            Some(Plan::LoseReply | Plan::LoseReplyAndCut) => {
+                Err(BackendError::unknown("the reply was lost by the case"))
+            }
             _ => outcome,
         }
     }

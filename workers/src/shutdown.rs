@@ -37,8 +37,9 @@ pub fn token() -> std::io::Result<CancellationToken> {
                 );
                 process::exit(128 + number);
             }
-            tracing::info!(signal = name, "stopping; a second signal ends the process at once");
+            // Whoever reads the line may ask at once: it is so by then.
             told.cancel();
+            tracing::info!(signal = name, "stopping; a second signal ends the process at once");
         }
     });
     Ok(token)

@@ -129,10 +129,11 @@ async fn a_held_write_that_arrives_late_changes_nothing() -> anyhow::Result<()> 
 
 #[tokio::test]
 async fn a_call_that_gets_no_answer_ends_by_itself() -> anyhow::Result<()> {
-    let Proxied { proxy, config, .. } = proxied().await?;
-    let backend = Etcd::connect(config.call_timeout(Duration::from_millis(300))?).await?;
+    let Proxied { proxy, config, backend, .. } = proxied().await?;
     let lease = name("stalled");
     let held = held(&backend, &lease).await?;
+    let backend = Etcd::connect(config.call_timeout(Duration::from_secs(2))?).await?;
+    backend.observe(&lease).await?;
     proxy.set_flow(Direction::ToClient, lease_testbed::Flow::Drop);
     let beat = renewed(&held);
     let error = backend.put_if(&lease, &held, &beat, Change::Renew).await.expect_err("no answer");

@@ -56,7 +56,7 @@ async fn a_server_that_says_nothing_is_given_up_at_the_limit() -> anyhow::Result
     let (store, lease) = (store().await?, name("silent"));
     let proxy = Proxy::tcp(store.plane.addr())?;
     let kubeconfig = store.identity.kubeconfig_through(proxy.addr())?;
-    let backend = K8s::connect(config(&kubeconfig).call_limit(Duration::from_millis(500))?).await?;
+    let backend = K8s::connect(config(&kubeconfig).call_limit(Duration::from_secs(3))?).await?;
     let seen = held(&store.backend, &lease).await?;
     backend.observe(&lease).await?;
     proxy.stall();

@@ -65,9 +65,11 @@ async fn local_false_comes_before_the_successors_grant(cx: Arc<Cx>) -> anyhow::R
 
 async fn steps_down_when_asked_and_answers_the_request(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut holder = cx.actor("a")?;
+    // Whoever steps down holds off for a part of its ttl: long enough for the standby's look on a busy machine.
+    let ttl = cx.ttl() * 10;
+    let mut holder = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
     let first = holder.leads(&cx).await?;
-    let mut standby = cx.actor("b")?;
+    let mut standby = cx.start(ActorSpec { ttl, ..cx.spec("b") })?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     let (id, _) = admin::request_step_down(&*backend, &cx.lease(), "an operator").await?;
     let second = standby.leads(&cx).await?;

@@ -96,13 +96,13 @@ async fn does_not_renew_after_a_revocation(cx: Arc<Cx>) -> anyhow::Result<()> {
 
 async fn a_slow_renewal_counts_from_its_sending(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let ttl = cx.ttl() * 2;
+    let ttl = cx.ttl() * 4;
     let mut actor = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
     let term = actor.leads(&cx).await?;
     let held = actor.tap.hold_next(Change::Renew);
     cx.soon("a renewal", held.arrived()).await?;
     let arrived_at = Clock::boot().now();
-    Clock::boot().sleep_until(arrived_at.plus(ttl / 8)).await;
+    Clock::boot().sleep_until(arrived_at.plus(ttl / 16)).await;
     let let_go_at = Clock::boot().now();
     cx.soon("the slow renewal", held.let_go()).await?;
     // The renewal's own acknowledgement, in the history: the deadline that it gave counts from before it arrived.

@@ -51,11 +51,10 @@ async fn seeing_ones_own_grant_proves_nothing(cx: Arc<Cx>) -> anyhow::Result<()>
     let (backend, _) = cx.init().await?;
     let spec = cx.spec("a");
     spec.tap.mute_watch();
-    spec.tap.lose_next_reply(Change::Acquire);
+    spec.tap.lose_next_reply_and_cut_writes(Change::Acquire);
     let tap = spec.tap.clone();
     let mut actor = cx.start(spec)?;
     cx.soon("the acquisition", tap.carried_out()).await?;
-    tap.cut_writes(true);
     // Applied and visible, but no write of the term is ever acknowledged.
     while backend.observe(&cx.lease()).await?.grant().is_none() {
         tokio::time::sleep(cx.ttl() / 50).await;

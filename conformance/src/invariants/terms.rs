@@ -14,6 +14,8 @@ pub struct Span {
     pub term: Term,
     /// When `is_leader_now()` turned true.
     pub begun_at: Instant,
+    /// Its deadline then.
+    pub first_deadline: Instant,
     /// Its last deadline.
     pub deadline: Instant,
     /// When and why it was ended, if it was.
@@ -84,6 +86,7 @@ impl History {
                         actor: event.actor.clone(),
                         term: *term,
                         begun_at: event.at,
+                        first_deadline: *deadline,
                         deadline: *deadline,
                         ended: None,
                         false_at: *deadline,

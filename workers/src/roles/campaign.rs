@@ -115,9 +115,9 @@ pub(crate) async fn alone(
         term = taking => term,
         () = stop.cancelled() => return Ok(()),
     };
-    info!(epoch = term.epoch, grant = %term.grant, "leading: mode disabled, term taken from the database");
     eligible.store(true, Ordering::Relaxed);
     gauge!(names.is_leader).set(1);
+    info!(epoch = term.epoch, grant = %term.grant, "leading: mode disabled, term taken from the database");
     let mandate = Mandate::sole(term, stop.clone());
     let late = async {
         stop.cancelled().await;
@@ -130,10 +130,10 @@ pub(crate) async fn alone(
     gauge!(names.is_leader).set(0);
     if mandate.loss().is_some() {
         // F-4: taking another term because the fence refused this one would make two instances duel for ever.
+        eligible.store(false, Ordering::Relaxed);
         error!(
             "another instance does this work: this one stays idle until it is stopped; run only one, or choose a mode with leases"
         );
-        eligible.store(false, Ordering::Relaxed);
         stop.cancelled().await;
     }
     Ok(())

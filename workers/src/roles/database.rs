@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::settings::Kind;
 use lease_core::fence::Stale;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, PgPool, SqlitePool};
+use sqlx::{Connection, SqlitePool};
 
 /// How long a write waits for SQLite's one write lock. Nothing is held while waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -118,24 +118,6 @@ pub async fn sqlite(path: &std::path::Path, create: bool) -> Result<SqlitePool, 
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT);
     Ok(SqlitePoolOptions::new().max_connections(4).connect_with(options).await?)
-}
-
-/// Connections to a server.
-///
-/// `transaction_limit` is below the ttl: a worker that is stopped in the middle of a transaction holds its lock on the
-/// fence's mark, so the server itself ends it, and the successor gets in.
-pub fn postgres(options: &PgConnectOptions, connections: u32, transaction_limit: Duration) -> PgPool {
-    let limit = transaction_limit.as_millis().max(1).to_string();
-    let options = options.clone().application_name("leasehold").options([
-        ("idle_in_transaction_session_timeout", limit.as_str()),
-        ("statement_timeout", limit.as_str()),
-        ("lock_timeout", limit.as_str()),
-    ]);
-    PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(5))
-        .test_before_acquire(false)
-        .connect_lazy_with(options)
 }
 
 /// Runs a script that may be run again, while nobody else does.

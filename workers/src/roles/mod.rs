@@ -15,6 +15,7 @@ pub mod leading;
 pub mod ledger;
 pub mod mandate;
 pub mod outbox;
+mod pool;
 pub mod request_id;
 pub mod sidecar;
 pub mod sweeper;

@@ -16,7 +16,7 @@ async fn all_but_a_renewal_add_exactly_one_to_the_epoch() -> anyhow::Result<()> 
     let ledger = stage.ledger().await?;
     let client = ledger.client().await?;
 
-    let first = won(&client, brief("a")).await?;
+    let first = won(&client, v1::AcquireFencingLeaseRequest { ttl_seconds: 60, ..attempt("a") }).await?;
     assert_eq!((first.action.as_str(), first.epoch, first.grant.len()), ("acquire", 1, 16));
     let renewed =
         won(&client, v1::AcquireFencingLeaseRequest { grant: first.grant.clone(), ..attempt("a") }).await?;
@@ -99,10 +99,18 @@ async fn a_release_frees_the_scope_at_once_and_keeps_the_epoch() -> anyhow::Resu
     }
     let next = won(&client, attempt("b")).await?;
     assert_eq!((next.action.as_str(), next.epoch), ("acquire", 2));
-    let answer = client.clone().release_fencing_lease(release).await?.into_inner();
+    let answer = client.clone().release_fencing_lease(release.clone()).await?.into_inner();
+    assert!(
+        matches!(answer.outcome, Some(Released::Released(ref released)) if released.epoch == 1),
+        "it was released, whoever has come since: {answer:?}"
+    );
+    let mut never = fence("a", &term);
+    never.grant[0] ^= 1;
+    let never = v1::ReleaseFencingLeaseRequest { fence: Some(never) };
+    let answer = client.clone().release_fencing_lease(never).await?.into_inner();
     assert!(
         matches!(answer.outcome, Some(Released::Error(ref error)) if error.code == "FENCING_EPOCH_STALE"),
-        "an old term's release changes nothing: {answer:?}"
+        "a term that was lost was not released: {answer:?}"
     );
     assert_eq!(denied(&client, attempt("c")).await?.current_holder_instance_id, "b");
     Ok(())

@@ -32,10 +32,14 @@ async fn a_renewal_names_no_attempt() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     let ledger = stage.ledger().await?;
     let client = ledger.client().await?;
-    let named =
-        v1::AcquireFencingLeaseRequest { audit_event_id: "attempt-1".into(), ttl_seconds: 1, ..attempt("a") };
+    let named = v1::AcquireFencingLeaseRequest {
+        audit_event_id: "attempt-1".into(),
+        ttl_seconds: 60,
+        ..attempt("a")
+    };
     let first = won(&client, named.clone()).await?;
-    let renewal = v1::AcquireFencingLeaseRequest { grant: first.grant.clone(), ..named.clone() };
+    let renewal =
+        v1::AcquireFencingLeaseRequest { grant: first.grant.clone(), ttl_seconds: 1, ..named.clone() };
     assert_eq!(won(&client, renewal.clone()).await?.action, "renew");
     crate::stage::until_free(&client).await?;
     assert_eq!(won(&client, renewal).await?.action, "recover");

@@ -63,12 +63,17 @@ async fn every_scope_and_budget_that_the_command_names_is_made() -> anyhow::Resu
     let set = stage.texts("SELECT currency || limit_minor FROM budgets ORDER BY 1").await?;
     assert_eq!(set, ["EUR1000", "GBP7", "USD5"]);
 
-    let one_is_nonsense = ["--set-budget", TENANT, "USD", "6", "--set-budget", TENANT, "GBP", "-1"];
-    assert_eq!(prepare(&one_is_nonsense).await?, Some(2));
-    assert_eq!(
-        stage.texts("SELECT currency || limit_minor FROM budgets ORDER BY 1").await?,
-        set,
-        "all or none"
-    );
+    // What no request could name, and what is no amount.
+    for nonsense in [
+        &["--set-budget", TENANT, "GBP", "-1"][..],
+        &["--set-budget", TENANT, "gbp", "1"],
+        &["--set-budget", "", "GBP", "1"],
+        &["--add-scope", "a\nb", TENANT],
+    ] {
+        let one_is = [&["--set-budget", TENANT, "USD", "6"], nonsense].concat();
+        assert_eq!(prepare(&one_is).await?, Some(2), "{nonsense:?}");
+        let now = stage.texts("SELECT currency || limit_minor FROM budgets ORDER BY 1").await?;
+        assert_eq!(now, set, "all or none");
+    }
     Ok(())
 }

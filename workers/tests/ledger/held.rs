@@ -95,7 +95,7 @@ async fn admit_without(stage: &Stage, part: &str) -> anyhow::Result<()> {
 #[tokio::test]
 async fn without_the_lock_an_old_term_writes_beside_its_successor() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    admit_without(&stage, "FOR SHARE").await?;
+    admit_without(&stage, "FOR KEY SHARE").await?;
     admit_without(&stage, QUEUE).await?;
     assert!(!paused_after_admission(&stage).await?, "nothing to wait for");
     assert_eq!(stage.int(OVERLAPS).await?, 1, "the fault that the lock prevents");
@@ -104,8 +104,8 @@ async fn without_the_lock_an_old_term_writes_beside_its_successor() -> anyhow::R
 
 const QUEUE: &str = "PERFORM pg_advisory_xact_lock_shared(ledger_scope_queue(p_scope));";
 
-/// A write is under way, a renewal waits for it, and another write comes: does it pass the renewal?
-async fn a_writer_passes_a_waiting_renewal(stage: &Stage) -> anyhow::Result<bool> {
+/// A write is under way, a takeover waits for it, and another write comes: does it pass the takeover?
+async fn a_writer_passes_a_waiting_takeover(stage: &Stage) -> anyhow::Result<bool> {
     let ledger = stage.ledger().await?;
     let client = ledger.client().await?;
     let term = won(&client, attempt("a")).await?;
@@ -115,41 +115,44 @@ async fn a_writer_passes_a_waiting_renewal(stage: &Stage) -> anyhow::Result<bool
         .bind(sqlx::types::Uuid::from_slice(&term.grant)?)
         .execute(&mut *transaction)
         .await?;
-    let renewal = v1::AcquireFencingLeaseRequest { grant: term.grant.clone(), ..attempt("a") };
-    let renewal = tokio::spawn({
+    let force = v1::AcquireFencingLeaseRequest { force: true, ..attempt("b") };
+    let takeover = tokio::spawn({
         let client = client.clone();
-        async move { won(&client, renewal).await }
+        async move { won(&client, force).await }
     });
     let waiting = async |count: i64| {
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
             AND datname = current_database() AND application_name = 'leasehold ledger'";
         stage.int(waiting).await.is_ok_and(|now| now == count)
     };
-    wait_until("the renewal waits", LIMIT, || waiting(1)).await?;
+    wait_until("the takeover waits", LIMIT, || waiting(1)).await?;
     let asked = reserve(&fence("a", &term), "k1", 1);
     let mut writer = client.clone();
     let write = tokio::spawn(async move { writer.reserve(asked).await });
     wait_until("the write waits too, or is done", LIMIT, async || write.is_finished() || waiting(2).await)
         .await?;
     let passed = write.is_finished();
-    assert!(!renewal.is_finished());
+    assert!(!takeover.is_finished());
+    // A renewal waits for neither: it lets the write's lock be, and stands in no queue.
+    let renewal = v1::AcquireFencingLeaseRequest { grant: term.grant.clone(), ..attempt("a") };
+    assert_eq!(won(&client, renewal).await?.action, "renew");
     transaction.rollback().await?;
-    assert_eq!(renewal.await??.action, "renew");
-    assert!(outcome(write.await??)?.is_ok());
+    assert_eq!(takeover.await??.action, "revoke");
+    assert_eq!(outcome(write.await??)?.is_ok(), passed, "after the takeover the old term's write is refused");
     Ok(passed)
 }
 
-/// Else writers, one after the other, would keep it waiting until the lease has run out.
+/// Else writers, one after the other, would keep it waiting for as long as they are busy.
 #[tokio::test]
-async fn no_writer_passes_a_waiting_renewal() -> anyhow::Result<()> {
-    assert!(!a_writer_passes_a_waiting_renewal(&Stage::new().await?).await?);
+async fn no_writer_passes_a_waiting_takeover() -> anyhow::Result<()> {
+    assert!(!a_writer_passes_a_waiting_takeover(&Stage::new().await?).await?);
     Ok(())
 }
 
 #[tokio::test]
-async fn without_the_queue_writers_pass_a_waiting_renewal() -> anyhow::Result<()> {
+async fn without_the_queue_writers_pass_a_waiting_takeover() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     admit_without(&stage, QUEUE).await?;
-    assert!(a_writer_passes_a_waiting_renewal(&stage).await?, "the fault that the queue prevents");
+    assert!(a_writer_passes_a_waiting_takeover(&stage).await?, "the fault that the queue prevents");
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod actions;
 mod attempts;
 mod budgets;
+mod crowded;
 mod fences;
 mod held;
 mod least_roles;

@@ -1,6 +1,6 @@
 //! The normal life: leading, standing by, stopping.
 
-use lease_testbed::Signal;
+use lease_testbed::{Signal, wait_until};
 
 use crate::stage::{LIMIT, Stage, Worker};
 
@@ -16,13 +16,16 @@ async fn one_forwards_all_stand_by_and_both_signals_end_cleanly(stage: Stage) ->
     let name = |what: &str| format!("spendguard_outbox_forwarder_{what}");
     assert_eq!(first.metric(&name("is_leader")).await?, 1.0);
     assert_eq!(second.metric(&name("is_leader")).await?, 0.0);
-    assert_eq!(first.metric(&name("rows_forwarded_total")).await?, 2_500.0);
+    wait_until("all are counted, a moment after they were marked", LIMIT, || async {
+        first.metric(&name("rows_forwarded_total")).await.is_ok_and(|count| count == 2_500.0)
+    })
+    .await?;
     assert_eq!(second.metric(&name("rows_forwarded_total")).await?, 0.0);
     assert!(first.metric(&name("loop_iterations_total")).await? >= 5.0, "2,500 rows are at least 5 batches");
     assert_eq!(second.metric(&name("loop_iterations_total")).await?, 0.0);
     assert_eq!(first.metric(&name("skip_total{reason=\"lease_expired\"}")).await?, 0.0);
     assert_eq!(first.metric("spendguard_outbox_pending_oldest_age_seconds").await?, 0.0);
-    lease_testbed::wait_until("a beat was counted", LIMIT, || async {
+    wait_until("a beat was counted", LIMIT, || async {
         first.metric(&name("leader_age_seconds_count")).await.is_ok_and(|count| count >= 1.0)
     })
     .await?;
@@ -32,13 +35,13 @@ async fn one_forwards_all_stand_by_and_both_signals_end_cleanly(stage: Stage) ->
     }
 
     stop(&first, Signal::TERM).await?;
-    assert!(first.process.lines().iter().any(|line| line.contains(" released ")), "it gave the lease up");
+    first.process.wait_for_line(" released ", LIMIT).await?;
     second.leads().await?;
     assert!(second.epoch()? > first.epoch()?, "each acquisition is a new term");
     stage.append(2_500, 3_000).await?;
     stage.all_arrived(3_000).await?;
     stop(&second, Signal::INT).await?;
-    assert!(second.process.lines().iter().any(|line| line.contains(" released ")));
+    second.process.wait_for_line(" released ", LIMIT).await?;
     Ok(())
 }
 
@@ -95,4 +98,38 @@ async fn sends_less_at_once_to_an_ingest_that_takes_less() -> anyhow::Result<()>
     let forwarder = stage.forwarder("a", &ingest.address).await?;
     stage.all_arrived(200).await?;
     stop(&forwarder, Signal::TERM).await
+}
+
+/// What comes before it is delivered, and the operator is told which row it is.
+#[tokio::test]
+async fn postgres_a_row_that_can_never_be_delivered_is_named() -> anyhow::Result<()> {
+    let stage = Stage::postgres().await?;
+    stage.append(0, 10).await?;
+    let spoil = r#"UPDATE audit_outbox SET payload = '{"a":"\u0000"}' WHERE producer_sequence = 6 RETURNING outbox_id"#;
+    let row = stage.outbox_int(spoil).await?;
+    let ingest = stage.ingest().await?;
+    let forwarder = stage.forwarder("a", &ingest.address).await?;
+    forwarder.process.wait_for_line(&format!("row {row} of the outbox: "), LIMIT).await?;
+    assert_eq!(stage.canonical_int("SELECT count(*) FROM canonical_events").await?, 6);
+    let rejected = "spendguard_outbox_forwarder_skip_total{reason=\"ingest_rejected\"}";
+    assert!(forwarder.metric(rejected).await? >= 1.0);
+    stage
+        .outbox_int("UPDATE audit_outbox SET payload = '{}' WHERE producer_sequence = 6 RETURNING outbox_id")
+        .await?;
+    stage.all_arrived(10).await
+}
+
+#[tokio::test]
+async fn a_secret_in_the_ingests_url_is_in_no_line() -> anyhow::Result<()> {
+    let stage = Stage::sqlite().await?;
+    stage.append(0, 1).await?;
+    let secret = "http://fw:hunter2@127.0.0.1:9/v1/events?token=hunter3";
+    let args = ["worker", "outbox-forwarder", "--workload-id", "a", "--mode", "disabled"];
+    let args = [&args[..], &["--outbox-url", &stage.outbox, "--ingest-url", secret]].concat();
+    let forwarder = Worker::start(&args).await?;
+    forwarder.process.wait_for_line("batch skipped; it is tried again", LIMIT).await?;
+    let lines = forwarder.process.lines();
+    assert!(lines.iter().any(|line| line.contains("ingest=\"http://fw:***@127.0.0.1:9/")), "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("hunter")), "{lines:#?}");
+    Ok(())
 }

@@ -139,3 +139,29 @@ async fn under_pressure_it_says_when_to_come_back() -> anyhow::Result<()> {
     })
     .await
 }
+
+/// JSON can say what Postgres can't keep: asking again would never help.
+#[tokio::test]
+async fn postgres_an_event_that_can_never_be_stored_is_the_senders_fault() -> anyhow::Result<()> {
+    let stage = Stage::postgres().await?;
+    let ingest = stage.ingest().await?;
+    let mut never = event(1, 1);
+    never["data"] = json!({ "a": "\0" });
+    let (status, body) = post(&ingest, term(1, 1), BATCH, json!([event(0, 1), never]).to_string()).await?;
+    assert_eq!((status, &body["code"]), (422, &json!("BAD_EVENT")), "{body}");
+    assert_eq!(stage.canonical_int("SELECT count(*) FROM canonical_events").await?, 0, "all or none");
+    Ok(())
+}
+
+/// An answer says that the events are kept: the forwarder forgets them.
+#[tokio::test]
+async fn postgres_a_store_that_may_forget_what_it_acknowledged_is_refused() -> anyhow::Result<()> {
+    let stage = Stage::postgres().await?;
+    let forgetful = format!("{}?options=-csynchronous_commit%3Doff", stage.canonical);
+    let ingest = Worker::start(&["worker", "canonical-ingest", "--canonical-url", &forgetful]).await?;
+    let (status, _) = post(&ingest, term(1, 1), BATCH, json!([event(0, 1)]).to_string()).await?;
+    assert_eq!(status, 503);
+    ingest.process.wait_for_line("set fsync = on and synchronous_commit = on", LIMIT).await?;
+    assert_eq!(ingest.get("/readyz").await?.0, 503);
+    Ok(())
+}

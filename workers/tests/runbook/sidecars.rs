@@ -35,7 +35,7 @@ async fn a_scope_that_is_missing_or_held_by_a_dead_one_is_seen_and_had_at_once()
         ["curl", "curl", "psql", "leasehold worker ledger --add-scope"].map(|begins| page.next(begins));
     let ends = sidecar(&site, "a", LONG).await?;
     assert_ne!(ends.process.wait(LIMIT).await?.code(), Some(0));
-    assert!(ends.process.lines().iter().any(|line| line.contains("S4: acquire fencing lease at startup")));
+    ends.process.wait_for_line("S4: acquire fencing lease at startup", LIMIT).await?;
     site.sh(ledgers_page).await?.says(&["ok"]);
     site.sh(scopes).await?.says(&["(0 rows)"]);
     site.sh(add).await?.says(&["payments"]);

@@ -49,6 +49,8 @@ impl Site {
             ("SPENDGUARD_LEADER_ELECTION_MODE", "postgres".to_owned()),
             ("SPENDGUARD_LEADER_POSTGRES_URL", leases.clone()),
             ("SPENDGUARD_LEADER_LEASE_TTL_MS", "2000".to_owned()),
+            // Whoever steps down holds off for two of these: long enough for the other on a busy machine.
+            ("SPENDGUARD_LEADER_RETRY_INTERVAL_MS", "600".to_owned()),
             ("LEASEHOLD_LEDGER_DATABASE_URL", ledger.clone()),
             ("LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL", ledger.clone()),
             ("LEASEHOLD_TTL_SWEEPER_LEDGER_DATABASE_URL", ledger.clone()),

@@ -18,7 +18,7 @@ async fn holder_and_standby(stage: &Stage, ttl: u32) -> anyhow::Result<(Sidecar,
     assert!(!standby.socket.exists(), "a standby serves nobody");
     assert_eq!(standby.get("/readyz").await?.0, 503);
     assert_eq!(standby.metric("spendguard_sidecar_fencing_epoch").await?, 0.0);
-    assert_eq!(standby.metric("spendguard_sidecar_fencing_acquire_denied_total").await?, 1.0);
+    assert!(standby.metric("spendguard_sidecar_fencing_acquire_denied_total").await? >= 1.0);
     Ok((holder, standby))
 }
 

@@ -1,5 +1,6 @@
 //! The leader's loop: read, send, mark; at each step as if the process might be paused, killed or replaced there.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,29 @@ enum Trouble {
     /// Not the leader any more, by this process's own clock.
     Expired,
     Outbox(StoreError),
-    Ingest(SendError),
+    Ingest(SendError, Rows),
+}
+
+/// The rows of a batch.
+#[derive(Clone, Copy)]
+struct Rows {
+    first: i64,
+    count: usize,
+}
+
+impl Rows {
+    fn half(self) -> u32 {
+        u32::try_from(self.count / 2).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            1 => write!(f, "row {} of the outbox", self.first),
+            count => write!(f, "{count} rows of the outbox from {} on", self.first),
+        }
+    }
 }
 
 #[async_trait]
@@ -78,12 +101,18 @@ impl Work for Forwarder {
                     continue;
                 }
                 Ok(_) => self.poll_every,
-                Err(Trouble::Ingest(SendError::TooLarge)) if size > 1 => {
-                    size /= 2;
+                Err(Trouble::Ingest(SendError::TooLarge, rows)) if rows.count > 1 => {
+                    size = rows.half();
                     continue;
                 }
-                Err(trouble) => match self.after(trouble, &mandate) {
-                    Some(pause) => pause,
+                Err(trouble) => match self.after(&trouble, &mandate) {
+                    Some(pause) => {
+                        // Until it is one row that waits for an operator, and is named.
+                        if let Trouble::Ingest(SendError::Rejected(_), rows) = trouble {
+                            size = rows.half();
+                        }
+                        pause
+                    }
                     None => {
                         // A resource that is ahead of the leases refuses every term until an operator acts (F-4):
                         // campaigning again must not become a spinning loop.
@@ -135,7 +164,9 @@ impl Forwarder {
         let span = (rows.first().map_or(0, |row| row.outbox_id), rows.last().map_or(0, |row| row.outbox_id));
         let batch = format!("a batch of {} rows, outbox_id {} to {}", rows.len(), span.0, span.1);
         self.batch.is_now(format_args!("{batch}, sent and not answered"));
-        let ingested = self.sender.send(term, &rows).await.map_err(Trouble::Ingest)?;
+        let ingested = self.sender.send(term, &rows).await;
+        let ingested =
+            ingested.map_err(|why| Trouble::Ingest(why, Rows { first: span.0, count: rows.len() }))?;
         if !mandate.holds_now() {
             return Err(Trouble::Expired);
         }
@@ -173,46 +204,42 @@ impl Forwarder {
     }
 
     /// Reports a trouble; returns how long to pause, or `None` if the term is over.
-    fn after(&self, trouble: Trouble, mandate: &Mandate) -> Option<Duration> {
+    fn after(&self, trouble: &Trouble, mandate: &Mandate) -> Option<Duration> {
         let epoch = mandate.term().epoch;
         // Whatever else the answer was: an old term says so before it reports anything that it tried to do.
         let refused = matches!(mandate.loss(), Some(Loss::FenceRefused));
         let expired = !mandate.holds_now() && !refused;
         if expired {
             let expires_at = jiff::Timestamp::from_millisecond(mandate.expires_at().0).unwrap_or_default();
-            warn!(epoch, %expires_at, "lease expired locally; skip batch until renewed");
             Skip::LeaseExpired.count();
+            warn!(epoch, %expires_at, "lease expired locally; skip batch until renewed");
         }
         let (skip, why, pause) = match trouble {
             Trouble::Expired => return None,
             Trouble::Outbox(StoreError::Stale(_)) => return self.stale("outbox", mandate),
-            Trouble::Ingest(SendError::Stale) => return self.stale("canonical-ingest", mandate),
+            Trouble::Ingest(SendError::Stale, _) => return self.stale("canonical-ingest", mandate),
             Trouble::Outbox(why) => {
                 (Skip::OutboxUnavailable, format!("the outbox did not answer: {why}"), self.retry_every)
             }
-            Trouble::Ingest(why @ (SendError::Rejected(_) | SendError::TooLarge)) => {
-                (Skip::IngestRejected, why.to_string(), self.retry_every)
+            Trouble::Ingest(why @ (SendError::Rejected(_) | SendError::TooLarge), rows) => {
+                let pause = if rows.count > 1 { Duration::ZERO } else { self.retry_every };
+                (Skip::IngestRejected, format!("{rows}: {why}"), pause)
             }
-            Trouble::Ingest(SendError::Unavailable { why, retry_after }) => {
+            Trouble::Ingest(SendError::Unavailable { why, retry_after }, _) => {
                 let pause = retry_after.unwrap_or_default().clamp(self.retry_every, Duration::from_secs(60));
-                (Skip::IngestUnavailable, why, pause)
+                (Skip::IngestUnavailable, why.clone(), pause)
             }
         };
-        warn!(epoch, why, retry_in = ?pause, "batch skipped; it is tried again");
         skip.count();
+        warn!(epoch, why, retry_in = ?pause, "batch skipped; it is tried again");
         (!expired).then_some(pause)
     }
 
     fn stale(&self, resource: &str, mandate: &Mandate) -> Option<Duration> {
-        let term = mandate.term();
-        error!(
-            epoch = term.epoch,
-            resource,
-            code = FENCING_EPOCH_STALE,
-            "a late write was refused by the fence"
-        );
         Skip::FenceRefused.count();
         mandate.fence_refused();
+        let epoch = mandate.term().epoch;
+        error!(epoch, resource, code = FENCING_EPOCH_STALE, "a late write was refused by the fence");
         None
     }
 }

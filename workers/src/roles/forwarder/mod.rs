@@ -28,7 +28,7 @@ use super::health::{self, Probe, Server};
 use super::outbox::{self, Outbox};
 use super::under_way::Batch;
 use crate::modes::Store;
-use crate::settings::{BadSetting, Block, Kind, LeaderElection, Millis, Secret, Section, Setting};
+use crate::settings::{BadSetting, Block, Kind, LeaderElection, Millis, Secret, Section, Setting, redacted};
 use crate::{App, Failure, shutdown};
 use lead::Forwarder;
 use sender::Sender;
@@ -215,7 +215,8 @@ async fn work(plan: Plan, elector: lease_core::Elector) -> Result<ExitCode, Fail
     let eligible = Arc::new(AtomicBool::new(false));
     let probe = Arc::new(Health { outbox, eligible: eligible.clone() });
     let (listener, address) = health::listen(&plan.listen).await?;
-    info!(%address, outbox = %plan.outbox, ingest = %plan.ingest, lease = %plan.lease(), "outbox-forwarder started");
+    let ingest = redacted(plan.ingest.as_str());
+    info!(%address, outbox = %plan.outbox, ingest, lease = %plan.lease(), "outbox-forwarder started");
     // Probes and scrapes are answered until the lease is given up.
     let server = Server::start(listener, health::router(pages, probe, stop.clone()));
     let budget = plan.election.stop_budget_ms.into();

@@ -112,6 +112,11 @@ impl Ingest {
                 counter!(FENCE_REFUSED).increment(1);
                 refuse(StatusCode::CONFLICT, FENCING_EPOCH_STALE, stale.to_string())
             }
+            // It would be refused for ever; the sender finds out which it is.
+            StoreError::Failed(sqlx::Error::Database(error)) if is_of_the_data(&*error) => {
+                warn!(%error, "an event can't be stored");
+                refuse(StatusCode::UNPROCESSABLE_ENTITY, "BAD_EVENT", "an event of the batch can't be stored")
+            }
             // Details are for our log: the answer may reach another team.
             error => {
                 warn!(%error, "the canonical store failed");
@@ -127,6 +132,11 @@ impl Ingest {
         counter!(DUPLICATES).increment(ingested.duplicates);
         Ok(ingested)
     }
+}
+
+/// Postgres's classes 22 and 23: data exceptions, and broken constraints.
+fn is_of_the_data(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().is_some_and(|code| code.len() == 5 && (code.starts_with("22") || code.starts_with("23")))
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {

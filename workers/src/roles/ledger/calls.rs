@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
@@ -17,25 +17,46 @@ use lease_core::fence::FENCING_EPOCH_STALE;
 /// How many calls may be under way, and how long one may take.
 pub(super) struct Calls {
     places: Arc<Semaphore>,
-    all: usize,
+    under_way: Arc<watch::Sender<usize>>,
     limit: Duration,
+}
+
+/// A call's place, until it is dropped.
+pub(super) struct Place {
+    under_way: Arc<watch::Sender<usize>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.under_way.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Calls {
     pub(super) fn new(places: u32, limit: Duration) -> Self {
-        Self { places: Arc::new(Semaphore::new(places as usize)), all: places as usize, limit }
+        let places = Arc::new(Semaphore::new(places as usize));
+        Self { places, under_way: Arc::new(watch::Sender::new(0)), limit }
     }
 
     /// How many are under way.
     pub(super) fn under_way(&self) -> usize {
-        self.all - self.places.available_permits()
+        *self.under_way.borrow()
+    }
+
+    /// Resolves when none is under way. Cancel safe.
+    pub(super) async fn none(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.under_way.subscribe().wait_for(|count| *count == 0).await;
     }
 
     /// A place for one more, if there is one: nobody queues.
-    pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, Status> {
-        self.places.clone().try_acquire_owned().map_err(|_| {
+    pub(super) fn enter(&self) -> Result<Place, Status> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted("too many calls at once: ask again, a little later each time")
-        })
+        })?;
+        self.under_way.send_modify(|count| *count += 1);
+        Ok(Place { under_way: self.under_way.clone(), _place: place })
     }
 
     /// Runs one call that asks the database. Dropped at its limit, what it asked for may still happen: the same

@@ -89,14 +89,19 @@ pub(super) fn amount(asked: &v1::ReserveRequest) -> Result<Amount, Refusal> {
     if asked.amount_minor <= 0 {
         return Err(invalid(format!("amount_minor = {}: use more than 0", asked.amount_minor)));
     }
-    if asked.currency.len() != 3 || !asked.currency.bytes().all(|letter| letter.is_ascii_uppercase()) {
-        return Err(invalid("currency: use the three capitals of ISO 4217, for example EUR".to_owned()));
-    }
+    currency(&asked.currency)?;
     Ok(Amount {
         minor: asked.amount_minor,
         currency: asked.currency.clone(),
         ttl_seconds: seconds(asked.ttl_seconds, 86_400)?,
     })
+}
+
+pub(super) fn currency(code: &str) -> Result<(), Refusal> {
+    if code.len() != 3 || !code.bytes().all(|letter| letter.is_ascii_uppercase()) {
+        return Err(invalid("currency: use the three capitals of ISO 4217, for example EUR".to_owned()));
+    }
+    Ok(())
 }
 
 pub(super) fn reservation(id: &str) -> Result<Uuid, Refusal> {

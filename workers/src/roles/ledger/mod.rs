@@ -8,7 +8,6 @@
 mod calls;
 mod check;
 mod metrics;
-mod pool;
 mod prepare;
 mod service;
 mod settings;
@@ -29,7 +28,7 @@ use tonic::transport::{Server, ServerTlsConfig};
 use tracing::{error, info};
 
 use super::database::Database;
-use super::health::{self, Probe};
+use super::health::{self, LAST_ANSWERS, Probe};
 use crate::operator::operator;
 use crate::rpc::ledger::v1::ledger_server::LedgerServer;
 use crate::settings::LeaderElection;
@@ -41,6 +40,11 @@ pub(crate) use settings::POSTGRES;
 pub use settings::Settings;
 use store::LedgerStore;
 use wake::Wakes;
+
+/// Connections for scopes alone, besides those for writes. A renewal has one for a round trip.
+const SCOPE_CONNECTIONS: u32 = 4;
+/// The longest time for all preparations of one command.
+const PREPARE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Serve fencing scopes, reservations and the audit outbox over gRPC
 #[derive(Debug, clap::Args)]
@@ -75,7 +79,16 @@ pub(crate) fn run(args: &Args, app: &App) -> Result<ExitCode, Failure> {
     if args.prepares() {
         // Only a revocation says who asked; nothing else depends on this host's name.
         let by = if args.revoke_scope.is_empty() { String::new() } else { operator(settings)? };
-        return app.block_on(prepare_all(args, &by, database));
+        let limited = async {
+            let done = tokio::time::timeout(PREPARE_LIMIT, prepare_all(args, &by, database)).await;
+            done.unwrap_or_else(|_| {
+                Err(Failure::new(format!(
+                    "the ledger's database gave no answer for {PREPARE_LIMIT:?}: look what holds it up, then repeat \
+                     the command"
+                )))
+            })
+        };
+        return app.block_on(limited);
     }
     let plan = Plan {
         tls: tls::config(&role, settings)?,
@@ -101,6 +114,13 @@ async fn prepare_all(args: &Args, by: &str, options: Box<PgConnectOptions>) -> R
     let failed =
         |error: String| Failure::new(format!("the ledger in {database} could not be prepared: {error}"));
     let budgets: Vec<_> = args.set_budget.chunks(3).map(budget).collect::<Result<_, _>>()?;
+    for (flag, given) in [("--add-scope", &args.add_scope), ("--revoke-scope", &args.revoke_scope)] {
+        for pair in given.chunks(2) {
+            let [scope, tenant] = pair else { continue };
+            asked(flag, check::name("SCOPE", scope))?;
+            asked(flag, check::name("TENANT", tenant))?;
+        }
+    }
     if args.migrate {
         migrate(&options).await.map_err(|error| failed(error.to_string()))?;
         println!("the ledger in {database} is ready");
@@ -133,6 +153,8 @@ fn budget(words: &[String]) -> Result<(&str, &str, i64), Failure> {
     let [tenant, currency, amount] = words else {
         return Err(Failure::Code(2, "--set-budget: name a tenant, a currency and an amount".to_owned()));
     };
+    asked("--set-budget", check::name("TENANT", tenant))?;
+    asked("--set-budget", check::currency(currency))?;
     match amount.parse() {
         Ok(limit @ 0..) => Ok((tenant, currency, limit)),
         _ => Err(Failure::Code(
@@ -140,6 +162,11 @@ fn budget(words: &[String]) -> Result<(&str, &str, i64), Failure> {
             format!("--set-budget {amount}: use a whole number of minor units, 0 or more"),
         )),
     }
+}
+
+/// What no request could name is not made either.
+fn asked<T>(flag: &str, checked: Result<T, store::Refusal>) -> Result<(), Failure> {
+    checked.map(drop).map_err(|refusal| Failure::Code(2, format!("{flag}: {}", refusal.message)))
 }
 
 async fn work(plan: Plan) -> Result<ExitCode, Failure> {
@@ -151,6 +178,8 @@ async fn work(plan: Plan) -> Result<ExitCode, Failure> {
     let service = Arc::new(Service {
         store: LedgerStore::open(&database, role.max_connections, limit),
         calls: Calls::new(role.max_requests, limit),
+        scopes: LedgerStore::open(&database, SCOPE_CONNECTIONS, limit),
+        scope_calls: Calls::new(role.max_requests, limit),
         waiters: Calls::new(role.max_waiters, limit),
         wakes: Wakes::start(&database),
         poll_every: role.await_poll_ms.into(),
@@ -164,7 +193,7 @@ async fn work(plan: Plan) -> Result<ExitCode, Failure> {
     reporter.set_serving::<LedgerServer<Arc<Service>>>().await;
 
     let mut server = Server::builder()
-        .max_concurrent_streams(role.max_requests.saturating_add(role.max_waiters))
+        .max_concurrent_streams(role.max_requests.saturating_mul(2).saturating_add(role.max_waiters))
         .http2_keepalive_interval(Some(Duration::from_secs(30)));
     let secured = tls.is_some();
     if let Some(tls) = tls {
@@ -185,27 +214,35 @@ async fn work(plan: Plan) -> Result<ExitCode, Failure> {
     let probe = Arc::new(Health { service: service.clone() });
     // Probes and scrapes are answered until the last call is.
     let pages = health::Server::start(http, health::router(pages, probe, stop));
-    let unhealthy = {
-        let stopping = stopping.clone();
-        async move {
-            stopping.await;
-            reporter.set_not_serving::<LedgerServer<Arc<Service>>>().await;
-            // Ends the streams of those who watch, which would else be waited for.
-            reporter.clear_service_status(<LedgerServer<Arc<Service>> as NamedService>::NAME).await;
-            reporter.clear_service_status("").await;
-            tokio::time::sleep(plan.stop_budget).await;
-        }
+    let drained = async {
+        stopping.await;
+        reporter.set_not_serving::<LedgerServer<Arc<Service>>>().await;
+        // Ends the streams of those who watch, which would else be waited for.
+        reporter.clear_service_status(<LedgerServer<Arc<Service>> as NamedService>::NAME).await;
+        reporter.clear_service_status("").await;
+        // The last answers' way out. Who keeps a connection open without a call, or is gone, is not waited for.
+        let calls_end = async {
+            loop {
+                service.none().await;
+                tokio::time::sleep(LAST_ANSWERS).await;
+                if service.under_way() == 0 {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(plan.stop_budget, calls_end).await
     };
-    let ended = tokio::select! {
-        ended = serving => ended.map_err(|error| Failure::new(format!("the gRPC server failed: {error}"))),
-        () = unhealthy => {
-            let calls = service.calls.under_way();
-            error!(calls, budget = ?plan.stop_budget, "calls were still under way at the end of the stop budget: abandoned");
-            Err(Failure::new(format!("{calls} calls were abandoned at the end of the stop budget")))
+    tokio::select! {
+        ended = serving => ended.map_err(|error| Failure::new(format!("the gRPC server failed: {error}")))?,
+        in_time = drained => {
+            let (calls, budget) = (service.under_way(), plan.stop_budget);
+            if in_time.is_err() && calls > 0 {
+                error!(calls, ?budget, "calls were still under way at the end of the stop budget: abandoned");
+                return Err(Failure::new(format!("{calls} calls were abandoned at the end of the stop budget")));
+            }
         }
-    };
+    }
     drop(pages);
-    ended?;
     info!("ledger stopped");
     Ok(ExitCode::SUCCESS)
 }
@@ -218,7 +255,7 @@ struct Health {
 impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
         // Also that the tables are there; the name is nobody's.
-        let asked = self.service.store.standing("", "").await;
+        let asked = self.service.scopes.standing("", "").await;
         asked.map(drop).map_err(|error| format!("the ledger's database does not answer: {error}"))
     }
 }

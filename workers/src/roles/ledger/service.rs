@@ -27,6 +27,9 @@ const LONGEST_WAIT_MS: u32 = 30_000;
 pub(super) struct Service {
     pub(super) store: LedgerStore,
     pub(super) calls: Calls,
+    /// Connections and places of their own: no scope is lost because writes, of whichever tenant, are stuck.
+    pub(super) scopes: LedgerStore,
+    pub(super) scope_calls: Calls,
     pub(super) waiters: Calls,
     pub(super) wakes: Wakes,
     pub(super) poll_every: Duration,
@@ -43,11 +46,12 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         let (metadata, _, asked) = request.into_parts();
         let work = async {
             match check::acquisition(&asked) {
-                Ok(asked) => self.store.acquire(&asked).await,
+                Ok(asked) => self.scopes.acquire(&asked).await,
                 Err(refusal) => Ok(Err(refusal)),
             }
         };
-        let answer = self.calls.run("AcquireFencingLease", &metadata, &asked.audit_event_id, work).await?;
+        let answer =
+            self.scope_calls.run("AcquireFencingLease", &metadata, &asked.audit_event_id, work).await?;
         let (scope, instance) = (&asked.fencing_scope_id, &asked.workload_instance_id);
         let outcome = match answer {
             Ok(Acquired::Success { action, epoch, grant, expires_us }) => {
@@ -83,7 +87,7 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         let work = async {
             match check::fence(asked.fence.as_ref()) {
                 Ok(fence) => {
-                    let released = self.store.release(&fence).await;
+                    let released = self.scopes.release(&fence).await;
                     if let Ok(Ok(epoch)) = released {
                         info!(
                             scope = fence.scope,
@@ -97,7 +101,7 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
                 Err(refusal) => Ok(Err(refusal)),
             }
         };
-        let outcome = match self.calls.run("ReleaseFencingLease", &metadata, "", work).await? {
+        let outcome = match self.scope_calls.run("ReleaseFencingLease", &metadata, "", work).await? {
             Ok(epoch) => released::Outcome::Released(v1::release_fencing_lease_response::Released {
                 epoch: unsigned(epoch),
             }),
@@ -119,11 +123,11 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         };
         let work = async {
             match checked() {
-                Ok(by) => self.store.revoke(scope, &asked.tenant_id, &by).await,
+                Ok(by) => self.scopes.revoke(scope, &asked.tenant_id, &by).await,
                 Err(refusal) => Ok(Err(refusal)),
             }
         };
-        let outcome = match self.calls.run("RevokeFencingLease", &metadata, "", work).await? {
+        let outcome = match self.scope_calls.run("RevokeFencingLease", &metadata, "", work).await? {
             Ok((epoch, previous)) => {
                 let previous = previous.unwrap_or_default();
                 info!(scope, by, epoch, previous, "fencing scope revoked");
@@ -197,6 +201,16 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
 }
 
 impl Service {
+    /// Resolves when no call is under way. Cancel safe.
+    pub(super) async fn none(&self) {
+        tokio::join!(self.calls.none(), self.scope_calls.none(), self.waiters.none());
+    }
+
+    /// How many calls are under way.
+    pub(super) fn under_way(&self) -> usize {
+        [&self.calls, &self.scope_calls, &self.waiters].iter().map(|calls| calls.under_way()).sum()
+    }
+
     async fn settle(
         &self,
         method: &'static str,
@@ -226,7 +240,7 @@ impl Service {
     ) -> Result<bool, Status> {
         let mut wake = self.wakes.subscribe();
         loop {
-            let standing = self.store.standing(&asked.fencing_scope_id, &asked.tenant_id);
+            let standing = self.scopes.standing(&asked.fencing_scope_id, &asked.tenant_id);
             let limit = self.poll_every.max(Duration::from_secs(1));
             let pause = match tokio::time::timeout(limit, standing).await {
                 Ok(Ok(Some(standing))) if standing.free => return Ok(true),

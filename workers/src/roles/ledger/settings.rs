@@ -21,9 +21,9 @@ pub struct Settings {
     pub tls_key_file: Option<PathBuf>,
     /// Who signs the clients' certificates; with it, clients must have one.
     pub tls_client_ca_file: Option<PathBuf>,
-    /// How many connections to the database calls share.
+    /// How many connections to the database writes share.
     pub max_connections: u32,
-    /// How many calls may be under way or wait for a connection.
+    /// How many writes may be under way or wait for a connection, and how many calls about scopes.
     pub max_requests: u32,
     /// How many calls may wait for a scope.
     pub max_waiters: u32,
@@ -84,7 +84,8 @@ impl Block for Settings {
                 "maxConnections",
                 "LEASEHOLD_LEDGER_MAX_CONNECTIONS",
                 Kind::Integer { min: 1, max: 1_000 },
-                "how many connections to the database calls share",
+                "how many connections to the database writes share; four more are for fencing scopes alone, one for \
+                 notifications",
             )
             .default("16")
             .flag("ledger-max-connections"),
@@ -92,7 +93,8 @@ impl Block for Settings {
                 "maxRequests",
                 "LEASEHOLD_LEDGER_MAX_REQUESTS",
                 Kind::Integer { min: 1, max: 100_000 },
-                "how many calls may be under way or wait for a connection; others are told to come back",
+                "how many writes may be under way or wait for a connection, and how many calls about scopes; others are told \
+                 to come back",
             )
             .default("256")
             .flag("ledger-max-requests"),

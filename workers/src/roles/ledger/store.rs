@@ -8,8 +8,8 @@ use sqlx::query::Query;
 use sqlx::types::Uuid;
 use sqlx::{Postgres, Row};
 
-use super::pool::Pool;
 use crate::roles::database::StoreError;
+use crate::roles::pool::Pool;
 
 /// The ledger's tables in one database.
 pub struct LedgerStore {
@@ -109,6 +109,8 @@ pub struct Standing {
 /// The ledger's answer, or its refusal.
 pub type Answer<T> = Result<Result<T, Refusal>, StoreError>;
 
+/// The first statement on each connection.
+pub(crate) const BEGIN: &str = "SELECT ledger_begin_session()";
 const SCOPE: &str = "SELECT * FROM ledger_fencing_scope($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const RESERVE: &str = "SELECT * FROM ledger_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const SETTLE: &str = "SELECT * FROM ledger_settle($1, $2, $3, $4, $5, $6, $7, $8, $9)";
@@ -131,7 +133,13 @@ struct ScopeRequest<'a> {
 impl LedgerStore {
     /// Connects at the first use.
     pub fn open(options: &PgConnectOptions, connections: u32, statement_limit: Duration) -> Self {
-        Self { pool: Pool::new(options, connections, statement_limit) }
+        let options = options.clone().application_name("leasehold ledger").options([
+            // Each statement is planned once a connection.
+            ("plan_cache_mode", "force_generic_plan"),
+            // The fence reads what others have committed meanwhile; a snapshot would only fail.
+            ("default_transaction_isolation", "read committed"),
+        ]);
+        Self { pool: Pool::new(&options, connections, statement_limit, BEGIN) }
     }
 
     /// Takes a scope, or renews it.

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use super::health::{self, LAST_ANSWERS, Probe, Server};
 use super::under_way::UnderWay;
+use crate::settings::redacted;
 use crate::{App, Failure, shutdown};
 use decide::Decider;
 use held::Held;
@@ -55,7 +56,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let ledger = Ledger::new(&plan.ledger)?;
     let (listener, address) = health::listen(&plan.listen).await?;
     let (scope, tenant) = (&plan.scope.scope, &plan.scope.tenant);
-    info!(%address, ledger = plan.ledger.url, scope, tenant, "sidecar started");
+    info!(%address, ledger = redacted(&plan.ledger.url), scope, tenant, "sidecar started");
     let probe = Arc::new(Health(held.clone()));
     let pages = Server::start(listener, health::router(pages, probe, stop.clone()));
 

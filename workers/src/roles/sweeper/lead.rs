@@ -95,14 +95,14 @@ impl Work for Sweeper {
                 }
                 Ok(None) => return,
                 Err(StoreError::Stale(_)) => {
+                    Skip::FenceRefused.count();
+                    mandate.fence_refused();
                     error!(
                         epoch = term.epoch,
                         resource = "ledger",
                         code = FENCING_EPOCH_STALE,
                         "a late write was refused by the fence"
                     );
-                    Skip::FenceRefused.count();
-                    mandate.fence_refused();
                     // A resource that is ahead of the leases refuses every term until an operator acts (F-4):
                     // campaigning again must not become a spinning loop.
                     tokio::time::sleep(self.retry_every).await;
@@ -113,8 +113,8 @@ impl Work for Sweeper {
                     if matches!(done, Task::Prune) {
                         prune_at = Instant::now() + PRUNE_EVERY;
                     }
-                    warn!(epoch = term.epoch, %why, retry_in = ?self.retry_every, "batch skipped; it is tried again");
                     Skip::LedgerUnavailable.count();
+                    warn!(epoch = term.epoch, %why, retry_in = ?self.retry_every, "batch skipped; it is tried again");
                     self.retry_every
                 }
             };
@@ -158,8 +158,8 @@ impl Sweeper {
         let expired = !mandate.holds_now() && !matches!(mandate.loss(), Some(Loss::FenceRefused));
         if expired {
             let expires_at = jiff::Timestamp::from_millisecond(mandate.expires_at().0).unwrap_or_default();
-            warn!(epoch = mandate.term().epoch, %expires_at, "lease expired locally; skip batch until renewed");
             Skip::LeaseExpired.count();
+            warn!(epoch = mandate.term().epoch, %expires_at, "lease expired locally; skip batch until renewed");
         }
         expired
     }

@@ -5,16 +5,22 @@ use std::time::Duration;
 use lease_core::Term;
 use lease_core::fence::Stale;
 use lease_postgres::Fence;
-use sqlx::PgPool;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgArguments, PgConnectOptions};
+use sqlx::query::QueryScalar;
 use sqlx::types::Uuid;
+use sqlx::{Connection, Postgres};
 
-use crate::roles::database::{self, StoreError};
+use crate::roles::database::StoreError;
+use crate::roles::ledger::store::BEGIN;
+use crate::roles::pool::Pool;
 
 /// The resource that sweepers' terms are admitted on (F-1), as in `ledger_sweep`.
 pub const RESOURCE: &str = "ttl_sweeper";
 /// What the admission of an old term raises.
 const STALE: &str = "LH001";
+
+/// For a leader's batches, the probes of its readiness and the scrapes of its metrics.
+const CONNECTIONS: u32 = 3;
 
 /// For how many days the ledger remembers what is over; 0 is for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +33,15 @@ pub struct Retention {
 
 /// The reservations of one ledger.
 pub struct Expired {
-    pool: PgPool,
+    pool: Pool,
 }
 
 impl Expired {
     /// Connects at the first use.
     pub fn open(options: &PgConnectOptions, statement_limit: Duration) -> Self {
-        Self { pool: database::postgres(options, 2, statement_limit) }
+        let options = options.clone().application_name("leasehold");
+        // What expires draws numbers from the ledger's sequence, so it begins as the ledger does.
+        Self { pool: Pool::new(&options, CONNECTIONS, statement_limit, BEGIN) }
     }
 
     /// Releases at most `limit` reservations whose time is over, each with its audit row and outbox row, if the ledger
@@ -42,14 +50,12 @@ impl Expired {
     /// # Errors
     /// A later term has been admitted, or the database's.
     pub async fn sweep(&self, term: Term, owner: &str, limit: u32) -> Result<u64, StoreError> {
-        let swept = sqlx::query_scalar("SELECT ledger_sweep($1, $2, $3, $4)")
+        let sweep = sqlx::query_scalar("SELECT ledger_sweep($1, $2, $3, $4)")
             .bind(int(limit))
             .bind(owner)
             .bind(epoch(term)?)
-            .bind(Uuid::from_u128(term.grant.0))
-            .fetch_one(&self.pool)
-            .await;
-        count(swept, term)
+            .bind(Uuid::from_u128(term.grant.0));
+        self.count(sweep, term).await
     }
 
     /// Removes rows that are older than they are kept, at most `limit` of each table, if the ledger admits `term` in
@@ -58,15 +64,13 @@ impl Expired {
     /// # Errors
     /// As for [`sweep`](Self::sweep).
     pub async fn prune(&self, term: Term, keep: Retention, limit: u32) -> Result<u64, StoreError> {
-        let pruned = sqlx::query_scalar("SELECT ledger_prune($1, $2, $3, $4, $5)")
+        let prune = sqlx::query_scalar("SELECT ledger_prune($1, $2, $3, $4, $5)")
             .bind(int(limit))
             .bind(int(keep.scope_days))
             .bind(int(keep.audit_days))
             .bind(epoch(term)?)
-            .bind(Uuid::from_u128(term.grant.0))
-            .fetch_one(&self.pool)
-            .await;
-        count(pruned, term)
+            .bind(Uuid::from_u128(term.grant.0));
+        self.count(prune, term).await
     }
 
     /// Mode `disabled`: a new term from the ledger's own mark, admitted at once.
@@ -74,10 +78,15 @@ impl Expired {
     /// # Errors
     /// The database's.
     pub async fn take_term(&self) -> Result<Term, StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let term = Fence::new(RESOURCE).take_term(&mut tx).await?;
-        tx.commit().await?;
-        Ok(term)
+        let mut lent = self.pool.take().await?;
+        let taken = async {
+            let mut tx = lent.begin().await?;
+            let term = Fence::new(RESOURCE).take_term(&mut tx).await?;
+            tx.commit().await?;
+            Ok(term)
+        };
+        let taken = taken.await;
+        lent.after(taken)
     }
 
     /// For how long the oldest reservation that is over has waited, by the database's clock; zero if none waits.
@@ -85,13 +94,30 @@ impl Expired {
     /// # Errors
     /// The database's.
     pub async fn oldest_age(&self) -> Result<Duration, StoreError> {
-        let age: Option<i64> = sqlx::query_scalar(
+        let mut lent = self.pool.take().await?;
+        let age: Result<Option<i64>, _> = sqlx::query_scalar(
             "SELECT (extract(epoch FROM clock_timestamp() - ttl_expires_at) * 1000)::bigint
              FROM reservations WHERE current_state = 'reserved' ORDER BY ttl_expires_at LIMIT 1",
         )
-        .fetch_optional(&self.pool)
-        .await?;
+        .fetch_optional(&mut *lent)
+        .await;
+        let age = lent.after(age.map_err(Into::into))?;
         Ok(Duration::from_millis(age.unwrap_or(0).max(0) as u64))
+    }
+
+    /// How many rows a fenced statement changed.
+    async fn count(
+        &self,
+        statement: QueryScalar<'_, Postgres, i64, PgArguments>,
+        term: Term,
+    ) -> Result<u64, StoreError> {
+        let mut lent = self.pool.take().await?;
+        let changed = match statement.fetch_one(&mut *lent).await {
+            Ok(rows) => Ok(rows.unsigned_abs()),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STALE) => Err(refused(term)),
+            Err(error) => Err(error.into()),
+        };
+        lent.after(changed)
     }
 }
 
@@ -106,13 +132,4 @@ fn epoch(term: Term) -> Result<i64, StoreError> {
 
 fn int(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-/// How many rows a fenced statement changed.
-fn count(answer: Result<i64, sqlx::Error>, term: Term) -> Result<u64, StoreError> {
-    match answer {
-        Ok(rows) => Ok(rows.unsigned_abs()),
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STALE) => Err(refused(term)),
-        Err(error) => Err(error.into()),
-    }
 }

@@ -51,7 +51,9 @@ CREATE TABLE IF NOT EXISTS reservation_events (
 CREATE INDEX IF NOT EXISTS reservation_events_of ON reservation_events (reservation_id);
 
 -- The first thing on each connection. Says why this server can't serve, or nothing.
-CREATE OR REPLACE FUNCTION ledger_begin_session() RETURNS text LANGUAGE plpgsql AS $$
+-- SECURITY DEFINER: sweepers draw numbers, too, and may not set them otherwise.
+CREATE OR REPLACE FUNCTION ledger_begin_session() RETURNS text LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     v_floor bigint := extract(epoch FROM clock_timestamp()) * 1000000;
 BEGIN
@@ -59,11 +61,12 @@ BEGIN
         RETURN 'a crash would lose acknowledged writes: set fsync = on and synchronous_commit = on';
     END IF;
     -- A restored backup has forgotten numbers that canonical-ingest knows: a new event under such a number would be
-    -- taken for a repetition. So they go on from the clock, in microseconds, which nobody uses up. The margin of ten
-    -- seconds is room for the numbers that others draw meanwhile.
-    IF (SELECT last_value FROM reservation_events_event_id_seq) < v_floor - 10000000 THEN
+    -- taken for a repetition. So they go on from the clock, in microseconds, which nobody uses up. The margin of a
+    -- million is room for the numbers that others draw meanwhile; it is small, since a standby that was promoted may
+    -- have forgotten numbers that were drawn a moment ago.
+    IF (SELECT last_value FROM reservation_events_event_id_seq) < v_floor - 1000000 THEN
         PERFORM pg_advisory_xact_lock(hashtext('leasehold ledger numbers'));
-        IF (SELECT last_value FROM reservation_events_event_id_seq) < v_floor - 10000000 THEN
+        IF (SELECT last_value FROM reservation_events_event_id_seq) < v_floor - 1000000 THEN
             PERFORM setval('reservation_events_event_id_seq', v_floor);
         END IF;
     END IF;
@@ -232,11 +235,13 @@ CREATE OR REPLACE FUNCTION ledger_sweep(p_limit integer, p_owner text, p_epoch b
 DECLARE
     v_swept bigint;
     v_ids   uuid[];
+    -- Once: compared with a clock that moves, every live reservation would be visited.
+    v_now   timestamptz := clock_timestamp();
 BEGIN
     PERFORM leasehold_admit('ttl_sweeper', p_epoch, p_grant);
     SELECT array_agg(reservation_id) INTO v_ids FROM (
         SELECT reservation_id FROM reservations
-        WHERE current_state = 'reserved' AND ttl_expires_at <= clock_timestamp()
+        WHERE current_state = 'reserved' AND ttl_expires_at <= v_now
         ORDER BY ttl_expires_at LIMIT p_limit FOR UPDATE SKIP LOCKED) AS expired;
     IF v_ids IS NULL THEN
         RETURN 0;

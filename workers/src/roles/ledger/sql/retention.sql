@@ -14,6 +14,8 @@ CREATE OR REPLACE FUNCTION ledger_prune(
     p_limit integer, p_scope_days integer, p_audit_days integer, p_epoch bigint, p_grant uuid
 ) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
+    -- Once: compared with a clock that moves, every row would be visited.
+    v_now    timestamptz := clock_timestamp();
     v_before timestamptz;
     v_scopes bigint := 0;
     v_audits bigint := 0;
@@ -26,7 +28,7 @@ BEGIN
     IF p_scope_days > 0 THEN
         DELETE FROM fencing_scope_events WHERE event_id IN (
             SELECT event_id FROM fencing_scope_events AS event
-            WHERE created_at < clock_timestamp() - make_interval(days => p_scope_days)
+            WHERE created_at < v_now - make_interval(days => p_scope_days)
                   AND NOT EXISTS (SELECT FROM fencing_scopes AS scope
                       WHERE scope.fencing_scope_id = event.fencing_scope_id AND scope.current_epoch <= event.new_epoch)
             ORDER BY created_at LIMIT p_limit);
@@ -35,7 +37,7 @@ BEGIN
     IF p_audit_days > 0 THEN
         -- Nothing as young as what still waits in the outbox. The first of its queue stand for all of it: numbers and
         -- times go up together, but for what was written at the same moment.
-        SELECT least(clock_timestamp() - make_interval(days => p_audit_days), min(event_time)) INTO v_before
+        SELECT least(v_now - make_interval(days => p_audit_days), min(event_time)) INTO v_before
             FROM (SELECT event_time FROM audit_outbox WHERE pending_forward ORDER BY outbox_id LIMIT 1000) AS waiting;
         -- By the table's own order, which is that of time: every write would pay for another index. Only so far that
         -- the live ones at its head, which are a day old at most when they expire, can't make this a long search.

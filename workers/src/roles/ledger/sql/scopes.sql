@@ -38,13 +38,14 @@ CREATE UNIQUE INDEX IF NOT EXISTS fencing_scope_events_attempt
     ON fencing_scope_events (fencing_scope_id, audit_event_id) WHERE audit_event_id IS NOT NULL;
 
 -- The queue before a scope's row. Row locks are not fair: writers that share the row's lock one after the other would
--- keep a renewal or a revocation waiting for as long as they are busy (12 s measured). Who asks for this lock waits in
+-- keep a release or a revocation waiting for as long as they are busy (12 s measured). Who asks for this lock waits in
 -- line. It keeps order, not safety: the row's own lock does that.
 CREATE OR REPLACE FUNCTION ledger_scope_queue(p_scope text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT hashtextextended(p_scope, 5501207)
 $$;
 
--- Everything that ever changes a scope, one at a time by FOR UPDATE.
+-- Everything that ever changes whose a scope is, one at a time by FOR UPDATE. A renewal does not: it prolongs a term,
+-- and its row lock lets those of ledger_admit be, so that it never waits behind its own term's writes.
 --
 -- p_request: acquire (p_grant: a renewal), release, revoke (nobody holds the scope afterwards).
 -- o_outcome: an action (acquire, renew, recover, takeover, revoke), released, revoked, denied, or error.
@@ -60,6 +61,18 @@ DECLARE
     v_now     timestamptz;
     v_live    boolean;
 BEGIN
+    IF p_request = 'acquire' AND p_grant IS NOT NULL THEN
+        UPDATE fencing_scopes SET ttl_expires_at = clock_timestamp() + make_interval(secs => p_ttl_seconds),
+               renewed_at = clock_timestamp()
+            WHERE fencing_scope_id = p_scope AND tenant_id = p_tenant AND current_holder_instance_id = p_instance
+                  AND current_grant = p_grant AND ttl_expires_at > clock_timestamp()
+            RETURNING current_epoch, extract(epoch FROM ttl_expires_at) * 1000000 INTO o_epoch, o_expires_us;
+        IF FOUND THEN
+            o_outcome := 'renew';
+            o_grant := p_grant;
+            RETURN;
+        END IF;
+    END IF;
     PERFORM pg_advisory_xact_lock(ledger_scope_queue(p_scope));
     SELECT * INTO v_scope FROM fencing_scopes WHERE fencing_scope_id = p_scope FOR UPDATE;
     IF NOT FOUND AND p_request = 'acquire' THEN
@@ -96,13 +109,14 @@ BEGIN
                     previous_owner_instance_id, action)
                 VALUES (p_scope, p_tenant, p_epoch, p_epoch, p_instance, 'release');
             PERFORM pg_notify('leasehold_fencing_scopes', p_scope);
-        ELSIF v_scope.current_grant IS NOT NULL OR v_scope.current_epoch <> p_epoch
-              OR v_scope.released_grant IS DISTINCT FROM p_grant THEN
+        -- Repeated, it is what it was, whoever has come since.
+        ELSIF v_scope.released_grant IS DISTINCT FROM p_grant THEN
             o_code := 'FENCING_EPOCH_STALE';
             o_message := format('epoch %s is over on %s, which is at epoch %s: nothing was changed', p_epoch, p_scope, v_scope.current_epoch);
             RETURN;
         END IF;
         o_outcome := 'released';
+        o_epoch := p_epoch;
         RETURN;
     END IF;
 
@@ -129,15 +143,8 @@ BEGIN
             o_code := 'FENCING_EPOCH_STALE';
             o_message := format('this term of %s is over, the scope is at epoch %s: stop, then acquire without a grant', p_scope, v_scope.current_epoch);
             RETURN;
-        ELSIF v_live THEN
-            o_outcome := 'renew';
-            o_grant := p_grant;
-            v_now := v_now + make_interval(secs => p_ttl_seconds);
-            UPDATE fencing_scopes SET ttl_expires_at = v_now, renewed_at = clock_timestamp()
-                WHERE fencing_scope_id = p_scope;
-            o_expires_us := extract(epoch FROM v_now) * 1000000;
-            RETURN;
         END IF;
+        -- It came too late: the term is over, and is taken anew if nobody else has.
     ELSIF p_attempt IS NOT NULL THEN
         SELECT * INTO v_attempt FROM fencing_scope_events
             WHERE fencing_scope_id = p_scope AND audit_event_id = p_attempt;
@@ -187,7 +194,7 @@ END $$;
 
 -- Is this the scope's present term? Asked in the write's own transaction, before anything that its effects depend on.
 -- The shared lock makes a takeover wait until those effects are committed or gone; without it a holder that is paused
--- here would write beside its successor.
+-- here would write beside its successor. It is the weakest that FOR UPDATE waits for: a renewal doesn't.
 CREATE OR REPLACE FUNCTION ledger_admit(p_scope text, p_tenant text, p_owner text, p_epoch bigint, p_grant uuid)
     RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -195,6 +202,6 @@ BEGIN
     PERFORM FROM fencing_scopes
         WHERE fencing_scope_id = p_scope AND tenant_id = p_tenant AND current_holder_instance_id = p_owner
               AND current_epoch = p_epoch AND current_grant = p_grant
-        FOR SHARE;
+        FOR KEY SHARE;
     RETURN FOUND;
 END $$;

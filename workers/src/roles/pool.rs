@@ -1,5 +1,6 @@
-//! A small pool of connections, as lease-postgres has one: sqlx's asks each connection that comes back for a sign of
-//! life (a second round trip for each write), and takes back what was dropped in mid-statement.
+//! A small pool of connections to Postgres, as lease-postgres has one: sqlx's asks each connection that comes back for
+//! a sign of life (a second round trip for each write, without a time limit), and takes back what was dropped in
+//! mid-statement.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,30 +10,41 @@ use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::roles::database::StoreError;
+use super::database::StoreError;
 
 /// A connection that nobody has used for longer may have been forgotten by a firewall on the way.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
+/// The first statement on each connection: says why this server can't be used, or nothing.
+pub(super) const LASTING: &str = "SELECT CASE WHEN current_setting('synchronous_commit') = 'off'
+        OR current_setting('fsync') = 'off'
+    THEN 'a crash would lose acknowledged writes: set fsync = on and synchronous_commit = on' END";
+
 pub(super) struct Pool {
     options: PgConnectOptions,
+    begin: &'static str,
     idle: Mutex<Vec<(Instant, PgConnection)>>,
     slots: Semaphore,
 }
 
 impl Pool {
-    /// `statement_limit`: the server itself gives up what nobody waits for any more.
-    pub(super) fn new(options: &PgConnectOptions, connections: u32, statement_limit: Duration) -> Self {
-        let limit = statement_limit.as_millis().max(1).to_string();
-        let options = options.clone().application_name("leasehold ledger").options([
+    /// `begin` is as [`LASTING`], or asks for more. `limit`: the server itself gives up what nobody waits for any more,
+    /// and what is stopped in the middle of a transaction. It notices soon that a client that waits for a lock has
+    /// gone; the number of its sessions would else not be bounded by that of our connections.
+    pub(super) fn new(
+        options: &PgConnectOptions,
+        connections: u32,
+        limit: Duration,
+        begin: &'static str,
+    ) -> Self {
+        let limit = limit.as_millis().max(1).to_string();
+        let options = options.clone().options([
             ("statement_timeout", limit.as_str()),
             ("lock_timeout", limit.as_str()),
-            // Each statement is planned once a connection.
-            ("plan_cache_mode", "force_generic_plan"),
-            // The fence reads what others have committed meanwhile; a snapshot would only fail.
-            ("default_transaction_isolation", "read committed"),
+            ("idle_in_transaction_session_timeout", limit.as_str()),
+            ("client_connection_check_interval", "500ms"),
         ]);
-        Self { options, idle: Mutex::new(Vec::new()), slots: Semaphore::new(connections as usize) }
+        Self { options, begin, idle: Mutex::new(Vec::new()), slots: Semaphore::new(connections as usize) }
     }
 
     /// A connection that is ready for a statement.
@@ -54,8 +66,7 @@ impl Pool {
 
     async fn open(&self) -> Result<PgConnection, StoreError> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
-        let unfit: Option<String> =
-            sqlx::query_scalar("SELECT ledger_begin_session()").fetch_one(&mut connection).await?;
+        let unfit: Option<String> = sqlx::query_scalar(self.begin).fetch_one(&mut connection).await?;
         match unfit {
             Some(why) => Err(StoreError::Failed(sqlx::Error::Configuration(why.into()))),
             None => Ok(connection),
@@ -80,6 +91,16 @@ impl Lent<'_> {
         if let Some(connection) = self.connection.take() {
             self.pool.idle().push((Instant::now(), connection));
         }
+    }
+
+    /// After all that was to be done with it. If that failed, a transaction may be open: it is closed.
+    pub(super) fn after<T>(self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &outcome {
+            Ok(_) => self.keep(),
+            Err(StoreError::Failed(sqlx::Error::Io(_))) => self.pool.idle().clear(),
+            Err(_) => {}
+        }
+        outcome
     }
 
     /// What becomes of it after a failed statement. When one connection is broken, the idle ones probably are too.
