@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
 use lease_core::{Elector, ElectorBuilder, EventKind, RunError, Term};
-use metrics::gauge;
+use metrics::{gauge, histogram};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -19,6 +19,9 @@ use super::under_way::Batch;
 use crate::modes::Store;
 use crate::settings::BadSetting;
 use crate::{App, Failure, shutdown};
+
+/// Without a lease there are no beats at which the age of a term is observed.
+const AGE_EVERY: Duration = Duration::from_secs(5);
 
 /// Work that one of several instances does.
 #[async_trait]
@@ -123,10 +126,20 @@ pub(crate) async fn alone(
         stop.cancelled().await;
         tokio::time::sleep(budget).await;
     };
+    let began = Instant::now();
+    let observe_age = || histogram!(names.leader_age).record(began.elapsed());
+    let aging = async {
+        loop {
+            tokio::time::sleep(AGE_EVERY).await;
+            observe_age();
+        }
+    };
     tokio::select! {
         () = work.lead(mandate.clone()) => {}
+        () = aging => {}
         () = late => return Err(shutdown::abandoned(budget, work.batch().under_way(), work.if_abandoned())),
     }
+    observe_age();
     gauge!(names.is_leader).set(0);
     if mandate.loss().is_some() {
         // F-4: taking another term because the fence refused this one would make two instances duel for ever.

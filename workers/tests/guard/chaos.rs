@@ -9,7 +9,7 @@ use rustix::process::{Pid, kill_process};
 
 use crate::common::{Place, children};
 
-const TTL: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(2);
 const TURNS: usize = 25;
 
 /// Each command marks its run by a file that must not exist, and looks whether a process of an earlier run lives; a
@@ -35,13 +35,13 @@ async fn guards_under_random_kills_never_run_their_commands_at_the_same_time() {
     let place = Place::new();
     std::fs::create_dir(place.path("runs")).unwrap();
     std::fs::create_dir(place.path("marks")).unwrap();
-    let start = || place.guard(TTL, &["--stop-budget", "2s"], COMMAND);
+    let start = || place.guard(TTL, &["--stop-budget", "2s", "--stop-grace", "660ms"], COMMAND);
     let mut guards = vec![start(), start(), start()];
     let mut done = [0; 5];
     crate::common::until("the first run", || marks(&place) > 0).await;
     for _ in 0..TURNS {
         // One fault at a time: whoever loses guard and keeper at once keeps no promise (see the decision).
-        tokio::time::sleep(Duration::from_millis(random.random_range(200..1_500))).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(200..2_500))).await;
         let anybody = random.random_range(0..guards.len());
         let leads = |guard: &Process| children(guard.id()).iter().any(|keeper| !children(*keeper).is_empty());
         let leader = guards.iter().position(leads).filter(|_| random.random_range(0..4) > 0);
@@ -52,7 +52,7 @@ async fn guards_under_random_kills_never_run_their_commands_at_the_same_time() {
             0 => drop(guards[victim].signal(Signal::KILL)),
             1 => drop(guards[victim].signal(Signal::TERM)),
             2 => {
-                let asleep = Duration::from_millis(random.random_range(100..3_000));
+                let asleep = Duration::from_millis(random.random_range(100..5_000));
                 // One that was asked to end may just have done so.
                 if guards[victim].pause().await.is_ok() {
                     tokio::time::sleep(asleep).await;

@@ -50,7 +50,7 @@ async fn a_killed_guards_deaf_descendants_die_before_the_deadline_and_the_succes
 #[tokio::test]
 async fn a_stopped_guards_descendants_die_by_the_deadline_and_the_successor_comes_after() {
     let place = Place::new();
-    let ttl = Duration::from_secs(3);
+    let ttl = Duration::from_secs(6);
     let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
     let family = family(&place, 1).await;
     let second = place.guard(ttl, &[], SUCCESSOR);
@@ -58,7 +58,7 @@ async fn a_stopped_guards_descendants_die_by_the_deadline_and_the_successor_come
     guard.pause().await.unwrap();
     let stopped = Instant::now();
     await_death("the family of a stopped guard", &family).await;
-    println!("SIGSTOP of the guard to its deaf family's death: {:?}, of a ttl of 3 s", stopped.elapsed());
+    println!("SIGSTOP of the guard to its deaf family's death: {:?}, of a ttl of 6 s", stopped.elapsed());
     assert!(stopped.elapsed() < ttl, "the last renewal was sent before the guard stopped");
     assert_eq!(second.wait(LIMIT).await.unwrap().code(), Some(0), "9: one of the family was still there");
     // Woken, it sees that its term is over, and campaigns again.
@@ -106,7 +106,7 @@ async fn a_stopped_keeper_is_woken_by_its_guard() {
 #[tokio::test]
 async fn a_keeper_that_hangs_does_not_save_the_command_from_its_deadline() {
     let place = Place::new();
-    let ttl = Duration::from_secs(2);
+    let ttl = Duration::from_secs(6);
     let guard = place.guard(ttl, &[], &deaf_family());
     let family = family(&place, 1).await;
     let keeper = keeper_of(&guard);
@@ -118,7 +118,7 @@ async fn a_keeper_that_hangs_does_not_save_the_command_from_its_deadline() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     println!(
-        "store outage with a hanging keeper to the command's death: {:?}, of a ttl of 2 s",
+        "store outage with a hanging keeper to the command's death: {:?}, of a ttl of 6 s",
         locked.elapsed()
     );
     assert!(locked.elapsed() < ttl);
@@ -129,7 +129,7 @@ async fn a_keeper_that_hangs_does_not_save_the_command_from_its_deadline() {
 #[tokio::test]
 async fn in_a_store_outage_a_deaf_command_is_killed_before_the_deadline_and_started_anew_afterwards() {
     let place = Place::new();
-    let ttl = Duration::from_secs(2);
+    let ttl = Duration::from_secs(6);
     let guard = place.guard(ttl, &[], &format!("trap 'echo asked >> asked' TERM; {FAMILY}"));
     let first = family(&place, 1).await;
     let lock = write_lock(&place).await;
@@ -137,7 +137,7 @@ async fn in_a_store_outage_a_deaf_command_is_killed_before_the_deadline_and_star
     place.await_lines("asked", 1).await;
     assert!(is_alive(first[0]) || locked.elapsed() < ttl);
     await_death("the command", &first).await;
-    println!("store outage to the command's death: {:?}, of a ttl of 2 s", locked.elapsed());
+    println!("store outage to the command's death: {:?}, of a ttl of 6 s", locked.elapsed());
     assert!(locked.elapsed() < ttl, "the last renewal was sent before the outage");
     drop(lock);
     guard.wait_for_line("epoch=2", LIMIT).await.unwrap();

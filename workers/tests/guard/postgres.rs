@@ -40,7 +40,7 @@ async fn runs_the_command_in_a_term_and_releases_at_once_when_it_has_ended() {
 #[tokio::test]
 async fn a_killed_guards_command_dies_before_the_deadline_and_the_successor_comes_after() {
     let place = Place::on_postgres(&database("killed").await);
-    let ttl = Duration::from_secs(3);
+    let ttl = Duration::from_secs(6);
     let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
     let family = family(&place, 1).await;
     let second = place.guard(ttl, &[], SUCCESSOR);
@@ -58,7 +58,7 @@ async fn cut_off(database_name: &str, cut: impl AsyncFn(&Proxy)) {
     let url = database(database_name).await;
     let proxy = Proxy::postgres(server().await.addr()).unwrap();
     let place = Place::on_postgres(&proxy.url(&url).unwrap());
-    let ttl = Duration::from_secs(3);
+    let ttl = Duration::from_secs(6);
     let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
     let first = family(&place, 1).await;
     let began = Instant::now();

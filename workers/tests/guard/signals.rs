@@ -41,10 +41,10 @@ async fn signals_are_passed_on_to_the_command_alone() {
 async fn on_sigterm_and_sigint_the_command_drains_under_its_lease_and_is_released_after() {
     for (name, signal) in [("TERM", Signal::TERM), ("INT", Signal::INT)] {
         let place = Place::new();
-        let ttl = Duration::from_secs(1);
+        let ttl = Duration::from_secs(2);
         // It drains for longer than two ttls: the lease must be renewed meanwhile.
         let script = format!(
-            "trap 'echo told >> log; sleep 2.5; echo drained >> log; exit 5' {name}
+            "trap 'echo told >> log; sleep 4.5; echo drained >> log; exit 5' {name}
              echo started >> log; while :; do sleep 0.01; done"
         );
         let first = place.guard(ttl, &[], &script);

@@ -25,6 +25,7 @@ async fn an_accidental_second_instance_fences_the_first_out(stage: Stage) -> any
     }
     first.process.wait_for_line("another instance does this work", LIMIT).await?;
     assert_eq!(first.get("/readyz").await?.0, 503, "it says that it does nothing");
+    assert!(first.metric("spendguard_outbox_forwarder_leader_age_seconds_count").await? >= 1.0);
     stage.append(written, written + 100).await?;
     stage.all_arrived(written + 100).await?;
     assert_eq!(first.process.lines().iter().filter(|line| line.contains("leading")).count(), 1, "no duel");
