@@ -4,7 +4,7 @@ use lease_testbed::wait_until;
 use sqlx::{Connection, PgConnection};
 use tonic::{Code, Request};
 
-use crate::stage::{LIMIT, Stage, attempt, fence, outcome, reserve, won};
+use crate::stage::{LIMIT, Ledger, Stage, attempt, fence, outcome, page, reserve, won, word};
 
 #[tokio::test]
 async fn a_message_beyond_the_limit_is_refused_and_the_server_goes_on() -> anyhow::Result<()> {
@@ -89,5 +89,39 @@ async fn a_database_that_is_away_makes_it_unready_not_dead() -> anyhow::Result<(
     proxy.refuse(false).await?;
     assert!(outcome(client.reserve(reserve(&fence, "k1", 10)).await?)?.is_ok(), "it goes on by itself");
     assert_eq!(page("/readyz").await?.0, 200);
+    Ok(())
+}
+
+/// Whoever opens connections without end leaves it the descriptors that its own work needs.
+#[tokio::test]
+async fn silent_connections_keep_it_from_nothing() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let few = r#"ulimit -n 160; exec "$0" worker ledger --listen 127.0.0.1:0 --grpc-listen 127.0.0.1:0 "$@""#;
+    let program = env!("CARGO_BIN_EXE_leasehold");
+    let process = lease_testbed::Process::command("sh")?;
+    let process = process.env_clear().args(["-c", few, program, "--ledger-db-url", &stage.url]).spawn()?;
+    let line = process.wait_for_line(" started address=", LIMIT).await?;
+    let (pages, grpc) = (word(&line, "address=")?.to_owned(), word(&line, "grpc=")?.to_owned());
+    let ledger = Ledger { process, pages, grpc };
+    let client = ledger.client().await?;
+    let term = won(&client, attempt("a")).await?;
+    // More than it may have descriptors; fewer than the places and the queue of the system take.
+    let mut silent = Vec::new();
+    for _ in 0..180 {
+        silent.push(tokio::net::TcpStream::connect(&ledger.grpc).await?);
+    }
+    // Each on a connection of its own to the database.
+    let mut writes = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let (mut client, asked) = (client.clone(), reserve(&fence("a", &term), &format!("k{number}"), 1));
+        writes.spawn(async move { client.reserve(asked).await });
+    }
+    for answer in writes.join_all().await {
+        assert!(outcome(answer?)?.is_ok());
+    }
+    assert_eq!(page(&ledger.pages, "/readyz").await?.0, 200);
+    drop(silent);
+    // There is room again.
+    assert_eq!(crate::stage::denied(&ledger.client().await?, attempt("b")).await?.current_epoch, 1);
     Ok(())
 }

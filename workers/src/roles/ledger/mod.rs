@@ -27,6 +27,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Server, ServerTlsConfig};
 use tracing::{error, info};
 
+use super::connections;
 use super::database::Database;
 use super::health::{self, LAST_ANSWERS, Probe};
 use crate::operator::operator;
@@ -204,10 +205,11 @@ async fn work(plan: Plan) -> Result<ExitCode, Failure> {
         .max_decoding_message_size(role.max_message_bytes)
         .max_encoding_message_size(role.max_message_bytes);
     let stopping = stop.clone().cancelled_owned().shared();
+    let incoming = connections::incoming(TcpIncoming::from(grpc).with_nodelay(Some(true)));
     let serving = server
         .add_service(standard_health)
         .add_service(ledger)
-        .serve_with_incoming_shutdown(TcpIncoming::from(grpc).with_nodelay(Some(true)), stopping.clone());
+        .serve_with_incoming_shutdown(incoming, stopping.clone());
     let database = Database::Postgres(database);
     info!(%address, grpc = %grpc_address, tls = secured, %database, "ledger started");
 

@@ -33,6 +33,7 @@ impl Campaign {
         let patient = self.plan.standby || *self.has_held.borrow();
         let mut attempt = self.attempt();
         let mut noted = None::<String>;
+        let mut unanswered = false;
         while !self.stop.is_cancelled() {
             let now = self.clock.now();
             if !attempt.deadline.allows(now) {
@@ -43,7 +44,9 @@ impl Campaign {
                 }
                 attempt = self.attempt();
             }
-            match self.acquire(&attempt, now).await {
+            let answer = self.acquire(&attempt, now).await;
+            unanswered = matches!(answer, Err(CallError::Unknown(_)));
+            match answer {
                 Ok(Outcome::Success(success)) => {
                     metrics::acquired(&success.action);
                     if attempt.deadline.allows(self.clock.now()) {
@@ -92,8 +95,7 @@ impl Campaign {
                     self.pause(self.plan.poll_every).await;
                 }
                 Err(failure) => {
-                    let may_be_done = matches!(failure, CallError::Unknown(_));
-                    if !patient && !may_be_done {
+                    if !patient && !unanswered {
                         let advice =
                             "look at --ledger-url, at the ledger and at the way to it, then start again";
                         return Err(self.s4(&failure.to_string(), advice));
@@ -103,6 +105,12 @@ impl Campaign {
                     self.pause(self.retry_every()).await;
                 }
             }
+        }
+        if unanswered {
+            warn!(
+                scope = self.plan.scope,
+                "told to stop while an acquisition was unanswered: if it was done, the scope runs out by itself"
+            );
         }
         Ok(None)
     }
