@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use lease_core::writes::{self, Fresh};
-use lease_core::{Change, LeaseBackend, LeaseName};
+use lease_core::{Change, LeaseBackend, LeaseName, Observation};
 use lease_sqlite::{Sqlite, SqliteConfig};
 
 use crate::common::*;
@@ -130,13 +130,18 @@ pub async fn write_on_a_hanging_disk(path: &Path) {
     init(&store).await;
     say("held");
     wait_for_word();
-    let create = async |lease: &str| {
+    let absent = async |lease: &str| {
         let lease = LeaseName::new(lease).unwrap();
         let absent = store.observe(&lease).await.expect("reads go on");
+        (lease, absent)
+    };
+    let write = async |(lease, absent): (LeaseName, Observation)| {
         let record = writes::init(&absent, TTL, 0, None, &Fresh::random());
         store.put_if(&lease, &absent, &record, Change::Init).await
     };
-    let first = tokio::time::timeout(Duration::from_millis(50), create("given-up-0")).await;
+    let create = async |lease: &str| write(absent(lease).await).await;
+    let first = absent("given-up-0").await;
+    let first = tokio::time::timeout(Duration::from_millis(50), write(first)).await;
     let mut certainties = vec![if first.is_err() { "Unknown".to_owned() } else { format!("{first:?}") }];
     for number in 1..4 {
         let error = create(&format!("given-up-{number}")).await.unwrap_err();

@@ -59,6 +59,9 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
             epoch_in_words(next)
         ));
     }
+    hold.release();
+    old.process.resume()?;
+    story.step("the held batch goes on its way, and SIGCONT -> old-leader");
     let shown = operator(stage, &["status", "outbox-forwarder", "--json"]).await?;
     story.check(
         "another pod took over, and `leasehold status` names it",
@@ -66,9 +69,6 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
         successor
             .map_or("nobody did".to_owned(), |next| format!("new-leader, epoch {}", epoch_in_words(next))),
     );
-    hold.release();
-    old.process.resume()?;
-    story.step("the held batch goes on its way, and SIGCONT -> old-leader");
     let refused = old.process.wait_for_line_after(lines, REFUSED, SOON).await;
     let (warned, late) = (old.line_of(lines, WARNING), old.line_of(lines, REFUSED));
     story.check(

@@ -93,11 +93,12 @@ impl Lent<'_> {
         }
     }
 
-    /// After all that was to be done with it. If that failed, a transaction may be open: it is closed.
+    /// After all that was to be done with it. If that failed, a transaction may be open: it is closed, and so are the
+    /// idle ones, which are probably broken if it was.
     pub(super) fn after<T>(self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         match &outcome {
             Ok(_) => self.keep(),
-            Err(StoreError::Failed(sqlx::Error::Io(_))) => self.pool.idle().clear(),
+            Err(StoreError::Failed(_)) => self.pool.idle().clear(),
             Err(_) => {}
         }
         outcome

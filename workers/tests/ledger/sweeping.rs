@@ -135,7 +135,9 @@ async fn leaves_live_reservations_alone() -> anyhow::Result<()> {
 async fn a_late_batch_of_a_paused_leader_is_refused() -> anyhow::Result<()> {
     let (stage, leases) = (Stage::new().await?, tempfile::tempdir()?);
     let proxy = Proxy::postgres(server().await?.addr())?;
-    let old = Sweeper::start("old", &proxy.url(&stage.url)?, leases.path(), &[]).await?;
+    // It must not give its call up before it has heard the answer, however long the successor takes.
+    let patient = ["--sweeper-call-timeout", "120s"];
+    let old = Sweeper::start("old", &proxy.url(&stage.url)?, leases.path(), &patient).await?;
     old.leads().await?;
     wait_until("it polls", LIMIT, || async {
         old.metric("loop_iterations_total").await.is_ok_and(|n| n >= 2.0)

@@ -26,7 +26,9 @@ async fn rows_of_a_later_term(stage: &Stage, epoch: i64) -> anyhow::Result<()> {
 async fn a_late_request_is_refused_by_the_ingest(stage: Stage) -> anyhow::Result<()> {
     let ingest = stage.ingest().await?;
     let proxy = ingest.proxy()?;
-    let old = stage.forwarder("old", &proxy.addr().to_string()).await?;
+    // It must not give its call up before it has heard the answer, however long the successor takes.
+    let patient = ["--call-timeout", "120s"];
+    let old = stage.forwarder_with("old", &proxy.addr().to_string(), &stage.outbox, &patient).await?;
     old.leads().await?;
     let epoch = old.epoch()?;
     let mut hold = proxy.hold(|request| request.contains("POST /v1/events"));

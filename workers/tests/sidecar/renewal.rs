@@ -11,7 +11,7 @@ use crate::stage::{LIMIT, Stage};
 async fn a_lost_reply_ends_no_term() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy()?;
-    let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "a", 3, &[]).await?;
+    let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "a", 12, &[]).await?;
     sidecar.serves().await?;
     for _ in 0..2 {
         let mut lost = proxy.lose_reply(|request| request.sql_contains("Ledger/AcquireFencingLease"));
