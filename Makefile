@@ -12,6 +12,9 @@ LAB = target/debug/leasehold-lab
 BUILT = $(CARGO) build --locked --workspace
 test: BUILT = :
 
+# A failed test says what it saw; forty lines of a runtime's frames bury that. `make test RUST_BACKTRACE=1` has them.
+test unit: export RUST_BACKTRACE = 0
+
 .NOTPARALLEL:
 .PHONY: help demo test build lint unit bars e2e bench soak drills conformance testbed clean
 

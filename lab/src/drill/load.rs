@@ -40,13 +40,16 @@ pub(crate) struct Load {
     task: JoinHandle<anyhow::Result<u64>>,
     enough: Arc<AtomicBool>,
     pub(crate) committed: Arc<AtomicU64>,
+    /// How often the budget had no room.
+    pub(crate) refused: Arc<AtomicU64>,
 }
 
 impl Load {
     pub(crate) fn start(sockets: Vec<PathBuf>, client: Client) -> Self {
         let (enough, committed) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let task = tokio::spawn(run(sockets, client, enough.clone(), committed.clone()));
-        Self { task, enough, committed }
+        let refused = Arc::<AtomicU64>::default();
+        let task = tokio::spawn(run(sockets, client, enough.clone(), committed.clone(), refused.clone()));
+        Self { task, enough, committed, refused }
     }
 
     /// It has given up: [`finish`](Self::finish) says why.
@@ -66,6 +69,7 @@ async fn run(
     client: Client,
     enough: Arc<AtomicBool>,
     committed: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
 ) -> anyhow::Result<u64> {
     // Chooses the process's provider of TLS, without which there is no client.
     lease_workers::roles::http_client(PATIENCE)?;
@@ -79,6 +83,7 @@ async fn run(
             "ttl_seconds": if leave { SHORT } else { 600 }, "idempotency_key": format!("reserve-{name}-{number}"),
         });
         let Some(reserved) = ask(&sockets, "/v1/reservations", &reservation).await? else {
+            refused.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };

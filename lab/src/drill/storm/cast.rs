@@ -195,7 +195,7 @@ impl Cast {
     }
 
     pub(super) async fn sabotage_budget(&self) -> anyhow::Result<()> {
-        sqlx::raw_sql("UPDATE budgets SET limit_minor = 10 * limit_minor").execute(&self.pool).await?;
+        sqlx::raw_sql("UPDATE budgets SET limit_minor = 100000000").execute(&self.pool).await?;
         Ok(())
     }
 

@@ -10,8 +10,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::cast::Cast;
 use crate::drill::story::Story;
 
-/// Each currency's budget: one that nobody can use up, and one that everybody would overdraw.
-pub(super) const LIMITS: [(&str, i64); 2] = [("EUR", 100_000_000), ("USD", 50)];
+/// Each currency's budget: one that nobody can use up, and one that any two who are greedy overdraw, however slow the
+/// machine is.
+pub(super) const LIMITS: [(&str, i64); 2] = [("EUR", 100_000_000), ("USD", 7)];
 
 /// Looks all the time whether a budget is overdrawn.
 pub(super) struct Overdraft {
@@ -47,13 +48,19 @@ impl Overdraft {
 }
 
 /// What only a storm can say, beside the books.
-pub(super) async fn judge(cast: &Cast, (most, looks): (i64, u64), story: &Story) -> anyhow::Result<()> {
+pub(super) async fn judge(
+    cast: &Cast,
+    (most, looks): (i64, u64),
+    refused: u64,
+    story: &Story,
+) -> anyhow::Result<()> {
     let (_, limit) = LIMITS[1];
     story.check(
         "no budget was ever overdrawn",
-        most <= limit && most > 0,
+        most <= limit && looks > 0,
         format!("at most {most} of {limit}, in {looks} looks"),
     );
+    story.check("one was asked for more than it had", refused > 0, format!("{refused} times"));
     let never = cast.books().int(NEVER_LED).await?;
     story.check(
         "every row of a sweeper bears an epoch that it led in",

@@ -7,6 +7,7 @@ mod member;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -43,7 +44,7 @@ pub(crate) struct Args {
 enum Sabotage {
     /// The ledger admits every term: rows bear epochs that were over
     Admission,
-    /// The budget's limit is raised behind the judge's back: it is overdrawn
+    /// The budgets have no limit, which the judge doesn't know: one is overdrawn
     Budget,
     /// An event is taken out of the canonical store
     LostEvent,
@@ -97,6 +98,7 @@ pub(super) async fn play(args: &Args, story: &Story) -> anyhow::Result<()> {
         reached >= args.takeovers,
         format!("{reached}"),
     );
+    let refused: u64 = greedy.iter().map(|load| load.refused.load(Ordering::Relaxed)).sum();
     let spent: u64 = try_join_all(spenders.into_iter().map(Load::finish)).await?.iter().sum();
     let gambled: u64 = try_join_all(greedy.into_iter().map(Load::finish)).await?.iter().sum();
     story.step(format!("the load ends, after {spent} reservations in EUR and {gambled} in USD"));
@@ -108,7 +110,7 @@ pub(super) async fn play(args: &Args, story: &Story) -> anyhow::Result<()> {
     books.balance(spent, story).await?;
     books.delivered(story).await?;
     books.in_term(story).await?;
-    judge::judge(&cast, overdraft.end(), story).await?;
+    judge::judge(&cast, overdraft.end(), refused, story).await?;
     let mut clean = 0;
     let members: Vec<_> = cast.members().collect();
     for member in &members {
