@@ -33,12 +33,19 @@ async fn leads_on_a_free_register(cx: Arc<Cx>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An elector whose term outlasts a slow call or two, and how often a standby of its looks until a term would be over
+/// if nobody renewed it.
+fn patient(cx: &Arc<Cx>, holder: &str) -> anyhow::Result<crate::actor::Actor> {
+    cx.start(ActorSpec { ttl: cx.ttl() * 4, ..cx.spec(holder) })
+}
+const LOOKS: u64 = 7;
+
 async fn only_one_of_two_leads(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let mut first = cx.actor("a")?;
+    let mut first = patient(&cx, "a")?;
     let term = first.leads(&cx).await?;
-    let mut second = cx.actor("b")?;
-    second.tap.reads(8).await;
+    let mut second = patient(&cx, "b")?;
+    cx.soon("the standby to look", second.tap.reads(LOOKS)).await?;
     ensure!(second.leads_already().is_none() && term.is_leader_now());
     Ok(())
 }
@@ -72,10 +79,10 @@ async fn each_acquisition_has_a_grant_of_its_own(cx: Arc<Cx>) -> anyhow::Result<
 
 async fn two_electors_with_one_workload_name_are_two_grants(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let mut first = cx.actor("one-name")?;
+    let mut first = patient(&cx, "one-name")?;
     let term = first.leads(&cx).await?;
-    let mut second = cx.actor("one-name")?;
-    second.tap.reads(8).await;
+    let mut second = patient(&cx, "one-name")?;
+    cx.soon("the standby to look", second.tap.reads(LOOKS)).await?;
     ensure!(second.leads_already().is_none(), "its own name on the register is nobody's key to it");
     ensure!(term.is_leader_now());
     first.stop(&cx).await?;

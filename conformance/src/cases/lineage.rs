@@ -8,7 +8,7 @@ use lease_core::writes::{self, Fresh};
 use lease_core::{Change, Clock, Lineage, Tag};
 
 use crate::case::{Need, cases};
-use crate::context::{Cx, conflict, record, written};
+use crate::context::{Cx, candidate, conflict, record, written};
 use crate::harness::Facility;
 
 cases! { "lineage":
@@ -88,14 +88,19 @@ async fn a_write_across_a_change_of_lineage_conflicts(cx: Arc<Cx>) -> anyhow::Re
 async fn a_change_of_lineage_starts_the_wait_anew(cx: Arc<Cx>) -> anyhow::Result<()> {
     let cx = cx.on(cx.harness.isolated().await?);
     let (backend, seen) = cx.init().await?;
-    cx.acquire(&*backend, &cx.lease(), &seen, "nobody-is-there").await?;
+    // Long enough for the change, which must come before the standby may take over.
+    let (ttl, fresh) = (cx.ttl() * 6, Fresh::random());
+    let held =
+        writes::acquire(&seen, record(&seen)?, &candidate("nobody-is-there", ttl), fresh.grant, &fresh);
+    written(backend.put_if(&cx.lease(), &seen, &held, Change::Acquire).await?)?;
     let mut actor = cx.actor("a")?;
     cx.soon("the standby to look", actor.tap.reads(3)).await?;
     let before = Clock::boot().now();
     cx.harness.change_lineage().await?;
+    ensure!(actor.leads_already().is_none(), "the change of lineage took longer than the term");
     actor.leads(&cx).await?;
     let waited = Clock::boot().now().since(before);
-    ensure!(waited >= lengthened(cx.ttl()), "it waited only {waited:?} under the new lineage");
+    ensure!(waited >= lengthened(ttl), "it waited only {waited:?} under the new lineage");
     cx.judge().await
 }
 
