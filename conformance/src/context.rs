@@ -178,6 +178,11 @@ impl Cx {
         }
     }
 
+    /// An elector whose term outlasts a slow call or two: for cases in which it must go on.
+    pub(crate) fn steady(&self, holder: &str) -> ActorSpec {
+        ActorSpec { ttl: self.ttl() * 3, ..self.spec(holder) }
+    }
+
     /// Starts an elector.
     pub(crate) fn start(self: &Arc<Self>, spec: ActorSpec) -> anyhow::Result<Actor> {
         let name = self.next_name(&spec.holder);

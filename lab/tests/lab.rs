@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(900);
 
 fn lab(args: &[&str]) -> Process {
     let lab = Process::command(env!("CARGO_BIN_EXE_leasehold-lab")).unwrap();
@@ -72,13 +72,13 @@ async fn stale_effects_show_on_postgres_when_admission_is_sabotaged() {
 }
 
 async fn a_killed_holder_is_replaced_in_time(mode: &str) {
-    let args = ["failover", "--mode", mode, "--ttl", "1s", "--times", "4", "--leases", "2"];
+    let args = ["failover", "--mode", mode, "--ttl", "2s", "--times", "4", "--leases", "2"];
     let (code, report) = report(&args).await;
     assert_eq!(code, Some(0), "{report:#}");
     let observed = &report["after_the_last_beat_was_observed"];
     assert_eq!(observed["count"], 4);
     // No sooner than T-2 allows, either.
-    assert!(observed["min_ms"].as_f64().unwrap() >= 1002.0, "{report:#}");
+    assert!(observed["min_ms"].as_f64().unwrap() >= 2004.0, "{report:#}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use lease_core::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
 
-const TTL: Duration = Duration::from_millis(600);
+const TTL: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn name() -> LeaseName {

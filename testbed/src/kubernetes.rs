@@ -43,7 +43,7 @@ use crate::{
 const ADMIN_TOKEN: &str = "testbed";
 
 /// Cold caches and a busy machine included.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(300);
 /// As a kubelet's grace. An API server waits for the connections of its clients, a half-open one's for a minute.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 

@@ -176,15 +176,15 @@ async fn attempts_shorter_than_an_opening_get_there_all_the_same() -> anyhow::Re
     proxy.cut().await;
     let _ = backend.observe(&lease).await;
     proxy.cut().await;
-    // 200 ms a round trip: an opening and a call take 400 ms at least.
-    proxy.set_delay(Direction::ToServer, Duration::from_millis(100));
-    proxy.set_delay(Direction::ToClient, Duration::from_millis(100));
+    // 600 ms a round trip: an opening and a call take 1200 ms at least.
+    proxy.set_delay(Direction::ToServer, Duration::from_millis(300));
+    proxy.set_delay(Direction::ToClient, Duration::from_millis(300));
     let attempt = async || {
-        tokio::time::timeout(Duration::from_millis(300), backend.observe(&lease))
+        tokio::time::timeout(Duration::from_secs(1), backend.observe(&lease))
             .await
             .is_ok_and(|seen| seen.is_ok_and(|seen| seen.record == held.record))
     };
-    wait_until("an attempt of 300 ms succeeds", LIMIT, attempt).await
+    wait_until("an attempt of a second succeeds", LIMIT, attempt).await
 }
 
 #[tokio::test]

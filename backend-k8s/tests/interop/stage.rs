@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::actor;
 
 /// Of both sides.
-pub(crate) const LEASE_SECS: u64 = 3;
+pub(crate) const LEASE_SECS: u64 = 5;
 
 const LIMIT: Duration = Duration::from_secs(60);
 

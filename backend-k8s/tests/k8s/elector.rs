@@ -16,7 +16,9 @@ fn campaigns(
 ) -> anyhow::Result<tokio::task::JoinHandle<Result<Ended, RunError<String>>>> {
     let connector = K8s::connector(config(identity.kubeconfig()));
     let elector = Elector::builder(connector, lease.clone(), WorkloadId::new(identity.user())?)
-        .ttl(Duration::from_secs(3))
+        .ttl(Duration::from_secs(15))
+        .renew_every(Duration::from_millis(700))
+        .retry_every(Duration::from_millis(300))
         .build()?;
     Ok(tokio::spawn(elector.run_until(stop.clone().cancelled_owned(), |leadership| async move {
         leadership.stop_requested().await;
@@ -28,7 +30,7 @@ fn campaigns(
 /// at most.
 #[tokio::test]
 async fn a_renewal_costs_one_put_and_a_standby_next_to_nothing() -> anyhow::Result<()> {
-    const BEATS: u64 = 5;
+    const BEATS: u64 = 8;
     let (store, lease, stop) = (store().await?, name("counted"), CancellationToken::new());
     let namespace = store.identity.namespace();
     let holder = store.plane.access().create_identity(namespace, "holder", rules()).await?;
@@ -57,10 +59,10 @@ async fn a_renewal_costs_one_put_and_a_standby_next_to_nothing() -> anyhow::Resu
     let beats = beat(began + BEATS).await? - began;
     let after = counts()?;
     let [puts, own_reads, reads] = std::array::from_fn(|index| after[index] - before[index]);
-    // The last beat is shown before it is counted, or another is counted before we look.
-    assert!(puts.abs_diff(beats) <= 1, "{puts} PUTs for {beats} beats");
+    // The last beat is shown before it is counted, or some more are counted before we look.
+    assert!(puts.abs_diff(beats) <= BEATS / 4, "{puts} PUTs for {beats} beats");
     assert_eq!(own_reads, 0, "a holder reads nothing while its writes are answered");
-    assert!(reads <= beats + 1, "{reads} reads by a standby in {beats} renew intervals");
+    assert!(reads <= beats + BEATS / 4, "{reads} reads by a standby in {beats} renew intervals");
     assert_eq!(asked(&standby, "update")?, 0);
     stop.cancel();
     for task in [first, second] {

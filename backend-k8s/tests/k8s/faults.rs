@@ -132,7 +132,7 @@ async fn a_lost_etcd_leaves_writes_unknown_and_reads_not_applied_until_it_is_bac
     etcd.ready().await?;
     let now = wait_for("the API server has its store again", LIMIT, || backend.observe(&lease)).await?;
     assert_eq!(now.grant(), seen.grant());
-    let now = renew(&backend, &lease, &now).await?;
+    let now = renew(&store.backend, &lease, &now).await?;
 
     // Restarted, and slow: SIGKILL, and a start of some seconds.
     plane.crash().await?;

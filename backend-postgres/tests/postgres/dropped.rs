@@ -127,7 +127,10 @@ async fn a_future_dropped_at_any_await_leaves_nothing_behind() -> anyhow::Result
 
 #[tokio::test]
 async fn the_server_gives_up_a_statement_that_waits_behind_a_locked_row() -> anyhow::Result<()> {
-    let watched = watched().await?;
+    let mut watched = watched().await?;
+    // Longer than it takes to see that a statement is blocked, by a program that is started for each look.
+    let config = PostgresConfig::new(&watched.url)?.schema(&watched.store.schema)?;
+    watched.backend = Postgres::connect(config.lock_timeout(Duration::from_secs(6))?).await?;
     let backend = &watched.backend;
     let lease = name("locked");
     let held = acquire(backend, &lease, &init(backend, &lease).await?, "a").await?;

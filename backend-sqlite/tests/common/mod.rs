@@ -47,7 +47,9 @@ impl Place {
 }
 
 pub async fn shell(path: &Path) -> SqliteConnection {
-    SqliteConnectOptions::new().filename(path).connect().await.expect("a plain connection")
+    // Patient: many write in turn, each with its fsyncs, on a disk that others use.
+    let options = SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_secs(120));
+    options.connect().await.expect("a plain connection")
 }
 
 /// For tests that aren't asynchronous themselves.

@@ -75,7 +75,7 @@ async fn init_changes_nothing_that_exists(cx: Arc<Cx>) -> anyhow::Result<()> {
 
 async fn a_vanished_register_ends_the_term_and_heals_closed(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut actor = cx.actor("a")?;
+    let mut actor = cx.start(cx.steady("a"))?;
     let first = actor.leads(&cx).await?;
     cx.harness.delete(&cx.lease()).await?;
     ensure!(cx.soon("the loss", first.lost()).await? == Loss::RegisterGone);

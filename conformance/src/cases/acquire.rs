@@ -33,18 +33,14 @@ async fn leads_on_a_free_register(cx: Arc<Cx>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An elector whose term outlasts a slow call or two, and how often a standby of its looks until a term would be over
-/// if nobody renewed it.
-fn patient(cx: &Arc<Cx>, holder: &str) -> anyhow::Result<crate::actor::Actor> {
-    cx.start(ActorSpec { ttl: cx.ttl() * 4, ..cx.spec(holder) })
-}
+/// How often a standby looks until a term that nobody renews would be over.
 const LOOKS: u64 = 7;
 
 async fn only_one_of_two_leads(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let mut first = patient(&cx, "a")?;
+    let mut first = cx.start(cx.steady("a"))?;
     let term = first.leads(&cx).await?;
-    let mut second = patient(&cx, "b")?;
+    let mut second = cx.start(cx.steady("b"))?;
     cx.soon("the standby to look", second.tap.reads(LOOKS)).await?;
     ensure!(second.leads_already().is_none() && term.is_leader_now());
     Ok(())
@@ -79,9 +75,9 @@ async fn each_acquisition_has_a_grant_of_its_own(cx: Arc<Cx>) -> anyhow::Result<
 
 async fn two_electors_with_one_workload_name_are_two_grants(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let mut first = patient(&cx, "one-name")?;
+    let mut first = cx.start(cx.steady("one-name"))?;
     let term = first.leads(&cx).await?;
-    let mut second = patient(&cx, "one-name")?;
+    let mut second = cx.start(cx.steady("one-name"))?;
     cx.soon("the standby to look", second.tap.reads(LOOKS)).await?;
     ensure!(second.leads_already().is_none(), "its own name on the register is nobody's key to it");
     ensure!(term.is_leader_now());

@@ -46,11 +46,13 @@ async fn a_dead_holder_is_followed_by_one(cx: Arc<Cx>) -> anyhow::Result<()> {
 
 async fn does_not_take_over_a_renewing_holder(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let mut holder = cx.actor("a")?;
+    let mut holder = cx.start(cx.steady("a"))?;
     let term = holder.leads(&cx).await?;
-    let mut standbys = [cx.actor("b")?, cx.actor("c")?];
-    let clock = Clock::boot();
-    clock.sleep_until(clock.now().plus(cx.ttl() * 3)).await;
+    let mut standbys = [cx.start(cx.steady("b"))?, cx.start(cx.steady("c"))?];
+    for standby in &standbys {
+        // A look is a third of a ttl after the one before, but for the first ones.
+        cx.soon("the standby to look", standby.tap.reads(9)).await?;
+    }
     ensure!(standbys.iter_mut().all(|standby| standby.leads_already().is_none()));
     ensure!(term.is_leader_now());
     Ok(())
@@ -82,11 +84,10 @@ async fn waits_for_its_own_longer_ttl(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn wall_clocks_an_hour_off_change_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let hour = 3_600_000;
-    let mut holder = cx.start(ActorSpec { wall_off_ms: -hour, ..cx.spec("behind") })?;
+    let mut holder = cx.start(ActorSpec { wall_off_ms: -hour, ..cx.steady("behind") })?;
     let term = holder.leads(&cx).await?;
-    let mut standby = cx.start(ActorSpec { wall_off_ms: hour, ..cx.spec("ahead") })?;
-    let clock = Clock::boot();
-    clock.sleep_until(clock.now().plus(cx.ttl() * 2)).await;
+    let mut standby = cx.start(ActorSpec { wall_off_ms: hour, ..cx.steady("ahead") })?;
+    cx.soon("the standby to look", standby.tap.reads(7)).await?;
     ensure!(
         term.is_leader_now() && standby.leads_already().is_none(),
         "two hours ahead is not two hours later"
@@ -120,14 +121,19 @@ async fn shift(cx: &Cx, backend: &dyn LeaseBackend, off_ms: i64) -> anyhow::Resu
 
 async fn wall_times_in_the_record_change_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut holder = cx.actor("a")?;
+    let mut holder = cx.start(cx.steady("a"))?;
     let term = holder.leads(&cx).await?;
-    let mut standby = cx.actor("b")?;
+    let mut standby = cx.start(cx.steady("b"))?;
+    cx.soon("the standby to look", standby.tap.reads_reach(2)).await?;
     for off_ms in [-3_600_000, 3_600_000, -3_600_000] {
         shift(&cx, &*backend, off_ms).await?;
-        cx.soon("the standby to look", standby.tap.reads(3)).await?;
+        // Before the next renewal puts the times right.
+        standby.tap.hint();
+        cx.soon("the standby to look", standby.tap.reads(1)).await?;
         ensure!(term.is_leader_now() && standby.leads_already().is_none());
     }
+    cx.soon("further looks", standby.tap.reads(4)).await?;
+    ensure!(term.is_leader_now() && standby.leads_already().is_none());
     holder.kill(&cx);
     shift(&cx, &*backend, 3_600_000).await?;
     standby.leads(&cx).await?;
@@ -152,9 +158,9 @@ async fn a_killed_holders_term_ends_by_its_own_clock(cx: Arc<Cx>) -> anyhow::Res
 
 async fn a_request_does_not_postpone_the_takeover(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut holder = cx.actor("a")?;
+    let mut holder = cx.start(cx.steady("a"))?;
     holder.leads(&cx).await?;
-    let mut standby = cx.actor("b")?;
+    let mut standby = cx.start(cx.steady("b"))?;
     cx.soon("the standby to look", standby.tap.reads(2)).await?;
     holder.kill(&cx);
     // Requests keep coming; each is a new tag, none is a beat.

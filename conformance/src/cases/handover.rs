@@ -25,14 +25,16 @@ cases! { "handover":
 
 async fn releases_only_after_the_work_has_returned(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut actor = cx.start(ActorSpec { drains: true, ..cx.spec("a") })?;
+    let spec = ActorSpec { drains: true, ..cx.steady("a") };
+    let ttl = spec.ttl;
+    let mut actor = cx.start(spec)?;
     let term = actor.leads(&cx).await?;
     actor.shut_down();
     cx.soon("the work to be told", term.stop_requested()).await?;
     ensure!(term.stop_reason() == Some(&StopReason::Shutdown) && term.is_leader_now());
     // It drains for longer than a ttl: the lease must be kept, by renewals.
     let clock = Clock::boot();
-    clock.sleep_until(clock.now().plus(cx.ttl() * 2)).await;
+    clock.sleep_until(clock.now().plus(ttl * 3 / 2)).await;
     let seen = backend.observe(&cx.lease()).await?;
     ensure!(seen.grant() == Some(term.term().grant), "released while the work still ran: {seen:?}");
     ensure!(term.is_leader_now(), "the lease is kept while the work drains");
@@ -99,7 +101,7 @@ async fn ask_for(cx: &Cx, grant: Grant) -> anyhow::Result<u64> {
 
 async fn a_request_for_another_grant_is_void(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut holder = cx.actor("a")?;
+    let mut holder = cx.start(cx.steady("a"))?;
     let term = holder.leads(&cx).await?;
     let beat = ask_for(&cx, Grant::random()).await?;
     loop {
@@ -183,9 +185,9 @@ async fn a_fenced_holder_is_followed_at_once_on_the_callers_word(cx: Arc<Cx>) ->
 
 async fn an_unfenced_holder_is_waited_out_whatever_the_caller_says(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let mut holder = cx.actor("a")?;
+    let mut holder = cx.start(cx.steady("a"))?;
     let term = holder.leads(&cx).await?;
-    let mut standby = cx.actor("b")?;
+    let mut standby = cx.start(cx.steady("b"))?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     standby.says_holder_is_dead();
     cx.soon("further looks", standby.tap.reads(5)).await?;

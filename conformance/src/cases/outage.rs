@@ -71,7 +71,7 @@ async fn a_short_blip_loses_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
 
 async fn failed_renewals_end_no_term_before_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let ttl = cx.ttl() * 3;
+    let ttl = cx.ttl() * 5;
     let mut actor = cx.start(ActorSpec { ttl, drains: true, ..cx.spec("a") })?;
     let term = actor.leads(&cx).await?;
     let clock = Clock::boot();

@@ -110,7 +110,7 @@ async fn sigterm_and_sigint_release_at_once(cx: Arc<Cx>) -> anyhow::Result<()> {
 
 async fn effects_of_many_terms_keep_their_order(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let ttl = cx.ttl() * 2;
+    let ttl = cx.ttl() * 4;
     let name = format!("{}-resource", cx.prefix());
     let resource = cx.resource(&cx.lease()).await?;
     let mut epochs = Vec::new();

@@ -81,7 +81,7 @@ async fn a_renewal_that_never_arrived_costs_no_term(cx: Arc<Cx>) -> anyhow::Resu
 
 async fn renewal_is_disturbed(cx: &Arc<Cx>, disturb: fn(&crate::actor::Actor)) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut actor = cx.start(ActorSpec { ttl: cx.ttl() * 2, ..cx.spec("a") })?;
+    let mut actor = cx.start(ActorSpec { ttl: cx.ttl() * 4, ..cx.spec("a") })?;
     let term = actor.leads(cx).await?;
     let unknown = |what: &What| matches!(what, What::Answered { answer: Answer::Unknown, .. });
     for round in 1..=3 {

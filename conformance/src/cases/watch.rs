@@ -46,9 +46,9 @@ async fn is_refused_clearly_where_it_is_not_offered(cx: Arc<Cx>) -> anyhow::Resu
 
 async fn a_hint_is_no_proof_of_freedom(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let mut holder = cx.actor("a")?;
+    let mut holder = cx.start(cx.steady("a"))?;
     let term = holder.leads(&cx).await?;
-    let spec = cx.spec("b");
+    let spec = cx.steady("b");
     spec.tap.mute_watch();
     let mut standby = cx.start(spec)?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
@@ -69,9 +69,9 @@ async fn old_news_of_freedom_takes_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     // Free, as a watch would show it; by the time that the news arrives, somebody leads.
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
     let freed = written(cx.release(&*backend, &cx.lease(), &held).await?)?;
-    let mut holder = cx.actor("a")?;
+    let mut holder = cx.start(cx.steady("a"))?;
     let term = holder.leads(&cx).await?;
-    let spec = cx.spec("b");
+    let spec = cx.steady("b");
     spec.tap.mute_watch();
     let mut standby = cx.start(spec)?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;

@@ -271,6 +271,14 @@ impl Store {
     }
 }
 
+/// Wide enough that a case which drops a call at each of its polls in turn drops one here: how many polls the rest of the
+/// call takes differs from one time to the next.
+async fn several_polls() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[async_trait]
 impl LeaseBackend for Store {
     async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
@@ -289,7 +297,7 @@ impl LeaseBackend for Store {
             }
             let seen = self.inner.observe(name).await?;
             *self.leftover.lock().expect("not poisoned") = Some(seen.clone());
-            tokio::task::yield_now().await;
+            several_polls().await;
             *self.leftover.lock().expect("not poisoned") = None;
             return Ok(seen);
         }
@@ -331,7 +339,7 @@ impl LeaseBackend for Store {
             Wrong::RowAfterwards if change == Change::Acquire => {
                 let outcome = self.inner.put_if(name, expected, &record, change).await;
                 self.shared.missing_rows.fetch_add(1, Ordering::SeqCst);
-                tokio::task::yield_now().await;
+                several_polls().await;
                 self.shared.missing_rows.fetch_sub(1, Ordering::SeqCst);
                 return outcome;
             }

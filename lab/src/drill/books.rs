@@ -119,7 +119,7 @@ const COMMITS: &str = "SELECT payload ->> 'reservation_id', count(*) FROM canoni
     WHERE payload ->> 'action' = 'commit' GROUP BY 1";
 
 /// A write holds its scope's row, so that whatever begins or ends a term is before or after it by the one clock.
-const OUT_OF_TERM: &str = "SELECT count(*) FROM reservation_events AS written
+pub(super) const OUT_OF_TERM: &str = "SELECT count(*) FROM reservation_events AS written
     WHERE fencing_scope_id IS NOT NULL AND NOT EXISTS (
         SELECT FROM fencing_scope_events AS begun
         WHERE begun.fencing_scope_id = written.fencing_scope_id AND begun.new_epoch = written.fencing_epoch

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lease_testbed::{Cluster, ClusterOptions, Image, wait_for, wait_until};
 use serde_json::{Value, json};
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 /// Where the image has this program.
 pub(crate) const PROGRAM: &str = "/usr/local/bin/program";
 /// Only who tolerates it runs on the nodes that are lost.

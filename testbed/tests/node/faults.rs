@@ -137,7 +137,8 @@ pub(crate) async fn nothing_is_left() -> anyhow::Result<()> {
         .env(ROLE, "runner")
         .env_remove("LEASE_TESTBED_OUTSIDE")
         .spawn()?;
-    runner.wait_for_line("ready", LIMIT).await?;
+    // Two clusters, one after the other.
+    runner.wait_for_line("ready", LIMIT * 2).await?;
     let lines = runner.lines();
     let pids: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("pid ")).collect();
     let network = lines.iter().find_map(|line| line.strip_prefix("network ")).context("no network")?;
