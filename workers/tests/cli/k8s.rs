@@ -17,10 +17,7 @@ async fn a_command_runs_under_a_lease_of_the_cluster_and_operators_see_it() -> a
     let kubeconfig = worker.kubeconfig().display().to_string();
     let cli = Leasehold::bare()
         .with("SPENDGUARD_LEADER_ELECTION_MODE", "k8s")
-        .with("SPENDGUARD_LEADER_K8S_KUBECONFIG", &kubeconfig)
-        .with("SPENDGUARD_LEADER_LEASE_TTL_MS", "2000")
-        .with("SPENDGUARD_LEADER_RENEW_INTERVAL_MS", "600")
-        .with("SPENDGUARD_LEADER_RETRY_INTERVAL_MS", "200");
+        .with("SPENDGUARD_LEADER_K8S_KUBECONFIG", &kubeconfig);
     let store = Store::reached_by(cli);
 
     store.run(&["init", "--new", "nightly"]).await.ok();

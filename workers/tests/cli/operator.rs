@@ -153,7 +153,8 @@ async fn step_down_and_revoke_of_a_free_lease_are_refused(store: Store) {
 
 async fn revoke_ends_a_live_term_and_the_next_one_has_a_greater_epoch(store: Store) {
     store.run(&["init", "--new", LEASE]).await.ok();
-    let mut holder = store.candidate("pod-a");
+    // Its next term begins a ttl after the revoke: time enough for the look at what the revoke has left.
+    let mut holder = store.candidate_with("pod-a", Duration::from_secs(15));
     let first = holder.leads().await;
     let revoked = store.run(&["revoke", LEASE, "--note", "stuck since 02:40"]).await;
     assert!(

@@ -80,15 +80,19 @@ impl Store {
         self.connector().connect().await.expect("a backend")
     }
 
-    /// A holder that works until it is told to stop.
+    /// A holder that works until it is told to stop, with a ttl of 3 s.
     pub(crate) fn candidate(&self, workload: &str) -> Holder {
+        self.candidate_with(workload, Duration::from_secs(3))
+    }
+
+    pub(crate) fn candidate_with(&self, workload: &str, ttl: Duration) -> Holder {
         let connector: Arc<dyn Connector> = self.connector().into();
         let connect = move || {
             let connector = connector.clone();
             async move { connector.connect().await }
         };
         let elector = Elector::builder(connect, name(), WorkloadId::new(workload).expect("a name"))
-            .ttl(Duration::from_secs(3))
+            .ttl(ttl)
             .build()
             .expect("an elector");
         let (tell, terms) = mpsc::channel(16);

@@ -4,10 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lease_testbed::{Process, wait_until};
+use lease_testbed::{Process, Signal, wait_until};
 
 /// Generous: the machine may be busy with other things.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// SIGKILL comes after three quarters of it; the last one is for the proof of death: the machine may be busy.
+pub(crate) const STOP_BUDGET: [&str; 2] = ["--stop-budget", "6s"];
 
 pub(crate) struct Place {
     folder: tempfile::TempDir,
@@ -104,11 +107,28 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
     lists.flat_map(|list| list.split_whitespace().map(self::pid).collect::<Vec<_>>()).collect()
 }
 
+/// Was the signal sent to this process, and not acted on yet?
+pub(crate) fn is_pending(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let pending = pending.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    pending & (1 << (signal.as_raw() - 1)) != 0
+}
+
 /// The guard's one child.
 pub(crate) fn keeper_of(guard: &Process) -> u32 {
     let children = children(guard.id());
     assert_eq!(children.len(), 1, "a guard has one child, its keeper");
     children[0]
+}
+
+/// Waits for a guard that was sent SIGTERM, and whose command had to be killed.
+pub(crate) async fn await_killed(guard: &Process) {
+    let code = guard.wait(LIMIT).await.unwrap().code();
+    // On a busy machine the keeper may be late: then the guard kills, says so, and ends like any by that signal.
+    let late =
+        || guard.lines().iter().any(|line| line.contains("the keeper has not ended the command in time"));
+    assert!(code == Some(137) || (code == Some(143) && late()), "{code:?}: {:?}", guard.lines());
 }
 
 pub(crate) async fn await_death(what: &str, pids: &[u32]) {

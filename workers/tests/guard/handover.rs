@@ -13,7 +13,8 @@ const SERVER: &str = r#"trap 'echo "$LEASEHOLD_EPOCH told" >> log; exit 0' TERM
 #[tokio::test]
 async fn asked_to_step_down_it_hands_over_and_stands_by_for_the_next_time() {
     let place = Place::new();
-    let first = place.guard(TTL, &[], SERVER);
+    // It holds off for two of these: long enough for the other on a busy machine.
+    let first = place.guard(TTL, &["--retry-interval", "5s"], SERVER);
     place.await_lines("log", 1).await;
     let second = place.guard(TTL, &[], SERVER);
     second.wait_for_line("standing by", LIMIT).await.unwrap();
@@ -48,8 +49,8 @@ async fn once_means_one_term() {
 #[tokio::test]
 async fn revoked_it_ends_the_command_at_once_and_campaigns_again() {
     let place = Place::new();
-    let ttl = Duration::from_secs(2);
-    let guard = place.guard(ttl, &[], SERVER);
+    let ttl = Duration::from_secs(4);
+    let guard = place.guard(ttl, &["--renew-interval", "400ms"], SERVER);
     place.await_lines("log", 1).await;
     let revoked = place.leasehold(&["revoke"]);
     assert_eq!(revoked.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", revoked.lines());

@@ -53,13 +53,17 @@ async fn a_killed_guards_command_dies_before_the_deadline_and_the_successor_come
     assert_beats_in_order(&place);
 }
 
+/// Told to stop 3.2 s before its deadline, the command is killed 0.8 s before it, and the guard gives the proof of its
+/// death up at the deadline.
+const EARLY: [&str; 6] = ["--renew-interval", "600ms", "--stop-grace", "3200ms", "--stop-budget", "3200ms"];
+
 /// How a store falls silent.
 async fn cut_off(database_name: &str, cut: impl AsyncFn(&Proxy)) {
     let url = database(database_name).await;
     let proxy = Proxy::postgres(server().await.addr()).unwrap();
     let place = Place::on_postgres(&proxy.url(&url).unwrap());
     let ttl = Duration::from_secs(6);
-    let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
+    let guard = place.guard(ttl, &EARLY, &deaf_family());
     let first = family(&place, 1).await;
     let began = Instant::now();
     cut(&proxy).await;

@@ -2,7 +2,7 @@
 
 use lease_workers::rpc::ledger::v1;
 
-use crate::stage::{Stage, attempt, refused, won};
+use crate::stage::{PATIENT, Stage, attempt, refused, won};
 
 #[tokio::test]
 async fn a_repeated_attempt_gets_the_same_answer_while_its_term_lasts() -> anyhow::Result<()> {
@@ -51,7 +51,7 @@ async fn a_renewal_names_no_attempt() -> anyhow::Result<()> {
 #[tokio::test]
 async fn of_many_at_once_exactly_one_acquires() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let ledgers = [stage.ledger().await?, stage.ledger().await?];
+    let ledgers = [stage.ledger_with(&PATIENT).await?, stage.ledger_with(&PATIENT).await?];
     let mut attempts = tokio::task::JoinSet::new();
     for number in 0..32 {
         let client = ledgers[number % 2].client().await?;

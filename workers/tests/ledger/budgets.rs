@@ -2,12 +2,12 @@
 
 use lease_testbed::Process;
 
-use crate::stage::{LIMIT, Stage, TENANT, attempt, fence, outcome, reserve, settle, won};
+use crate::stage::{LIMIT, PATIENT, Stage, TENANT, attempt, fence, outcome, reserve, settle, won};
 
 #[tokio::test]
 async fn is_never_overdrawn_by_many_at_once() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let ledgers = [stage.ledger().await?, stage.ledger().await?];
+    let ledgers = [stage.ledger_with(&PATIENT).await?, stage.ledger_with(&PATIENT).await?];
     let client = ledgers[0].client().await?;
     let fence = fence("a", &won(&client, attempt("a")).await?);
     let mut clients = tokio::task::JoinSet::new();

@@ -3,7 +3,7 @@
 use lease_testbed::{Proxy, wait_until};
 use sqlx::{Connection, PgConnection};
 
-use crate::stage::{LIMIT, Ledger, Stage, attempt, fence, outcome, reserve, server, won};
+use crate::stage::{LIMIT, Ledger, PATIENT, Stage, attempt, fence, outcome, reserve, server, won};
 use lease_workers::rpc::ledger::v1;
 
 /// Its statement is on its way to the database while another takes over.
@@ -11,7 +11,7 @@ use lease_workers::rpc::ledger::v1;
 async fn a_write_that_arrives_after_a_takeover_is_refused() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     let proxy = Proxy::postgres(server().await?.addr())?;
-    let slow = Ledger::start(&proxy.url(&stage.url)?, &[]).await?;
+    let slow = Ledger::start(&proxy.url(&stage.url)?, &PATIENT).await?;
     let (mut old_client, new_ledger) = (slow.client().await?, stage.ledger().await?);
     let new_client = new_ledger.client().await?;
     let old = fence("old", &won(&old_client, attempt("old")).await?);
@@ -36,7 +36,7 @@ const OVERLAPS: &str = "SELECT count(*) FROM reservation_events e JOIN fencing_s
 
 /// Its transaction has been admitted and is paused there; returns what the takeover did meanwhile.
 async fn paused_after_admission(stage: &Stage) -> anyhow::Result<bool> {
-    let ledger = stage.ledger().await?;
+    let ledger = stage.ledger_with(&PATIENT).await?;
     let client = ledger.client().await?;
     let old = won(&client, attempt("old")).await?;
     let mut paused = PgConnection::connect(&stage.url).await?;
@@ -106,7 +106,7 @@ const QUEUE: &str = "PERFORM pg_advisory_xact_lock_shared(ledger_scope_queue(p_s
 
 /// A write is under way, a takeover waits for it, and another write comes: does it pass the takeover?
 async fn a_writer_passes_a_waiting_takeover(stage: &Stage) -> anyhow::Result<bool> {
-    let ledger = stage.ledger().await?;
+    let ledger = stage.ledger_with(&PATIENT).await?;
     let client = ledger.client().await?;
     let term = won(&client, attempt("a")).await?;
     let mut paused = PgConnection::connect(&stage.url).await?;

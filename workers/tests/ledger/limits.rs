@@ -1,10 +1,10 @@
 //! Message size, deadlines, places: what keeps one client from harming the others.
 
-use lease_testbed::wait_until;
+use lease_testbed::{wait_for, wait_until};
 use sqlx::{Connection, PgConnection};
 use tonic::{Code, Request};
 
-use crate::stage::{LIMIT, Ledger, Stage, attempt, fence, outcome, page, reserve, won, word};
+use crate::stage::{LIMIT, Ledger, PATIENT, Stage, attempt, fence, outcome, reserve, until_ready, won, word};
 
 #[tokio::test]
 async fn a_message_beyond_the_limit_is_refused_and_the_server_goes_on() -> anyhow::Result<()> {
@@ -36,31 +36,32 @@ async fn a_deadline_ends_a_call_and_its_key_tells_what_became_of_it() -> anyhow:
     let late = client.reserve(asked).await.expect_err("the scope is locked");
     // On a busy machine tonic's own timer may be first, which says Cancelled.
     assert!(matches!(late.code(), Code::DeadlineExceeded | Code::Cancelled), "{late}");
-    let late = loop {
-        let late = client.reserve(reserve(&fence, "k1", 10)).await.expect_err("the scope is locked");
+    let late = wait_for("there is a place", LIMIT, async || {
+        let answer = client.clone().reserve(reserve(&fence, "k1", 10)).await;
+        let late = answer.expect_err("the scope is locked");
         // The place of the one that was given up may not be free yet.
-        if late.code() != Code::ResourceExhausted {
-            break late;
-        }
-        tokio::task::yield_now().await;
-    };
+        if late.code() == Code::ResourceExhausted { Err(late.to_string()) } else { Ok(late) }
+    })
+    .await?;
     assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
 
-    // There is one place: while it is taken, others are told to come back. What was given up is over in the database
-    // as well, by its own limit.
+    // What was given up is over in the database as well, by its own limit.
     let blocked = async |count: i64| {
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
             AND datname = current_database() AND query LIKE '%ledger_reserve%'";
         stage.int(waiting).await.is_ok_and(|waiting| waiting == count)
     };
     wait_until("what was given up is over", LIMIT, || blocked(0)).await?;
-    let (mut first, held) = (client.clone(), reserve(&fence, "k1", 10));
+    // There is one place: while it is taken, others are told to come back.
+    let patient = stage.ledger_with(&[&PATIENT[..], &["--ledger-max-requests", "1"]].concat()).await?;
+    let mut other = patient.client().await?;
+    let (mut first, held) = (other.clone(), reserve(&fence, "k1", 10));
     let first = tokio::spawn(async move { first.reserve(held).await });
     wait_until("the place is taken", LIMIT, || blocked(1)).await?;
-    let busy = client.reserve(reserve(&fence, "k2", 10)).await.expect_err("one place only");
+    let busy = other.reserve(reserve(&fence, "k2", 10)).await.expect_err("one place only");
     assert_eq!(busy.code(), Code::ResourceExhausted, "{busy}");
     lock.rollback().await?;
-    let _ = first.await?;
+    assert!(outcome(first.await??)?.is_ok());
     wait_until("it is done once", LIMIT, || async {
         let answer = client.clone().reserve(reserve(&fence, "k1", 10)).await;
         answer.is_ok_and(|answer| outcome(answer).is_ok_and(|outcome| outcome.is_ok()))
@@ -78,7 +79,7 @@ async fn a_database_that_is_away_makes_it_unready_not_dead() -> anyhow::Result<(
     let mut client = ledger.client().await?;
     let fence = fence("a", &won(&client, attempt("a")).await?);
     let page = |path: &'static str| crate::stage::page(&ledger.pages, path);
-    assert_eq!(page("/readyz").await?.0, 200);
+    until_ready(&ledger.pages).await?;
     proxy.refuse(true).await?;
     proxy.cut().await;
     let away = client.reserve(reserve(&fence, "k1", 10)).await.expect_err("no database");
@@ -88,8 +89,7 @@ async fn a_database_that_is_away_makes_it_unready_not_dead() -> anyhow::Result<(
     assert_eq!(page("/healthz").await?.0, 200);
     proxy.refuse(false).await?;
     assert!(outcome(client.reserve(reserve(&fence, "k1", 10)).await?)?.is_ok(), "it goes on by itself");
-    assert_eq!(page("/readyz").await?.0, 200);
-    Ok(())
+    until_ready(&ledger.pages).await
 }
 
 /// Whoever opens connections without end leaves it the descriptors that its own work needs.
@@ -99,7 +99,8 @@ async fn silent_connections_keep_it_from_nothing() -> anyhow::Result<()> {
     let few = r#"ulimit -n 160; exec "$0" worker ledger --listen 127.0.0.1:0 --grpc-listen 127.0.0.1:0 "$@""#;
     let program = env!("CARGO_BIN_EXE_leasehold");
     let process = lease_testbed::Process::command("sh")?;
-    let process = process.env_clear().args(["-c", few, program, "--ledger-db-url", &stage.url]).spawn()?;
+    let process = process.env_clear().args(["-c", few, program, "--ledger-db-url", &stage.url]);
+    let process = process.args(PATIENT).spawn()?;
     let line = process.wait_for_line(" started address=", LIMIT).await?;
     let (pages, grpc) = (word(&line, "address=")?.to_owned(), word(&line, "grpc=")?.to_owned());
     let ledger = Ledger { process, pages, grpc };
@@ -119,7 +120,7 @@ async fn silent_connections_keep_it_from_nothing() -> anyhow::Result<()> {
     for answer in writes.join_all().await {
         assert!(outcome(answer?)?.is_ok());
     }
-    assert_eq!(page(&ledger.pages, "/readyz").await?.0, 200);
+    until_ready(&ledger.pages).await?;
     drop(silent);
     // There is room again.
     assert_eq!(crate::stage::denied(&ledger.client().await?, attempt("b")).await?.current_epoch, 1);

@@ -8,7 +8,7 @@ use lease_workers::roles::database::StoreError;
 use lease_workers::roles::sweeper::store::{Expired, Retention};
 
 use crate::stage::{LIMIT, Stage, expired, server};
-use crate::sweeping::{Sweeper, swept};
+use crate::sweeping::{SHORT, Sweeper, swept};
 
 const KEEP: Retention = Retention { scope_days: 90, audit_days: 400 };
 const AUDITS: &str = "SELECT count(*) FROM reservation_events";
@@ -179,10 +179,13 @@ async fn a_late_batch_of_a_paused_leader_removes_nothing() -> anyhow::Result<()>
     held(&stage, 5, 500).await?;
     let proxy = Proxy::postgres(server().await?.addr())?;
     let mut hold = proxy.hold(|request| request.sql_contains("ledger_prune"));
-    let old = Sweeper::start("old", &proxy.url(&stage.url)?, leases.path(), &[]).await?;
+    // It must not give its call up before it has heard the answer, however long the successor takes.
+    let patient = ["--ttl", "2s", "--sweeper-call-timeout", "120s"];
+    let old = Sweeper::start("old", &proxy.url(&stage.url)?, leases.path(), &patient).await?;
     hold.held().await?;
     old.process.pause().await?;
     let for_ever = ["--sweeper-scope-event-retention-days", "0", "--sweeper-audit-retention-days", "0"];
+    let for_ever = [&for_ever[..], &SHORT].concat();
     let new = Sweeper::start("new", &stage.url, leases.path(), &for_ever).await?;
     new.leads().await?;
     wait_until("the successor has acted", LIMIT, || async {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use lease_testbed::{Postgres, PostgresOptions, Process};
+use lease_testbed::{Postgres, PostgresOptions, Process, wait_until};
 use lease_workers::roles::{http_client, ledger};
 use lease_workers::rpc::ledger::v1::{self, ledger_client::LedgerClient};
 use sqlx::PgPool;
@@ -17,6 +17,9 @@ use v1::acquire_fencing_lease_response::{Denied, Outcome, Success};
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const SCOPE: &str = "payments";
 pub(crate) const TENANT: &str = "acme";
+
+/// For a ledger whose calls are held up: none of them runs into its own limit.
+pub(crate) const PATIENT: [&str; 2] = ["--ledger-call-timeout", "600s"];
 
 static SERVER: OnceCell<Postgres> = OnceCell::const_new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
@@ -105,6 +108,14 @@ pub(crate) fn word<'a>(line: &'a str, key: &str) -> anyhow::Result<&'a str> {
 pub(crate) async fn page(address: &str, path: &str) -> anyhow::Result<(u16, String)> {
     let reply = http_client(LIMIT)?.get(format!("http://{address}{path}")).send().await?;
     Ok((reply.status().as_u16(), reply.text().await?))
+}
+
+/// Waits until it is ready: on a busy machine a probe may run into its limit.
+pub(crate) async fn until_ready(address: &str) -> anyhow::Result<()> {
+    wait_until("it is ready", LIMIT, || async {
+        page(address, "/readyz").await.is_ok_and(|(status, _)| status == 200)
+    })
+    .await
 }
 
 /// The value of the metric whose line begins with `name`.

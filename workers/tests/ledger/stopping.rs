@@ -6,14 +6,16 @@ use sqlx::{Connection, PgConnection};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::stage::{LIMIT, Ledger, SCOPE, Stage, TENANT, attempt, fence, outcome, page, reserve, won};
+use crate::stage::{
+    LIMIT, Ledger, PATIENT, SCOPE, Stage, TENANT, attempt, fence, outcome, page, reserve, won,
+};
 
 const BLOCKED: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
     AND datname = current_database() AND query LIKE '%ledger_reserve%'";
 
 async fn stops(signal: Signal) -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let ledger = stage.ledger().await?;
+    let ledger = stage.ledger_with(&[&PATIENT[..], &["--stop-budget", "600s"]].concat()).await?;
     let mut client = ledger.client().await?;
     let fence = fence("a", &won(&client, attempt("a")).await?);
     let mut health = {
@@ -69,7 +71,8 @@ async fn sigint_finishes_what_is_under_way() -> anyhow::Result<()> {
 #[tokio::test]
 async fn past_the_budget_it_says_what_was_abandoned() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let ledger: Ledger = stage.ledger_with(&["--stop-budget", "300ms"]).await?;
+    let more = [&PATIENT[..], &["--stop-budget", "300ms"]].concat();
+    let ledger: Ledger = stage.ledger_with(&more).await?;
     let mut client = ledger.client().await?;
     let fence = fence("a", &won(&client, attempt("a")).await?);
     let mut locker = PgConnection::connect(&stage.url).await?;

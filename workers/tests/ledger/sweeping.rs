@@ -4,9 +4,15 @@ use std::path::Path;
 
 use lease_testbed::{Process, Proxy, Signal, wait_until};
 
-use crate::stage::{LIMIT, Stage, expired, metric, page, server, start, word};
+use crate::stage::{LIMIT, Stage, expired, metric, page, server, start, until_ready, word};
 
-/// One process of `leasehold worker ttl-sweeper`, with a ttl of 2 s.
+/// Where a lease has to run out.
+pub(crate) const SHORT: [&str; 2] = ["--ttl", "2s"];
+
+/// Else it looks as often, but no late beat ends a term.
+const LONG: [&str; 6] = ["--ttl", "15s", "--renew-interval", "600ms", "--retry-interval", "130ms"];
+
+/// One process of `leasehold worker ttl-sweeper`.
 pub(crate) struct Sweeper {
     pub(crate) process: Process,
     pub(crate) pages: String,
@@ -15,8 +21,10 @@ pub(crate) struct Sweeper {
 impl Sweeper {
     pub(crate) async fn start(name: &str, url: &str, leases: &Path, more: &[&str]) -> anyhow::Result<Self> {
         let leases = leases.join("leases.sqlite").display().to_string();
-        let lease = ["--mode", "sqlite", "--sqlite-path", &leases, "--ttl", "2s"];
+        let lease = ["--mode", "sqlite", "--sqlite-path", &leases];
+        // `more` may say its own.
         let lease = if more.contains(&"--mode") { &[] } else { &lease[..] };
+        let times = if more.contains(&"--ttl") { &[] } else { &LONG[..] };
         let args = [
             "worker",
             "ttl-sweeper",
@@ -27,9 +35,9 @@ impl Sweeper {
             "--listen",
             "127.0.0.1:0",
         ];
-        let args =
-            [&args[..], &["--sweeper-poll-interval", "50ms", "--sweeper-batch-size", "100"], lease, more];
-        let (process, line) = start(&args.concat()).await?;
+        let batches = ["--sweeper-poll-interval", "50ms", "--sweeper-batch-size", "100"];
+        let args = [&args[..], &batches, lease, times, more].concat();
+        let (process, line) = start(&args).await?;
         let pages = word(&line, "address=")?.to_owned();
         Ok(Self { process, pages })
     }
@@ -87,7 +95,7 @@ async fn of_two_exactly_one_leads_and_a_stop_hands_over() -> anyhow::Result<()> 
     })
     .await?;
     for sweeper in [&first, &second] {
-        assert_eq!(page(&sweeper.pages, "/readyz").await?.0, 200);
+        until_ready(&sweeper.pages).await?;
         assert_eq!(metric(&sweeper.pages, "spendguard_reservations_expired_oldest_age_seconds").await?, 0.0);
     }
     let rows = stage
@@ -136,7 +144,7 @@ async fn a_late_batch_of_a_paused_leader_is_refused() -> anyhow::Result<()> {
     let (stage, leases) = (Stage::new().await?, tempfile::tempdir()?);
     let proxy = Proxy::postgres(server().await?.addr())?;
     // It must not give its call up before it has heard the answer, however long the successor takes.
-    let patient = ["--sweeper-call-timeout", "120s"];
+    let patient = ["--ttl", "2s", "--sweeper-call-timeout", "120s"];
     let old = Sweeper::start("old", &proxy.url(&stage.url)?, leases.path(), &patient).await?;
     old.leads().await?;
     wait_until("it polls", LIMIT, || async {
@@ -147,7 +155,7 @@ async fn a_late_batch_of_a_paused_leader_is_refused() -> anyhow::Result<()> {
     hold.held().await?;
     old.process.pause().await?;
     expired(&stage, 120).await?;
-    let new = Sweeper::start("new", &stage.url, leases.path(), &[]).await?;
+    let new = Sweeper::start("new", &stage.url, leases.path(), &SHORT).await?;
     new.leads().await?;
     swept(&stage, 120).await?;
     expired(&stage, 1).await?;
@@ -205,7 +213,8 @@ async fn a_name_that_no_event_id_can_hold_is_refused_before_the_start() -> anyho
 async fn calls_that_are_never_answered_use_no_connections_up() -> anyhow::Result<()> {
     let (stage, leases) = (Stage::new().await?, tempfile::tempdir()?);
     let proxy = Proxy::postgres(server().await?.addr())?;
-    let impatient = ["--sweeper-call-timeout", "300ms"];
+    // Long enough for a first call, which connects.
+    let impatient = ["--sweeper-call-timeout", "2s"];
     let sweeper = Sweeper::start("a", &proxy.url(&stage.url)?, leases.path(), &impatient).await?;
     sweeper.leads().await?;
     let mut never = Vec::new();

@@ -4,7 +4,7 @@ use lease_testbed::{Proxy, wait_until};
 use sqlx::{Connection, PgConnection};
 
 use crate::stage::{LIMIT, Ledger, Stage, attempt, expired, fence, outcome, reserve, server, won};
-use crate::sweeping::{Sweeper, swept};
+use crate::sweeping::{SHORT, Sweeper, swept};
 
 /// Where the leader is when SIGKILL comes.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,7 @@ async fn a_sweeper_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing() -
     for step in [Step::Lost, Step::Sent, Step::Half, Step::Unheard] {
         let proxy = Proxy::postgres(server().await?.addr())?;
         let name = format!("{step:?}");
-        let leader = Sweeper::start(&name, &proxy.url(&stage.url)?, leases.path(), &[]).await?;
+        let leader = Sweeper::start(&name, &proxy.url(&stage.url)?, leases.path(), &SHORT).await?;
         leader.leads().await?;
         wait_until("it polls", LIMIT, || async {
             leader.metric("loop_iterations_total").await.is_ok_and(|n| n >= 2.0)
@@ -75,7 +75,7 @@ async fn a_sweeper_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing() -
             }
         }
     }
-    let last = Sweeper::start("last", &stage.url, leases.path(), &[]).await?;
+    let last = Sweeper::start("last", &stage.url, leases.path(), &SHORT).await?;
     last.leads().await?;
     swept(&stage, all).await?;
     let epochs =

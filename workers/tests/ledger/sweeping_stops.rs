@@ -4,7 +4,7 @@ use lease_testbed::{Hold, Proxy, Signal, wait_until};
 use tempfile::TempDir;
 
 use crate::stage::{LIMIT, Stage, expired, page, server};
-use crate::sweeping::{Sweeper, swept};
+use crate::sweeping::{SHORT, Sweeper, swept};
 
 /// The elector's line.
 const RELEASED: &str = "lease_core::events: released ";
@@ -15,7 +15,9 @@ async fn with_a_batch_under_way(
     more: &[&str],
 ) -> anyhow::Result<(Sweeper, Hold, Proxy, TempDir)> {
     let (leases, proxy) = (tempfile::tempdir()?, Proxy::postgres(server().await?.addr())?);
-    let leader = Sweeper::start("a", &proxy.url(&stage.url)?, leases.path(), more).await?;
+    // It gives no call up before it has heard the answer.
+    let more = [&["--sweeper-call-timeout", "120s"][..], more].concat();
+    let leader = Sweeper::start("a", &proxy.url(&stage.url)?, leases.path(), &more).await?;
     leader.leads().await?;
     wait_until("it polls", LIMIT, || async {
         leader.metric("loop_iterations_total").await.is_ok_and(|n| n >= 2.0)
@@ -32,7 +34,8 @@ async fn the_lease_is_kept_while_the_batch_ends() -> anyhow::Result<()> {
     for signal in [Signal::TERM, Signal::INT] {
         let stage = Stage::new().await?;
         // A batch may take longer than the ttl allows a transaction at the server: it is held on its way there.
-        let (leader, hold, _proxy, _leases) = with_a_batch_under_way(&stage, &[]).await?;
+        let patient = ["--stop-budget", "600s"];
+        let (leader, hold, _proxy, _leases) = with_a_batch_under_way(&stage, &patient).await?;
         leader.process.signal(signal)?;
         leader.process.wait_for_line("stopping; a second signal", LIMIT).await?;
         assert_eq!(page(&leader.pages, "/readyz").await?, (503, "stopping\n".to_owned()));
@@ -53,7 +56,8 @@ async fn the_lease_is_kept_while_the_batch_ends() -> anyhow::Result<()> {
 #[tokio::test]
 async fn past_the_budget_nothing_is_released_and_what_is_left_is_named() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let (leader, hold, _proxy, leases) = with_a_batch_under_way(&stage, &["--stop-budget", "300ms"]).await?;
+    let more = [&["--stop-budget", "300ms"][..], &SHORT].concat();
+    let (leader, hold, _proxy, leases) = with_a_batch_under_way(&stage, &more).await?;
     leader.process.signal(Signal::TERM)?;
     assert_eq!(leader.process.wait(LIMIT).await?.code(), Some(1));
     for part in
@@ -63,7 +67,7 @@ async fn past_the_budget_nothing_is_released_and_what_is_left_is_named() -> anyh
     }
     assert!(!leader.process.lines().iter().any(|line| line.contains(RELEASED)));
     hold.discard();
-    let next = Sweeper::start("b", &stage.url, leases.path(), &[]).await?;
+    let next = Sweeper::start("b", &stage.url, leases.path(), &SHORT).await?;
     next.leads().await?;
     swept(&stage, 50).await
 }

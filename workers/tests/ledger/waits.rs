@@ -1,7 +1,5 @@
 //! Waiting for a scope: a hint wakes, a poll stands behind it.
 
-use std::time::{Duration, Instant};
-
 use lease_testbed::wait_until;
 use lease_workers::rpc::ledger::v1;
 use tonic::Code;
@@ -19,7 +17,7 @@ async fn waiters(ledger: &Ledger, count: f64) -> anyhow::Result<()> {
     .await
 }
 
-/// The poll is a minute: only the hint can be so quick.
+/// The poll is a minute, longer than anybody waits: only the hint can be so quick.
 #[tokio::test]
 async fn a_release_and_a_revocation_wake_who_waits_at_once() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
@@ -35,7 +33,6 @@ async fn a_release_and_a_revocation_wake_who_waits_at_once() -> anyhow::Result<(
         let waiting = tokio::spawn(async move { waiting.await_fencing_scope(wait(30_000)).await });
         waiters(&here, 1.0).await?;
         // It listens by now, or will look when it does.
-        let began = Instant::now();
         if revoke {
             let asked = v1::RevokeFencingLeaseRequest {
                 fencing_scope_id: SCOPE.into(),
@@ -47,12 +44,7 @@ async fn a_release_and_a_revocation_wake_who_waits_at_once() -> anyhow::Result<(
             let asked = v1::ReleaseFencingLeaseRequest { fence: Some(fence("a", &term)) };
             other.clone().release_fencing_lease(asked).await?;
         }
-        assert!(waiting.await??.into_inner().free);
-        assert!(
-            began.elapsed() < Duration::from_secs(10),
-            "it was woken, not timed out: {:?}",
-            began.elapsed()
-        );
+        assert!(waiting.await??.into_inner().free, "it was not woken");
         waiters(&here, 0.0).await?;
     }
     Ok(())
@@ -72,7 +64,6 @@ async fn what_happened_while_the_listener_was_cut_off_is_looked_at_when_it_is_ba
         let waiting = tokio::spawn(async move { waiting.await_fencing_scope(wait(30_000)).await });
         waiters(&ledger, 1.0).await?;
         let listener = listener(&stage, cut).await?;
-        let began = Instant::now();
         sqlx::query(
             "SELECT pg_terminate_backend($1, 10000),
                     (ledger_fencing_scope('revoke', $2, $3, '', NULL, NULL, NULL, true, NULL, NULL, 'cut')).o_outcome",
@@ -82,18 +73,18 @@ async fn what_happened_while_the_listener_was_cut_off_is_looked_at_when_it_is_ba
         .bind(TENANT)
         .execute(&stage.pool)
         .await?;
-        assert!(waiting.await??.into_inner().free);
-        assert!(began.elapsed() < Duration::from_secs(15), "not by the poll: {:?}", began.elapsed());
+        assert!(waiting.await??.into_inner().free, "it did not look again");
         cut = listener;
     }
     listener(&stage, cut).await?;
     Ok(())
 }
 
-/// The listening session of the ledger, once there is one other than `cut`.
+/// The listening session of the ledger, once there is one other than `cut`. Later it asks for signs of life.
 async fn listener(stage: &Stage, cut: i32) -> anyhow::Result<i32> {
-    let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'leasehold ledger hints'
-                      AND datname = current_database() AND query LIKE 'LISTEN%' AND pid <> $1";
+    let sql =
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'leasehold ledger hints' AND pid <> $1
+                      AND datname = current_database() AND (query LIKE 'LISTEN%' OR query = 'SELECT 1')";
     lease_testbed::wait_for("it listens", LIMIT, async || {
         sqlx::query_scalar(sql).bind(cut).fetch_one(&stage.pool).await
     })

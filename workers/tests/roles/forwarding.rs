@@ -31,7 +31,7 @@ async fn one_forwards_all_stand_by_and_both_signals_end_cleanly(stage: Stage) ->
     .await?;
     for worker in [&first, &second, &ingest] {
         assert_eq!(worker.get("/healthz").await?, (200, "ok\n".to_owned()));
-        assert_eq!(worker.get("/readyz").await?, (200, "ok\n".to_owned()));
+        worker.ready().await?;
     }
 
     stop(&first, Signal::TERM).await?;

@@ -103,8 +103,9 @@ async fn each_reason_to_skip_is_counted_as_such() -> anyhow::Result<()> {
     let stage = Stage::sqlite().await?;
     let Pools::Sqlite { outbox, .. } = &stage.pools else { unreachable!("it is SQLite") };
     let ingest = stage.ingest().await?;
-    let more = ["--call-timeout", "100ms"];
-    let leader = stage.forwarder_with("a", &ingest.address, &stage.outbox, &more).await?;
+    let proxy = ingest.proxy()?;
+    let more = ["--call-timeout", "1s"];
+    let leader = stage.forwarder_with("a", &proxy.addr().to_string(), &stage.outbox, &more).await?;
     leader.leads().await?;
     // Its term is admitted before its first look at the rows.
     wait_until("it polls", LIMIT, || async {
@@ -113,6 +114,9 @@ async fn each_reason_to_skip_is_counted_as_such() -> anyhow::Result<()> {
     .await?;
     stage.append(0, 10).await?;
     stage.drained().await?;
+    // Else it might have marked them all again before the lock is there.
+    proxy.refuse(true).await?;
+    proxy.cut().await;
     let mut writer: sqlx::pool::PoolConnection<sqlx::Sqlite> = outbox.acquire().await?;
     let mut lock = SqliteConnection::begin_with(&mut writer, "BEGIN IMMEDIATE").await?;
     sqlx::query("UPDATE audit_outbox SET pending_forward = 1, forwarded_at = NULL")
@@ -120,11 +124,15 @@ async fn each_reason_to_skip_is_counted_as_such() -> anyhow::Result<()> {
         .await?;
     lock.commit().await?;
     let lock = SqliteConnection::begin_with(&mut writer, "BEGIN IMMEDIATE").await?;
+    proxy.refuse(false).await?;
     wait_until("the outbox does not answer", LIMIT, || async {
         leader.metric(&skipped("outbox_unavailable")).await.is_ok_and(|count| count >= 1.0)
     })
     .await?;
-    assert!(leader.metric(OLDEST).await? > 0.0, "reading goes on beside a writer");
+    wait_until("reading goes on beside a writer", LIMIT, || async {
+        leader.metric(OLDEST).await.is_ok_and(|age| age > 0.0)
+    })
+    .await?;
     lock.rollback().await?;
     stage.drained().await?;
     comes_to(&leader, OLDEST, 0.0).await

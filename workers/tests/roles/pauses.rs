@@ -4,10 +4,13 @@ use lease_testbed::{Process, Proxy, wait_until};
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
 
-use crate::stage::{LIMIT, Pools, Stage};
+use crate::stage::{LIMIT, Pools, SHORT, Stage};
 
 const WARNING: &str = "lease expired locally; skip batch until renewed";
 const REFUSED: &str = "a late write was refused by the fence";
+
+/// It must not give its call up before it has heard the answer, however long the successor takes.
+const PATIENT: [&str; 4] = ["--ttl", "2s", "--call-timeout", "120s"];
 
 /// The number of the first line that has `text`.
 fn line(process: &Process, text: &str) -> Option<usize> {
@@ -26,16 +29,14 @@ async fn rows_of_a_later_term(stage: &Stage, epoch: i64) -> anyhow::Result<()> {
 async fn a_late_request_is_refused_by_the_ingest(stage: Stage) -> anyhow::Result<()> {
     let ingest = stage.ingest().await?;
     let proxy = ingest.proxy()?;
-    // It must not give its call up before it has heard the answer, however long the successor takes.
-    let patient = ["--call-timeout", "120s"];
-    let old = stage.forwarder_with("old", &proxy.addr().to_string(), &stage.outbox, &patient).await?;
+    let old = stage.forwarder_with("old", &proxy.addr().to_string(), &stage.outbox, &PATIENT).await?;
     old.leads().await?;
     let epoch = old.epoch()?;
     let mut hold = proxy.hold(|request| request.contains("POST /v1/events"));
     stage.append(0, 300).await?;
     hold.held().await?;
     old.process.pause().await?;
-    let new = stage.forwarder("new", &ingest.address).await?;
+    let new = stage.forwarder_with("new", &ingest.address, &stage.outbox, &SHORT).await?;
     new.leads().await?;
     rows_of_a_later_term(&stage, epoch).await?;
     hold.release();
@@ -75,7 +76,7 @@ async fn writes_nothing_after_its_warning() -> anyhow::Result<()> {
     let stage = Stage::sqlite().await?;
     let ingest = stage.ingest().await?;
     let proxy = ingest.proxy()?;
-    let old = stage.forwarder("old", &proxy.addr().to_string()).await?;
+    let old = stage.forwarder_with("old", &proxy.addr().to_string(), &stage.outbox, &PATIENT).await?;
     old.leads().await?;
     let epoch = old.epoch()?;
     // The events get there; the answer is held up.
@@ -86,7 +87,7 @@ async fn writes_nothing_after_its_warning() -> anyhow::Result<()> {
     })
     .await?;
     old.process.pause().await?;
-    let new = stage.forwarder("new", &ingest.address).await?;
+    let new = stage.forwarder_with("new", &ingest.address, &stage.outbox, &SHORT).await?;
     new.leads().await?;
     rows_of_a_later_term(&stage, epoch).await?;
     proxy.heal();
@@ -108,7 +109,7 @@ async fn sqlite_a_late_mark_is_refused_by_the_outbox() -> anyhow::Result<()> {
     let Pools::Sqlite { outbox, .. } = &stage.pools else { unreachable!("it is SQLite") };
     let ingest = stage.ingest().await?;
     let proxy = ingest.proxy()?;
-    let old = stage.forwarder("old", &proxy.addr().to_string()).await?;
+    let old = stage.forwarder_with("old", &proxy.addr().to_string(), &stage.outbox, &PATIENT).await?;
     old.leads().await?;
     let epoch = old.epoch()?;
     let mut hold = proxy.hold(|request| request.contains("POST /v1/events"));
@@ -121,7 +122,7 @@ async fn sqlite_a_late_mark_is_refused_by_the_outbox() -> anyhow::Result<()> {
     wait_until("its mark waits for the lock", LIMIT, || async { waits_for_a_lock(old.process.id()) }).await?;
     old.process.pause().await?;
     lock.rollback().await?;
-    let new = stage.forwarder("new", &ingest.address).await?;
+    let new = stage.forwarder_with("new", &ingest.address, &stage.outbox, &SHORT).await?;
     new.leads().await?;
     rows_of_a_later_term(&stage, epoch).await?;
     old.process.resume()?;
@@ -149,7 +150,7 @@ async fn postgres_a_late_mark_is_refused_by_the_outbox() -> anyhow::Result<()> {
     let stage = Stage::postgres().await?;
     let ingest = stage.ingest().await?;
     let proxy = Proxy::postgres(stage.server.as_ref().expect("it is Postgres").addr())?;
-    let old = stage.forwarder_with("old", &ingest.address, &proxy.url(&stage.outbox)?, &[]).await?;
+    let old = stage.forwarder_with("old", &ingest.address, &proxy.url(&stage.outbox)?, &SHORT).await?;
     old.leads().await?;
     let epoch = old.epoch()?;
     wait_until("it polls", LIMIT, || async {
@@ -161,7 +162,7 @@ async fn postgres_a_late_mark_is_refused_by_the_outbox() -> anyhow::Result<()> {
     stage.append(0, 300).await?;
     hold.held().await?;
     old.process.pause().await?;
-    let new = stage.forwarder("new", &ingest.address).await?;
+    let new = stage.forwarder_with("new", &ingest.address, &stage.outbox, &SHORT).await?;
     new.leads().await?;
     rows_of_a_later_term(&stage, epoch).await?;
     hold.release();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lease_testbed::{Signal, wait_until};
+use lease_testbed::Signal;
 
 use crate::fake::Fake;
 use crate::stage::{LIMIT, Stage};
@@ -15,7 +15,7 @@ async fn the_forwarder_comes_back_when_it_is_told_to() -> anyhow::Result<()> {
         let forwarder = stage.forwarder("a", &fake.address).await?;
         stage.append(0, 10).await?;
         let asked = fake.asked(2).await?;
-        // Without the header it would have come back after ttl/15, 133 ms.
+        // Without the header it would have come back after its retry interval, 130 ms.
         assert!(asked[1].0 >= Duration::from_secs(2), "{status}: {:?}", asked[1].0);
         assert_eq!(asked[0].1, asked[1].1, "the same batch again");
         stage.drained().await?;
@@ -58,7 +58,7 @@ async fn an_ingest_whose_postgres_is_away_is_not_ready_and_loses_nothing() -> an
         .spawn()?;
     assert_eq!(made.wait(LIMIT).await?.code(), Some(0));
     let ingest = crate::stage::Worker::start(&migrate[..4]).await?;
-    assert_eq!(ingest.get("/readyz").await?.0, 200);
+    ingest.ready().await?;
     let forwarder = stage.forwarder("a", &ingest.address).await?;
     forwarder.leads().await?;
     server.crash().await?;
@@ -70,10 +70,7 @@ async fn an_ingest_whose_postgres_is_away_is_not_ready_and_loses_nothing() -> an
     assert!(ingest.metric("spendguard_canonical_ingest_requests_total{code=\"503\"}").await? >= 1.0);
     server.start_again().await?;
     stage.drained().await?;
-    wait_until("it is ready again", LIMIT, || async {
-        ingest.get("/readyz").await.is_ok_and(|(status, _)| status == 200)
-    })
-    .await?;
+    ingest.ready().await?;
     assert_eq!(server.psql_in("canonical", "SELECT count(*) FROM canonical_events").await?.trim(), "10");
     Ok(())
 }

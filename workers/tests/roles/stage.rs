@@ -19,6 +19,12 @@ use tempfile::TempDir;
 /// Generous: the machine may be busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
+/// Where a lease has to run out.
+pub(crate) const SHORT: [&str; 2] = ["--ttl", "2s"];
+
+/// Else it looks as often, but no late beat ends a term.
+const LONG: [&str; 6] = ["--ttl", "15s", "--renew-interval", "600ms", "--retry-interval", "130ms"];
+
 pub(crate) enum Pools {
     Sqlite { outbox: SqlitePool, canonical: SqlitePool },
     Postgres { outbox: PgPool, canonical: PgPool },
@@ -50,7 +56,7 @@ impl Stage {
         let config = PostgresConfig::new(&leases)?;
         lease_postgres::migrate(&config).await?;
         let backend = Leases::connect(config).await?;
-        let new = Init { new: true, above: 0, max_ttl: Duration::from_secs(2) };
+        let new = Init { new: true, above: 0, max_ttl: Duration::from_secs(15) };
         admin::init(&backend, &LeaseName::new("outbox-forwarder")?, new).await?;
         let lease_flags = ["--mode", "postgres", "--postgres-url"].map(str::to_owned).to_vec();
         let urls = [server.create_database("outbox").await?, server.create_database("canonical").await?];
@@ -84,7 +90,7 @@ impl Stage {
         Worker::start(&["worker", "canonical-ingest", "--canonical-url", &self.canonical]).await
     }
 
-    /// A candidate with a ttl of 2 s.
+    /// A candidate whose lease doesn't run out.
     pub(crate) async fn forwarder(&self, name: &str, ingest: &str) -> anyhow::Result<Worker> {
         self.forwarder_with(name, ingest, &self.outbox, &[]).await
     }
@@ -97,12 +103,13 @@ impl Stage {
         more: &[&str],
     ) -> anyhow::Result<Worker> {
         let ingest = format!("http://{ingest}/v1/events");
-        let args = ["worker", "outbox-forwarder", "--workload-id", name, "--ttl", "2s"];
+        let args = ["worker", "outbox-forwarder", "--workload-id", name];
         let args = [&args[..], &["--outbox-url", outbox, "--ingest-url", &ingest], more].concat();
         let lease_flags: Vec<_> = self.lease_flags.iter().map(String::as_str).collect();
-        // A mode that is said later wins over none; `more` may say its own.
+        // `more` may say its own.
         let flags = if more.contains(&"--mode") { &[] } else { &lease_flags[..] };
-        Worker::start(&[&args[..], flags].concat()).await
+        let times = if more.contains(&"--ttl") { &[] } else { &LONG[..] };
+        Worker::start(&[&args[..], flags, times].concat()).await
     }
 
     /// Writes rows `from..to` of the one producer, each of an epoch of its own: a row's epoch is only data.
@@ -196,6 +203,14 @@ impl Worker {
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
         let reply = http_client(LIMIT)?.get(format!("http://{}{path}", self.address)).send().await?;
         Ok((reply.status().as_u16(), reply.text().await?))
+    }
+
+    /// Waits until it is ready: on a busy machine a probe may run into its limit.
+    pub(crate) async fn ready(&self) -> anyhow::Result<()> {
+        wait_until("it is ready", LIMIT, || async {
+            self.get("/readyz").await.is_ok_and(|(status, text)| status == 200 && text == "ok\n")
+        })
+        .await
     }
 
     /// The value of the metric whose line begins with `name`.

@@ -8,7 +8,7 @@ use lease_workers::roles::http_client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::stage::{LIMIT, Stage, Worker};
+use crate::stage::{LIMIT, SHORT, Stage, Worker};
 
 /// The elector's line.
 const RELEASED: &str = "lease_core::events: released ";
@@ -24,7 +24,9 @@ async fn with_a_batch_under_way(
     more: &[&str],
 ) -> anyhow::Result<(Worker, Hold, Proxy)> {
     let proxy = ingest.proxy()?;
-    let leader = stage.forwarder_with("a", &proxy.addr().to_string(), &stage.outbox, more).await?;
+    // It gives no call up before it has heard the answer.
+    let more = [&["--call-timeout", "120s"][..], more].concat();
+    let leader = stage.forwarder_with("a", &proxy.addr().to_string(), &stage.outbox, &more).await?;
     leader.leads().await?;
     let mut hold = proxy.hold(|request| request.contains("POST /v1/events"));
     stage.append(0, 300).await?;
@@ -35,15 +37,15 @@ async fn with_a_batch_under_way(
 async fn the_lease_is_kept_while_the_batch_ends(stage: Stage, signal: Signal) -> anyhow::Result<()> {
     const BEATS: &str = "spendguard_outbox_forwarder_leader_age_seconds_count";
     let ingest = stage.ingest().await?;
-    let (leader, hold, _proxy) = with_a_batch_under_way(&stage, &ingest, &[]).await?;
+    let patient = ["--stop-budget", "600s"];
+    let (leader, hold, _proxy) = with_a_batch_under_way(&stage, &ingest, &patient).await?;
     let standby = stage.forwarder("b", &ingest.address).await?;
     standby.process.wait_for_line("standing by", LIMIT).await?;
     leader.process.signal(signal)?;
     leader.process.wait_for_line("stopping; a second signal ends the process at once", LIMIT).await?;
     assert_eq!(leader.get("/readyz").await?, (503, "stopping\n".to_owned()));
     assert_eq!(leader.get("/healthz").await?.0, 200, "a process that drains is not restarted");
-    // Longer than a ttl.
-    // It isn't shown before the first beat.
+    // The lease is kept by them alone. They aren't shown before the first one.
     let before = leader.metric(BEATS).await.unwrap_or(0.0);
     wait_until("four beats are acknowledged while it drains", LIMIT, || async {
         leader.metric(BEATS).await.is_ok_and(|beats| beats >= before + 4.0)
@@ -80,7 +82,7 @@ async fn past_the_budget_nothing_is_released_and_what_is_left_is_named() -> anyh
     ] {
         let stage = Stage::sqlite().await?;
         let ingest = stage.ingest().await?;
-        let more = [&["--stop-budget", "300ms"], mode].concat();
+        let more = [&["--stop-budget", "300ms"][..], &SHORT, mode].concat();
         let (leader, hold, _proxy) = with_a_batch_under_way(&stage, &ingest, &more).await?;
         leader.process.signal(Signal::TERM)?;
         assert_eq!(leader.process.wait(LIMIT).await?.code(), Some(1));
@@ -91,7 +93,7 @@ async fn past_the_budget_nothing_is_released_and_what_is_left_is_named() -> anyh
         }
         assert!(!says(&leader, RELEASED));
         drop(hold);
-        let next = stage.forwarder("b", &ingest.address).await?;
+        let next = stage.forwarder_with("b", &ingest.address, &stage.outbox, &SHORT).await?;
         next.leads().await?;
         stage.all_arrived(300).await?;
     }
@@ -103,14 +105,14 @@ async fn a_second_signal_ends_a_leader_at_once_and_loses_nothing() -> anyhow::Re
     for (first, second, code) in [(Signal::TERM, Signal::TERM, 143), (Signal::TERM, Signal::INT, 130)] {
         let stage = Stage::sqlite().await?;
         let ingest = stage.ingest().await?;
-        let (leader, hold, _proxy) = with_a_batch_under_way(&stage, &ingest, &[]).await?;
+        let (leader, hold, _proxy) = with_a_batch_under_way(&stage, &ingest, &SHORT).await?;
         leader.process.signal(first)?;
         leader.process.wait_for_line("stopping; a second signal", LIMIT).await?;
         leader.process.signal(second)?;
         assert_eq!(leader.process.wait(LIMIT).await?.code(), Some(code));
         assert!(!says(&leader, RELEASED));
         hold.release();
-        let next = stage.forwarder("b", &ingest.address).await?;
+        let next = stage.forwarder_with("b", &ingest.address, &stage.outbox, &SHORT).await?;
         next.leads().await?;
         stage.all_arrived(300).await?;
     }

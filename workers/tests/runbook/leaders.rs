@@ -77,7 +77,7 @@ async fn each_way_out_of_nobody_leads_brings_another_leader() -> anyhow::Result<
     site.lose_leases().await?;
     let forwarders = two(&site, "outbox-forwarder", &[NOWHERE]).await?;
     let mut page = Section::of("Nobody leads");
-    site.sh(page.next("leasehold config")).await?.says(&["postgres", "2000"]);
+    site.sh(page.next("leasehold config")).await?.says(&["postgres", "6000"]);
     site.sh(page.next("leasehold status")).await?.has(&["there is no such lease in this store"]);
     site.sh(page.next("leasehold init")).await?.ok();
     let first = one_leads(&forwarders, FORWARDS).await?;

@@ -6,7 +6,7 @@ use crate::page::Section;
 use crate::site::{LIMIT, Site, Worker, word};
 
 const EPOCH: &str = "spendguard_sidecar_fencing_epoch";
-const TTL: (&str, &str) = ("SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS", "1");
+const TTL: (&str, &str) = ("SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS", "3");
 const LONG: (&str, &str) = ("SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS", "3600");
 
 /// A ledger, which the sidecars that follow know.

@@ -48,9 +48,9 @@ impl Site {
             ("LEASEHOLD_WORKLOAD_ID", "operator".to_owned()),
             ("SPENDGUARD_LEADER_ELECTION_MODE", "postgres".to_owned()),
             ("SPENDGUARD_LEADER_POSTGRES_URL", leases.clone()),
-            ("SPENDGUARD_LEADER_LEASE_TTL_MS", "2000".to_owned()),
+            ("SPENDGUARD_LEADER_LEASE_TTL_MS", "6000".to_owned()),
             // Whoever steps down holds off for two of these: long enough for the other on a busy machine.
-            ("SPENDGUARD_LEADER_RETRY_INTERVAL_MS", "600".to_owned()),
+            ("SPENDGUARD_LEADER_RETRY_INTERVAL_MS", "2000".to_owned()),
             ("LEASEHOLD_LEDGER_DATABASE_URL", ledger.clone()),
             ("LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL", ledger.clone()),
             ("LEASEHOLD_TTL_SWEEPER_LEDGER_DATABASE_URL", ledger.clone()),
@@ -213,7 +213,7 @@ pub(crate) async fn one_leads(workers: &[Worker], metric: &str) -> anyhow::Resul
         let mut leads = Vec::new();
         for (index, worker) in workers.iter().enumerate() {
             // One that stands still doesn't answer.
-            let asked = tokio::time::timeout(Duration::from_secs(1), worker.metric(metric)).await;
+            let asked = tokio::time::timeout(Duration::from_secs(5), worker.metric(metric)).await;
             if matches!(asked, Ok(Ok(value)) if value == 1.0) {
                 leads.push(index);
             }

@@ -7,15 +7,18 @@ use crate::stage::{Answer, HOLDING, LIMIT, Sidecar, Stage, post, reservation};
 
 type Asked = JoinHandle<anyhow::Result<Answer>>;
 
-/// A holder whose reservation is on its way to the ledger and goes no further.
-async fn with_a_request_under_way(
-    stage: &Stage,
-    more: &[&str],
-) -> anyhow::Result<(Sidecar, Hold, Asked, Proxy)> {
+/// A holder, and what lies between it and the ledger.
+async fn holder(stage: &Stage, more: &[&str]) -> anyhow::Result<(Sidecar, Proxy)> {
     let proxy = stage.proxy()?;
     let more = [&["--sidecar-call-timeout", "60s"], more].concat();
-    let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "first", 2, &more).await?;
+    let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "first", 4, &more).await?;
     sidecar.serves().await?;
+    Ok((sidecar, proxy))
+}
+
+/// A reservation of its pod's is on its way to the ledger and goes no further. Nor do signs of life on the same
+/// connection, which is given up after 10 s: all that is slow comes before this.
+async fn with_a_request_under_way(sidecar: &Sidecar, proxy: &Proxy) -> anyhow::Result<(Hold, Asked)> {
     let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
     let socket = sidecar.socket.clone();
     let asked =
@@ -23,16 +26,17 @@ async fn with_a_request_under_way(
             async move { post(&socket, "/v1/reservations", &reservation("r", 5), Some("r-4711")).await },
         );
     hold.held().await?;
-    Ok((sidecar, hold, asked, proxy))
+    Ok((hold, asked))
 }
 
 #[tokio::test]
 async fn it_finishes_what_it_has_begun_while_it_holds_the_scope() -> anyhow::Result<()> {
     for signal in [Signal::TERM, Signal::INT] {
         let stage = Stage::new().await?;
-        let (first, hold, asked, _proxy) = with_a_request_under_way(&stage, &[]).await?;
-        let standby = stage.sidecar("second", 2, &["--standby", "true"]).await?;
+        let (first, proxy) = holder(&stage, &[]).await?;
+        let standby = stage.sidecar("second", 4, &["--standby", "true"]).await?;
         standby.process.wait_for_line("standing by", LIMIT).await?;
+        let (hold, asked) = with_a_request_under_way(&first, &proxy).await?;
         first.process.signal(signal)?;
         first.process.wait_for_line("stopping; a second signal", LIMIT).await?;
         assert_eq!(first.get("/readyz").await?, (503, "stopping\n".to_owned()));
@@ -54,7 +58,8 @@ async fn it_finishes_what_it_has_begun_while_it_holds_the_scope() -> anyhow::Res
 #[tokio::test]
 async fn past_the_budget_it_says_what_it_abandons_and_releases_nothing() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let (first, hold, asked, _proxy) = with_a_request_under_way(&stage, &["--stop-budget", "300ms"]).await?;
+    let (first, proxy) = holder(&stage, &["--stop-budget", "300ms"]).await?;
+    let (hold, asked) = with_a_request_under_way(&first, &proxy).await?;
     first.process.signal(Signal::TERM)?;
     assert_eq!(first.process.wait(LIMIT).await?.code(), Some(1));
     for part in ["the stop budget of 300ms", "abandoned reserve of request r-4711", "runs out by itself"] {
@@ -70,7 +75,8 @@ async fn past_the_budget_it_says_what_it_abandons_and_releases_nothing() -> anyh
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once_and_releases_nothing() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let (first, hold, _asked, _proxy) = with_a_request_under_way(&stage, &[]).await?;
+    let (first, proxy) = holder(&stage, &[]).await?;
+    let (hold, _asked) = with_a_request_under_way(&first, &proxy).await?;
     first.process.signal(Signal::TERM)?;
     first.process.wait_for_line("stopping; a second signal", LIMIT).await?;
     first.process.signal(Signal::INT)?;

@@ -1,7 +1,5 @@
 //! Renewals whose replies are lost, and a ledger that is away.
 
-use std::time::Duration;
-
 use lease_testbed::{Proxy, wait_for, wait_until};
 
 use crate::stage::{LIMIT, Stage};
@@ -62,7 +60,7 @@ async fn a_dead_connection_is_left_for_another_ledger() -> anyhow::Result<()> {
     let (_other, other) = stage.another_ledger().await?;
     let (dies, service) = (stage.proxy()?, Proxy::tcp(stage.grpc.parse()?)?);
     service.switch_upstream(dies.addr());
-    let sidecar = stage.sidecar_at(&format!("http://{}", service.addr()), "a", 12, &[]).await?;
+    let sidecar = stage.sidecar_at(&format!("http://{}", service.addr()), "a", 24, &[]).await?;
     sidecar.serves().await?;
     assert_eq!(sidecar.reserve("q", 1).await?.status, 201, "its connections are there");
     dies.drop_all();
@@ -70,7 +68,7 @@ async fn a_dead_connection_is_left_for_another_ledger() -> anyhow::Result<()> {
     sidecar.renews(2.0).await?;
     assert_eq!(sidecar.metric("spendguard_sidecar_fencing_epoch").await?, 1.0, "the same term");
     assert!(!sidecar.says("fencing lease expired locally"));
-    wait_for("requests are decided again", Duration::from_secs(8), async || {
+    wait_for("requests are decided again", LIMIT, async || {
         let answer = sidecar.reserve("r", 1).await?;
         anyhow::ensure!(answer.status == 201, "{answer:?}");
         Ok(())
@@ -85,7 +83,7 @@ async fn no_renewal_waits_behind_requests() -> anyhow::Result<()> {
     let proxy = stage.proxy()?;
     let at = format!("http://{}", proxy.addr());
     let more = ["--sidecar-max-requests", "1", "--sidecar-call-timeout", "60s"];
-    let sidecar = stage.sidecar_at(&at, "a", 2, &more).await?;
+    let sidecar = stage.sidecar_at(&at, "a", 4, &more).await?;
     sidecar.serves().await?;
     let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
     let socket = sidecar.socket.clone();
@@ -95,7 +93,7 @@ async fn no_renewal_waits_behind_requests() -> anyhow::Result<()> {
     hold.held().await?;
     let busy = sidecar.reserve("r", 1).await?;
     assert_eq!((busy.status, busy.code()), (503, "BUSY"), "no queue: {busy:?}");
-    sidecar.renews(4.0).await?;
+    sidecar.renews(3.0).await?;
     assert_eq!(sidecar.get("/readyz").await?.0, 200);
     hold.release();
     assert_eq!(asked.await??.status, 201);

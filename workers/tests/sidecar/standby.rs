@@ -8,12 +8,15 @@ use crate::stage::{HOLDING, LIMIT, Sidecar, Stage};
 
 const WAITS: &[&str] = &["--standby", "true"];
 
-/// Far below the ttl of 30 s, on a machine that may be busy.
-const AT_ONCE: Duration = Duration::from_secs(3);
+/// An hour: no renewal is due, and no term runs out.
+const LONG: u32 = 3_600;
 
-async fn holder_and_standby(stage: &Stage, ttl: u32) -> anyhow::Result<(Sidecar, Sidecar)> {
-    let holder = stage.serving("first", ttl, WAITS).await?;
-    let standby = stage.sidecar("second", ttl, WAITS).await?;
+/// Far below that ttl, on a machine that may be busy.
+const AT_ONCE: Duration = Duration::from_secs(30);
+
+async fn holder_and_standby(stage: &Stage, ttl: u32, flags: &[&str]) -> anyhow::Result<(Sidecar, Sidecar)> {
+    let holder = stage.serving("first", ttl, flags).await?;
+    let standby = stage.sidecar("second", ttl, flags).await?;
     standby.process.wait_for_line("standing by", LIMIT).await?;
     assert!(!standby.socket.exists(), "a standby serves nobody");
     assert_eq!(standby.get("/readyz").await?.0, 503);
@@ -35,7 +38,7 @@ async fn took_over(standby: &Sidecar, since: Instant) -> anyhow::Result<Duration
 async fn at_once_after_a_clean_stop() -> anyhow::Result<()> {
     for signal in [Signal::TERM, Signal::INT] {
         let stage = Stage::new().await?;
-        let (holder, standby) = holder_and_standby(&stage, 30).await?;
+        let (holder, standby) = holder_and_standby(&stage, LONG, WAITS).await?;
         let told = Instant::now();
         holder.process.signal(signal)?;
         let took = took_over(&standby, told).await?;
@@ -52,7 +55,7 @@ async fn at_once_after_a_clean_stop() -> anyhow::Result<()> {
 #[tokio::test]
 async fn at_once_after_a_revoke_and_the_old_holder_is_told_by_its_next_write() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let (holder, standby) = holder_and_standby(&stage, 30).await?;
+    let (holder, standby) = holder_and_standby(&stage, LONG, WAITS).await?;
     let told = Instant::now();
     let revoked = stage.revoke().await?;
     assert_eq!(revoked.previous_holder_instance_id, "first");
@@ -85,19 +88,22 @@ async fn at_once_after_a_revoke_and_the_old_holder_is_told_by_its_next_write() -
     Ok(())
 }
 
-/// At a ttl of 2 s: ttl·(1+1/500), one poll of 1 s, and 50 ms.
-const AFTER_A_KILL: Duration = Duration::from_millis(2_004 + 1_000 + 50);
+/// A longer poll than usual leaves a busy machine its time.
+const POLLS: &[&str] = &["--standby", "true", "--sidecar-poll-interval", "3s"];
+
+/// At a ttl of 4 s: ttl·(1+1/500), one poll of 3 s, and 50 ms.
+const AFTER_A_KILL: Duration = Duration::from_millis(4_008 + 3_000 + 50);
 
 #[tokio::test]
 async fn within_a_ttl_and_a_poll_after_a_kill() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let (holder, standby) = holder_and_standby(&stage, 2).await?;
+    let (holder, standby) = holder_and_standby(&stage, 4, POLLS).await?;
     holder.renews(1.0).await?;
     holder.process.kill().await?;
     let told = Instant::now();
     let took = took_over(&standby, told).await?;
     assert!(took < AFTER_A_KILL, "{took:?}");
-    println!("taken over {took:?} after SIGKILL, ttl 2s");
+    println!("taken over {took:?} after SIGKILL, ttl 4s");
     assert_eq!(standby.actions("takeover").await?, 1.0);
     let promoted = stage.int("SELECT count(*) FROM fencing_scope_events WHERE action = 'promote'").await?;
     assert_eq!(promoted, 1);
@@ -108,11 +114,11 @@ async fn within_a_ttl_and_a_poll_after_a_kill() -> anyhow::Result<()> {
 #[tokio::test]
 async fn the_same_name_recovers_after_a_kill_and_replaces_its_stale_socket() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let first = stage.serving("pod", 2, WAITS).await?;
+    let first = stage.serving("pod", 4, POLLS).await?;
     first.process.kill().await?;
     let killed = Instant::now();
     assert!(first.socket.exists(), "nobody could remove it");
-    let again = stage.sidecar("pod", 2, WAITS).await?;
+    let again = stage.sidecar("pod", 4, POLLS).await?;
     again.serves().await?;
     assert!(killed.elapsed() < AFTER_A_KILL, "{:?}", killed.elapsed());
     assert_eq!(again.actions("recover").await? + again.actions("acquire").await?, 1.0);
@@ -125,7 +131,7 @@ async fn the_same_name_recovers_after_a_kill_and_replaces_its_stale_socket() -> 
 #[tokio::test]
 async fn stops_while_standing_by() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let (holder, standby) = holder_and_standby(&stage, 30).await?;
+    let (holder, standby) = holder_and_standby(&stage, LONG, WAITS).await?;
     standby.process.signal(Signal::TERM)?;
     assert_eq!(standby.process.wait(LIMIT).await?.code(), Some(0));
     assert_eq!(holder.reserve("r", 1).await?.status, 201);
