@@ -43,6 +43,8 @@ impl Pool {
             ("lock_timeout", limit.as_str()),
             ("idle_in_transaction_session_timeout", limit.as_str()),
             ("client_connection_check_interval", "500ms"),
+            // Fences read what others have committed meanwhile; a snapshot would hide it, or fail.
+            ("default_transaction_isolation", "read committed"),
         ]);
         Self { options, begin, idle: Mutex::new(Vec::new()), slots: Semaphore::new(connections as usize) }
     }

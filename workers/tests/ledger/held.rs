@@ -4,7 +4,8 @@ use lease_testbed::{Proxy, wait_until};
 use sqlx::{Connection, PgConnection};
 
 use crate::stage::{LIMIT, Ledger, PATIENT, Stage, attempt, fence, outcome, reserve, server, won};
-use lease_workers::rpc::ledger::v1;
+use lease_workers::rpc::ledger::v1::{self, ledger_client::LedgerClient};
+use tonic::transport::Channel;
 
 /// Its statement is on its way to the database while another takes over.
 #[tokio::test]
@@ -34,32 +35,33 @@ async fn a_write_that_arrives_after_a_takeover_is_refused() -> anyhow::Result<()
 const OVERLAPS: &str = "SELECT count(*) FROM reservation_events e JOIN fencing_scope_events s
     ON s.new_epoch > e.fencing_epoch AND s.created_at < e.created_at";
 
-/// Its transaction has been admitted and is paused there; returns what the takeover did meanwhile.
-async fn paused_after_admission(stage: &Stage) -> anyhow::Result<bool> {
+/// Its transaction has been admitted and is paused there; returns whether what `takes` the scope waited for it.
+async fn paused_after_admission(
+    stage: &Stage,
+    takes: impl AsyncFnOnce(LedgerClient<Channel>) -> anyhow::Result<()> + 'static,
+) -> anyhow::Result<bool> {
     let ledger = stage.ledger_with(&PATIENT).await?;
     let client = ledger.client().await?;
     let old = won(&client, attempt("old")).await?;
     let mut paused = PgConnection::connect(&stage.url).await?;
     let mut transaction = paused.begin().await?;
-    let grant = sqlx::types::Uuid::from_slice(&old.grant)?;
     let admitted: bool = sqlx::query_scalar("SELECT ledger_admit('payments', 'acme', 'old', 1, $1)")
-        .bind(grant)
+        .bind(sqlx::types::Uuid::from_slice(&old.grant)?)
         .fetch_one(&mut *transaction)
         .await?;
     assert!(admitted);
 
-    let force = v1::AcquireFencingLeaseRequest { force: true, ..attempt("new") };
-    let takeover = tokio::spawn({
-        let client = client.clone();
-        async move { won(&client, force).await }
-    });
-    wait_until("the takeover waits for the lock, or is done", LIMIT, || async {
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
-            AND datname = current_database() AND query LIKE '%ledger_fencing_scope%'";
-        takeover.is_finished() || stage.int(waiting).await.is_ok_and(|waiting| waiting == 1)
-    })
-    .await?;
-    let waited = !takeover.is_finished();
+    let mut takeover = Box::pin(takes(client));
+    let waits = async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+            WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        wait_until("it waits for the lock", LIMIT, async || stage.int(waiting).await.is_ok_and(|n| n == 1))
+            .await
+    };
+    let waited = tokio::select! {
+        done = &mut takeover => done.map(|()| false)?,
+        waits = waits => waits.map(|()| true)?,
+    };
     // The old term's effect, in the transaction that was admitted.
     sqlx::query(
         "INSERT INTO reservation_events (tenant_id, action, reservation_id, amount_minor, currency, state, expires_at,
@@ -68,44 +70,95 @@ async fn paused_after_admission(stage: &Stage) -> anyhow::Result<bool> {
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    assert_eq!(takeover.await??.epoch, 2);
+    if waited {
+        takeover.await?;
+    }
     Ok(waited)
+}
+
+async fn by_force(client: LedgerClient<Channel>) -> anyhow::Result<()> {
+    let force = v1::AcquireFencingLeaseRequest { force: true, ..attempt("new") };
+    assert_eq!(won(&client, force).await?.epoch, 2);
+    Ok(())
 }
 
 #[tokio::test]
 async fn a_takeover_waits_for_a_write_that_was_admitted() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    assert!(paused_after_admission(&stage).await?, "the takeover had to wait");
+    assert!(paused_after_admission(&stage, by_force).await?, "the takeover had to wait");
     assert_eq!(stage.int(OVERLAPS).await?, 0, "no effect of an epoch follows a greater one");
     Ok(())
 }
 
 /// Changes the admission in this test's own schema.
-async fn admit_without(stage: &Stage, part: &str) -> anyhow::Result<()> {
-    let source: String = sqlx::query_scalar("SELECT pg_get_functiondef('ledger_admit'::regproc)")
+async fn admit_with(stage: &Stage, changes: &[(&str, &str)]) -> anyhow::Result<()> {
+    let mut source: String = sqlx::query_scalar("SELECT pg_get_functiondef('ledger_admit'::regproc)")
         .fetch_one(&stage.pool)
         .await?;
-    let changed = source.replace(part, "");
-    assert_ne!(source, changed);
-    sqlx::raw_sql(sqlx::AssertSqlSafe(changed)).execute(&stage.pool).await?;
+    for (part, instead) in changes {
+        assert_eq!(source.matches(part).count(), 1, "{part}");
+        source = source.replace(part, instead);
+    }
+    sqlx::raw_sql(sqlx::AssertSqlSafe(source)).execute(&stage.pool).await?;
     Ok(())
 }
 
-/// What the two locks are for, both taken away.
+const LOCK: &str = "PERFORM pg_advisory_xact_lock_shared(ledger_scope_lock(p_scope));";
+
 #[tokio::test]
 async fn without_the_lock_an_old_term_writes_beside_its_successor() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    admit_without(&stage, "FOR KEY SHARE").await?;
-    admit_without(&stage, QUEUE).await?;
-    assert!(!paused_after_admission(&stage).await?, "nothing to wait for");
+    admit_with(&stage, &[(LOCK, "")]).await?;
+    assert!(!paused_after_admission(&stage, by_force).await?, "nothing to wait for");
     assert_eq!(stage.int(OVERLAPS).await?, 1, "the fault that the lock prevents");
     Ok(())
 }
 
-const QUEUE: &str = "PERFORM pg_advisory_xact_lock_shared(ledger_scope_queue(p_scope));";
+const BY_HAND: [&str; 3] = [
+    "UPDATE fencing_scopes SET current_epoch = current_epoch + 1",
+    "UPDATE fencing_scopes SET current_holder_instance_id = NULL, current_grant = NULL, ttl_expires_at = NULL",
+    "DELETE FROM fencing_scopes",
+];
 
-/// A write is under way, a takeover waits for it, and another write comes: does it pass the takeover?
-async fn a_writer_passes_a_waiting_takeover(stage: &Stage) -> anyhow::Result<bool> {
+async fn by_hand(stage: &Stage, statement: &'static str) -> anyhow::Result<bool> {
+    let pool = stage.pool.clone();
+    paused_after_admission(stage, async move |_| {
+        sqlx::query(statement).execute(&pool).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_change_by_hand_waits_for_a_write_that_was_admitted() -> anyhow::Result<()> {
+    for statement in BY_HAND {
+        assert!(by_hand(&Stage::new().await?, statement).await?, "{statement}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_the_trigger_a_change_by_hand_waits_for_no_write() -> anyhow::Result<()> {
+    for statement in BY_HAND {
+        let stage = Stage::new().await?;
+        sqlx::query("DROP TRIGGER fencing_scopes_changes ON fencing_scopes").execute(&stage.pool).await?;
+        assert!(!by_hand(&stage, statement).await?, "the fault that the trigger prevents: {statement}");
+    }
+    Ok(())
+}
+
+/// What became of a write that came while a takeover waited for another.
+#[derive(Debug, PartialEq, Eq)]
+enum Late {
+    /// It did not wait for the takeover, whose turn may never come.
+    Passed,
+    /// It waited, and was admitted after it.
+    Admitted,
+    /// It waited, and was refused.
+    Refused,
+}
+
+async fn a_write_that_comes_while_a_takeover_waits(stage: &Stage) -> anyhow::Result<Late> {
     let ledger = stage.ledger_with(&PATIENT).await?;
     let client = ledger.client().await?;
     let term = won(&client, attempt("a")).await?;
@@ -138,21 +191,102 @@ async fn a_writer_passes_a_waiting_takeover(stage: &Stage) -> anyhow::Result<boo
     assert_eq!(won(&client, renewal).await?.action, "renew");
     transaction.rollback().await?;
     assert_eq!(takeover.await??.action, "revoke");
-    assert_eq!(outcome(write.await??)?.is_ok(), passed, "after the takeover the old term's write is refused");
-    Ok(passed)
+    let admitted = outcome(write.await??)?.is_ok();
+    Ok(match (passed, admitted) {
+        (true, admitted) => {
+            assert!(admitted, "the term was still its own");
+            Late::Passed
+        }
+        (false, true) => Late::Admitted,
+        (false, false) => Late::Refused,
+    })
 }
 
 /// Else writers, one after the other, would keep it waiting for as long as they are busy.
 #[tokio::test]
-async fn no_writer_passes_a_waiting_takeover() -> anyhow::Result<()> {
-    assert!(!a_writer_passes_a_waiting_takeover(&Stage::new().await?).await?);
+async fn no_write_passes_a_waiting_takeover_and_none_of_the_old_term_follows_it() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    assert_eq!(a_write_that_comes_while_a_takeover_waits(&stage).await?, Late::Refused);
+    Ok(())
+}
+
+const OF_THE_ROW: [(&str, &str); 2] =
+    [(LOCK, ""), ("current_grant = p_grant;", "current_grant = p_grant FOR KEY SHARE;")];
+
+/// Why the lock is not the row's: that is safe, but a takeover may starve.
+#[tokio::test]
+async fn with_the_lock_of_the_row_instead_writes_pass_a_waiting_takeover() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    admit_with(&stage, &OF_THE_ROW).await?;
+    let late = a_write_that_comes_while_a_takeover_waits(&stage).await?;
+    assert_eq!(late, Late::Passed, "the fault that a fair lock prevents");
+    Ok(())
+}
+
+/// What a write leaves in its scope's row: Postgres keeps the lockers there, and those of two at once elsewhere, as a
+/// MultiXact, of which a cluster has four billion members until vacuum has been everywhere.
+async fn an_admission_marks_the_row(stage: &Stage) -> anyhow::Result<bool> {
+    let ledger = stage.ledger().await?;
+    let term = won(&ledger.client().await?, attempt("a")).await?;
+    let row = async || stage.texts("SELECT xmax || ' ' || ctid FROM fencing_scopes").await;
+    let before = row().await?;
+    let mut session = PgConnection::connect(&stage.url).await?;
+    let mut transaction = session.begin().await?;
+    let admitted: bool = sqlx::query_scalar("SELECT ledger_admit('payments', 'acme', 'a', 1, $1)")
+        .bind(sqlx::types::Uuid::from_slice(&term.grant)?)
+        .fetch_one(&mut *transaction)
+        .await?;
+    assert!(admitted);
+    transaction.commit().await?;
+    Ok(before != row().await?)
+}
+
+#[tokio::test]
+async fn an_admission_leaves_no_mark_in_the_scopes_row() -> anyhow::Result<()> {
+    assert!(!an_admission_marks_the_row(&Stage::new().await?).await?);
     Ok(())
 }
 
 #[tokio::test]
-async fn without_the_queue_writers_pass_a_waiting_takeover() -> anyhow::Result<()> {
+async fn with_the_lock_of_the_row_instead_each_admission_marks_it() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    admit_without(&stage, QUEUE).await?;
-    assert!(a_writer_passes_a_waiting_takeover(&stage).await?, "the fault that the queue prevents");
+    admit_with(&stage, &OF_THE_ROW).await?;
+    assert!(an_admission_marks_the_row(&stage).await?, "the cost that another lock saves");
+    Ok(())
+}
+
+/// Why the look is a statement of its own: one that waits for the lock itself sees what was there before.
+#[tokio::test]
+async fn with_lock_and_look_in_one_statement_an_old_term_writes_after_a_takeover() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let together =
+        "FROM (SELECT pg_advisory_xact_lock_shared(ledger_scope_lock(p_scope))) AS lock, fencing_scopes";
+    admit_with(&stage, &[(LOCK, ""), ("FROM fencing_scopes", together)]).await?;
+    let late = a_write_that_comes_while_a_takeover_waits(&stage).await?;
+    assert_eq!(late, Late::Admitted, "the fault that a look after the lock prevents");
+    assert_eq!(stage.int(OVERLAPS).await?, 1);
+    Ok(())
+}
+
+/// A transaction with one snapshot would be that same fault; poolers may drop what our connections ask for.
+#[tokio::test]
+async fn a_transaction_that_is_not_read_committed_is_not_admitted() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let mut session = PgConnection::connect(&stage.url).await?;
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let mut transaction =
+            session.begin_with(sqlx::AssertSqlSafe(format!("BEGIN ISOLATION LEVEL {level}"))).await?;
+        let unfit: Option<String> =
+            sqlx::query_scalar("SELECT ledger_begin_session()").fetch_one(&mut *transaction).await?;
+        let unfit = unfit.expect("no ledger serves from such a session");
+        assert!(unfit.contains(&format!("transactions are {}", level.to_lowercase())), "{unfit}");
+        assert!(unfit.contains("SET default_transaction_isolation = 'read committed'"), "{unfit}");
+        let refused = sqlx::query("SELECT ledger_admit('payments', 'acme', 'a', 1, gen_random_uuid())")
+            .execute(&mut *transaction)
+            .await
+            .expect_err("it can't see what was committed meanwhile");
+        assert!(refused.to_string().contains("a fenced write needs READ COMMITTED"), "{refused}");
+        transaction.rollback().await?;
+    }
     Ok(())
 }

@@ -29,7 +29,7 @@ async fn a_deadline_ends_a_call_and_its_key_tells_what_became_of_it() -> anyhow:
     let fence = fence("a", &won(&client, attempt("a")).await?);
     let mut locker = PgConnection::connect(&stage.url).await?;
     let mut lock = locker.begin().await?;
-    sqlx::query("SELECT FROM fencing_scopes FOR UPDATE").execute(&mut *lock).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(ledger_scope_lock('payments'))").execute(&mut *lock).await?;
 
     let mut asked = Request::new(reserve(&fence, "k1", 10));
     asked.metadata_mut().insert("grpc-timeout", "500m".parse()?);

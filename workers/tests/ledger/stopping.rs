@@ -30,7 +30,7 @@ async fn stops(signal: Signal) -> anyhow::Result<()> {
 
     let mut locker = PgConnection::connect(&stage.url).await?;
     let mut lock = locker.begin().await?;
-    sqlx::query("SELECT FROM fencing_scopes FOR UPDATE").execute(&mut *lock).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(ledger_scope_lock('payments'))").execute(&mut *lock).await?;
     let mut waiting = client.clone();
     let under_way = tokio::spawn(async move { client.reserve(reserve(&fence, "k1", 10)).await });
     let waits = tokio::spawn(async move {
@@ -77,7 +77,7 @@ async fn past_the_budget_it_says_what_was_abandoned() -> anyhow::Result<()> {
     let fence = fence("a", &won(&client, attempt("a")).await?);
     let mut locker = PgConnection::connect(&stage.url).await?;
     let mut lock = locker.begin().await?;
-    sqlx::query("SELECT FROM fencing_scopes FOR UPDATE").execute(&mut *lock).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(ledger_scope_lock('payments'))").execute(&mut *lock).await?;
     let under_way = tokio::spawn(async move { client.reserve(reserve(&fence, "k1", 10)).await });
     wait_until("a call is under way", LIMIT, || async { stage.int(BLOCKED).await.is_ok_and(|n| n == 1) })
         .await?;

@@ -133,12 +133,9 @@ struct ScopeRequest<'a> {
 impl LedgerStore {
     /// Connects at the first use.
     pub fn open(options: &PgConnectOptions, connections: u32, statement_limit: Duration) -> Self {
-        let options = options.clone().application_name("leasehold ledger").options([
-            // Each statement is planned once a connection.
-            ("plan_cache_mode", "force_generic_plan"),
-            // The fence reads what others have committed meanwhile; a snapshot would only fail.
-            ("default_transaction_isolation", "read committed"),
-        ]);
+        let options = options.clone().application_name("leasehold ledger");
+        // Each statement is planned once a connection.
+        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
         Self { pool: Pool::new(&options, connections, statement_limit, BEGIN) }
     }
 

@@ -60,6 +60,11 @@ BEGIN
     IF current_setting('synchronous_commit') = 'off' OR current_setting('fsync') = 'off' THEN
         RETURN 'a crash would lose acknowledged writes: set fsync = on and synchronous_commit = on';
     END IF;
+    -- A pooler may have dropped what the connection asked for, and ledger_admit would refuse every write.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN format('transactions are %s here: ALTER ROLE %I SET default_transaction_isolation = ''read committed''',
+                      current_setting('transaction_isolation'), session_user);
+    END IF;
     -- A restored backup has forgotten numbers that canonical-ingest knows: a new event under such a number would be
     -- taken for a repetition. So they go on from the clock, in microseconds, which nobody uses up. The margin of a
     -- million is room for the numbers that others draw meanwhile; it is small, since a standby that was promoted may

@@ -37,15 +37,25 @@ CREATE TABLE IF NOT EXISTS fencing_scope_events (
 CREATE UNIQUE INDEX IF NOT EXISTS fencing_scope_events_attempt
     ON fencing_scope_events (fencing_scope_id, audit_event_id) WHERE audit_event_id IS NOT NULL;
 
--- The queue before a scope's row. Row locks are not fair: writers that share the row's lock one after the other would
--- keep a release or a revocation waiting for as long as they are busy (12 s measured). Who asks for this lock waits in
--- line. It keeps order, not safety: the row's own lock does that.
-CREATE OR REPLACE FUNCTION ledger_scope_queue(p_scope text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+-- The lock on whose a scope is: writes share it, whatever changes the holder takes it alone (decision 0052). An advisory
+-- lock, since it is fair: row locks are not, and writers that share a row's lock one after the other would keep a release
+-- or a revocation waiting for as long as they are busy (12 s measured). Two scopes of one number only wait for each other.
+CREATE OR REPLACE FUNCTION ledger_scope_lock(p_scope text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT hashtextextended(p_scope, 5501207)
 $$;
 
--- Everything that ever changes whose a scope is, one at a time by FOR UPDATE. A renewal does not: it prolongs a term,
--- and its row lock lets those of ledger_admit be, so that it never waits behind its own term's writes.
+-- No change of holder passes by the lock, not even a statement by hand. A renewal names none of these columns.
+CREATE OR REPLACE FUNCTION ledger_scope_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(ledger_scope_lock(OLD.fencing_scope_id));
+    RETURN coalesce(NEW, OLD);
+END $$;
+CREATE OR REPLACE TRIGGER fencing_scopes_changes BEFORE DELETE
+    OR UPDATE OF fencing_scope_id, tenant_id, current_holder_instance_id, current_epoch, current_grant ON fencing_scopes
+    FOR EACH ROW EXECUTE FUNCTION ledger_scope_changes();
+
+-- Everything that ever changes whose a scope is, one at a time: the lock, then FOR UPDATE. A renewal does not: it
+-- prolongs a term and takes no lock but its row's, so that it never waits behind its own term's writes.
 --
 -- p_request: acquire (p_grant: a renewal), release, revoke (nobody holds the scope afterwards).
 -- o_outcome: an action (acquire, renew, recover, takeover, revoke), released, revoked, denied, or error.
@@ -73,7 +83,7 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    PERFORM pg_advisory_xact_lock(ledger_scope_queue(p_scope));
+    PERFORM pg_advisory_xact_lock(ledger_scope_lock(p_scope));
     SELECT * INTO v_scope FROM fencing_scopes WHERE fencing_scope_id = p_scope FOR UPDATE;
     IF NOT FOUND AND p_request = 'acquire' THEN
         -- fencingScopeMode perPod: <scope>/<node> comes into being when it is first asked for, if <scope> is there.
@@ -194,14 +204,18 @@ END $$;
 
 -- Is this the scope's present term? Asked in the write's own transaction, before anything that its effects depend on.
 -- The shared lock makes a takeover wait until those effects are committed or gone; without it a holder that is paused
--- here would write beside its successor. It is the weakest that FOR UPDATE waits for: a renewal doesn't.
+-- here would write beside its successor. The look is a statement of its own, after the lock: it must see what was
+-- committed while this waited, which a snapshot of before, or of the whole transaction, would hide.
 CREATE OR REPLACE FUNCTION ledger_admit(p_scope text, p_tenant text, p_owner text, p_epoch bigint, p_grant uuid)
     RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared(ledger_scope_queue(p_scope));
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'a fenced write needs READ COMMITTED, this transaction is %', current_setting('transaction_isolation')
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared(ledger_scope_lock(p_scope));
     PERFORM FROM fencing_scopes
         WHERE fencing_scope_id = p_scope AND tenant_id = p_tenant AND current_holder_instance_id = p_owner
-              AND current_epoch = p_epoch AND current_grant = p_grant
-        FOR KEY SHARE;
+              AND current_epoch = p_epoch AND current_grant = p_grant;
     RETURN FOUND;
 END $$;
