@@ -2,7 +2,9 @@
 //!
 //! - Reservations with the admission lock against the same without it, each in a database of its own on one server:
 //!   on one hot scope, and over 64.
-//! - The ledger's store, and a real ledger over gRPC, against pgbench with the very same statement.
+//! - The ledger's store, and a real ledger over gRPC, against pgbench with the very same statement. The latter with the
+//!   database on processors of its own, as where it isn't its clients' neighbour: 16 clients that speak gRPC work as
+//!   much as the ledger, and would else be measured as its cost.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,9 +24,12 @@ use crate::paired::{Samples, Verdict, judge};
 
 const CLIENTS: usize = 16;
 const SCOPES: usize = 64;
-const TURNS: usize = 15;
-/// How long one side works in one turn.
-const TURN: Duration = Duration::from_secs(1);
+/// How often each side works, and for how long: short turns, so that what changes meanwhile changes for both.
+const TURNS: usize = 60;
+const TURN: Duration = Duration::from_millis(250);
+/// Against pgbench, whose sessions are new in each turn: a second of its work doesn't count.
+const LONG_TURNS: usize = 10;
+const LONG_TURN: Duration = Duration::from_secs(2);
 const GRANT: Grant = Grant(7);
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -71,9 +76,9 @@ impl Books {
         Ok(Self { url, store, fences })
     }
 
-    /// Reservations by 16 clients for one turn, over the first `scopes` scopes; returns the time for one.
-    async fn through_the_store(&self, scopes: usize) -> anyhow::Result<Duration> {
-        let until = Instant::now() + TURN;
+    /// Reservations by 16 clients for one `turn`, over the first `scopes` scopes; returns the time for one.
+    async fn through_the_store(&self, scopes: usize, turn: Duration) -> anyhow::Result<Duration> {
+        let until = Instant::now() + turn;
         let mut clients = tokio::task::JoinSet::new();
         for client in 0..CLIENTS {
             let (store, fences) = (self.store.clone(), self.fences[..scopes].to_vec());
@@ -93,7 +98,7 @@ impl Books {
 
     /// The same through a ledger's gRPC, each client with a connection of its own.
     async fn through_grpc(&self, clients: &[LedgerClient<Channel>]) -> anyhow::Result<Duration> {
-        let until = Instant::now() + TURN;
+        let until = Instant::now() + LONG_TURN;
         let mut tasks = tokio::task::JoinSet::new();
         for (number, client) in clients.iter().enumerate() {
             let (mut client, fences) = (client.clone(), self.fences.clone());
@@ -126,12 +131,13 @@ impl Books {
         per_write(tasks).await
     }
 
-    /// The same statement by pgbench, prepared, over all scopes.
+    /// The same statement by pgbench, prepared, over all scopes. Its sessions' first second, in which each of them
+    /// compiles and plans, doesn't count: those of the other side have done that before.
     async fn through_pgbench(&self, script: &std::path::Path) -> anyhow::Result<Duration> {
         let url = url::Url::parse(&self.url)?;
-        let seconds = TURN.as_secs().max(1).to_string();
+        let seconds = (LONG_TURN.as_secs() + 1).to_string();
         let output = tokio::process::Command::new(pgbench()?)
-            .args(["--no-vacuum", "--protocol=prepared", "--jobs=2", "--time", &seconds])
+            .args(["--no-vacuum", "--protocol=prepared", "--jobs=2", "--progress=1", "--time", &seconds])
             .arg(format!("--client={CLIENTS}"))
             .arg("--file")
             .arg(script)
@@ -142,12 +148,13 @@ impl Books {
             .env("PGPASSWORD", url.password().unwrap_or_default())
             .output()
             .await?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let line = text.lines().find_map(|line| line.strip_prefix("tps = "));
-        let tps = line.and_then(|line| line.split_whitespace().next()).with_context(|| {
-            format!("pgbench gave no figure: {text}{}", String::from_utf8_lossy(&output.stderr))
-        })?;
-        Ok(Duration::from_secs_f64(1.0 / tps.parse::<f64>()?))
+        // progress: 2.0 s, 8765.4 tps, lat 1.8 ms stddev 0.7, 0 failed
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let seconds = text.lines().filter_map(|line| line.strip_prefix("progress: ")?.split(", ").nth(1));
+        let rates: Vec<f64> =
+            seconds.skip(1).filter_map(|rate| rate.strip_suffix(" tps")?.parse().ok()).collect();
+        anyhow::ensure!(output.status.success() && !rates.is_empty(), "pgbench gave no figure: {text}");
+        Ok(Duration::from_secs_f64(rates.len() as f64 / rates.iter().sum::<f64>()))
     }
 
     fn script(folder: &std::path::Path) -> anyhow::Result<PathBuf> {
@@ -226,16 +233,16 @@ pub(crate) async fn fence() -> anyhow::Result<Vec<Verdict>> {
     let mut verdicts = Vec::new();
     for (scopes, bar, what) in [(1, 1.4, "one hot scope"), (SCOPES, 1.1, "64 scopes")] {
         let (mut ours, mut reference) = (Samples::default(), Samples::default());
-        fenced.through_the_store(scopes).await?;
-        unfenced.through_the_store(scopes).await?;
+        fenced.through_the_store(scopes, LONG_TURN).await?;
+        unfenced.through_the_store(scopes, LONG_TURN).await?;
         for turn in 0..TURNS {
             // Whoever is second writes into what the first has left behind: they take turns in that, too.
             if turn % 2 == 0 {
-                ours.add(fenced.through_the_store(scopes).await?);
-                reference.add(unfenced.through_the_store(scopes).await?);
+                ours.add(fenced.through_the_store(scopes, TURN).await?);
+                reference.add(unfenced.through_the_store(scopes, TURN).await?);
             } else {
-                reference.add(unfenced.through_the_store(scopes).await?);
-                ours.add(fenced.through_the_store(scopes).await?);
+                reference.add(unfenced.through_the_store(scopes, TURN).await?);
+                ours.add(fenced.through_the_store(scopes, TURN).await?);
             }
         }
         let what = format!("a reservation with the fence / without, {CLIENTS} clients, {what}");
@@ -243,22 +250,27 @@ pub(crate) async fn fence() -> anyhow::Result<Vec<Verdict>> {
     }
     let folder = tempfile::tempdir()?;
     let script = Books::script(folder.path())?;
-    let over_grpc = ledger_beside(&fenced.url).await?;
-    let (mut store, mut grpc, mut reference) = (Samples::default(), Samples::default(), Samples::default());
-    for _ in 0..TURNS {
-        store.add(fenced.through_the_store(SCOPES).await?);
+    let (mut store, mut reference) = (Samples::default(), Samples::default());
+    for _ in 0..LONG_TURNS {
+        store.add(fenced.through_the_store(SCOPES, LONG_TURN).await?);
         reference.add(fenced.through_pgbench(&script).await?);
-        if let Some((_, clients)) = &over_grpc {
-            grpc.add(fenced.through_grpc(clients).await?);
-        }
     }
     // 80 % of pgbench's rate is 1.25 times its time.
     let what =
         format!("a reservation through the ledger's store / pgbench, the same statement, {CLIENTS} clients");
     verdicts.push(judge(&what, 1.25, &store, &reference));
-    if over_grpc.is_some() {
+
+    let postmaster = std::fs::read_to_string(server.data_dir().join("postmaster.pid"))?;
+    crate::processors::apart(postmaster.lines().next().context("the server runs")?.parse()?)?;
+    if let Some((_ledger, clients)) = ledger_beside(&fenced.url).await? {
+        let (mut grpc, mut reference) = (Samples::default(), Samples::default());
+        for _ in 0..LONG_TURNS {
+            grpc.add(fenced.through_grpc(&clients).await?);
+            reference.add(fenced.through_pgbench(&script).await?);
+        }
         let what = format!(
-            "a reservation over gRPC, no line logged for each / pgbench, the same statement, {CLIENTS} clients"
+            "a reservation over gRPC, no line logged for each / pgbench, the same statement, {CLIENTS} clients, \
+             the database on processors of its own"
         );
         verdicts.push(judge(&what, 1.25, &grpc, &reference));
     }
