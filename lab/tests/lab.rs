@@ -395,7 +395,7 @@ async fn each_book_that_a_storm_leaves_is_seen_to_be_wrong_when_it_is() {
     let sees = |failed: &[String], check: &str| failed.iter().any(|failed| failed.contains(check));
     assert!(sees(&admission, "that was its writer's when it was written"), "{admission:?}");
     assert!(sees(&budget, "no budget was ever overdrawn"), "{budget:?}");
-    assert!(sees(&budget, "one was asked for more than it had"), "{budget:?}");
+    assert!(sees(&budget, "a budget was asked for more than it had"), "{budget:?}");
     assert!(sees(&event, "exactly one canonical event"), "{event:?}");
     assert!(sees(&event, "each audit row is one canonical event"), "{event:?}");
 }

@@ -51,7 +51,7 @@ async fn does_not_take_over_a_renewing_holder(cx: Arc<Cx>) -> anyhow::Result<()>
     let mut standbys = [cx.start(cx.steady("b"))?, cx.start(cx.steady("c"))?];
     for standby in &standbys {
         // A look is a third of a ttl after the one before, but for the first ones.
-        cx.soon("the standby to look", standby.tap.reads(9)).await?;
+        cx.soon("the standby to look", standby.tap.reads_reach(9)).await?;
     }
     ensure!(standbys.iter_mut().all(|standby| standby.leads_already().is_none()));
     ensure!(term.is_leader_now());

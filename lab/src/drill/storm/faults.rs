@@ -55,36 +55,36 @@ async fn holders(
         // No answer while Postgres is down.
         let Ok(Some((holder, epoch))) = cast.holder(seat).await else { continue };
         let another = random.random();
-        let what = match if first { 13 } else { random.random_range(0..16) } {
-            0..5 => {
-                holder.stop().await?;
-                holder.start(another).await?;
-                "SIGTERM"
-            }
-            5..9 => {
-                holder.kill().await?;
-                holder.start(another).await?;
-                "SIGKILL"
-            }
-            9..11 => {
-                holder.pause().await?;
-                succeeded(cast, seat, epoch).await;
-                holder.resume()?;
-                "SIGSTOP past the ttl"
-            }
-            11..13 => {
-                holder.stall();
-                succeeded(cast, seat, epoch).await;
-                holder.heal();
-                "half-open past the ttl"
-            }
-            13..15 if seat == Seat::Scope => {
+        let what = match if first { 0 } else { random.random_range(0..16) } {
+            0..2 if seat == Seat::Scope => {
                 // Postgres may be down at this moment.
                 if cast.revoke_scope().await.is_err() {
                     continue;
                 }
                 first = false;
                 "revoked"
+            }
+            2..7 => {
+                holder.stop().await?;
+                holder.start(another).await?;
+                "SIGTERM"
+            }
+            7..11 => {
+                holder.kill().await?;
+                holder.start(another).await?;
+                "SIGKILL"
+            }
+            11..13 => {
+                holder.pause().await?;
+                succeeded(cast, seat, epoch).await;
+                holder.resume()?;
+                "SIGSTOP past the ttl"
+            }
+            13..15 => {
+                holder.stall();
+                succeeded(cast, seat, epoch).await;
+                holder.heal();
+                "half-open past the ttl"
             }
             _ => {
                 holder.cut().await;

@@ -60,7 +60,7 @@ pub(super) async fn judge(
         most <= limit && looks > 0,
         format!("at most {most} of {limit}, in {looks} looks"),
     );
-    story.check("one was asked for more than it had", refused > 0, format!("{refused} times"));
+    story.check("a budget was asked for more than it had", refused > 0, format!("{refused} times"));
     let never = cast.books().int(NEVER_LED).await?;
     story.check(
         "every row of a sweeper bears an epoch that it led in",
