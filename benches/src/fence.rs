@@ -196,12 +196,10 @@ fn pgbench() -> anyhow::Result<PathBuf> {
         .context("pgbench is missing: install PostgreSQL's client programs, then run this again")
 }
 
-/// A ledger of the same build, if its binary lies beside this one.
-async fn ledger_beside(url: &str) -> anyhow::Result<Option<(Process, Vec<LedgerClient<Channel>>)>> {
+/// A ledger of the same build: its binary lies beside this one.
+async fn ledger_beside(url: &str) -> anyhow::Result<(Process, Vec<LedgerClient<Channel>>)> {
     let program = std::env::current_exe()?.with_file_name("leasehold");
-    if !program.is_file() {
-        return Ok(None);
-    }
+    anyhow::ensure!(program.is_file(), "{} is missing: run make bench, which builds it", program.display());
     let process = Process::command(program)?
         .env_clear()
         .env("LEASEHOLD_LOG", "info,leasehold::requests=warn")
@@ -223,7 +221,7 @@ async fn ledger_beside(url: &str) -> anyhow::Result<Option<(Process, Vec<LedgerC
     for _ in 0..CLIENTS {
         clients.push(LedgerClient::connect(format!("http://{grpc}")).await?);
     }
-    Ok(Some((process, clients)))
+    Ok((process, clients))
 }
 
 pub(crate) async fn fence() -> anyhow::Result<Vec<Verdict>> {
@@ -262,17 +260,16 @@ pub(crate) async fn fence() -> anyhow::Result<Vec<Verdict>> {
 
     let postmaster = std::fs::read_to_string(server.data_dir().join("postmaster.pid"))?;
     crate::processors::apart(postmaster.lines().next().context("the server runs")?.parse()?)?;
-    if let Some((_ledger, clients)) = ledger_beside(&fenced.url).await? {
-        let (mut grpc, mut reference) = (Samples::default(), Samples::default());
-        for _ in 0..LONG_TURNS {
-            grpc.add(fenced.through_grpc(&clients).await?);
-            reference.add(fenced.through_pgbench(&script).await?);
-        }
-        let what = format!(
-            "a reservation over gRPC, no line logged for each / pgbench, the same statement, {CLIENTS} clients, \
-             the database on processors of its own"
-        );
-        verdicts.push(judge(&what, 1.25, &grpc, &reference));
+    let (_ledger, clients) = ledger_beside(&fenced.url).await?;
+    let (mut grpc, mut reference) = (Samples::default(), Samples::default());
+    for _ in 0..LONG_TURNS {
+        grpc.add(fenced.through_grpc(&clients).await?);
+        reference.add(fenced.through_pgbench(&script).await?);
     }
+    let what = format!(
+        "a reservation over gRPC, no line logged for each / pgbench, the same statement, {CLIENTS} clients, \
+         the database on processors of its own"
+    );
+    verdicts.push(judge(&what, 1.25, &grpc, &reference));
     Ok(verdicts)
 }
