@@ -136,12 +136,6 @@ const GATES: &[Gate] = &[
         &["terminationGracePeriodSeconds=30"],
     ),
     (
-        "full",
-        &["terminationGracePeriodSeconds=49"],
-        &["sidecar needs 50"],
-        &["terminationGracePeriodSeconds=50"],
-    ),
-    (
         "shared",
         &["leaderElection.postgres.secretName="],
         &["leaderElection.postgres.secretName is empty", "kubectl create secret"],

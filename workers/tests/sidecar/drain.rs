@@ -1,5 +1,7 @@
 //! Stopping: accept no more, finish what has begun, and only then let the scope go.
 
+use std::time::{Duration, Instant};
+
 use lease_testbed::{Hold, Proxy, Signal};
 use tokio::task::JoinHandle;
 
@@ -8,10 +10,10 @@ use crate::stage::{Answer, HOLDING, LIMIT, Sidecar, Stage, post, reservation};
 type Asked = JoinHandle<anyhow::Result<Answer>>;
 
 /// A holder, and what lies between it and the ledger.
-async fn holder(stage: &Stage, more: &[&str]) -> anyhow::Result<(Sidecar, Proxy)> {
+async fn holder(stage: &Stage, ttl: u32, more: &[&str]) -> anyhow::Result<(Sidecar, Proxy)> {
     let proxy = stage.proxy()?;
     let more = [&["--sidecar-call-timeout", "60s"], more].concat();
-    let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "first", 4, &more).await?;
+    let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "first", ttl, &more).await?;
     sidecar.serves().await?;
     Ok((sidecar, proxy))
 }
@@ -33,7 +35,7 @@ async fn with_a_request_under_way(sidecar: &Sidecar, proxy: &Proxy) -> anyhow::R
 async fn it_finishes_what_it_has_begun_while_it_holds_the_scope() -> anyhow::Result<()> {
     for signal in [Signal::TERM, Signal::INT] {
         let stage = Stage::new().await?;
-        let (first, proxy) = holder(&stage, &[]).await?;
+        let (first, proxy) = holder(&stage, 4, &[]).await?;
         let standby = stage.sidecar("second", 4, &["--standby", "true"]).await?;
         standby.process.wait_for_line("standing by", LIMIT).await?;
         let (hold, asked) = with_a_request_under_way(&first, &proxy).await?;
@@ -58,7 +60,7 @@ async fn it_finishes_what_it_has_begun_while_it_holds_the_scope() -> anyhow::Res
 #[tokio::test]
 async fn past_the_budget_it_says_what_it_abandons_and_releases_nothing() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let (first, proxy) = holder(&stage, &["--stop-budget", "300ms"]).await?;
+    let (first, proxy) = holder(&stage, 4, &["--stop-budget", "300ms"]).await?;
     let (hold, asked) = with_a_request_under_way(&first, &proxy).await?;
     first.process.signal(Signal::TERM)?;
     assert_eq!(first.process.wait(LIMIT).await?.code(), Some(1));
@@ -72,10 +74,34 @@ async fn past_the_budget_it_says_what_it_abandons_and_releases_nothing() -> anyh
     Ok(())
 }
 
+/// The pod's time is over when the budget is, whatever the drain has used of it.
+#[tokio::test]
+async fn a_release_that_waits_gets_what_the_drain_has_left_of_the_budget() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let (first, proxy) = holder(&stage, 60, &["--stop-budget", "6s"]).await?;
+    // Somebody else's write is stuck: whatever changes whose the scope is waits for it.
+    let mut stuck = stage.pool.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock_shared(ledger_scope_lock('payments'))")
+        .execute(&mut *stuck)
+        .await?;
+    let (hold, asked) = with_a_request_under_way(&first, &proxy).await?;
+    first.process.signal(Signal::TERM)?;
+    let began = Instant::now();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    hold.release();
+    assert_eq!(asked.await??.status, 201);
+    assert_eq!(first.process.wait(LIMIT).await?.code(), Some(0));
+    let took = began.elapsed();
+    assert!((6.0..9.0).contains(&took.as_secs_f64()), "not one budget of 6 s: {took:?}");
+    first.process.wait_for_line("not acknowledged within the stop budget", LIMIT).await?;
+    assert_eq!(stage.holder().await?.as_deref(), Some("first"), "it runs out by itself");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once_and_releases_nothing() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let (first, proxy) = holder(&stage, &[]).await?;
+    let (first, proxy) = holder(&stage, 4, &[]).await?;
     let (hold, _asked) = with_a_request_under_way(&first, &proxy).await?;
     first.process.signal(Signal::TERM)?;
     first.process.wait_for_line("stopping; a second signal", LIMIT).await?;

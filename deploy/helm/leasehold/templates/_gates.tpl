@@ -61,11 +61,9 @@
 {{- end -}}
 
 {{- if not (kindIs "invalid" $values.terminationGracePeriodSeconds) -}}
-{{- range $role, $key := fromYaml (include "leasehold.roles" .) -}}
-{{- $needed := int64 (include "leasehold.neededGrace" (dict "root" $ "role" $role)) -}}
-{{- if and (get $values $key).enabled (lt (int64 $values.terminationGracePeriodSeconds) $needed) -}}
-{{- fail (printf "terminationGracePeriodSeconds is %d, and %s needs %d with leaderElection.stopBudgetMs %d, else it is killed while it drains: use at least that, a shorter stop budget, or remove it to have it computed" (int64 $values.terminationGracePeriodSeconds) $key $needed (int64 $election.stopBudgetMs)) -}}
-{{- end -}}
+{{- $needed := int64 (include "leasehold.neededGrace" .) -}}
+{{- if lt (int64 $values.terminationGracePeriodSeconds) $needed -}}
+{{- fail (printf "terminationGracePeriodSeconds is %d, and a pod needs %d with leaderElection.stopBudgetMs %d, else it is killed while it drains: use at least that, a shorter stop budget, or remove it to have it computed" (int64 $values.terminationGracePeriodSeconds) $needed (int64 $election.stopBudgetMs)) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}

@@ -50,10 +50,9 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- or (eq .Values.leaderElection.mode "disabled") (eq (include "leasehold.uses" (dict "root" . "mode" "sqlite")) "true") -}}
 {{- end }}
 
-{{- /* The seconds that a pod gets to stop: .root, .role. A sidecar may take its budget twice: to drain, then to release. */ -}}
+{{- /* The seconds that a pod gets to stop: its budget, and room for what ends without one. */ -}}
 {{- define "leasehold.neededGrace" -}}
-{{- $seconds := div (add (int64 .root.Values.leaderElection.stopBudgetMs) 999) 1000 -}}
-{{- add 10 (ternary (mul 2 $seconds) $seconds (eq .role "sidecar")) -}}
+{{- add 10 (div (add (int64 .Values.leaderElection.stopBudgetMs) 999) 1000) -}}
 {{- end }}
 
 {{- define "leasehold.ledgerUrl" -}}

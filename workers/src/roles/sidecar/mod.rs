@@ -23,6 +23,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lease_core::Clock;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::health::{self, LAST_ANSWERS, Probe, Server};
@@ -63,7 +64,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let mut keeper = Keeper::start(ledger.clone(), plan.scope.clone(), clock, held.clone());
     let first = tokio::select! {
         first = keeper.first_term() => first,
-        () = stop.cancelled() => return given_up(keeper, &plan).await,
+        () = stop.cancelled() => return given_up(keeper, &plan, Instant::now() + plan.stop_budget).await,
     };
     if let Err(end) = first {
         return Err(failure(end));
@@ -72,7 +73,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let (listener, socket) = match socket::bind(&plan.socket, plan.socket_mode).await {
         Ok(bound) => bound,
         Err(error) => {
-            let ended = given_up(keeper, &plan).await;
+            let ended = given_up(keeper, &plan, Instant::now() + plan.stop_budget).await;
             return Err(Failure::new(format!(
                 "{error}{}",
                 ended.err().map_or_else(String::new, |e| format!("; {e}"))
@@ -97,23 +98,25 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
         end = keeper.ended() => return Err(failure(end)),
     }
 
-    // H-1: stop accepting, finish what has begun, and only then let the scope go.
+    // H-1: stop accepting, finish what has begun, and only then let the scope go; one budget for all of it.
+    let give_up_at = Instant::now() + plan.stop_budget;
     drop(socket);
     server.accept_no_more();
     under_way.close();
     let then = "repeat them with their idempotency keys; the scope was not released and runs out by itself";
     shutdown::drained(&stop, plan.stop_budget, &under_way, then).await?;
     // Nothing can begin any more, so answers still on their way out hold up no successor.
-    let (ended, ()) = tokio::join!(given_up(keeper, &plan), server.close(plan.stop_budget.min(LAST_ANSWERS)));
+    let last_answers = give_up_at.saturating_duration_since(Instant::now()).min(LAST_ANSWERS);
+    let (ended, ()) = tokio::join!(given_up(keeper, &plan, give_up_at), server.close(last_answers));
     drop(pages);
     info!("sidecar stopped");
     ended
 }
 
-/// Gives the scope up, if it is held, within the stop budget.
-async fn given_up(keeper: Keeper, plan: &SidecarPlan) -> Result<ExitCode, Failure> {
+/// Gives the scope up, if it is held, before the stop budget is used up.
+async fn given_up(keeper: Keeper, plan: &SidecarPlan, until: Instant) -> Result<ExitCode, Failure> {
     let scope = &plan.scope.scope;
-    match tokio::time::timeout(plan.stop_budget, keeper.give_up()).await {
+    match tokio::time::timeout_at(until, keeper.give_up()).await {
         Ok(End::GivenUp) => {}
         Ok(End::LeftToExpire(why) | End::Refused(why)) => warn!(scope, why, "the scope runs out by itself"),
         Err(_) => warn!(
