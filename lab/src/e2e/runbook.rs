@@ -1,18 +1,30 @@
 //! The lines of docs/operating.md that change a release, as they stand there.
 
 use anyhow::{Context, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::Api;
 
 use super::pods;
-use super::stage::{RELEASE, Stage};
+use super::stage::{NAMESPACE, RELEASE, Stage};
 use crate::drill::story::Story;
 
 const PAGE: &str = include_str!("../../../docs/operating.md");
 
 pub(super) async fn play(stage: &Stage, story: &Story) -> anyhow::Result<()> {
     let lines: Vec<_> = PAGE.lines().filter_map(|line| line.strip_prefix("$ helm ")).collect();
-    let [longer_ttl, own_scopes] = lines[..] else { anyhow::bail!("the page has other lines: {lines:?}") };
+    let [larger_batch, longer_lease, longer_scope, own_scopes, one_pod] = lines[..] else {
+        anyhow::bail!("the page has other lines: {lines:?}")
+    };
 
-    run(stage, longer_ttl).await?;
+    run(stage, larger_batch).await?;
+    let deployments: Api<Deployment> = Api::namespaced(stage.client.clone(), NAMESPACE);
+    let forwarder = deployments.get(&format!("{RELEASE}-leasehold-outbox-forwarder")).await?;
+    let template = forwarder.spec.and_then(|spec| spec.template.spec).context("it has a template")?;
+    let batches = template.containers.into_iter().flat_map(|container| container.env.unwrap_or_default());
+    let batch = batches.filter(|it| it.name.ends_with("BATCH_SIZE")).find_map(|it| it.value);
+    story.check("runbook: larger batches by helm upgrade", batch.as_deref() == Some("2000"), larger_batch);
+
+    run(stage, longer_lease).await?;
     let longer =
         "SELECT count(*) FROM coordination_leases WHERE expires_at - renewed_at > interval '25 seconds'";
     let both = async || {
@@ -21,18 +33,33 @@ pub(super) async fn play(stage: &Stage, story: &Story) -> anyhow::Result<()> {
         anyhow::Ok(held)
     };
     let held = stage.until("both leases last longer", both).await?;
-    story.check("runbook: a longer ttl by helm upgrade", held == 2, longer_ttl);
+    story.check("runbook: a longer ttl by helm upgrade", held == 2, longer_lease);
+
+    run(stage, longer_scope).await?;
+    let longer =
+        "SELECT count(*) FROM fencing_scopes WHERE ttl_expires_at - renewed_at > interval '50 seconds'";
+    let held = stage.until("the scope lasts longer", || exactly(stage, longer, 1)).await?;
+    story.check("runbook: a longer term of a scope by helm upgrade", held == 1, longer_scope);
 
     run(stage, own_scopes).await?;
     let own = "SELECT count(*) FROM fencing_scopes WHERE fencing_scope_id LIKE '%/%' AND ttl_expires_at > clock_timestamp()";
-    let each = async || {
-        let held = stage.ledger(own).await?;
-        ensure!(held == 2, "{held} sidecars hold a scope of their own");
-        anyhow::Ok(held)
-    };
-    let held = stage.until("each sidecar holds a scope of its own", each).await?;
+    let held = stage.until("each sidecar holds a scope of its own", || exactly(stage, own, 2)).await?;
     story.check("runbook: a scope for each node by helm upgrade", held == 2, own_scopes);
+
+    run(stage, one_pod).await?;
+    let (mut forwarders, mut sweepers) = (0, 0);
+    for pod in pods::all(&stage.client).await? {
+        forwarders += u32::from(pod.role == "outbox-forwarder");
+        sweepers += u32::from(pod.role == "ttl-sweeper");
+    }
+    story.check("runbook: back to one pod by helm upgrade", (forwarders, sweepers) == (1, 1), one_pod);
     Ok(())
+}
+
+async fn exactly(stage: &Stage, sql: &'static str, count: i64) -> anyhow::Result<i64> {
+    let now = stage.ledger(sql).await?;
+    ensure!(now == count, "{now} of {count}");
+    Ok(now)
 }
 
 /// Runs such a line on our release, and waits until all is ready.
