@@ -70,6 +70,14 @@ impl Follower {
             (None, None) if !self.looked => happened.push(Happening::Absent),
             (None, None) => {}
         }
+        // Of a term that is seen for the first time, too: nothing else would ever tell of it.
+        if let Some(record) = &observation.record
+            && let Some(request) = writes::pending_request(record)
+            && before.as_ref().and_then(|before| before.request.as_ref()) != Some(request)
+        {
+            let (holder, epoch) = (record.holder.clone(), record.epoch);
+            happened.push(Happening::StepDownAsked { holder, epoch, by: request.by.clone() });
+        }
         self.looked = true;
         match &mut self.sighting {
             Some(sighting) => sighting.update(observation, now),
@@ -145,12 +153,7 @@ fn changed(before: &Record, now: &Record, happened: &mut Vec<Happening>) {
     }
     if now.grant == before.grant && now.transitions == before.transitions {
         if now.beat != before.beat && now.grant.is_some() {
-            happened.push(Happening::Beat { holder: holder.clone(), epoch, beat: now.beat });
-        }
-        if let Some(request) = writes::pending_request(now)
-            && before.request.as_ref() != Some(request)
-        {
-            happened.push(Happening::StepDownAsked { holder, epoch, by: request.by.clone() });
+            happened.push(Happening::Beat { holder, epoch, beat: now.beat });
         }
         return;
     }

@@ -69,6 +69,28 @@ fn a_step_down_request_is_no_sign_of_life() {
 }
 
 #[test]
+fn a_step_down_request_is_told_once_also_if_it_is_seen_together_with_its_term() {
+    let a = held("a", None);
+    let asked_of = |record: &Record| {
+        let grant = record.grant.expect("held");
+        writes::request(record, grant, lease_core::RequestId::random(), "op", &Fresh::random())
+    };
+    let mut follower = Follower::default();
+    let happened = follower.observe(showing(Some(asked_of(&a))), at(0));
+    assert!(
+        matches!(&happened[..], [Happening::Seen { .. }, Happening::StepDownAsked { holder, .. }] if holder == "a"),
+        "{happened:?}"
+    );
+    let asked = asked_of(&held("b", Some(&a)));
+    let happened = follower.observe(showing(Some(asked.clone())), at(1));
+    assert!(
+        matches!(&happened[..], [Happening::Acquired { .. }, Happening::StepDownAsked { holder, .. }] if holder == "b"),
+        "{happened:?}"
+    );
+    assert_eq!(follower.observe(showing(Some(asked)), at(2)), []);
+}
+
+#[test]
 fn takeover_release_and_revocation_are_told_apart() {
     let mut follower = Follower::default();
     let a = beat(&held("a", None));
