@@ -224,7 +224,7 @@ async fn with_the_lock_of_the_row_instead_writes_pass_a_waiting_takeover() -> an
 }
 
 /// What a write leaves in its scope's row: Postgres keeps the lockers there, and those of two at once elsewhere, as a
-/// MultiXact, of which a cluster has four billion members until vacuum has been everywhere.
+/// MultiXact (decision 0052).
 async fn an_admission_marks_the_row(stage: &Stage) -> anyhow::Result<bool> {
     let ledger = stage.ledger().await?;
     let term = won(&ledger.client().await?, attempt("a")).await?;
