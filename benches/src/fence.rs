@@ -3,10 +3,10 @@
 //! - Reservations with the admission lock against the same without it, each in a database of its own on one server:
 //!   on one hot scope, and over 64.
 //! - The ledger's store, and a real ledger over gRPC, against pgbench with the very same statement. The latter with the
-//!   database on processors of its own, as where it isn't its clients' neighbour: 16 clients that speak gRPC work as
-//!   much as the ledger, and would else be measured as its cost.
+//!   database on processors of its own, as where it isn't its clients' neighbour: what 16 clients do to speak gRPC would
+//!   else be measured as the ledger's cost.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -133,10 +133,10 @@ impl Books {
 
     /// The same statement by pgbench, prepared, over all scopes. Its sessions' first second, in which each of them
     /// compiles and plans, doesn't count: those of the other side have done that before.
-    async fn through_pgbench(&self, script: &std::path::Path) -> anyhow::Result<Duration> {
+    async fn through_pgbench(&self, pgbench: &Path, script: &Path) -> anyhow::Result<Duration> {
         let url = url::Url::parse(&self.url)?;
         let seconds = (LONG_TURN.as_secs() + 1).to_string();
-        let output = tokio::process::Command::new(pgbench()?)
+        let output = tokio::process::Command::new(pgbench)
             .args(["--no-vacuum", "--protocol=prepared", "--jobs=2", "--progress=1", "--time", &seconds])
             .arg(format!("--client={CLIENTS}"))
             .arg("--file")
@@ -157,7 +157,7 @@ impl Books {
         Ok(Duration::from_secs_f64(rates.len() as f64 / rates.iter().sum::<f64>()))
     }
 
-    fn script(folder: &std::path::Path) -> anyhow::Result<PathBuf> {
+    fn script(folder: &Path) -> anyhow::Result<PathBuf> {
         let grant = sqlx::types::Uuid::from_u128(GRANT.0);
         let script = format!(
             "\\set n random(0, {})\n\
@@ -197,9 +197,14 @@ fn pgbench() -> anyhow::Result<PathBuf> {
 }
 
 /// A ledger of the same build: its binary lies beside this one.
-async fn ledger_beside(url: &str) -> anyhow::Result<(Process, Vec<LedgerClient<Channel>>)> {
+fn ledger_beside() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name("leasehold");
     anyhow::ensure!(program.is_file(), "{} is missing: run make bench, which builds it", program.display());
+    Ok(program)
+}
+
+/// Starts it, and connects each client.
+async fn serve(program: PathBuf, url: &str) -> anyhow::Result<(Process, Vec<LedgerClient<Channel>>)> {
     let process = Process::command(program)?
         .env_clear()
         .env("LEASEHOLD_LOG", "info,leasehold::requests=warn")
@@ -225,6 +230,9 @@ async fn ledger_beside(url: &str) -> anyhow::Result<(Process, Vec<LedgerClient<C
 }
 
 pub(crate) async fn fence() -> anyhow::Result<Vec<Verdict>> {
+    // What is missing is said before anything is measured.
+    crate::processors::can_be_apart()?;
+    let (pgbench, ledger) = (pgbench()?, ledger_beside()?);
     let server = Server::start(PostgresOptions::default().setting("max_wal_size", "4GB")).await?;
     let fenced = Books::new(&server, "fenced", true).await?;
     let unfenced = Books::new(&server, "unfenced", false).await?;
@@ -251,7 +259,7 @@ pub(crate) async fn fence() -> anyhow::Result<Vec<Verdict>> {
     let (mut store, mut reference) = (Samples::default(), Samples::default());
     for _ in 0..LONG_TURNS {
         store.add(fenced.through_the_store(SCOPES, LONG_TURN).await?);
-        reference.add(fenced.through_pgbench(&script).await?);
+        reference.add(fenced.through_pgbench(&pgbench, &script).await?);
     }
     // 80 % of pgbench's rate is 1.25 times its time.
     let what =
@@ -260,11 +268,11 @@ pub(crate) async fn fence() -> anyhow::Result<Vec<Verdict>> {
 
     let postmaster = std::fs::read_to_string(server.data_dir().join("postmaster.pid"))?;
     crate::processors::apart(postmaster.lines().next().context("the server runs")?.parse()?)?;
-    let (_ledger, clients) = ledger_beside(&fenced.url).await?;
+    let (_ledger, clients) = serve(ledger, &fenced.url).await?;
     let (mut grpc, mut reference) = (Samples::default(), Samples::default());
     for _ in 0..LONG_TURNS {
         grpc.add(fenced.through_grpc(&clients).await?);
-        reference.add(fenced.through_pgbench(&script).await?);
+        reference.add(fenced.through_pgbench(&pgbench, &script).await?);
     }
     let what = format!(
         "a reservation over gRPC, no line logged for each / pgbench, the same statement, {CLIENTS} clients, \
