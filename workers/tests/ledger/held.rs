@@ -1,10 +1,12 @@
 //! A holder that is paused in the middle of a write, and its successor.
 
 use lease_testbed::{Proxy, wait_until};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use crate::stage::{LIMIT, Ledger, PATIENT, Stage, attempt, fence, outcome, reserve, server, won};
-use lease_workers::rpc::ledger::v1::{self, ledger_client::LedgerClient};
+use lease_workers::rpc::ledger::v1::{
+    self, acquire_fencing_lease_response::Success, ledger_client::LedgerClient,
+};
 use tonic::transport::Channel;
 
 /// Its statement is on its way to the database while another takes over.
@@ -35,6 +37,23 @@ async fn a_write_that_arrives_after_a_takeover_is_refused() -> anyhow::Result<()
 const OVERLAPS: &str = "SELECT count(*) FROM reservation_events e JOIN fencing_scope_events s
     ON s.new_epoch > e.fencing_epoch AND s.created_at < e.created_at";
 
+/// A transaction that has been admitted, and has written nothing yet.
+async fn admitted<'a>(
+    session: &'a mut PgConnection,
+    holder: &str,
+    term: &Success,
+) -> anyhow::Result<Transaction<'a, Postgres>> {
+    let mut transaction = session.begin().await?;
+    let admitted: bool = sqlx::query_scalar("SELECT ledger_admit('payments', 'acme', $1, $2, $3)")
+        .bind(holder)
+        .bind(i64::try_from(term.epoch)?)
+        .bind(sqlx::types::Uuid::from_slice(&term.grant)?)
+        .fetch_one(&mut *transaction)
+        .await?;
+    assert!(admitted, "{holder} holds the scope");
+    Ok(transaction)
+}
+
 /// Its transaction has been admitted and is paused there; returns whether what `takes` the scope waited for it.
 async fn paused_after_admission(
     stage: &Stage,
@@ -44,12 +63,7 @@ async fn paused_after_admission(
     let client = ledger.client().await?;
     let old = won(&client, attempt("old")).await?;
     let mut paused = PgConnection::connect(&stage.url).await?;
-    let mut transaction = paused.begin().await?;
-    let admitted: bool = sqlx::query_scalar("SELECT ledger_admit('payments', 'acme', 'old', 1, $1)")
-        .bind(sqlx::types::Uuid::from_slice(&old.grant)?)
-        .fetch_one(&mut *transaction)
-        .await?;
-    assert!(admitted);
+    let mut transaction = admitted(&mut paused, "old", &old).await?;
 
     let mut takeover = Box::pin(takes(client));
     let waits = async {
@@ -163,11 +177,7 @@ async fn a_write_that_comes_while_a_takeover_waits(stage: &Stage) -> anyhow::Res
     let client = ledger.client().await?;
     let term = won(&client, attempt("a")).await?;
     let mut paused = PgConnection::connect(&stage.url).await?;
-    let mut transaction = paused.begin().await?;
-    sqlx::query("SELECT ledger_admit('payments', 'acme', 'a', 1, $1)")
-        .bind(sqlx::types::Uuid::from_slice(&term.grant)?)
-        .execute(&mut *transaction)
-        .await?;
+    let transaction = admitted(&mut paused, "a", &term).await?;
     let force = v1::AcquireFencingLeaseRequest { force: true, ..attempt("b") };
     let takeover = tokio::spawn({
         let client = client.clone();
@@ -231,13 +241,7 @@ async fn an_admission_marks_the_row(stage: &Stage) -> anyhow::Result<bool> {
     let row = async || stage.texts("SELECT xmax || ' ' || ctid FROM fencing_scopes").await;
     let before = row().await?;
     let mut session = PgConnection::connect(&stage.url).await?;
-    let mut transaction = session.begin().await?;
-    let admitted: bool = sqlx::query_scalar("SELECT ledger_admit('payments', 'acme', 'a', 1, $1)")
-        .bind(sqlx::types::Uuid::from_slice(&term.grant)?)
-        .fetch_one(&mut *transaction)
-        .await?;
-    assert!(admitted);
-    transaction.commit().await?;
+    admitted(&mut session, "a", &term).await?.commit().await?;
     Ok(before != row().await?)
 }
 
