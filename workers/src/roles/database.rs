@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::settings::Kind;
-use lease_core::fence::Stale;
+use lease_core::fence::{FenceError, Stale};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, SqlitePool};
@@ -82,20 +82,11 @@ pub enum StoreError {
     TimedOut(Duration),
 }
 
-impl From<lease_postgres::FenceError> for StoreError {
-    fn from(error: lease_postgres::FenceError) -> Self {
+impl From<FenceError<sqlx::Error>> for StoreError {
+    fn from(error: FenceError<sqlx::Error>) -> Self {
         match error {
-            lease_postgres::FenceError::Stale(stale) => Self::Stale(stale),
-            lease_postgres::FenceError::Store(error) => Self::Failed(error),
-        }
-    }
-}
-
-impl From<lease_sqlite::FenceError> for StoreError {
-    fn from(error: lease_sqlite::FenceError) -> Self {
-        match error {
-            lease_sqlite::FenceError::Stale(stale) => Self::Stale(stale),
-            lease_sqlite::FenceError::Store(error) => Self::Failed(error),
+            FenceError::Stale(stale) => Self::Stale(stale),
+            FenceError::Store(error) => Self::Failed(error),
         }
     }
 }
