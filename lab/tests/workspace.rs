@@ -13,6 +13,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-k8s", &["lease-core"]),
     ("lease-conformance", &["lease-core"]),
     ("lease-testbed", &[]),
+    ("lease-examples", &["lease-core", "lease-sqlite"]),
     ("lease-workers", &["lease-core", "lease-etcd", "lease-k8s", "lease-postgres", "lease-sqlite"]),
     (
         "lease-lab",
