@@ -72,7 +72,11 @@ impl Place {
 
     fn explain(&self, error: &BackendError) -> Failure {
         let (store, advice) = (&self.store, self.store.advice());
-        Failure::new(if error.refused {
+        let not_migrated =
+            error.source.as_ref().is_some_and(|source| source.is::<lease_postgres::NotMigrated>());
+        Failure::new(if not_migrated {
+            format!("the lease store ({store}) refuses: {error:#}: run `leasehold migrate-schema`")
+        } else if error.refused {
             format!("the lease store ({store}) refuses: {error:#}")
         } else if error.certainty == Certainty::Unknown {
             format!("the lease store ({store}) failed: {error:#}; {UNKNOWN}")
@@ -109,7 +113,13 @@ impl Session {
         match tokio::time::timeout(self.place.limit, call).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(AdminError::Store(error))) => Err(self.place.explain(&error)),
-            Ok(Err(error)) => Err(Failure::new(error.to_string())),
+            Ok(Err(error)) => Err(Failure::new(match &error {
+                AdminError::Absent(name) => format!("{error}: leasehold init {name}"),
+                AdminError::ExistsBelow(name, _, above) => {
+                    format!("{error}: leasehold fence raise {name} --above {above}")
+                }
+                _ => error.to_string(),
+            })),
             Err(_) => Err(Failure::new(format!("{}; {UNKNOWN}", self.place.silence()))),
         }
     }
