@@ -11,7 +11,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-postgres", &["lease-core"]),
     ("lease-etcd", &["lease-core"]),
     ("lease-k8s", &["lease-core"]),
-    ("lease-conformance", &["lease-core"]),
+    ("lease-judge", &["lease-core"]),
+    ("lease-conformance", &["lease-core", "lease-judge"]),
     ("lease-testbed", &[]),
     ("lease-workers", &["lease-core", "lease-etcd", "lease-k8s", "lease-postgres", "lease-sqlite"]),
     (

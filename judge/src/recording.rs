@@ -28,7 +28,7 @@ fn failure(certainty: Certainty) -> Answer {
 }
 
 /// A step function that records what goes into `inner` and what comes out.
-pub(crate) fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inner: StepFn) -> StepFn {
+pub fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inner: StepFn) -> StepFn {
     let term: Mutex<Option<Term>> = Mutex::new(None);
     Arc::new(move |state, now, event, fresh, jitter| {
         let tell = |what| recorder.record(&lease, now, &actor, what);
@@ -77,14 +77,19 @@ pub(crate) fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inne
 }
 
 /// A backend that a case uses by hand, recorded as an actor of its own.
-pub(crate) struct Recorded {
-    pub(crate) inner: Arc<dyn LeaseBackend>,
-    pub(crate) recorder: Recorder,
-    pub(crate) actor: String,
-    pub(crate) calls: AtomicU64,
+pub struct Recorded {
+    inner: Arc<dyn LeaseBackend>,
+    recorder: Recorder,
+    actor: String,
+    calls: AtomicU64,
 }
 
 impl Recorded {
+    /// Records the calls to `inner` as those of `actor`, which no other may be called.
+    pub fn new(inner: Arc<dyn LeaseBackend>, recorder: Recorder, actor: String) -> Self {
+        Self { inner, recorder, actor, calls: AtomicU64::new(0) }
+    }
+
     fn tell(&self, name: &LeaseName, what: What) {
         self.recorder.record(name, Clock::boot().now(), &self.actor, what);
     }

@@ -219,7 +219,7 @@ impl History {
 }
 
 /// A record in a few words.
-pub(crate) fn shown(record: &Record) -> String {
+pub fn shown(record: &Record) -> String {
     let grant = record.grant.map_or("free".to_owned(), |grant| format!("{:.4}", grant.to_string()));
     format!("{}/{grant} beat {} by {:?}", record.epoch, record.beat, record.holder)
 }
