@@ -1,4 +1,4 @@
-//! The invariants L-1 … L-10, one pure checker each over a recorded [`History`] of one lease (protocol.md §9).
+//! The invariants L-1 … L-10, one pure checker each over a recorded [`History`] of one lease (docs/protocol.md).
 //!
 //! | id | property | rests on | module |
 //! | --- | --- | --- | --- |
