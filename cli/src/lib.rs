@@ -4,7 +4,7 @@
 //!
 //! ```no_run
 //! use lease_core::Memory;
-//! use lease_settings::{BadSetting, Mode, Section, Settings, Store};
+//! use lease_settings::{BadSetting, Mode, Section, Settings, LeaseStore};
 //! use std::sync::Arc;
 //!
 //! struct InMemory;
@@ -16,9 +16,9 @@
 //!     fn section(&self) -> Section {
 //!         Section { name: "leaderElection.memory", about: "mode memory: gone at the end", settings: &[] }
 //!     }
-//!     fn open(&self, _settings: &Settings) -> Result<Store, BadSetting> {
+//!     fn open(&self, _settings: &Settings) -> Result<LeaseStore, BadSetting> {
 //!         let memory = Memory::new();
-//!         Ok(Store::new("memory", "this process's memory", "restart it", move || {
+//!         Ok(LeaseStore::new("memory", "this process's memory", "restart it", move || {
 //!             let backend: Arc<dyn lease_core::LeaseBackend> = Arc::new(memory.clone());
 //!             async move { Ok(backend) }
 //!         }))

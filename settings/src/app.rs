@@ -1,6 +1,6 @@
 //! What a command or a role works with.
 
-use crate::{BadSetting, Failure, LeaderElection, Modes, Settings, Store};
+use crate::{BadSetting, Failure, LeaderElection, LeaseStore, Modes, Settings};
 
 /// The effective settings and the modes: what a command or a role works with.
 pub struct App {
@@ -23,7 +23,7 @@ impl App {
     ///
     /// # Errors
     /// A setting that can't be used.
-    pub fn store(&self) -> Result<Option<Store>, BadSetting> {
+    pub fn store(&self) -> Result<Option<LeaseStore>, BadSetting> {
         self.modes.open(&self.settings)
     }
 
@@ -31,7 +31,7 @@ impl App {
     ///
     /// # Errors
     /// A setting that can't be used.
-    pub fn migrate_from(&self) -> Result<Option<Store>, BadSetting> {
+    pub fn migrate_from(&self) -> Result<Option<LeaseStore>, BadSetting> {
         let Some(from) = self.settings.leader_election()?.migrate_from else { return Ok(None) };
         let store = self.modes.open_as(&self.settings, "migrateFrom", &from)?;
         store.map(Some).ok_or_else(|| {

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use figment::Figment;
@@ -35,7 +36,7 @@ pub use failure::Failure;
 pub use layers::Layer;
 pub use leader_election::LeaderElection;
 pub use model::{Block, FromFile, Kind, Section, Setting, parse_millis};
-pub use modes::{DISABLED, Mode, Modes, Store};
+pub use modes::{DISABLED, LeaseStore, Mode, Modes};
 pub use program::{Log, Operator, Workload};
 pub use secret::{Secret, redacted};
 
@@ -264,6 +265,18 @@ impl Settings {
             });
             BadSetting { setting: full, fault: Fault::NotSet, why: ways }
         })
+    }
+
+    /// A text that this section can't do without, as a `T`.
+    ///
+    /// # Errors
+    /// It isn't set, or is no `T`.
+    pub fn parsed<B: Block, T>(&self, key: &str, text: Option<&str>) -> Result<T, BadSetting>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        let text = self.required::<B, _>(key, text)?;
+        text.parse().map_err(|why: T::Err| self.refuse::<B>(key, why.to_string()))
     }
 
     /// Refuses a value that is well formed and still can't be used: names it as the user wrote it.

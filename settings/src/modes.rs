@@ -1,7 +1,8 @@
-//! The registry of modes: each is one entry, which turns its settings into a store.
+//! The registry of modes: each is one entry, which turns its settings into a lease store.
 
 use std::fmt;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -10,12 +11,12 @@ use lease_core::{BackendError, Connector, LeaseBackend};
 
 use crate::{BadSetting, LeaderElection, Section, Settings};
 
-/// The mode without a lease: roles take their term from the outbox's own database.
+/// The mode without a lease: roles take their term from their own database.
 pub const DISABLED: &str = "disabled";
 
 /// One kind of lease store.
 pub trait Mode: Send + Sync + 'static {
-    /// What `leaderElection.mode` says.
+    /// The value of `leaderElection.mode` that selects it.
     fn name(&self) -> &'static str;
 
     /// Its settings: `leaderElection.<name>`.
@@ -25,26 +26,25 @@ pub trait Mode: Send + Sync + 'static {
     ///
     /// # Errors
     /// A setting that can't be used: `settings.refuse`, `settings.required`.
-    fn open(&self, settings: &Settings) -> Result<Store, BadSetting>;
+    fn open(&self, settings: &Settings) -> Result<LeaseStore, BadSetting>;
 }
 
-type Look = dyn Fn() -> Result<(), String> + Send + Sync;
 type Preparation = Pin<Box<dyn Future<Output = Result<String, BackendError>> + Send>>;
 
 /// A lease store that the settings name. Cheap to clone; it's a [`Connector`], for `Elector::builder`.
 #[derive(Clone)]
-pub struct Store {
+pub struct LeaseStore {
     mode: &'static str,
     description: String,
     advice: &'static str,
     caution: Option<&'static str>,
     connector: Arc<dyn Connector>,
-    look: Option<Arc<Look>>,
+    file: Option<PathBuf>,
     prepare: Option<Arc<dyn Fn() -> Preparation + Send + Sync>>,
 }
 
-impl Store {
-    /// A store of the mode `mode`. `description` says which one, without secrets; `advice` says what to check when it
+impl LeaseStore {
+    /// A store of the mode `mode`. `description` identifies it, without secrets; `advice` says what to check when it
     /// doesn't answer.
     pub fn new(
         mode: &'static str,
@@ -52,33 +52,32 @@ impl Store {
         advice: &'static str,
         connector: impl Connector,
     ) -> Self {
-        let connector = Arc::new(connector);
         Self {
             mode,
             description: description.into(),
             advice,
             caution: None,
-            connector,
-            look: None,
+            connector: Arc::new(connector),
+            file: None,
             prepare: None,
         }
     }
 
-    /// What whoever relies on a lease without a fence must know about this store; said at start-up.
+    /// A warning about this store for users of leases without a fence, logged at start-up.
     pub fn cautioned(mut self, caution: &'static str) -> Self {
         self.caution = Some(caution);
         self
     }
 
-    /// For stores that opening would create: says, before an operator's command opens it, that it isn't there. Else
-    /// a mistyped path would become an empty store, and a look at it an answer.
-    pub fn looked_for_by(mut self, look: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
-        self.look = Some(Arc::new(look));
+    /// The store is a file that opening would create. Operator's commands check first that it is there: otherwise a
+    /// mistyped path would become an empty store.
+    pub fn in_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
         self
     }
 
-    /// What `leasehold migrate-schema` and `leasehold init` do first: tables, migrations. Must be safe to run again.
-    /// Answers with a sentence on what it found or made.
+    /// How `leasehold migrate-schema` and `leasehold init` make the store ready first: tables, migrations. Must be safe
+    /// to run again. Returns a sentence on what it found or made.
     pub fn prepared_by<F, Fut>(mut self, prepare: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -93,7 +92,7 @@ impl Store {
         self.mode
     }
 
-    /// What to check when it doesn't answer.
+    /// The checks to make when it doesn't answer.
     pub fn advice(&self) -> &'static str {
         self.advice
     }
@@ -103,15 +102,16 @@ impl Store {
         self.caution
     }
 
-    /// Runs [`looked_for_by`](Self::looked_for_by)'s check.
-    ///
-    /// # Errors
-    /// The store isn't there: a sentence on what to do.
-    pub fn look(&self) -> Result<(), String> {
-        self.look.as_ref().map_or(Ok(()), |look| look())
+    /// The path of [`in_file`](Self::in_file).
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
-    /// Makes the store ready to hold leases; nothing to do for stores that need no preparation.
+    /// Makes the store ready to hold leases; `None` for stores that need no preparation. May be repeated, also after
+    /// its future was dropped.
+    ///
+    /// # Errors
+    /// The store's.
     pub async fn prepare(&self) -> Result<Option<String>, BackendError> {
         match &self.prepare {
             Some(prepare) => prepare().await.map(Some),
@@ -120,15 +120,15 @@ impl Store {
     }
 }
 
-/// Which store it is, without secrets.
-impl fmt::Display for Store {
+/// The description, without secrets.
+impl fmt::Display for LeaseStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.description)
     }
 }
 
 #[async_trait]
-impl Connector for Store {
+impl Connector for LeaseStore {
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
         self.connector.connect().await
     }
@@ -136,22 +136,30 @@ impl Connector for Store {
 
 /// The modes that `leaderElection.mode` may name.
 #[derive(Default)]
-pub struct Modes(Vec<Box<dyn Mode>>);
+pub struct Modes {
+    modes: Vec<Box<dyn Mode>>,
+    left_out: Vec<&'static str>,
+}
 
 impl Modes {
     /// Adds a mode, or replaces the one of the same name.
     pub fn add(&mut self, mode: impl Mode) {
-        self.0.retain(|present| present.name() != mode.name());
-        self.0.push(Box::new(mode));
+        self.modes.retain(|present| present.name() != mode.name());
+        self.modes.push(Box::new(mode));
+    }
+
+    /// Notes a mode that this program was built without, so that its name is refused with that reason.
+    pub fn leave_out(&mut self, name: &'static str) {
+        self.left_out.push(name);
     }
 
     /// The settings of all modes, in the order in which they were added.
     pub fn sections(&self) -> impl Iterator<Item = Section> {
-        self.0.iter().map(|mode| mode.section())
+        self.modes.iter().map(|mode| mode.section())
     }
 
     /// The store that the settings name; `None` in mode `disabled`.
-    pub(crate) fn open(&self, settings: &Settings) -> Result<Option<Store>, BadSetting> {
+    pub(crate) fn open(&self, settings: &Settings) -> Result<Option<LeaseStore>, BadSetting> {
         self.open_as(settings, "mode", &settings.block::<LeaderElection>()?.mode)
     }
 
@@ -161,15 +169,22 @@ impl Modes {
         settings: &Settings,
         key: &str,
         name: &str,
-    ) -> Result<Option<Store>, BadSetting> {
-        if let Some(mode) = self.0.iter().find(|mode| mode.name() == name) {
+    ) -> Result<Option<LeaseStore>, BadSetting> {
+        if let Some(mode) = self.modes.iter().find(|mode| mode.name() == name) {
             return mode.open(settings).map(Some);
         }
         if name == DISABLED {
             return Ok(None);
         }
-        let known: Vec<_> = [DISABLED].into_iter().chain(self.0.iter().map(|mode| mode.name())).collect();
+        let known: Vec<_> = [DISABLED].into_iter().chain(self.modes.iter().map(|mode| mode.name())).collect();
         let known = known.join(", ");
-        Err(settings.refuse::<LeaderElection>(key, format!("use one of {known}")))
+        let why = if self.left_out.contains(&name) {
+            format!(
+                "this program was built without that mode: use one of {known}, or build it with --features {name}"
+            )
+        } else {
+            format!("use one of {known}")
+        };
+        Err(settings.refuse::<LeaderElection>(key, why))
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lease_core::InvalidSettings;
 use lease_etcd::{Etcd as Backend, EtcdConfig};
-use lease_settings::{BadSetting, Block, Kind, Millis, Mode, Secret, Section, Setting, Settings, Store};
+use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Secret, Section, Setting, Settings};
 use serde::Deserialize;
 
 pub(super) struct Etcd;
@@ -101,7 +101,7 @@ impl Mode for Etcd {
         Config::SECTION
     }
 
-    fn open(&self, settings: &Settings) -> Result<Store, BadSetting> {
+    fn open(&self, settings: &Settings) -> Result<LeaseStore, BadSetting> {
         let set = settings.block::<Config>()?;
         let endpoints = settings.required::<Config, _>("endpoints", set.endpoints)?;
         let endpoints: Vec<&str> = endpoints.split(',').map(str::trim).collect();
@@ -157,6 +157,6 @@ impl Mode for Etcd {
             config = config.server_name(name);
         }
         let description = format!("etcd at {}, prefix {}", endpoints.join(", "), set.prefix);
-        Ok(Store::new("etcd", description, ADVICE, Backend::connector(config)))
+        Ok(LeaseStore::new("etcd", description, ADVICE, Backend::connector(config)))
     }
 }

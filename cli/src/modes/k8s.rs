@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lease_core::{InvalidSettings, LeaseName};
 use lease_k8s::{K8s as Backend, K8sConfig};
-use lease_settings::{BadSetting, Block, Kind, Millis, Mode, Section, Setting, Settings, Store};
+use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Section, Setting, Settings};
 use serde::Deserialize;
 
 pub(super) struct K8s;
@@ -72,7 +72,7 @@ impl Mode for K8s {
         Config::SECTION
     }
 
-    fn open(&self, settings: &Settings) -> Result<Store, BadSetting> {
+    fn open(&self, settings: &Settings) -> Result<LeaseStore, BadSetting> {
         let set = settings.block::<Config>()?;
         let refuse = |key| move |error: InvalidSettings| settings.refuse::<Config>(key, error.why);
         let mut config = match &set.kubeconfig {
@@ -95,6 +95,11 @@ impl Mode for K8s {
         }
         config = config.call_limit(set.call_timeout_ms.into()).map_err(refuse("callTimeoutMs"))?;
         let namespace = set.namespace.map_or(String::new(), |namespace| format!(" in namespace {namespace}"));
-        Ok(Store::new("k8s", format!("Kubernetes Leases{namespace}"), ADVICE, Backend::connector(config)))
+        Ok(LeaseStore::new(
+            "k8s",
+            format!("Kubernetes Leases{namespace}"),
+            ADVICE,
+            Backend::connector(config),
+        ))
     }
 }

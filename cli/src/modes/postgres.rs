@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lease_core::InvalidSettings;
 use lease_postgres::{Postgres as Backend, PostgresConfig};
-use lease_settings::{BadSetting, Block, Kind, Millis, Mode, Secret, Section, Setting, Settings, Store};
+use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Secret, Section, Setting, Settings};
 use serde::Deserialize;
 
 pub(super) struct Postgres;
@@ -114,7 +114,7 @@ impl Mode for Postgres {
         Config::SECTION
     }
 
-    fn open(&self, settings: &Settings) -> Result<Store, BadSetting> {
+    fn open(&self, settings: &Settings) -> Result<LeaseStore, BadSetting> {
         let set = settings.block::<Config>()?;
         let url = settings.required::<Config, _>("url", set.url)?;
         let refuse = |key| move |error: InvalidSettings| settings.refuse::<Config>(key, error.why);
@@ -138,7 +138,7 @@ impl Mode for Postgres {
         let advice = "check that the server runs, that host, port, user and password are right, and that no firewall \
                       or NetworkPolicy is in the way";
         let (prepared, described) = (config.clone(), description.clone());
-        let mut store = Store::new("postgres", description, advice, Backend::connector(config));
+        let mut store = LeaseStore::new("postgres", description, advice, Backend::connector(config));
         if !set.require_synchronous_replication {
             store = store.cautioned(CAUTION);
         }

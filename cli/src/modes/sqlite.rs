@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lease_core::InvalidSettings;
-use lease_settings::{BadSetting, Block, Kind, Millis, Mode, Section, Setting, Settings, Store};
+use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Section, Setting, Settings};
 use lease_sqlite::{Sqlite as Backend, SqliteConfig};
 use serde::Deserialize;
 
@@ -60,7 +60,7 @@ impl Mode for Sqlite {
         Config::SECTION
     }
 
-    fn open(&self, settings: &Settings) -> Result<Store, BadSetting> {
+    fn open(&self, settings: &Settings) -> Result<LeaseStore, BadSetting> {
         let set = settings.block::<Config>()?;
         let refuse = |key, error: InvalidSettings| settings.refuse::<Config>(key, error.why);
         let mut config = SqliteConfig::new(set.path)
@@ -77,16 +77,8 @@ impl Mode for Sqlite {
         let advice = "check that its folder is on a local disk and writable for this user, and that no other program \
                       keeps the file locked";
         let (prepared, described) = (config.clone(), description.clone());
-        Ok(Store::new("sqlite", description, advice, Backend::connector(config))
-            .looked_for_by(move || {
-                if file.exists() {
-                    return Ok(());
-                }
-                Err(format!(
-                    "there is no lease file {}: check --sqlite-path, or run `leasehold init` to create it",
-                    file.display()
-                ))
-            })
+        Ok(LeaseStore::new("sqlite", description, advice, Backend::connector(config))
+            .in_file(file)
             .prepared_by(move || {
                 let (config, described) = (prepared.clone(), described.clone());
                 async move { Backend::connect(config).await.map(|_| format!("{described} is ready")) }

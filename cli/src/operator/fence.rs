@@ -6,7 +6,7 @@ use lease_core::{LeaseName, admin};
 use lease_settings::{App, Failure};
 
 use super::revoke::report;
-use super::session::Place;
+use super::session::Target;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Fence {
@@ -41,9 +41,9 @@ pub(super) fn run(Fence::Raise(args): &Fence, app: &App) -> Result<ExitCode, Fai
         Some(note) => note.clone(),
         None => format!("fence raised by {}", app.settings().operator()?),
     };
-    let place = Place::of(app)?;
+    let target = Target::of(app)?;
     app.block_on(async {
-        let session = place.connect().await?;
+        let session = target.connect().await?;
         let change = admin::fence_raise(&*session.backend, &name, args.above, &note);
         let written = session.change(change).await?;
         report(&name, &written, args.json, "the fence was raised")?;

@@ -6,7 +6,7 @@ use lease_core::LeaseName;
 use lease_settings::{App, Failure};
 
 use super::output::{line, wall};
-use super::session::Place;
+use super::session::Target;
 
 /// Show a lease's changes of holder, oldest first
 #[derive(Debug, clap::Args)]
@@ -28,9 +28,9 @@ pub(crate) struct History {
 
 pub(super) fn run(args: &History, app: &App) -> Result<ExitCode, Failure> {
     let name = super::lease(args.lease.as_ref(), app.settings())?;
-    let place = Place::of(app)?;
+    let target = Target::of(app)?;
     app.block_on(async {
-        let session = place.connect().await?;
+        let session = target.connect().await?;
         let rows = session.read(session.backend.history(&name, args.limit)).await?;
         if rows.is_empty() {
             if session.read(session.backend.observe(&name)).await?.record.is_none() {

@@ -8,7 +8,7 @@ use lease_settings::{App, Failure};
 use serde_json::json;
 
 use super::output::{line, span};
-use super::session::Place;
+use super::session::Target;
 
 /// Make the store ready (tables, migrations) and create leases that aren't there
 ///
@@ -46,15 +46,15 @@ pub(super) fn run(args: &Init, app: &App) -> Result<ExitCode, Failure> {
     };
     let election = settings.leader_election()?;
     let max_ttl = election.max_ttl_ms.unwrap_or(election.ttl_ms).into();
-    let place = Place::of(app)?;
+    let target = Target::of(app)?;
     app.block_on(async {
         if !args.no_migrate
-            && let Some(done) = place.prepare().await?
+            && let Some(done) = target.prepare().await?
             && !args.json
         {
             line(done)?;
         }
-        let session = place.connect_or_create().await?;
+        let session = target.connect_or_create().await?;
         for name in &leases {
             let how = How { new: args.new, above: args.above, max_ttl };
             let (seen, created) = session.change(admin::init(&*session.backend, name, how)).await?;
@@ -83,9 +83,9 @@ pub(super) fn run(args: &Init, app: &App) -> Result<ExitCode, Failure> {
 pub(crate) struct MigrateSchema {}
 
 pub(super) fn migrate_schema(_: &MigrateSchema, app: &App) -> Result<ExitCode, Failure> {
-    let place = Place::of(app)?;
+    let target = Target::of(app)?;
     app.block_on(async {
-        let done = place.prepare().await?;
+        let done = target.prepare().await?;
         line(done.unwrap_or_else(|| "this mode's store needs no preparation".to_owned()))?;
         Ok(ExitCode::SUCCESS)
     })

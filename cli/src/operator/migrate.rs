@@ -10,7 +10,7 @@ use lease_worker_common::shutdown;
 use serde_json::json;
 
 use super::output::line;
-use super::session::Place;
+use super::session::Target;
 
 /// Move leases into this mode's store from another one, while their workers run
 ///
@@ -44,7 +44,7 @@ pub(super) fn run(args: &Migrate, app: &App) -> Result<ExitCode, Failure> {
     let election = settings.leader_election()?;
     let max_ttl: Duration = election.max_ttl_ms.unwrap_or(election.ttl_ms).into();
     let by = settings.operator()?;
-    let (from, to) = (Place::moved_from(app)?, Place::of(app)?);
+    let (from, to) = (Target::moved_from(app)?, Target::of(app)?);
     app.block_on(async {
         let stop = shutdown::token().map_err(|error| Failure::new(error.to_string()))?;
         to.prepare().await?;
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Migrate, app: &App) -> Result<ExitCode, Failure> {
                 to: to.backend.clone(),
                 max_ttl,
                 poll_every: POLL,
-                call_limit: to.place.limit,
+                call_limit: to.target.limit,
                 by: by.clone(),
             };
             let tell = |progress: Progress| {
@@ -74,8 +74,8 @@ pub(super) fn run(args: &Migrate, app: &App) -> Result<ExitCode, Failure> {
                 ))),
             }
             match args.json {
-                true => line(json!({ "lease": name, "mode": to.place.store.mode(), "moved": true }))?,
-                false => line(format!("{name} lives in {} now", to.place.store))?,
+                true => line(json!({ "lease": name, "mode": to.target.store.mode(), "moved": true }))?,
+                false => line(format!("{name} lives in {} now", to.target.store))?,
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use lease_settings::{App, Failure};
 use serde_json::json;
 
 use super::output::{line, span};
-use super::session::Place;
+use super::session::Target;
 
 /// End the present term without asking its holder
 ///
@@ -39,9 +39,9 @@ pub(super) fn run(args: &Revoke, app: &App) -> Result<ExitCode, Failure> {
         Some(note) => note.clone(),
         None => format!("revoked by {}", app.settings().operator()?),
     };
-    let place = Place::of(app)?;
+    let target = Target::of(app)?;
     app.block_on(async {
-        let session = place.connect().await?;
+        let session = target.connect().await?;
         let change = admin::revoke(&*session.backend, &name, args.holder_is_dead, &note);
         let written = session.change(change).await?;
         report(&name, &written, args.json, "the term was ended")?;

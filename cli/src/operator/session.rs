@@ -6,21 +6,23 @@ use std::time::Duration;
 
 use lease_core::admin::AdminError;
 use lease_core::{BackendError, Certainty, Connector, LeaseBackend};
-use lease_settings::{App, Failure, LeaderElection, Operator, Store};
+use lease_settings::{App, Failure, LeaderElection, LeaseStore, Operator};
+
+use crate::modes::must_exist;
 
 /// The store that the settings name, before it is connected.
-pub(super) struct Place {
-    pub(super) store: Store,
+pub(super) struct Target {
+    pub(super) store: LeaseStore,
     pub(super) limit: Duration,
 }
 
 /// The connected store.
 pub(super) struct Session {
-    pub(super) place: Place,
+    pub(super) target: Target,
     pub(super) backend: Arc<dyn LeaseBackend>,
 }
 
-impl Place {
+impl Target {
     /// The store that a lease is moved from.
     pub(super) fn moved_from(app: &App) -> Result<Self, Failure> {
         let limit = app.settings().block::<Operator>()?.timeout_ms.into();
@@ -45,14 +47,14 @@ impl Place {
 
     /// Connects to a store that is there already.
     pub(super) async fn connect(self) -> Result<Session, Failure> {
-        self.store.look().map_err(Failure::new)?;
+        must_exist(&self.store).map_err(Failure::new)?;
         self.connect_or_create().await
     }
 
     /// Connects; a store that is made by opening it may be made.
     pub(super) async fn connect_or_create(self) -> Result<Session, Failure> {
         let backend = self.call(self.store.connect()).await?;
-        Ok(Session { place: self, backend })
+        Ok(Session { target: self, backend })
     }
 
     /// Makes tables, runs migrations.
@@ -95,7 +97,7 @@ impl Session {
         &self,
         call: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, Failure> {
-        self.place.call(call).await
+        self.target.call(call).await
     }
 
     /// One change.
@@ -103,11 +105,11 @@ impl Session {
         &self,
         call: impl Future<Output = Result<T, AdminError>>,
     ) -> Result<T, Failure> {
-        match tokio::time::timeout(self.place.limit, call).await {
+        match tokio::time::timeout(self.target.limit, call).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(AdminError::Store(error))) => Err(self.place.explain(&error)),
+            Ok(Err(AdminError::Store(error))) => Err(self.target.explain(&error)),
             Ok(Err(error)) => Err(Failure::new(error.to_string())),
-            Err(_) => Err(Failure::new(format!("{}; {UNKNOWN}", self.place.silence()))),
+            Err(_) => Err(Failure::new(format!("{}; {UNKNOWN}", self.target.silence()))),
         }
     }
 }

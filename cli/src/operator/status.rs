@@ -7,7 +7,7 @@ use lease_settings::{App, Failure};
 use serde_json::json;
 
 use super::output::{line, span, wall};
-use super::session::Place;
+use super::session::Target;
 use super::{ended_by_operator, state};
 
 /// Show what each holder last wrote; `leasehold watch` judges who is alive
@@ -29,10 +29,10 @@ pub(crate) struct Status {
 }
 
 pub(super) fn run(args: &Status, app: &App) -> Result<ExitCode, Failure> {
-    let place = Place::of(app)?;
+    let target = Target::of(app)?;
     app.block_on(async {
-        let description = place.store.to_string();
-        let session = place.connect().await?;
+        let description = target.store.to_string();
+        let session = target.connect().await?;
         let mut seen = Vec::new();
         for name in &args.leases {
             seen.push((name.clone(), session.read(session.backend.observe(name)).await?));

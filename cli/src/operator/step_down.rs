@@ -9,7 +9,7 @@ use lease_worker_common::shutdown;
 use serde_json::json;
 
 use super::output::{line, span};
-use super::session::{Place, Session};
+use super::session::{Session, Target};
 use super::wakes::Wakes;
 
 /// Ask the holder to finish its work and give the lease up, and wait until it has
@@ -55,9 +55,9 @@ enum Answer {
 pub(super) fn run(args: &StepDown, app: &App) -> Result<ExitCode, Failure> {
     let name = super::lease(args.lease.as_ref(), app.settings())?;
     let by = app.settings().operator()?;
-    let place = Place::of(app)?;
+    let target = Target::of(app)?;
     app.block_on(async {
-        let session = place.connect().await?;
+        let session = target.connect().await?;
         let (id, written) = session.change(admin::request_step_down(&*session.backend, &name, &by)).await?;
         let asked = written.record.ok_or_else(|| Failure::new("the store answered without a record"))?;
         let answer = if args.wait.is_zero() {

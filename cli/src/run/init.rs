@@ -6,12 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::admin::{self, AdminError, Init};
 use lease_core::{BackendError, Connector, LeaseBackend, LeaseName};
-use lease_settings::Store;
+use lease_settings::LeaseStore;
 
 /// The lease store, where connecting may do what `leasehold init --new` does. A failure is tried again like any other
 /// to connect.
 pub(super) struct MayCreate {
-    pub(super) store: Store,
+    pub(super) store: LeaseStore,
     pub(super) lease: LeaseName,
     /// The maximum ttl of a lease that is created; `None`: create nothing.
     pub(super) create: Option<Duration>,

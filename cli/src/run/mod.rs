@@ -30,6 +30,8 @@ use std::time::Duration;
 use lease_core::{Elector, ElectorBuilder, LeaseName};
 use lease_settings::{App, Failure, LeaderElection};
 
+use crate::modes::must_exist;
+
 /// What is logged unless somebody says otherwise: the guard's own few lines, and the core's warnings.
 pub(crate) const LOG_FILTER: &str = "warn,leasehold=info,kube_client=off";
 
@@ -111,7 +113,7 @@ pub(crate) fn run(args: &Run, app: &App) -> Result<ExitCode, Failure> {
     }
     let max_ttl = election.max_ttl_ms.map_or(ttl, Duration::from);
     if !args.init {
-        store.look().map_err(|why| Failure::Code(OUR_FAILURE, format!("{why}; or use --init")))?;
+        must_exist(&store).map_err(|why| Failure::Code(OUR_FAILURE, format!("{why}; or use --init")))?;
     }
     if let Some(caution) = store.caution() {
         tracing::info!(lease = %lease, "{caution}");

@@ -207,7 +207,7 @@ async fn where_it_cannot_remove_rows_it_says_so_and_goes_on_sweeping() -> anyhow
     let (stage, leases) = (Stage::new().await?, tempfile::tempdir()?);
     sqlx::raw_sql("DROP FUNCTION ledger_prune").execute(&stage.pool).await?;
     let sweeper = Sweeper::start("a", &stage.url, leases.path(), &[]).await?;
-    let warning = sweeper.process.wait_for_line("batch skipped; it is tried again", LIMIT).await?;
+    let warning = sweeper.process.wait_for_line("batch failed; retrying", LIMIT).await?;
     assert!(warning.contains("ledger_prune"), "{warning}");
     expired(&stage, 150).await?;
     swept(&stage, 150).await?;

@@ -71,7 +71,7 @@ async fn waits_for_an_ingest_that_is_away() -> anyhow::Result<()> {
     let forwarder = stage.forwarder("a", &proxy.addr().to_string()).await?;
     forwarder.leads().await?;
     stage.append(0, 10).await?;
-    forwarder.process.wait_for_line("batch skipped; it is tried again", LIMIT).await?;
+    forwarder.process.wait_for_line("batch failed; retrying", LIMIT).await?;
     assert!(
         forwarder.metric("spendguard_outbox_forwarder_skip_total{reason=\"ingest_unavailable\"}").await?
             >= 1.0
@@ -127,7 +127,7 @@ async fn a_secret_in_the_ingests_url_is_in_no_line() -> anyhow::Result<()> {
     let args = ["worker", "outbox-forwarder", "--workload-id", "a", "--mode", "disabled"];
     let args = [&args[..], &["--outbox-url", &stage.outbox, "--ingest-url", secret]].concat();
     let forwarder = Worker::start(&args).await?;
-    forwarder.process.wait_for_line("batch skipped; it is tried again", LIMIT).await?;
+    forwarder.process.wait_for_line("batch failed; retrying", LIMIT).await?;
     let lines = forwarder.process.lines();
     assert!(lines.iter().any(|line| line.contains("ingest=\"http://fw:***@127.0.0.1:9/")), "{lines:#?}");
     assert!(!lines.iter().any(|line| line.contains("hunter")), "{lines:#?}");

@@ -1,105 +1,140 @@
-//! How a role comes by its mandates: by a lease, again and again; or, in mode `disabled`, by one term of the
+//! How a role that leads comes by its mandates: by a lease, again and again; or, in mode `disabled`, by one term of the
 //! resource's own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use futures::{FutureExt, StreamExt};
-use lease_core::{Elector, ElectorBuilder, EventKind, RunError, Term};
-use lease_settings::{App, BadSetting, Failure, Store};
+use lease_core::{BackendError, Elector, ElectorBuilder, LeaseName, RunError};
+use lease_settings::{App, BadSetting, Failure, LeaderElection, LeaseStore};
 use metrics::{gauge, histogram};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::database::StoreError;
-use crate::leading;
+use crate::lead::{LeaderWork, lead};
 use crate::mandate::Mandate;
-use crate::under_way::Batch;
 
 /// Without a lease there are no beats at which the age of a term is observed.
 const AGE_EVERY: Duration = Duration::from_secs(5);
 
-/// Work that one of several instances does.
-#[async_trait]
-pub trait Work: Send + Sync {
-    /// Works for one term: until it is over or the work should stop.
-    async fn lead(&self, mandate: Mandate);
-
-    /// Mode `disabled`: a new term from the resource's own mark, admitted at once.
-    async fn take_term(&self) -> Result<Term, StoreError>;
-
-    /// How long to pause after a failure.
-    fn retry_every(&self) -> Duration;
-
-    /// The batch under way.
-    fn batch(&self) -> &Batch;
-
-    /// What becomes of a batch that the process has to leave behind, for people.
-    fn if_abandoned(&self) -> &'static str;
-}
-
-/// The metrics of leadership, by name.
-#[derive(Clone, Copy, Debug)]
-pub struct Names {
-    /// 1 while this instance leads.
-    pub is_leader: &'static str,
-    /// How long its terms have lasted.
-    pub leader_age: &'static str,
-}
-
-/// The elector that the settings ask for, and whether there is a lease at all. Checked before anything starts; also
-/// in mode `disabled`, where it is not used.
-pub fn elector(app: &App, store: Option<&Store>, default_lease: &str) -> Result<Elector, BadSetting> {
-    let never = || async { Err(lease_core::BackendError::refused("mode disabled has no lease store")) };
-    let Some(store) = store else {
-        return app.settings().elector(never, Some(default_lease), |builder| builder);
-    };
-    let from = app.migrate_from()?;
-    let refine = |builder: ElectorBuilder| match from {
-        Some(from) => builder.migrate_from(from),
-        None => builder,
-    };
-    app.settings().elector(store.clone(), Some(default_lease), refine)
-}
-
-/// With a lease: leads again and again, until told to stop. `eligible` is set when this instance may lead.
-pub async fn campaign(
+/// What the settings say about leading, checked. Nothing is connected yet.
+pub struct Campaign {
     elector: Elector,
-    work: &dyn Work,
-    names: Names,
-    eligible: Arc<AtomicBool>,
+    election: LeaderElection,
+    store: Option<LeaseStore>,
+    lease: LeaseName,
+    eligible: Eligible,
+}
+
+/// Whether this instance may lead, now or later. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Eligible(Arc<AtomicBool>);
+
+impl Eligible {
+    /// For a readiness probe.
+    ///
+    /// # Errors
+    /// It may not, and why.
+    pub fn check(&self) -> Result<(), String> {
+        self.0.load(Ordering::Relaxed).then_some(()).ok_or_else(|| {
+            "not eligible to lead: the lease store has not answered yet, or another instance took over in mode disabled"
+                .to_owned()
+        })
+    }
+}
+
+impl Campaign {
+    /// Reads the settings. The lease is `default_lease` unless they name one.
+    ///
+    /// # Errors
+    /// A setting that can't be used, in mode `disabled` too.
+    pub fn new(app: &App, default_lease: &str) -> Result<Self, BadSetting> {
+        let (settings, store) = (app.settings(), app.store()?);
+        let election = settings.leader_election()?;
+        let default = LeaseName::new(default_lease).expect("a role's default lease is a valid name");
+        let lease = election.lease_name.clone().unwrap_or(default);
+        let elector = match &store {
+            Some(store) => {
+                let from = app.migrate_from()?;
+                let refine = |builder: ElectorBuilder| match from {
+                    Some(from) => builder.migrate_from(from),
+                    None => builder,
+                };
+                settings.elector(store.clone(), Some(default_lease), refine)?
+            }
+            None => {
+                let never = || async { Err(BackendError::refused("mode disabled has no lease store")) };
+                settings.elector(never, Some(default_lease), |builder| builder)?
+            }
+        };
+        Ok(Self { elector, election, store, lease, eligible: Eligible::default() })
+    }
+
+    /// The lease's name.
+    pub fn lease(&self) -> &LeaseName {
+        &self.lease
+    }
+
+    /// The lease store; `None` in mode `disabled`.
+    pub fn store(&self) -> Option<&LeaseStore> {
+        self.store.as_ref()
+    }
+
+    /// How long a fenced transaction may take: it is over well before the ttl is (F-1's advice).
+    pub fn transaction_limit(&self) -> Duration {
+        Duration::from(self.election.ttl_ms) / 2
+    }
+
+    /// The pause after a failure.
+    pub fn retry_every(&self) -> Duration {
+        self.election.retry_interval_ms.map_or(Duration::from(self.election.ttl_ms) / 15, Duration::from)
+    }
+
+    /// Whether this instance may lead.
+    pub fn eligible(&self) -> Eligible {
+        self.eligible.clone()
+    }
+
+    /// Leads whenever it may, until told to stop.
+    ///
+    /// # Errors
+    /// The stop budget was used up, and what was abandoned; or the elector's, which is final.
+    pub async fn run(self, work: &impl LeaderWork, stop: CancellationToken) -> Result<(), Failure> {
+        let budget = self.election.stop_budget_ms.into();
+        match self.store {
+            Some(_) => under_a_lease(self.elector, work, self.eligible, stop, budget).await,
+            None => alone(work, self.eligible, stop, budget).await,
+        }
+    }
+}
+
+async fn under_a_lease(
+    elector: Elector,
+    work: &impl LeaderWork,
+    eligible: Eligible,
     stop: CancellationToken,
     budget: Duration,
 ) -> Result<(), Failure> {
-    let following = tokio::spawn(leading::follow(elector.events(), names.is_leader, names.leader_age));
-    let mut events = elector.events();
-    let connected = tokio::spawn(async move {
-        while let Some(event) = events.next().await {
-            if event.is_ok_and(|event| matches!(event.kind, EventKind::Connected { .. })) {
-                eligible.store(true, Ordering::Relaxed);
-            }
-        }
-    });
-    let lead = |leadership| work.lead(Mandate::lease(leadership)).map(Ok::<_, std::convert::Infallible>);
-    let ended = elector.run_until(stop.cancelled(), lead).await;
-    connected.abort();
+    let following = tokio::spawn(work.metrics().follow(elector.events(), eligible.0));
+    let one_term = |leadership| async {
+        lead(work, &Mandate::lease(leadership)).await;
+        Ok::<_, std::convert::Infallible>(())
+    };
+    let ended = elector.run_until(stop.cancelled(), one_term).await;
     let _ = following.await;
     ended.map(drop).map_err(|error| match error {
         RunError::StopBudgetExceeded => {
             let then = format!("{}; the lease was not released and runs out by itself", work.if_abandoned());
-            work.batch().under_way().abandoned(budget, &then)
+            work.under_way().all().abandoned(budget, &then)
         }
         error => Failure::new(error.to_string()),
     })
 }
 
 /// Mode `disabled`: the resource's own database gives the term, so an accidental second instance fences this one out.
-pub async fn alone(
-    work: &dyn Work,
-    names: Names,
-    eligible: Arc<AtomicBool>,
+async fn alone(
+    work: &impl LeaderWork,
+    eligible: Eligible,
     stop: CancellationToken,
     budget: Duration,
 ) -> Result<(), Failure> {
@@ -107,7 +142,7 @@ pub async fn alone(
         loop {
             match work.take_term().await {
                 Ok(term) => return term,
-                Err(why) => warn!(%why, "no term from the database; trying again"),
+                Err(why) => warn!(%why, "no term from the database; retrying"),
             }
             tokio::time::sleep(work.retry_every()).await;
         }
@@ -116,7 +151,8 @@ pub async fn alone(
         term = taking => term,
         () = stop.cancelled() => return Ok(()),
     };
-    eligible.store(true, Ordering::Relaxed);
+    eligible.0.store(true, Ordering::Relaxed);
+    let names = work.metrics();
     gauge!(names.is_leader).set(1);
     info!(epoch = term.epoch, grant = %term.grant, "leading: mode disabled, term taken from the database");
     let mandate = Mandate::sole(term, stop.clone());
@@ -133,15 +169,15 @@ pub async fn alone(
         }
     };
     tokio::select! {
-        () = work.lead(mandate.clone()) => {}
+        () = lead(work, &mandate) => {}
         () = aging => {}
-        () = late => return Err(work.batch().under_way().abandoned(budget, work.if_abandoned())),
+        () = late => return Err(work.under_way().all().abandoned(budget, work.if_abandoned())),
     }
     observe_age();
     gauge!(names.is_leader).set(0);
     if mandate.loss().is_some() {
         // F-4: taking another term because the fence refused this one would make two instances duel for ever.
-        eligible.store(false, Ordering::Relaxed);
+        eligible.0.store(false, Ordering::Relaxed);
         error!(
             "another instance does this work: this one stays idle until it is stopped; run only one, or choose a mode with leases"
         );

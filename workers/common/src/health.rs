@@ -108,14 +108,14 @@ async fn render(State(pages): State<Pages>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], pages.metrics.render())
 }
 
-/// Listens on `address` and says on which port.
+/// Listens on `address`; returns the address with the port that the system chose if it was 0.
 ///
 /// # Errors
-/// The address can't be had.
-pub async fn listen(address: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
+/// The address can't be used; `flag` names another.
+pub async fn listen(address: &str, flag: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address)
         .await
-        .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}; choose another --listen"))?;
+        .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}; choose another {flag}"))?;
     let local = listener.local_addr()?;
     Ok((listener, local))
 }

@@ -147,7 +147,7 @@ impl Batch {
     }
 
     /// For those who wait for its end, or say what it was.
-    pub fn under_way(&self) -> &UnderWay {
+    pub fn all(&self) -> &UnderWay {
         &self.all
     }
 

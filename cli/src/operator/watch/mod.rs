@@ -16,7 +16,7 @@ use lease_worker_common::shutdown;
 use serde_json::json;
 
 use super::output::{line, span, written};
-use super::session::{Place, Session};
+use super::session::{Session, Target};
 use super::wakes::Wakes;
 use follow::{Follower, Happening};
 
@@ -41,13 +41,13 @@ pub(crate) struct Watch {
 const EVERY: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: &Watch, app: &App) -> Result<ExitCode, Failure> {
-    let place = Place::of(app)?;
+    let target = Target::of(app)?;
     app.block_on(async {
         let stop = shutdown::token().map_err(|error| Failure::new(error.to_string()))?;
         let mut screen = Screen::new(args.json);
         let watched = async {
-            let description = place.store.to_string();
-            let session = place.connect().await?;
+            let description = target.store.to_string();
+            let session = target.connect().await?;
             screen.begin(args.lease.as_ref(), &description)?;
             follow_for_ever(&session, args, &mut screen).await
         };

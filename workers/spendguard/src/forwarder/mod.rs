@@ -11,19 +11,15 @@ mod sender;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::metrics::gauge;
 use async_trait::async_trait;
-use lease_core::LeaseName;
-use lease_settings::{
-    App, BadSetting, Block, Failure, Kind, LeaderElection, Millis, Secret, Section, Setting, Store, redacted,
-};
+use lease_settings::{App, Block, Failure, Kind, LeaseStore, Millis, Secret, Section, Setting, redacted};
 use lease_worker_common::{
     Role,
-    campaign::{self, Names},
-    database::{Database, StoreError},
+    campaign::{Campaign, Eligible},
+    database::Database,
     health::{self, Probe, Server},
     shutdown,
     under_way::Batch,
@@ -39,8 +35,6 @@ use sender::Sender;
 
 /// The lease's name unless it is set.
 pub const LEASE: &str = "outbox-forwarder";
-
-const NAMES: Names = Names { is_leader: metrics::IS_LEADER, leader_age: metrics::LEADER_AGE };
 
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
@@ -123,51 +117,6 @@ pub struct Args {
     migrate: bool,
 }
 
-/// All that the role was told, checked.
-struct Plan {
-    outbox: Database,
-    ingest: Url,
-    listen: String,
-    role: Settings,
-    election: LeaderElection,
-    store: Option<Store>,
-}
-
-impl Plan {
-    fn of(app: &App) -> Result<Self, BadSetting> {
-        let settings = app.settings();
-        let role: Settings = settings.block()?;
-        let outbox = settings.required::<Settings, _>("outboxUrl", role.outbox_url.clone())?;
-        let ingest = settings.required::<Settings, _>("ingestUrl", role.ingest_url.clone())?;
-        Ok(Self {
-            outbox: outbox
-                .expose()
-                .parse()
-                .map_err(|why: String| settings.refuse::<Settings>("outboxUrl", why))?,
-            ingest: ingest
-                .parse()
-                .map_err(|why: url::ParseError| settings.refuse::<Settings>("ingestUrl", why.to_string()))?,
-            listen: settings.block::<health::Settings>()?.listen,
-            election: settings.leader_election()?,
-            store: app.store()?,
-            role,
-        })
-    }
-
-    fn lease(&self) -> LeaseName {
-        self.election.lease_name.clone().unwrap_or_else(|| LeaseName::new(LEASE).expect("a valid name"))
-    }
-
-    /// F-1's advice: a fenced transaction is over well before the ttl is.
-    fn transaction_limit(&self) -> Duration {
-        Duration::from(self.election.ttl_ms) / 2
-    }
-
-    fn retry_every(&self) -> Duration {
-        self.election.retry_interval_ms.map_or(Duration::from(self.election.ttl_ms) / 15, Duration::from)
-    }
-}
-
 /// The role `outbox-forwarder`.
 pub struct OutboxForwarder;
 
@@ -177,22 +126,34 @@ impl Role for OutboxForwarder {
     const SECTIONS: &'static [Section] = &[Settings::SECTION];
 
     fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
+        let settings = app.settings();
+        let role: Settings = settings.block()?;
+        let outbox: Database =
+            settings.parsed::<Settings, _>("outboxUrl", role.outbox_url.as_ref().map(Secret::expose))?;
         if args.migrate {
-            let settings = app.settings();
-            let role: Settings = settings.block()?;
-            let url = settings.required::<Settings, _>("outboxUrl", role.outbox_url)?;
-            let database: Database =
-                url.expose().parse().map_err(|why: String| settings.refuse::<Settings>("outboxUrl", why))?;
             return app.block_on(async {
-                migrate(&database).await?;
-                println!("the outbox in {database} is ready");
+                migrate(&outbox).await?;
+                println!("the outbox in {outbox} is ready");
                 Ok(ExitCode::SUCCESS)
             });
         }
-        let plan = Plan::of(app)?;
-        let elector = campaign::elector(app, plan.store.as_ref(), LEASE)?;
-        app.block_on(work(plan, elector))
+        let plan = ForwarderPlan {
+            outbox,
+            ingest: settings.parsed::<Settings, _>("ingestUrl", role.ingest_url.as_deref())?,
+            listen: settings.block::<health::Settings>()?.listen,
+            role,
+        };
+        let campaign = Campaign::new(app, LEASE)?;
+        app.block_on(work(plan, campaign))
     }
+}
+
+/// The role's settings, checked.
+struct ForwarderPlan {
+    outbox: Database,
+    ingest: Url,
+    listen: String,
+    role: Settings,
 }
 
 /// Creates the outbox's tables.
@@ -202,72 +163,62 @@ async fn migrate(database: &Database) -> anyhow::Result<()> {
     outbox.migrate().await.map_err(failed)
 }
 
-async fn work(plan: Plan, elector: lease_core::Elector) -> Result<ExitCode, Failure> {
+async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
     if let Database::Sqlite(path) = &plan.outbox {
-        check_apart(&plan, path)?;
+        let leases = campaign.store().and_then(LeaseStore::file);
+        if leases.is_some_and(|leases| same_file(leases, path)) {
+            // Bulk writes beside the leases would delay renewals until terms are lost.
+            let why = format!(
+                "the outbox can't be in the file of the leases, {}: give it one of its own by --outbox-url",
+                path.display()
+            );
+            return Err(Failure::Code(2, why));
+        }
         migrate(&plan.outbox).await?;
     }
-    let outbox = outbox::open(&plan.outbox, false, plan.transaction_limit())
+    let outbox = outbox::open(&plan.outbox, false, campaign.transaction_limit())
         .await
         .map_err(|error| Failure::new(format!("the outbox in {} can't be opened: {error}", plan.outbox)))?;
     let call_limit: Duration = plan.role.call_timeout_ms.into();
     let forwarder = Forwarder {
         outbox: outbox.clone(),
-        sender: Sender::new(plan.ingest.clone(), plan.lease(), call_limit)?,
+        sender: Sender::new(plan.ingest.clone(), campaign.lease().clone(), call_limit)?,
         batch_size: plan.role.batch_size,
         poll_every: plan.role.poll_interval_ms.into(),
-        retry_every: plan.retry_every(),
+        retry_every: campaign.retry_every(),
         call_limit,
         keep_days: plan.role.retention_days,
         batch: Batch::default(),
     };
-    let eligible = Arc::new(AtomicBool::new(false));
-    let probe = Arc::new(Health { outbox, eligible: eligible.clone() });
-    let (listener, address) = health::listen(&plan.listen).await?;
+    let probe = Arc::new(Health { outbox, eligible: campaign.eligible() });
+    let (listener, address) = health::listen(&plan.listen, "--listen").await?;
     let ingest = redacted(plan.ingest.as_str());
-    info!(%address, outbox = %plan.outbox, ingest, lease = %plan.lease(), "outbox-forwarder started");
+    info!(%address, outbox = %plan.outbox, ingest, lease = %campaign.lease(), "outbox-forwarder started");
     // Probes and scrapes are answered until the lease is given up.
     let server = Server::start(listener, health::router(pages, probe, stop.clone()));
-    let budget = plan.election.stop_budget_ms.into();
-    match plan.store {
-        Some(_) => campaign::campaign(elector, &forwarder, NAMES, eligible, stop, budget).await?,
-        None => campaign::alone(&forwarder, NAMES, eligible, stop, budget).await?,
-    }
+    campaign.run(&forwarder, stop).await?;
     drop(server);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Bulk writes beside the leases would delay renewals until terms are lost.
-fn check_apart(plan: &Plan, outbox: &Path) -> Result<(), Failure> {
-    let store = plan.store.as_ref().map(ToString::to_string).unwrap_or_default();
+fn same_file(one: &Path, other: &Path) -> bool {
     let full = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
-    let leases = store.strip_prefix("sqlite file ").and_then(|leases| full(Path::new(leases)));
-    if leases.is_some() && leases == full(outbox) {
-        let why = format!(
-            "the outbox can't be in the file of the leases, {}: give it one of its own by --outbox-url",
-            outbox.display()
-        );
-        return Err(Failure::Code(2, why));
-    }
-    Ok(())
+    full(one).is_some() && full(one) == full(other)
 }
 
 struct Health {
     outbox: Arc<dyn Outbox>,
-    /// May lead, now or later.
-    eligible: Arc<AtomicBool>,
+    eligible: Eligible,
 }
 
 #[async_trait]
 impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
-        if !self.eligible.load(Ordering::Relaxed) {
-            return Err("not eligible to lead: the lease store has not answered yet, or another instance took over in mode disabled".to_owned());
-        }
-        let age: Result<_, StoreError> = self.outbox.oldest_pending_age().await;
+        self.eligible.check()?;
+        let age = self.outbox.oldest_pending_age().await;
         age.map(drop).map_err(|error| format!("the outbox does not answer: {error}"))
     }
 

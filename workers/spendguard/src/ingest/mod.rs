@@ -100,9 +100,8 @@ impl Role for CanonicalIngest {
     fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
         let role: Settings = settings.block()?;
-        let url = settings.required::<Settings, _>("databaseUrl", role.database_url.clone())?;
         let database: Database =
-            url.expose().parse().map_err(|why: String| settings.refuse::<Settings>("databaseUrl", why))?;
+            settings.parsed::<Settings, _>("databaseUrl", role.database_url.as_ref().map(Secret::expose))?;
         if args.migrate {
             return app.block_on(async {
                 migrate(&database).await?;
@@ -149,7 +148,7 @@ async fn work(
     let under_way = ingest.under_way.clone();
     let health = health::router(pages, Arc::new(Health(store)), stop.clone());
     let router = http::router(Arc::new(ingest)).merge(health);
-    let (listener, address) = health::listen(&listen).await?;
+    let (listener, address) = health::listen(&listen, "--listen").await?;
     info!(%address, %database, "canonical-ingest started");
     let server = Server::start(listener, router);
     stop.cancelled().await;

@@ -38,8 +38,8 @@ use crate::rpc::ledger::v1::ledger_server::LedgerServer;
 use calls::Calls;
 pub use prepare::{add_scope, migrate, revoke_scope, set_budget};
 use service::Service;
-pub(crate) use settings::POSTGRES;
 pub use settings::Settings;
+pub(crate) use settings::{POSTGRES, postgres};
 use store::LedgerStore;
 use wake::Wakes;
 
@@ -84,7 +84,7 @@ impl Role for Ledger {
     fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
         let role: Settings = settings.block()?;
-        let database = role.database(settings)?;
+        let database = postgres::<Settings>(settings, "databaseUrl", role.database_url.as_ref())?;
         if args.prepares() {
             // Only a revocation says who asked; nothing else depends on this host's name.
             let by = if args.revoke_scope.is_empty() { String::new() } else { settings.operator()? };
@@ -99,7 +99,7 @@ impl Role for Ledger {
             };
             return app.block_on(limited);
         }
-        let plan = Plan {
+        let plan = LedgerPlan {
             tls: tls::config(&role, settings)?,
             pages: settings.block::<health::Settings>()?.listen,
             stop_budget: settings.block::<LeaderElection>()?.stop_budget_ms.into(),
@@ -110,8 +110,8 @@ impl Role for Ledger {
     }
 }
 
-/// All that the role was told, checked.
-struct Plan {
+/// The role's settings, checked.
+struct LedgerPlan {
     role: Settings,
     database: Box<PgConnectOptions>,
     tls: Option<ServerTlsConfig>,
@@ -179,11 +179,11 @@ fn asked<T>(flag: &str, checked: Result<T, store::Refusal>) -> Result<(), Failur
     checked.map(drop).map_err(|refusal| Failure::Code(2, format!("{flag}: {}", refusal.message)))
 }
 
-async fn work(plan: Plan) -> Result<ExitCode, Failure> {
+async fn work(plan: LedgerPlan) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
-    let Plan { role, database, tls, .. } = plan;
+    let LedgerPlan { role, database, tls, .. } = plan;
     let limit = role.call_timeout_ms.into();
     let service = Arc::new(Service {
         store: LedgerStore::open(&database, role.max_connections, limit),
@@ -195,10 +195,8 @@ async fn work(plan: Plan) -> Result<ExitCode, Failure> {
         poll_every: role.await_poll_ms.into(),
         stop: stop.clone(),
     });
-    let (http, address) = health::listen(&plan.pages).await?;
-    let (grpc, grpc_address) = health::listen(&role.listen)
-        .await
-        .map_err(|error| Failure::new(format!("{error:#}").replace("--listen", "--grpc-listen")))?;
+    let (http, address) = health::listen(&plan.pages, "--listen").await?;
+    let (grpc, grpc_address) = health::listen(&role.listen, "--grpc-listen").await?;
     let (mut reporter, standard_health) = tonic_health::server::health_reporter();
     reporter.set_serving::<LedgerServer<Arc<Service>>>().await;
 

@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
-    database_url: Option<Secret>,
+    pub(super) database_url: Option<Secret>,
     /// Where the gRPC server listens.
     pub listen: String,
     /// The server's certificate chain; with `tls_key_file`, the server speaks TLS.
@@ -139,16 +139,14 @@ pub(crate) const POSTGRES: Kind = Kind::Checked {
     allowed: "use postgres://USER@HOST/DATABASE",
 };
 
-impl Settings {
-    /// The database, which the role can't do without.
-    ///
-    /// # Errors
-    /// It isn't set, or is no Postgres.
-    pub(super) fn database(&self, all: &All) -> Result<Box<PgConnectOptions>, BadSetting> {
-        let url = all.required::<Self, _>("databaseUrl", self.database_url.clone())?;
-        match url.expose().parse() {
-            Ok(Database::Postgres(options)) => Ok(options),
-            _ => Err(all.refuse::<Self>("databaseUrl", "use postgres://USER@HOST/DATABASE")),
-        }
+/// The database that the setting `key` names, which its role can't do without.
+pub(crate) fn postgres<B: Block>(
+    all: &All,
+    key: &str,
+    url: Option<&Secret>,
+) -> Result<Box<PgConnectOptions>, BadSetting> {
+    match all.parsed::<B, _>(key, url.map(Secret::expose))? {
+        Database::Postgres(options) => Ok(options),
+        Database::Sqlite(_) => Err(all.refuse::<B>(key, "use postgres://USER@HOST/DATABASE")),
     }
 }

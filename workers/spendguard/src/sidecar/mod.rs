@@ -66,7 +66,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let clock = Clock::boot();
     let held = Held::new(clock.clone(), plan.scope.clone());
     let ledger = Ledger::new(&plan.ledger)?;
-    let (listener, address) = health::listen(&plan.listen).await?;
+    let (listener, address) = health::listen(&plan.listen, "--listen").await?;
     let (scope, tenant) = (&plan.scope.scope, &plan.scope.tenant);
     info!(%address, ledger = redacted(&plan.ledger.url), scope, tenant, "sidecar started");
     let probe = Arc::new(Health(held.clone()));

@@ -1,42 +1,25 @@
-//! The leader's loop: ask whether it still leads, release a batch; as if the process might be paused, killed or
-//! replaced in between.
+//! One batch of a leader: a single statement that releases expired reservations, or removes old rows.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_core::{Loss, Term, fence::FENCING_EPOCH_STALE};
-use lease_worker_common::{
-    campaign::Work,
-    database::{StoreError, within},
-    mandate::Mandate,
-    under_way::Batch,
-};
+use lease_core::Term;
+use lease_worker_common::database::{StoreError, within};
+use lease_worker_common::lead::{BatchError, LeaderWork, Progress};
+use lease_worker_common::leader_metrics::LeaderMetrics;
+use lease_worker_common::mandate::Mandate;
+use lease_worker_common::under_way::Batch;
 use metrics::counter;
-use tracing::{debug, error, warn};
+use tracing::debug;
 
-use super::metrics::{LOOP_ITERATIONS, PRUNED, SWEPT, Skip};
+use super::metrics::{LEADER, LEDGER_UNAVAILABLE, SWEPT};
 use super::store::{Expired, Retention};
 
-/// How often rows that are old enough to go are looked for; a backlog goes batch after batch.
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
-
-/// What one batch does.
-#[derive(Clone, Copy)]
-enum Task {
-    /// Releases expired reservations.
-    Sweep,
-    /// Removes old rows: only when nobody's reservation waits to be released.
-    Prune,
-}
-
-/// What a sweeper needs while it leads.
 pub(super) struct Sweeper {
-    /// Where reservations are.
     pub(super) expired: Arc<Expired>,
-    /// Who this is, in audit rows.
+    /// This instance's name in audit rows.
     pub(super) owner: String,
-    /// For how long the ledger remembers.
     pub(super) keep: Retention,
     /// The most rows of a table in one batch.
     pub(super) batch_size: u32,
@@ -46,123 +29,66 @@ pub(super) struct Sweeper {
     pub(super) retry_every: Duration,
     /// How long the ledger's database may take for one answer.
     pub(super) call_limit: Duration,
-    /// The batch under way.
     pub(super) batch: Batch,
 }
 
 #[async_trait]
-impl Work for Sweeper {
-    async fn lead(&self, mandate: Mandate) {
+impl LeaderWork for Sweeper {
+    type Memory = ();
+
+    async fn batch(&self, mandate: &Mandate, _: &mut ()) -> Result<Progress, BatchError> {
         let term = mandate.term();
-        let (mut task, mut prune_at) = (Task::Sweep, Instant::now());
-        while !mandate.should_stop() || !mandate.holds_now() {
-            counter!(LOOP_ITERATIONS).increment(1);
-            self.batch.is_now(match task {
-                Task::Sweep => {
-                    "a batch of expired reservations, sent to the ledger's database and not answered"
-                }
-                Task::Prune => {
-                    "a batch of old rows to remove, sent to the ledger's database and not answered"
-                }
-            });
-            let outcome = match mandate.holds_now() {
-                true => within(self.call_limit, self.one_batch(task, term)).await.map(Some),
-                false => Ok(None),
-            };
-            self.batch.over();
-            // Whatever else the answer was: an old term says so before it reports anything that it tried to do.
-            let over = self.has_expired(&mandate);
-            let done = task;
-            task = Task::Sweep;
-            let pause = match outcome {
-                Ok(Some(rows)) => {
-                    let full = rows >= u64::from(self.batch_size);
-                    match done {
-                        Task::Sweep => {
-                            counter!(SWEPT).increment(rows);
-                            debug!(epoch = term.epoch, swept = rows, "swept");
-                            if !full && Instant::now() >= prune_at {
-                                task = Task::Prune;
-                            }
-                        }
-                        Task::Prune => {
-                            counter!(PRUNED).increment(rows);
-                            debug!(epoch = term.epoch, pruned = rows, "pruned");
-                            if !full {
-                                prune_at = Instant::now() + PRUNE_EVERY;
-                            }
-                        }
-                    }
-                    if full || matches!(task, Task::Prune) { Duration::ZERO } else { self.poll_every }
-                }
-                Ok(None) => return,
-                Err(StoreError::Stale(_)) => {
-                    Skip::FenceRefused.count();
-                    mandate.fence_refused();
-                    error!(
-                        epoch = term.epoch,
-                        resource = "ledger",
-                        code = FENCING_EPOCH_STALE,
-                        "a late write was refused by the fence"
-                    );
-                    // A resource that is ahead of the leases refuses every term until an operator acts (F-4):
-                    // campaigning again must not become a spinning loop.
-                    tokio::time::sleep(self.retry_every).await;
-                    return;
-                }
-                Err(why) => {
-                    // One that fails must not be all that is done.
-                    if matches!(done, Task::Prune) {
-                        prune_at = Instant::now() + PRUNE_EVERY;
-                    }
-                    Skip::LedgerUnavailable.count();
-                    warn!(epoch = term.epoch, %why, retry_in = ?self.retry_every, "batch skipped; it is tried again");
-                    self.retry_every
-                }
-            };
-            if over {
-                return;
-            }
-            tokio::select! {
-                () = mandate.stop_requested() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
+        self.batch.is_now("a batch of expired reservations, sent to the ledger's database and not answered");
+        let swept = self.ask(self.expired.sweep(term, &self.owner, self.batch_size)).await?;
+        counter!(SWEPT).increment(swept);
+        debug!(epoch = term.epoch, swept, "swept");
+        Ok(Progress::of(swept, self.batch_size))
+    }
+
+    async fn prune(&self, mandate: &Mandate) -> Result<Progress, BatchError> {
+        let term = mandate.term();
+        self.batch.is_now("a batch of old rows to remove, sent to the ledger's database and not answered");
+        let pruned = self.ask(self.expired.prune(term, self.keep, self.batch_size)).await?;
+        counter!(LEADER.pruned).increment(pruned);
+        debug!(epoch = term.epoch, pruned, "pruned");
+        Ok(Progress::of(pruned, self.batch_size))
     }
 
     async fn take_term(&self) -> Result<Term, StoreError> {
         within(self.call_limit, self.expired.take_term()).await
     }
 
+    fn poll_every(&self) -> Duration {
+        self.poll_every
+    }
+
     fn retry_every(&self) -> Duration {
         self.retry_every
     }
 
-    fn batch(&self) -> &Batch {
+    fn under_way(&self) -> &Batch {
         &self.batch
     }
 
     fn if_abandoned(&self) -> &'static str {
         "it is done as a whole or not at all, and the next leader goes on"
     }
+
+    fn metrics(&self) -> &'static LeaderMetrics {
+        &LEADER
+    }
 }
 
 impl Sweeper {
-    async fn one_batch(&self, task: Task, term: Term) -> Result<u64, StoreError> {
-        match task {
-            Task::Sweep => self.expired.sweep(term, &self.owner, self.batch_size).await,
-            Task::Prune => self.expired.prune(term, self.keep, self.batch_size).await,
-        }
-    }
-
-    /// Has the lease run out by this process's own clock? Says so in the words that operators look for.
-    fn has_expired(&self, mandate: &Mandate) -> bool {
-        let expired = !mandate.holds_now() && !matches!(mandate.loss(), Some(Loss::FenceRefused));
-        if expired {
-            let expires_at = jiff::Timestamp::from_millisecond(mandate.expires_at().0).unwrap_or_default();
-            Skip::LeaseExpired.count();
-            warn!(epoch = mandate.term().epoch, %expires_at, "lease expired locally; skip batch until renewed");
-        }
-        expired
+    /// Asks the ledger's database, within the time limit.
+    async fn ask<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, BatchError> {
+        within(self.call_limit, call).await.map_err(|error| match error {
+            StoreError::Stale(_) => BatchError::Stale { resource: "ledger" },
+            why => BatchError::Failed {
+                reason: LEDGER_UNAVAILABLE,
+                why: why.to_string(),
+                retry_in: self.retry_every,
+            },
+        })
     }
 }

@@ -10,17 +10,13 @@ pub mod store;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use ::metrics::gauge;
 use async_trait::async_trait;
-use lease_settings::{
-    App, BadSetting, Block, Failure, Fault, Kind, LeaderElection, Millis, Secret, Section, Setting, Store,
-};
+use lease_settings::{App, BadSetting, Block, Failure, Fault, Kind, Millis, Secret, Section, Setting};
 use lease_worker_common::{
     Role,
-    campaign::{self, Names},
+    campaign::{Campaign, Eligible},
     database::Database,
     health::{self, Probe, Server},
     shutdown,
@@ -31,13 +27,12 @@ use sqlx::postgres::PgConnectOptions;
 use tracing::info;
 
 use crate::DAYS;
+use crate::ledger::{POSTGRES, postgres};
 use lead::Sweeper;
 use store::{Expired, Retention};
 
 /// The lease's name unless it is set.
 pub const LEASE: &str = "ttl-sweeper";
-
-const NAMES: Names = Names { is_leader: metrics::IS_LEADER, leader_age: metrics::LEADER_AGE };
 
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
@@ -59,7 +54,7 @@ impl Block for Settings {
             Setting::new(
                 "ledgerDatabaseUrl",
                 "LEASEHOLD_TTL_SWEEPER_LEDGER_DATABASE_URL",
-                crate::ledger::POSTGRES,
+                POSTGRES,
                 "the ledger's database",
             )
             .flag("sweeper-db-url")
@@ -119,38 +114,6 @@ impl Block for Settings {
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
-/// All that the role was told, checked.
-struct Plan {
-    database: Box<PgConnectOptions>,
-    owner: String,
-    listen: String,
-    role: Settings,
-    election: LeaderElection,
-    store: Option<Store>,
-}
-
-impl Plan {
-    fn of(app: &App) -> Result<Self, BadSetting> {
-        let settings = app.settings();
-        let role: Settings = settings.block()?;
-        let url = settings.required::<Settings, _>("ledgerDatabaseUrl", role.ledger_database_url.clone())?;
-        let Ok(Database::Postgres(database)) = url.expose().parse() else {
-            return Err(settings.refuse::<Settings>("ledgerDatabaseUrl", "use postgres://USER@HOST/DATABASE"));
-        };
-        let owner = settings.workload_id()?.to_string();
-        if owner.contains('/') {
-            return Err(BadSetting {
-                setting: "the instance's name".to_owned(),
-                fault: Fault::NotAllowed(format!("{owner:?}")),
-                why: "it is part of event ids, so use one without '/': set LEASEHOLD_WORKLOAD_ID".to_owned(),
-            });
-        }
-        let listen = settings.block::<health::Settings>()?.listen;
-        let (election, store) = (settings.leader_election()?, app.store()?);
-        Ok(Self { database, owner, listen, role, election, store })
-    }
-}
-
 /// The role `ttl-sweeper`.
 pub struct TtlSweeper;
 
@@ -160,19 +123,44 @@ impl Role for TtlSweeper {
     const SECTIONS: &'static [Section] = &[Settings::SECTION];
 
     fn run(&self, _args: &Args, app: &App) -> Result<ExitCode, Failure> {
-        let plan = Plan::of(app)?;
-        let elector = campaign::elector(app, plan.store.as_ref(), LEASE)?;
-        app.block_on(work(plan, elector))
+        let plan = SweeperPlan::of(app)?;
+        let campaign = Campaign::new(app, LEASE)?;
+        app.block_on(work(plan, campaign))
     }
 }
 
-async fn work(plan: Plan, elector: lease_core::Elector) -> Result<ExitCode, Failure> {
+/// The role's settings, checked.
+struct SweeperPlan {
+    database: Box<PgConnectOptions>,
+    owner: String,
+    listen: String,
+    role: Settings,
+}
+
+impl SweeperPlan {
+    fn of(app: &App) -> Result<Self, BadSetting> {
+        let settings = app.settings();
+        let role: Settings = settings.block()?;
+        let database =
+            postgres::<Settings>(settings, "ledgerDatabaseUrl", role.ledger_database_url.as_ref())?;
+        let owner = settings.workload_id()?.to_string();
+        if owner.contains('/') {
+            return Err(BadSetting {
+                setting: "the instance's name".to_owned(),
+                fault: Fault::NotAllowed(format!("{owner:?}")),
+                why: "it is part of event ids, so use one without '/': set LEASEHOLD_WORKLOAD_ID".to_owned(),
+            });
+        }
+        let listen = settings.block::<health::Settings>()?.listen;
+        Ok(Self { database, owner, listen, role })
+    }
+}
+
+async fn work(plan: SweeperPlan, campaign: Campaign) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
-    let ttl: Duration = plan.election.ttl_ms.into();
-    // F-1's advice: a fenced statement is over well before the ttl is.
-    let expired = Arc::new(Expired::open(&plan.database, ttl / 2));
+    let expired = Arc::new(Expired::open(&plan.database, campaign.transaction_limit()));
     let sweeper = Sweeper {
         expired: expired.clone(),
         owner: plan.owner,
@@ -182,38 +170,30 @@ async fn work(plan: Plan, elector: lease_core::Elector) -> Result<ExitCode, Fail
             audit_days: plan.role.audit_retention_days,
         },
         poll_every: plan.role.poll_interval_ms.into(),
-        retry_every: plan.election.retry_interval_ms.map_or(ttl / 15, Duration::from),
+        retry_every: campaign.retry_every(),
         call_limit: plan.role.call_timeout_ms.into(),
         batch: Batch::default(),
     };
-    let eligible = Arc::new(AtomicBool::new(false));
-    let probe = Arc::new(Health { expired, eligible: eligible.clone() });
-    let (listener, address) = health::listen(&plan.listen).await?;
+    let probe = Arc::new(Health { expired, eligible: campaign.eligible() });
+    let (listener, address) = health::listen(&plan.listen, "--listen").await?;
     let database = Database::Postgres(plan.database);
     info!(%address, ledger = %database, "ttl-sweeper started");
     // Probes and scrapes are answered until the lease is given up.
     let server = Server::start(listener, health::router(pages, probe, stop.clone()));
-    let budget = plan.election.stop_budget_ms.into();
-    match plan.store {
-        Some(_) => campaign::campaign(elector, &sweeper, NAMES, eligible, stop, budget).await?,
-        None => campaign::alone(&sweeper, NAMES, eligible, stop, budget).await?,
-    }
+    campaign.run(&sweeper, stop).await?;
     drop(server);
     Ok(ExitCode::SUCCESS)
 }
 
 struct Health {
     expired: Arc<Expired>,
-    /// May lead, now or later.
-    eligible: Arc<AtomicBool>,
+    eligible: Eligible,
 }
 
 #[async_trait]
 impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
-        if !self.eligible.load(Ordering::Relaxed) {
-            return Err("not eligible to lead: the lease store has not answered yet, or another instance took over in mode disabled".to_owned());
-        }
+        self.eligible.check()?;
         let age = self.expired.oldest_age().await;
         age.map(drop).map_err(|error| format!("the ledger's database does not answer: {error}"))
     }
