@@ -107,30 +107,19 @@ async fn says_what_is_wrong_with_a_request() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn under_pressure_it_says_when_to_come_back() -> anyhow::Result<()> {
-    use tokio::io::AsyncWriteExt;
     let stage = Stage::sqlite().await?;
     let url = stage.canonical.clone();
     let args = ["worker", "canonical-ingest", "--canonical-url", &url, "--max-requests", "1"];
     let ingest = Worker::start(&args).await?;
     // One request that never ends takes the one place there is.
-    let mut slow = tokio::net::TcpStream::connect(&ingest.address).await?;
-    let head = format!(
-        "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: {BATCH}\r\ncontent-length: 100\r\nleasehold-lease: l\r\n\
-         leasehold-epoch: 1\r\nleasehold-grant: {}\r\n\r\n[",
-        Grant(7)
-    );
-    slow.write_all(head.as_bytes()).await?;
+    let slow = ingest.begun(100).await?;
     let body = json!([event(0, 1)]).to_string();
-    let answer = lease_testbed::wait_for("the ingest is busy", LIMIT, || async {
-        let mut request = http_client(LIMIT)?.post(format!("http://{}/v1/events", ingest.address));
-        for (name, value) in term_headers(&LeaseName::new("outbox-forwarder")?, term(1, 1).expect("some")) {
-            request = request.header(name, value);
-        }
-        let reply = request.header("content-type", BATCH).body(body.clone()).send().await?;
-        anyhow::ensure!(reply.status() == 503, "it had room: {}", reply.status());
-        anyhow::Ok(reply)
-    })
-    .await?;
+    let mut request = http_client(LIMIT)?.post(format!("http://{}/v1/events", ingest.address));
+    for (name, value) in term_headers(&LeaseName::new("outbox-forwarder")?, term(1, 1).expect("some")) {
+        request = request.header(name, value);
+    }
+    let answer = request.header("content-type", BATCH).body(body.clone()).send().await?;
+    assert_eq!(answer.status(), 503, "it is busy");
     assert_eq!(answer.headers().get("retry-after").map(|value| value.as_bytes()), Some(&b"1"[..]));
     assert_eq!(ingest.get("/healthz").await?.0, 200, "probes are answered all the same");
     drop(slow);

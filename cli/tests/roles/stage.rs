@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lease_core::admin::{self, Init};
-use lease_core::{LeaseName, WallTime};
+use lease_core::{Grant, LeaseName, WallTime};
 use lease_postgres::{Postgres as Leases, PostgresConfig};
 use lease_spendguard::canonical;
-use lease_spendguard::cloudevents::EventKey;
+use lease_spendguard::cloudevents::{BATCH, EventKey};
 use lease_spendguard::outbox::{self, NewEvent};
 use lease_testbed::{Postgres, PostgresOptions, Process, Proxy, wait_until};
 use lease_worker_common::database::Database;
@@ -16,6 +16,8 @@ use serde_json::value::to_raw_value;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{PgPool, SqlitePool};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Generous: the machine may be busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -195,6 +197,23 @@ impl Worker {
         let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
         let address = address.context("no address")?.to_owned();
         Ok(Self { process, address })
+    }
+
+    /// Sends the head of a batch whose body has `length` bytes. Returns once the ingest asks for the body: it has begun,
+    /// and has taken a place.
+    pub(crate) async fn begun(&self, length: usize) -> anyhow::Result<TcpStream> {
+        const CONTINUE: &[u8; 25] = b"HTTP/1.1 100 Continue\r\n\r\n";
+        let head = format!(
+            "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: {BATCH}\r\ncontent-length: {length}\r\n\
+             expect: 100-continue\r\nleasehold-lease: l\r\nleasehold-epoch: 1\r\nleasehold-grant: {}\r\n\r\n",
+            Grant(7)
+        );
+        let mut client = TcpStream::connect(&self.address).await?;
+        client.write_all(head.as_bytes()).await?;
+        let mut answer = [0; CONTINUE.len()];
+        tokio::time::timeout(LIMIT, client.read_exact(&mut answer)).await.context("no answer")??;
+        anyhow::ensure!(&answer == CONTINUE, "{}", String::from_utf8_lossy(&answer));
+        Ok(client)
     }
 
     pub(crate) fn proxy(&self) -> anyhow::Result<Proxy> {

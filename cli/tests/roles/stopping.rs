@@ -1,8 +1,6 @@
 //! SIGTERM and SIGINT: not ready, what is under way ends, the lease is kept meanwhile and released after; past the
 //! budget nothing is released, and the process says what it leaves behind.
 
-use lease_core::Grant;
-use lease_spendguard::cloudevents::BATCH;
 use lease_testbed::{Hold, Proxy, Signal, wait_for, wait_until};
 use lease_worker_common::http_client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,25 +121,12 @@ const BODY: &str = "[{\"specversion\":\"1.0\",\"type\":\"com.spendguard.audit.v1
     \"id\":\"acme/ledger-0/0\",\"time\":\"2026-01-02T03:04:05Z\",\"datacontenttype\":\"application/json\",\
     \"fencingepoch\":\"1\",\"data\":{}}]";
 
-/// A request to the ingest, all but its last byte; the ingest is known to have begun with it.
+/// A request to the ingest, all but its last byte; the ingest has begun with it.
 async fn with_a_request_under_way(stage: &Stage, more: &[&str]) -> anyhow::Result<(Worker, TcpStream)> {
     let args = ["worker", "canonical-ingest", "--canonical-url", &stage.canonical, "--max-requests", "1"];
     let ingest = Worker::start(&[&args[..], more].concat()).await?;
-    let mut client = TcpStream::connect(&ingest.address).await?;
-    let head = format!(
-        "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: {BATCH}\r\ncontent-length: {}\r\n\
-         leasehold-lease: l\r\nleasehold-epoch: 1\r\nleasehold-grant: {}\r\n\r\n{}",
-        BODY.len(),
-        Grant(7),
-        &BODY[..BODY.len() - 1],
-    );
-    client.write_all(head.as_bytes()).await?;
-    wait_for("the one place is taken", LIMIT, || async {
-        let (status, code) = post_nothing(&ingest).await?;
-        anyhow::ensure!((status, code.as_str()) == (503, "BUSY"), "{status} {code}");
-        Ok(())
-    })
-    .await?;
+    let mut client = ingest.begun(BODY.len()).await?;
+    client.write_all(&BODY.as_bytes()[..BODY.len() - 1]).await?;
     Ok((ingest, client))
 }
 

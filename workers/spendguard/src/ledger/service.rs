@@ -149,9 +149,10 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         if !(1..=LONGEST_WAIT_MS).contains(&asked.limit_ms) {
             return Err(Status::invalid_argument(format!("limit_ms: use 1 to {LONGEST_WAIT_MS}")));
         }
-        let _place = self.waiters.enter()?;
+        let place = self.waiters.enter()?;
         gauge!(WAITERS).increment(1);
-        let _counted = Counted;
+        // Dropped in this order: by the time the gauge falls, the place is free.
+        let _waiter = (place, Counted);
         let limit = limit_of(&metadata, Duration::from_millis(asked.limit_ms.into()));
         let free = tokio::select! {
             free = self.free_within(&asked, Instant::now() + limit) => free,
