@@ -1,5 +1,4 @@
-//! What an operator does to the ledger's database by hand: tables, scopes, budgets, the end of a term. Each may be
-//! repeated.
+//! An operator's changes of the ledger's database: tables, scopes, budgets, the end of a term. Each may be repeated.
 
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use crate::outbox::Outbox;
 use crate::outbox::PostgresOutbox;
 use lease_postgres::Fence;
 
-/// How long a revocation may wait behind the holder's writes.
+/// The longest wait of a revocation behind the holder's writes.
 const REVOKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes or upgrades the ledger's tables and functions, the audit outbox's among them, in the schema `public`.
