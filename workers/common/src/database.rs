@@ -1,4 +1,4 @@
-//! Where a store of effects lives, and how its connections behave.
+//! The database of a role's effects, and the behaviour of its connections.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, SqlitePool};
 
-/// How long a write waits for SQLite's one write lock. Nothing is held while waiting.
+/// The longest wait for SQLite's one write lock. Nothing is held while waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A database by its URL: `sqlite:PATH` (or a plain path), or `postgres://…`.
@@ -77,7 +77,7 @@ pub enum StoreError {
     #[error(transparent)]
     Stale(#[from] Stale),
     /// The database failed. Whether a write happened is unknown; every write of the roles may be repeated.
-    #[error("{0}")]
+    #[error(transparent)]
     Failed(#[from] sqlx::Error),
     /// No answer in time. As for `Failed`.
     #[error("no answer within {0:?}")]
