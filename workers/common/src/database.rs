@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use lease_core::fence::Stale;
+use lease_core::fence::{FenceError, Stale};
 use lease_settings::Kind;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -84,20 +84,11 @@ pub enum StoreError {
     TimedOut(Duration),
 }
 
-impl From<lease_postgres::FenceError> for StoreError {
-    fn from(error: lease_postgres::FenceError) -> Self {
+impl From<FenceError<sqlx::Error>> for StoreError {
+    fn from(error: FenceError<sqlx::Error>) -> Self {
         match error {
-            lease_postgres::FenceError::Stale(stale) => Self::Stale(stale),
-            lease_postgres::FenceError::Store(error) => Self::Failed(error),
-        }
-    }
-}
-
-impl From<lease_sqlite::FenceError> for StoreError {
-    fn from(error: lease_sqlite::FenceError) -> Self {
-        match error {
-            lease_sqlite::FenceError::Stale(stale) => Self::Stale(stale),
-            lease_sqlite::FenceError::Store(error) => Self::Failed(error),
+            FenceError::Stale(stale) => Self::Stale(stale),
+            FenceError::Store(error) => Self::Failed(error),
         }
     }
 }

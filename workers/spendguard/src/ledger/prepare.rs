@@ -22,7 +22,7 @@ const REVOKE_LIMIT: Duration = Duration::from_secs(10);
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
     PostgresOutbox::open(options, Duration::from_secs(60)).migrate().await?;
     let mut connection = options.connect().await?;
-    Fence::install(&mut connection, "public").await?;
+    Fence::new("any").install(&mut connection).await?;
     database::migrate(&mut connection, include_str!("sql/scopes.sql")).await?;
     database::migrate(&mut connection, include_str!("sql/reservations.sql")).await?;
     database::migrate(&mut connection, include_str!("sql/retention.sql")).await?;
