@@ -33,6 +33,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-worker-common",
         ],
     ),
+    ("lease-examples", &["lease-core", "lease-sqlite"]),
     (
         "lease-lab",
         &[

@@ -1,4 +1,4 @@
-//! What a command or a role works with.
+//! The settings and the modes, together.
 
 use crate::{BadSetting, Failure, LeaderElection, LeaseStore, Modes, Settings};
 
@@ -48,7 +48,7 @@ impl App {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::new(format!("no runtime could start: {error}")))?;
         let ended = runtime.block_on(work);
-        // What was abandoned must not hold up the process's end.
+        // Abandoned tasks must not delay the process's end.
         runtime.shutdown_background();
         ended
     }

@@ -2,19 +2,19 @@
 
 use std::fmt;
 
-/// A setting that can't be used. One message: the setting as the user wrote it, its value, what is allowed, what to
-/// do. The program ends with exit code 2 before it has started anything.
+/// A setting that can't be used. One message: the setting as the user wrote it, its value, the allowed values, the fix.
+/// The program ends with exit code 2 before it has started anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadSetting {
     /// The setting as the user wrote it: a variable, a key and its file, a flag.
     pub setting: String,
-    /// What is wrong with it.
+    /// The fault.
     pub fault: Fault,
-    /// What is allowed, and what to do.
+    /// The allowed values, and the fix.
     pub why: String,
 }
 
-/// What is wrong with a setting.
+/// The fault of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// This value, redacted, can't be used.

@@ -1,4 +1,4 @@
-//! How a command fails, and with which exit code.
+//! The failure of a command: its message and its exit code.
 
 use std::process::ExitCode;
 

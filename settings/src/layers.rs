@@ -1,4 +1,4 @@
-//! Where settings come from: the file, the environment, the flags; each read and checked on its own.
+//! The sources of settings: the file, the environment, the flags; each read and checked on its own.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use figment::{Metadata, Profile, Provider};
 use super::bad::meant;
 use super::{BadSetting, Fault, Model, Setting};
 
-/// Who set a value; later ones win.
+/// The source of a value; later ones win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Layer {
     /// Nobody.
@@ -46,7 +46,7 @@ pub(super) struct Values {
     pub(super) read_from: BTreeMap<String, PathBuf>,
 }
 
-/// How the user wrote a setting.
+/// A setting's name as the user wrote it.
 pub(super) fn as_written(layer: Layer, section: &str, key: &str, env: &str, flag: Option<&str>) -> String {
     match layer {
         Layer::Environment => env.to_owned(),
@@ -229,7 +229,7 @@ fn shown(value: &Value) -> String {
 fn toml_error(message: &str) -> String {
     let lines = message.lines().filter(|line| !line.contains('|') && !line.trim().is_empty());
     let text = lines.map(str::trim).collect::<Vec<_>>().join(": ");
-    format!("{text}; mend it there")
+    format!("{text}; fix it there")
 }
 
 impl Provider for Values {

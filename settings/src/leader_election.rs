@@ -13,19 +13,19 @@ pub struct LeaderElection {
     pub mode: String,
     /// The lease; each role has its own default.
     pub lease_name: Option<LeaseName>,
-    /// Where this workload runs, for people.
+    /// This workload's region, for people.
     pub region: Option<String>,
-    /// How long a term lasts without an acknowledged renewal.
+    /// The length of a term without an acknowledged renewal.
     pub ttl_ms: Millis,
     /// The greatest ttl of any candidate of this lease.
     pub max_ttl_ms: Option<Millis>,
-    /// How often a leader renews.
+    /// A leader's renewal interval.
     pub renew_interval_ms: Option<Millis>,
-    /// How often a candidate looks.
+    /// A candidate's polling interval, and the pause after a failure.
     pub retry_interval_ms: Option<Millis>,
-    /// How long before its deadline the work is told to stop.
+    /// The time from the order to stop until the deadline.
     pub stop_grace_ms: Option<Millis>,
-    /// How long the work may drain after shutdown.
+    /// The longest time for the work to drain after shutdown.
     pub stop_budget_ms: Millis,
     /// The mode that the lease is moved from before campaigning (M-1).
     pub migrate_from: Option<String>,
@@ -132,7 +132,7 @@ impl Settings {
         Ok(this)
     }
 
-    /// Who this instance is.
+    /// This instance's name.
     pub fn workload_id(&self) -> Result<WorkloadId, BadSetting> {
         if let Some(name) = self.block::<Workload>()?.instance_id {
             return WorkloadId::new(name).map_err(|error| self.refuse::<Workload>("instanceId", error.why));
@@ -149,7 +149,7 @@ impl Settings {
         })
     }
 
-    /// Who asks, for people: the user and this instance.
+    /// The operator's name in records, for people: the user and this instance.
     pub fn operator(&self) -> Result<String, BadSetting> {
         let user = ["USER", "LOGNAME"].into_iter().find_map(|key| std::env::var(key).ok());
         Ok(format!("{}@{}", user.as_deref().unwrap_or("operator"), self.workload_id()?))

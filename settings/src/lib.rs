@@ -63,7 +63,7 @@ pub struct Model {
 const OTHER_VARIABLES: [&str; 4] =
     ["LEASEHOLD_CONFIG", "LEASEHOLD_LEASE", "LEASEHOLD_EPOCH", "LEASEHOLD_GRANT"];
 
-/// How variables begin that are this project's other tools'.
+/// Prefixes of the variables of this project's other tools.
 const OF_OTHER_TOOLS: [&str; 6] = [
     "LEASEHOLD_TEST",
     "LEASEHOLD_LAB",
@@ -164,7 +164,7 @@ impl Model {
     }
 }
 
-/// Where a program's settings are looked for.
+/// The sources of a program's settings.
 #[derive(Debug, Default)]
 pub struct Sources {
     /// The file that `--config` names.
@@ -194,7 +194,7 @@ pub struct Effective {
     pub about: &'static str,
     /// The value, redacted; none if unset.
     pub value: Option<serde_json::Value>,
-    /// What holds without a value.
+    /// The effect of leaving it unset.
     pub unset: &'static str,
     /// The environment variable.
     pub env: &'static str,
@@ -204,9 +204,9 @@ pub struct Effective {
     pub kind: &'static str,
     /// Whether its value may be shown.
     pub secret: bool,
-    /// Who set it: `default`, `file`, `environment` or `flag`.
+    /// Its source: `default`, `file`, `environment` or `flag`.
     pub layer: &'static str,
-    /// Where exactly: the file and key, the variable, the flag.
+    /// The source in full: the file and key, the variable, the flag.
     pub origin: String,
 }
 

@@ -1,4 +1,4 @@
-//! What can be set: each setting is described once, and the file, the environment, the flags, the checks, `--help`
+//! The settings: each is described once, and the file, the environment, the flags, the checks, `--help`
 //! and `leasehold config` all come from that description.
 
 use std::net::ToSocketAddrs;
@@ -32,11 +32,11 @@ pub struct Setting {
     pub env: &'static str,
     /// The long flag without its dashes. Flags that take a time are written with a unit: `15s`.
     pub flag: Option<&'static str>,
-    /// What is allowed.
+    /// The allowed values.
     pub kind: Kind,
     /// The value if nobody sets it, as text.
     pub default: Option<&'static str>,
-    /// What holds without a value: shown by `leasehold config` and `--help`.
+    /// The effect of leaving it unset: shown by `leasehold config` and `--help`.
     pub unset: &'static str,
     /// Never shown: passwords, and URLs that may hold one.
     pub secret: bool,
@@ -70,7 +70,7 @@ impl Setting {
         self
     }
 
-    /// What holds without a value, for people: `ttlMs/3`.
+    /// The effect of leaving it unset, for people: `ttlMs/3`.
     pub const fn unset(mut self, text: &'static str) -> Self {
         self.unset = text;
         self
@@ -106,9 +106,9 @@ impl Setting {
 pub struct Section {
     /// The table's dotted name: `leaderElection.postgres`.
     pub name: &'static str,
-    /// What it is about, for people.
+    /// Its subject, for people.
     pub about: &'static str,
-    /// What it holds.
+    /// Its settings.
     pub settings: &'static [Setting],
 }
 
@@ -118,7 +118,7 @@ pub trait Block: DeserializeOwned {
     const SECTION: Section;
 }
 
-/// What a setting's value may be.
+/// The type of a setting's value.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// Any text without control characters; empty text means none.
@@ -127,7 +127,7 @@ pub enum Kind {
     Checked {
         /// Is it acceptable?
         check: fn(&str) -> bool,
-        /// What is acceptable: "use …".
+        /// The acceptable texts: "use …".
         allowed: &'static str,
     },
     /// One of these words.
@@ -157,7 +157,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What a text from the environment or a flag stands for. A text that stands for nothing stays a text, so that
+    /// The value of a text from the environment. A text that has none stays a text, so that
     /// [`check`](Self::check) refuses it.
     pub(super) fn read(self, text: &str) -> Value {
         match self {
@@ -168,7 +168,7 @@ impl Kind {
         .unwrap_or_else(|| Value::from(text))
     }
 
-    /// What a flag's text stands for: as [`read`](Self::read), but times have a unit. A time out of range stays a
+    /// The value of a flag's text: as [`read`](Self::read), but times have a unit. A time out of range stays a
     /// text, so that it's shown as it was written.
     pub(super) fn read_flag(self, text: &str) -> Value {
         match self {
@@ -219,7 +219,7 @@ impl Kind {
         !matches!(self, Self::Bool | Self::Integer { .. } | Self::Millis { .. })
     }
 
-    /// What is allowed, as a sentence's end: "use …".
+    /// The allowed values, as the end of a sentence: "use …".
     pub fn allowed(self, flag: bool) -> String {
         match self {
             Self::Text => "use text without control characters".to_owned(),

@@ -32,7 +32,7 @@ impl Block for Workload {
     };
 }
 
-/// What is logged, and how.
+/// The log's filter and format.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Log {
@@ -82,7 +82,7 @@ impl Block for Log {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Operator {
-    /// How long one call to the store may take.
+    /// The longest time for one call to the store.
     pub timeout_ms: Millis,
 }
 

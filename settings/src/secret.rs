@@ -15,7 +15,7 @@ impl Secret {
         &self.0
     }
 
-    /// What may be shown of it if it is a URL: all but the password and the query.
+    /// A URL without its password and query; of any other text nothing.
     pub fn redacted(&self) -> String {
         redacted(&self.0)
     }

@@ -60,7 +60,7 @@ impl Block for Config {
                 Kind::Text,
                 "the authority that has signed the nodes' certificates, in PEM; files are read anew for each connection",
             )
-            .unset("the web's usual authorities")
+            .unset("the system's root certificates")
             .flag("etcd-ca-file"),
             Setting::new(
                 "certFile",

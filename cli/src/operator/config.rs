@@ -9,7 +9,7 @@ use super::output::line;
 
 /// Show the effective settings and where each comes from, and check them
 ///
-/// What it prints is a settings file itself, but for secrets, which it doesn't show.
+/// The output is a settings file itself, except that secrets are not shown.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit code 2 if the settings can't be used.")]
 pub(crate) struct Config {

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use lease_core::{LeaseName, Record};
 use lease_settings::{App, BadSetting, Failure, LeaderElection, Settings};
 
-/// What an operator does.
+/// An operator's command.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Operation {
     Init(init::Init),

@@ -1,4 +1,4 @@
-//! What operators' commands print, and how times look in it.
+//! The output of operators' commands, and the format of times in it.
 
 use std::io::{self, Write};
 use std::time::Duration;

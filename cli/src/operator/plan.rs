@@ -1,4 +1,4 @@
-//! `leasehold plan`: what the settings mean, by the elector's own arithmetic. Connects to nothing.
+//! `leasehold plan`: the meaning of the settings, by the elector's own arithmetic. Connects to nothing.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,7 +22,7 @@ Examples:
   leasehold plan --ttl 6s --renew-interval 1s --standbys 4 --json"
 )]
 pub(crate) struct ShowPlan {
-    /// How many candidates wait beside the leader
+    /// The number of candidates that wait beside the leader
     #[arg(long, default_value_t = 2, value_name = "NUMBER")]
     standbys: u32,
     /// Write JSON

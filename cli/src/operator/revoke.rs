@@ -49,7 +49,7 @@ pub(super) fn run(args: &Revoke, app: &App) -> Result<ExitCode, Failure> {
     })
 }
 
-/// What holds after an operator ended a term.
+/// Prints the lease's state after an operator ended a term.
 pub(super) fn report(name: &LeaseName, written: &Observation, json: bool, done: &str) -> Result<(), Failure> {
     let Some(record) = &written.record else { return Ok(()) };
     let free = record.grant.is_none();

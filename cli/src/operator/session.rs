@@ -72,11 +72,11 @@ impl Target {
     fn explain(&self, error: &BackendError) -> Failure {
         let (store, advice) = (&self.store, self.store.advice());
         Failure::new(if error.refused {
-            format!("the lease store ({store}) refuses: {error}")
+            format!("the lease store ({store}) refuses: {error:#}")
         } else if error.certainty == Certainty::Unknown {
-            format!("the lease store ({store}) failed: {error}; {UNKNOWN}")
+            format!("the lease store ({store}) failed: {error:#}; {UNKNOWN}")
         } else {
-            format!("the lease store ({store}) can't be used: {error}; {advice}")
+            format!("the lease store ({store}) can't be used: {error:#}; {advice}")
         })
     }
 

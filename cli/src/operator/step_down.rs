@@ -23,7 +23,7 @@ use super::wakes::Wakes;
 
 Exit code 1 if the holder has not answered in time; the request stays until its term ends.")]
 pub(crate) struct StepDown {
-    /// How long to wait for the answer; 0s doesn't wait
+    /// The longest wait for the answer; 0s doesn't wait
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = wait, allow_hyphen_values = true)]
     wait: Duration,
     /// Write JSON
@@ -41,9 +41,9 @@ fn wait(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "use a time with its unit, for example 30s or 2m".to_owned())
 }
 
-/// How the wait ended.
+/// The end of the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum StepDownAnswer {
     /// The holder released because it was asked to.
     SteppedDown,
     /// The term ended in another way: it ran out, or was revoked.
@@ -61,7 +61,7 @@ pub(super) fn run(args: &StepDown, app: &App) -> Result<ExitCode, Failure> {
         let (id, written) = session.change(admin::request_step_down(&*session.backend, &name, &by)).await?;
         let asked = written.record.ok_or_else(|| Failure::new("the store answered without a record"))?;
         let answer = if args.wait.is_zero() {
-            Answer::None
+            StepDownAnswer::None
         } else {
             if !args.json {
                 line(format!("asked {} to step down (request {id}); waiting for its answer", asked.holder))?;
@@ -69,8 +69,8 @@ pub(super) fn run(args: &StepDown, app: &App) -> Result<ExitCode, Failure> {
             let stop = shutdown::token().map_err(|error| Failure::new(error.to_string()))?;
             tokio::select! {
                 answer = wait_for_answer(&session, &name, &asked, id) => answer?,
-                () = tokio::time::sleep(args.wait) => Answer::None,
-                () = stop.cancelled() => Answer::None,
+                () = tokio::time::sleep(args.wait) => StepDownAnswer::None,
+                () = stop.cancelled() => StepDownAnswer::None,
             }
         };
         tell(args, &name, &asked, id, answer)
@@ -82,23 +82,27 @@ async fn wait_for_answer(
     name: &LeaseName,
     asked: &Record,
     id: RequestId,
-) -> Result<Answer, Failure> {
+) -> Result<StepDownAnswer, Failure> {
     let mut wakes = Wakes::new(session, name.as_str(), Duration::from_millis(200)).await;
     loop {
         let seen = session.read(session.backend.observe(name)).await?;
         match seen.record {
-            Some(now) if now.answered == Some(id) => return Ok(Answer::SteppedDown),
+            Some(now) if now.answered == Some(id) => return Ok(StepDownAnswer::SteppedDown),
             Some(now) if now.grant == asked.grant => wakes.next().await,
             // A successor was faster than this look; the history knows how the term ended.
             _ => {
                 if !session.backend.capabilities().history {
-                    return Ok(Answer::Over);
+                    return Ok(StepDownAnswer::Over);
                 }
                 let rows = session.read(session.backend.history(name, 100)).await?;
                 let answered = |row: &lease_core::HistoryRow| {
                     row.epoch == asked.epoch && row.event_type == HistoryEvent::SteppedDown
                 };
-                return Ok(if rows.iter().any(answered) { Answer::SteppedDown } else { Answer::Over });
+                return Ok(if rows.iter().any(answered) {
+                    StepDownAnswer::SteppedDown
+                } else {
+                    StepDownAnswer::Over
+                });
             }
         }
     }
@@ -109,15 +113,15 @@ fn tell(
     name: &LeaseName,
     asked: &Record,
     id: RequestId,
-    answer: Answer,
+    answer: StepDownAnswer,
 ) -> Result<ExitCode, Failure> {
     let word = match answer {
-        Answer::SteppedDown => "stepped_down",
-        Answer::Over => "over",
-        Answer::None => "pending",
+        StepDownAnswer::SteppedDown => "stepped_down",
+        StepDownAnswer::Over => "over",
+        StepDownAnswer::None => "pending",
     };
     let waited = !args.wait.is_zero();
-    let code = if answer == Answer::None && waited { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    let code = if answer == StepDownAnswer::None && waited { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     let holder = &asked.holder;
     if args.json {
         line(
@@ -126,14 +130,14 @@ fn tell(
         return Ok(code);
     }
     match answer {
-        Answer::SteppedDown => line(format!("{holder} stepped down: lease {name} was released"))?,
-        Answer::Over => line(format!(
+        StepDownAnswer::SteppedDown => line(format!("{holder} stepped down: lease {name} was released"))?,
+        StepDownAnswer::Over => line(format!(
             "{holder} no longer holds lease {name}: its term ended, but not by this request (it ran out, or was revoked)"
         ))?,
-        Answer::None if !waited => line(format!(
+        StepDownAnswer::None if !waited => line(format!(
             "asked {holder} to step down (request {id}); `leasehold status {name}` shows whether it has"
         ))?,
-        Answer::None => {
+        StepDownAnswer::None => {
             return Err(Failure::new(format!(
                 "{holder} has not answered within {}. the request stays: it steps down as soon as it can. if it is dead, \
                  the lease runs out {} after its last beat; `leasehold watch {name}` shows whether it beats, and \

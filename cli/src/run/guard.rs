@@ -1,4 +1,4 @@
-//! The guard: owns the grant (G-1), campaigns, and hears the signals.
+//! The guard: owns the grant (G-1), campaigns, and receives the signals.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -16,11 +16,11 @@ use tracing::{info, warn};
 
 use super::keeper_handle::Keeper;
 use super::signals::{self, Heard};
-use super::{OUR_FAILURE, Plan, tree};
+use super::{GuardPlan, OUR_FAILURE, tree};
 
-/// What the command is doing, for the signals' sake.
+/// The command's state, which decides what a signal does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum CommandState {
     /// There is none.
     Standby,
     /// It runs.
@@ -56,7 +56,7 @@ pub(super) struct Guard<'a> {
     shutdown: CancellationToken,
     /// The signal that asked for the shutdown.
     pub(super) stop_signal: Cell<Option<i32>>,
-    pub(super) stage: Cell<Stage>,
+    pub(super) state: Cell<CommandState>,
     /// A keeper that is started already, so that a new term needs not wait for it.
     pub(super) warm: Cell<Option<Keeper>>,
     order: mpsc::Sender<i32>,
@@ -67,7 +67,7 @@ pub(super) struct Guard<'a> {
 }
 
 impl<'a> Guard<'a> {
-    pub(super) fn new(plan: Plan<'a>) -> Self {
+    pub(super) fn new(plan: GuardPlan<'a>) -> Self {
         let (order, orders) = mpsc::channel(64);
         Self {
             lease: plan.lease,
@@ -79,7 +79,7 @@ impl<'a> Guard<'a> {
             once: plan.once,
             shutdown: CancellationToken::new(),
             stop_signal: Cell::new(None),
-            stage: Cell::new(Stage::Standby),
+            state: Cell::new(CommandState::Standby),
             warm: Cell::new(None),
             order,
             orders: Mutex::new(orders),
@@ -89,7 +89,7 @@ impl<'a> Guard<'a> {
 
     /// Campaigns until there is an exit code.
     pub(super) async fn run(self) -> Result<u8, Failure> {
-        // Should the keeper die, what it kept becomes ours.
+        // If the keeper dies, its processes become this one's children.
         let prepared =
             set_child_subreaper(Some(getpid())).map_err(Into::into).and_then(|()| signals::listen());
         let mut heard = prepared.map_err(|error| failed(&error))?;
@@ -146,21 +146,21 @@ impl<'a> Guard<'a> {
     }
 
     fn hear(&self, heard: Heard) {
-        let stage = self.stage.get();
+        let state = self.state.get();
         match heard.signal {
             SIGCHLD => self.children_changed(),
             // Ctrl-C belongs to the command while it runs: it has had it, and decides what to do about it.
-            _ if heard.from_terminal && stage == Stage::Running => {}
+            _ if heard.from_terminal && state == CommandState::Running => {}
             SIGTERM | SIGINT => {
                 self.shut_down(heard.signal);
-                if stage == Stage::Stopping && !heard.from_terminal {
+                if state == CommandState::Stopping && !heard.from_terminal {
                     self.pass_on(heard.signal);
                 }
             }
-            SIGHUP | SIGQUIT if matches!(stage, Stage::Standby | Stage::Lingering) => {
+            SIGHUP | SIGQUIT if matches!(state, CommandState::Standby | CommandState::Lingering) => {
                 self.shut_down(heard.signal);
             }
-            _ if heard.from_terminal || stage == Stage::Standby => {}
+            _ if heard.from_terminal || state == CommandState::Standby => {}
             signal => self.pass_on(signal),
         }
     }
@@ -180,7 +180,7 @@ impl<'a> Guard<'a> {
     fn children_changed(&self) {
         let mut dead = Vec::new();
         tree::reap(|pid, _| dead.push(pid));
-        if self.stage.get() != Stage::Standby {
+        if self.state.get() != CommandState::Standby {
             return self.pass_on(SIGCHLD);
         }
         match self.warm.take() {

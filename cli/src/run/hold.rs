@@ -8,12 +8,12 @@ use rustix::process::Signal;
 use signal_hook::consts::SIGCHLD;
 use tracing::{error, info, warn};
 
-use super::guard::{Done, Guard, Stage};
+use super::guard::{CommandState, Done, Guard};
 use super::keeper_handle::Keeper;
 use super::wire::{FromKeeper, Start, ToKeeper, nanos};
 use super::{OUR_FAILURE, tree};
 
-/// How a term's command came to its end.
+/// The end of a term's command.
 enum End {
     /// The keeper proved it.
     Gone { code: u8, by_itself: bool },
@@ -52,7 +52,7 @@ impl Guard<'_> {
             Some(keeper) => keeper,
             None => Keeper::spawn(&self.command).map_err(failed)?,
         };
-        self.stage.set(Stage::Running);
+        self.state.set(CommandState::Running);
         let mut hold = Hold::new(self, leadership, keeper);
         let unproven = Unproven(self);
         let end = hold.until_the_end().await;
@@ -64,7 +64,7 @@ impl Guard<'_> {
             }
         }
         unproven.proven();
-        self.stage.set(Stage::Standby);
+        self.state.set(CommandState::Standby);
         hold.verdict(end)
     }
 }
@@ -177,7 +177,7 @@ impl<'a> Hold<'a> {
         let _ = self.keeper.send(&ToKeeper::Stop { signal, kill_at: nanos(kill_at) });
         let give_up_at = self.stopping.map_or(now.plus(self.guard.stop_budget), |(_, at)| at);
         self.stopping = Some((kill_at, give_up_at));
-        self.guard.stage.set(Stage::Stopping);
+        self.guard.state.set(CommandState::Stopping);
     }
 
     fn heard(&mut self, message: FromKeeper) -> Option<End> {
@@ -191,7 +191,7 @@ impl<'a> Hold<'a> {
             FromKeeper::CommandEnded { code, left } => {
                 info!(lease, epoch, code, left, "command ended; the lease is kept until its descendants end");
                 if self.stopping.is_none() {
-                    self.guard.stage.set(Stage::Lingering);
+                    self.guard.state.set(CommandState::Lingering);
                 }
             }
             FromKeeper::Gone { code, by_itself } => {

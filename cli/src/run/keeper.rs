@@ -27,8 +27,8 @@ use super::tree::{self, Member};
 use super::wire::{FromKeeper, Link, Start, ToKeeper};
 use super::{OUR_FAILURE, sys};
 
-/// What the keeper shrugs off: the guard decides what to do about these. Handled, not ignored, since a command would
-/// inherit an ignored signal.
+/// Signals that do nothing here, since the guard decides what to do about them. They are handled and not ignored, since
+/// a command would inherit an ignored signal.
 const NOT_FOR_US: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2];
 
 /// The pauses between sweeps of the killing: from the first to the last, doubled each time.
@@ -139,7 +139,7 @@ impl Keeper {
         }
     }
 
-    /// Takes in what the guard says. True if there is nothing to do any more.
+    /// Handles the guard's messages. True if there is nothing left to do.
     fn read(&mut self) -> io::Result<bool> {
         if self.guard_is_gone {
             return Ok(false);
@@ -218,7 +218,7 @@ impl Keeper {
         }
     }
 
-    /// Buries the dead. True if that was the last of them.
+    /// Reaps the children that have died. True if no child is left.
     fn bury(&mut self) -> bool {
         while matches!(self.child_changed.read(&mut [0; 64]), Ok(1..)) {}
         let Some(term) = &mut self.term else { return false };
@@ -252,7 +252,7 @@ impl Keeper {
         false
     }
 
-    /// What the clock demands.
+    /// Stops or kills the command when its time has come.
     fn enforce(&mut self) {
         let now = self.clock.now();
         let Some(term) = &mut self.term else { return };

@@ -52,7 +52,7 @@ impl Keeper {
         (&self.to).write_all(&line(message)).is_ok()
     }
 
-    /// What it says; `None` once it is dead. Cancel safe.
+    /// Its next message; `None` once it is dead. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<FromKeeper> {
         let line = self.from.next_line().await.ok()??;
         serde_json::from_str(&line).ok()

@@ -32,7 +32,7 @@ use lease_settings::{App, Failure, LeaderElection};
 
 use crate::modes::must_exist;
 
-/// What is logged unless somebody says otherwise: the guard's own few lines, and the core's warnings.
+/// The default log filter: the guard's own few lines, and the core's warnings.
 pub(crate) const LOG_FILTER: &str = "warn,leasehold=info,kube_client=off";
 
 /// The exit code of the guard's own failures, as `env`, `nohup` and `timeout` have it.
@@ -76,15 +76,15 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 }
 
-/// What to run, and how to campaign for it.
-struct Plan<'a> {
+/// The command and the settings of its lease.
+struct GuardPlan<'a> {
     lease: LeaseName,
     /// Makes an elector for one campaign.
     elector: Box<dyn Fn() -> Result<Elector, Failure> + 'a>,
     command: Vec<OsString>,
     /// The command gets SIGTERM this long before the deadline, and SIGKILL when a quarter of it is left.
     stop_grace: Duration,
-    /// How long the command may take to stop when it is asked to.
+    /// The longest time for the command to stop when it is asked to.
     stop_budget: Duration,
     once: bool,
 }
@@ -132,11 +132,11 @@ pub(crate) fn run(args: &Run, app: &App) -> Result<ExitCode, Failure> {
     };
     let _checked = elector()?;
     let command = args.command.clone();
-    guard(Plan { lease, elector: Box::new(elector), command, stop_grace, stop_budget, once: args.once })
+    guard(GuardPlan { lease, elector: Box::new(elector), command, stop_grace, stop_budget, once: args.once })
 }
 
 #[cfg(target_os = "linux")]
-fn guard(plan: Plan<'_>) -> Result<ExitCode, Failure> {
+fn guard(plan: GuardPlan<'_>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Failure::Code(OUR_FAILURE, format!("no runtime could start: {error}")))?;
@@ -145,8 +145,8 @@ fn guard(plan: Plan<'_>) -> Result<ExitCode, Failure> {
 
 /// Not here: subreapers, parent-death signals and pidfds are Linux's.
 #[cfg(not(target_os = "linux"))]
-fn guard(plan: Plan<'_>) -> Result<ExitCode, Failure> {
-    let Plan { lease, elector, command, stop_grace, stop_budget, once } = plan;
+fn guard(plan: GuardPlan<'_>) -> Result<ExitCode, Failure> {
+    let GuardPlan { lease, elector, command, stop_grace, stop_budget, once } = plan;
     let _ = (elector, command, stop_grace, stop_budget, once);
     Err(Failure::Code(
         OUR_FAILURE,

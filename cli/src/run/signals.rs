@@ -1,4 +1,4 @@
-//! The signals that the guard hears.
+//! The signals that the guard receives.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
 use tokio::sync::mpsc;
 
-/// What came in.
+/// A signal that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Heard {
     pub(super) signal: i32,
@@ -17,13 +17,13 @@ pub(super) struct Heard {
     pub(super) from_terminal: bool,
 }
 
-/// What is passed on to the command; SIGTERM and SIGINT stop the guard besides.
+/// Signals that are passed on to the command; SIGTERM and SIGINT stop the guard as well.
 const PASSED_ON: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
 
 /// Begins to listen, on a thread of its own.
 pub(super) fn listen() -> io::Result<mpsc::Receiver<Heard>> {
-    // What was ignored at our start stays ignored (nohup), but for the two that stop every worker (H-1): a shell lets
-    // what it starts in the background ignore SIGINT.
+    // Signals that were ignored at the start stay ignored (nohup), except the two that stop every worker (H-1): a
+    // shell makes its background commands ignore SIGINT.
     let wanted =
         PASSED_ON.into_iter().filter(|signal| [SIGTERM, SIGINT].contains(signal) || !ignored(*signal));
     let mut signals = SignalsInfo::<WithOrigin>::new(wanted.chain([SIGCHLD]))?;

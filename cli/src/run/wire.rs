@@ -1,5 +1,5 @@
-//! What the guard and its keeper say to each other: one JSON object a line, over a socket that both inherit from
-//! nobody else. Its end of file means that the other one is dead.
+//! The messages between the guard and its keeper: one JSON object a line, over a socket that no other process has. Its
+//! end of file means that the other one is dead.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -88,7 +88,7 @@ impl Link {
         let _ = self.socket.write_all(&line(message));
     }
 
-    /// What has come in; an error if the other end is dead.
+    /// The messages that have arrived; an error if the other end is dead.
     pub(super) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Vec<T>> {
         let mut chunk = [0; 4096];
         loop {

@@ -339,7 +339,7 @@ fn refuses_unknown_variables_of_ours_and_leaves_others_alone() {
         ran(leasehold.command(&INIT).env(name, "hunter2")).refused(&[name, "is unknown", &meant]);
     }
     assert_eq!(leasehold.files(), Vec::<String>::new());
-    // What Kubernetes adds for a Service called leasehold, and what `leasehold run` gives its program.
+    // The variables that Kubernetes adds for a Service called leasehold, and those of `leasehold run`'s program.
     let mut command = leasehold.command(&INIT);
     command.env("LEASEHOLD_SERVICE_HOST", "10.0.0.1").env("LEASEHOLD_PORT", "tcp://10.0.0.1:80");
     command.env("LEASEHOLD_PORT_80_TCP_ADDR", "10.0.0.1").env("LEASEHOLD_EPOCH", "7").env("PATH", "/bin");

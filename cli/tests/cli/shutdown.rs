@@ -6,7 +6,7 @@ use lease_testbed::{Process, Signal};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What the child does: says when it listens, when it was told to stop, and then hangs.
+/// The child says when it listens and when it was told to stop, and then hangs.
 #[tokio::test]
 #[ignore = "started by the other tests as a process of its own"]
 async fn child_that_hangs_after_the_first_signal() {

@@ -9,7 +9,7 @@ use crate::store::Store;
 
 const LEASE: &str = "outbox-forwarder";
 
-/// What changes this lease; connections rehearse with names of their own.
+/// A change of this lease; connections rehearse with names of their own.
 fn changes_the_lease(request: &Request) -> bool {
     (request.sql_contains("UPDATE") || request.sql_contains("INSERT")) && request.contains(LEASE)
 }

@@ -1,4 +1,4 @@
-//! What operators do: step-down, revoke; and `--once`.
+//! Operators' step-down and revoke; and `--once`.
 
 use std::time::Duration;
 

@@ -57,7 +57,7 @@ async fn a_killed_guards_command_dies_before_the_deadline_and_the_successor_come
 /// death up at the deadline.
 const EARLY: [&str; 6] = ["--renew-interval", "600ms", "--stop-grace", "3200ms", "--stop-budget", "3200ms"];
 
-/// How a store falls silent.
+/// A way in which a store stops answering.
 async fn cut_off(database_name: &str, cut: impl AsyncFn(&Proxy)) {
     let url = database(database_name).await;
     let proxy = Proxy::postgres(server().await.addr()).unwrap();

@@ -1,4 +1,4 @@
-//! What an acquisition may be, what becomes of the epoch, and what is written about it.
+//! The kinds of acquisition: their epochs and their history rows.
 
 use lease_spendguard::rpc::ledger::v1;
 use v1::release_fencing_lease_response::Outcome as Released;

@@ -63,7 +63,7 @@ async fn every_scope_and_budget_that_the_command_names_is_made() -> anyhow::Resu
     let set = stage.texts("SELECT currency || limit_minor FROM budgets ORDER BY 1").await?;
     assert_eq!(set, ["EUR1000", "GBP7", "USD5"]);
 
-    // What no request could name, and what is no amount.
+    // Names that no request may have, and amounts that are none.
     for nonsense in [
         &["--set-budget", TENANT, "GBP", "-1"][..],
         &["--set-budget", TENANT, "gbp", "1"],

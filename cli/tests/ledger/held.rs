@@ -33,7 +33,7 @@ async fn a_write_that_arrives_after_a_takeover_is_refused() -> anyhow::Result<()
     stage.books_balance().await
 }
 
-/// How many rows of an old epoch were written after a newer term had begun.
+/// The number of rows of an old epoch that were written after a newer term had begun.
 const OVERLAPS: &str = "SELECT count(*) FROM reservation_events e JOIN fencing_scope_events s
     ON s.new_epoch > e.fencing_epoch AND s.created_at < e.created_at";
 
@@ -161,7 +161,7 @@ async fn without_the_trigger_a_change_by_hand_waits_for_no_write() -> anyhow::Re
     Ok(())
 }
 
-/// What became of a write that came while a takeover waited for another.
+/// The outcome of a write that came while a takeover waited for another.
 #[derive(Debug, PartialEq, Eq)]
 enum Late {
     /// It did not wait for the takeover, whose turn may never come.
@@ -233,7 +233,7 @@ async fn with_the_lock_of_the_row_instead_writes_pass_a_waiting_takeover() -> an
     Ok(())
 }
 
-/// What a write leaves in its scope's row: Postgres keeps the lockers there, and those of two at once elsewhere, as a
+/// The traces of a write in its scope's row: Postgres keeps the lockers there, and those of two at once elsewhere, as a
 /// MultiXact (decision 0052).
 async fn an_admission_marks_the_row(stage: &Stage) -> anyhow::Result<bool> {
     let ledger = stage.ledger().await?;

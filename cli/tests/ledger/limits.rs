@@ -45,7 +45,7 @@ async fn a_deadline_ends_a_call_and_its_key_tells_what_became_of_it() -> anyhow:
     .await?;
     assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
 
-    // What was given up is over in the database as well, by its own limit.
+    // The calls that were given up are over in the database as well, by its own limit.
     let blocked = async |count: i64| {
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
             AND datname = current_database() AND query LIKE '%ledger_reserve%'";

@@ -65,7 +65,7 @@ impl Stage {
         Ok(sqlx::query_scalar(sql).fetch_all(&self.pool).await?)
     }
 
-    /// What holds of the tables whatever happened: no budget is overdrawn, its sums are its reservations', and every
+    /// Invariants of the tables: no budget is overdrawn, its sums are its reservations', and every
     /// change of a reservation has one audit row and one outbox row, in which all but the expiries agree.
     pub(crate) async fn books_balance(&self) -> anyhow::Result<()> {
         for sql in [

@@ -6,7 +6,7 @@ use lease_testbed::{Process, Proxy, Signal, wait_until};
 
 use crate::stage::{LIMIT, Stage, expired, metric, page, server, start, until_ready, word};
 
-/// Where a lease has to run out.
+/// For tests in which a lease runs out.
 pub(crate) const SHORT: [&str; 2] = ["--ttl", "2s"];
 
 /// Else it looks as often, but no late beat ends a term.
@@ -46,7 +46,7 @@ impl Sweeper {
         self.process.wait_for_line("leading", LIMIT).await
     }
 
-    /// What it has swept: counted a moment after it is so.
+    /// Waits for the count of rows that it has swept, which follows the sweep.
     async fn has_counted(&self, all: f64) -> anyhow::Result<()> {
         wait_until(&format!("{all} are counted"), LIMIT, async || {
             self.metric("reservations_swept_total").await.is_ok_and(|swept| swept == all)

@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection};
 use crate::stage::{LIMIT, Ledger, Stage, attempt, expired, fence, outcome, reserve, server, won};
 use crate::sweeping::{SHORT, Sweeper, swept};
 
-/// Where the leader is when SIGKILL comes.
+/// The point that the leader has reached when SIGKILL comes.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// Its statement never arrives.
@@ -32,7 +32,7 @@ async fn a_sweeper_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing() -
             leader.metric("loop_iterations_total").await.is_ok_and(|n| n >= 2.0)
         })
         .await?;
-        // What the one before it left over is done by now, so that the trap catches the new ones.
+        // The rows that the last leader left are done by now, so that the trap catches the new ones.
         swept(&stage, all).await?;
         all += 150;
         match step {

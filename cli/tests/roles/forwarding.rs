@@ -100,7 +100,7 @@ async fn sends_less_at_once_to_an_ingest_that_takes_less() -> anyhow::Result<()>
     stop(&forwarder, Signal::TERM).await
 }
 
-/// What comes before it is delivered, and the operator is told which row it is.
+/// The rows before it are delivered, and the operator is told which row it is.
 #[tokio::test]
 async fn postgres_a_row_that_can_never_be_delivered_is_named() -> anyhow::Result<()> {
     let stage = Stage::postgres().await?;

@@ -8,7 +8,7 @@ use crate::stage::{LIMIT, Pools, SHORT, Stage, Worker};
 
 const POST: &str = "POST /v1/events";
 
-/// Where the leader is when SIGKILL comes.
+/// The point that the leader has reached when SIGKILL comes.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// Its request is on its way, and still arrives.
@@ -38,7 +38,7 @@ async fn killed_at(
     let name = format!("{step:?}");
     let leader = stage.forwarder_with(&name, &http.addr().to_string(), &outbox, &SHORT).await?;
     leader.leads().await?;
-    // What the one before it left over goes first, so that the trap catches the new rows.
+    // The rows that the last leader left go first, so that the trap catches the new ones.
     stage.drained().await?;
     let before = stage.canonical_int("SELECT count(*) FROM canonical_events").await?;
     match (step, &postgres) {
@@ -60,7 +60,7 @@ async fn killed_at(
             assert!(stage.canonical_int("SELECT count(*) FROM canonical_events").await? > before);
         }
         (Step::BeforeMarking, Some(postgres)) => {
-            // Its first act, the admission of its term, is over once it has asked for rows in vain.
+            // Its first act, the admission of its term, is over once it has asked for rows and found none.
             wait_until("it polls", LIMIT, || async {
                 leader
                     .metric("spendguard_outbox_forwarder_loop_iterations_total")

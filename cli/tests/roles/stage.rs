@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 /// Generous: the machine may be busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Where a lease has to run out.
+/// For tests in which a lease runs out.
 pub(crate) const SHORT: [&str; 2] = ["--ttl", "2s"];
 
 /// Else it looks as often, but no late beat ends a term.

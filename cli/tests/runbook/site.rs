@@ -1,4 +1,4 @@
-//! What an operator has: databases, workers, a shell with settings in its environment.
+//! An operator's site: databases, workers, a shell with settings in its environment.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(crate) struct Site {
     password: String,
 }
 
-/// What a command of the shell did.
+/// The result of a shell command.
 #[derive(Debug)]
 pub(crate) struct Ran {
     #[allow(dead_code, reason = "shown by Debug")]
@@ -198,7 +198,7 @@ pub(crate) fn word(line: &str, key: &str) -> anyhow::Result<String> {
     Ok(rest.with_context(|| format!("no {key} in {line:?}"))?.to_owned())
 }
 
-/// What the alerts sum up: how many of them lead.
+/// The number of workers that lead: the sum in the alerts.
 pub(crate) async fn leaders(workers: &[Worker], metric: &str) -> anyhow::Result<f64> {
     let mut sum = 0.0;
     for worker in workers {

@@ -1,4 +1,4 @@
-//! How a role that leads comes by its mandates: by a lease, again and again; or, in mode `disabled`, by one term of the
+//! A role that leads gets its mandates from a lease, again and again; or, in mode `disabled`, from one term of the
 //! resource's own.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::mandate::Mandate;
 /// Without a lease there are no beats at which the age of a term is observed.
 const AGE_EVERY: Duration = Duration::from_secs(5);
 
-/// What the settings say about leading, checked. Nothing is connected yet.
+/// The settings of a role that leads, checked. Nothing is connected yet.
 pub struct Campaign {
     elector: Elector,
     election: LeaderElection,
@@ -80,7 +80,7 @@ impl Campaign {
         self.store.as_ref()
     }
 
-    /// How long a fenced transaction may take: it is over well before the ttl is (F-1's advice).
+    /// The time limit of a fenced transaction: it is over well before the ttl is (F-1's advice).
     pub fn transaction_limit(&self) -> Duration {
         Duration::from(self.election.ttl_ms) / 2
     }

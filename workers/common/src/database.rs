@@ -1,17 +1,17 @@
-//! Where a store of effects lives, and how its connections behave.
+//! The database of a role's effects, and the behaviour of its connections.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use lease_core::fence::Stale;
+use lease_core::fence::{FenceError, Stale};
 use lease_settings::Kind;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, SqlitePool};
 
-/// How long a write waits for SQLite's one write lock. Nothing is held while waiting.
+/// The longest wait for SQLite's one write lock. Nothing is held while waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A database by its URL: `sqlite:PATH` (or a plain path), or `postgres://…`.
@@ -77,27 +77,18 @@ pub enum StoreError {
     #[error(transparent)]
     Stale(#[from] Stale),
     /// The database failed. Whether a write happened is unknown; every write of the roles may be repeated.
-    #[error("{0}")]
+    #[error(transparent)]
     Failed(#[from] sqlx::Error),
     /// No answer in time. As for `Failed`.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
 }
 
-impl From<lease_postgres::FenceError> for StoreError {
-    fn from(error: lease_postgres::FenceError) -> Self {
+impl From<FenceError<sqlx::Error>> for StoreError {
+    fn from(error: FenceError<sqlx::Error>) -> Self {
         match error {
-            lease_postgres::FenceError::Stale(stale) => Self::Stale(stale),
-            lease_postgres::FenceError::Store(error) => Self::Failed(error),
-        }
-    }
-}
-
-impl From<lease_sqlite::FenceError> for StoreError {
-    fn from(error: lease_sqlite::FenceError) -> Self {
-        match error {
-            lease_sqlite::FenceError::Stale(stale) => Self::Stale(stale),
-            lease_sqlite::FenceError::Store(error) => Self::Failed(error),
+            FenceError::Stale(stale) => Self::Stale(stale),
+            FenceError::Store(error) => Self::Failed(error),
         }
     }
 }

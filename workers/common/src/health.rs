@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connections::{self, Limited};
 
-/// Where a worker serves its pages.
+/// The workers' HTTP server.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
@@ -43,16 +43,16 @@ impl Block for Settings {
     };
 }
 
-/// How long the answers of one probe or scrape may take.
+/// The time limit of one probe or scrape.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long answers that are being written at the very end may take to reach their readers.
+/// The time limit for answers that are still being written at the very end.
 pub const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// The buckets of calls' durations.
 const REQUEST_SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
-/// What a role knows about itself.
+/// A role's readiness, and gauges that it reads on demand.
 #[async_trait]
 pub trait Probe: Send + Sync + 'static {
     /// Can it do its work, or take it over? Else: why not.

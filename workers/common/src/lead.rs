@@ -14,13 +14,13 @@ use crate::leader_metrics::LeaderMetrics;
 use crate::mandate::Mandate;
 use crate::under_way::Batch;
 
-/// How often rows that are old enough to go are looked for; a backlog goes batch after batch.
+/// The interval between searches for rows that are old enough to remove; a backlog goes batch after batch.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 /// Work that one of several instances does, batch by batch.
 #[async_trait]
 pub trait LeaderWork: Send + Sync {
-    /// What one term's work remembers from batch to batch.
+    /// State that lasts for one term.
     type Memory: Default + Send;
 
     /// Does one batch in the name of the mandate's term. The loop has just asked whether the mandate holds.
@@ -50,14 +50,14 @@ pub trait LeaderWork: Send + Sync {
     /// The batch under way.
     fn under_way(&self) -> &Batch;
 
-    /// What becomes of a batch that the process has to leave behind, for people.
+    /// The fate of a batch that the process has to leave behind, for people.
     fn if_abandoned(&self) -> &'static str;
 
     /// The role's metrics of leadership.
     fn metrics(&self) -> &'static LeaderMetrics;
 }
 
-/// What a batch found.
+/// Whether a batch was full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// It was full: the next one begins at once.

@@ -16,7 +16,7 @@ pub const TAKEOVERS: &str = "spendguard_lease_takeovers_total";
 pub struct LeaderMetrics {
     /// 1 while this instance leads, else 0.
     pub is_leader: &'static str,
-    /// How long its terms have lasted, observed at each acknowledged beat and at a term's end.
+    /// The age of the term, observed at each acknowledged beat and at its end.
     pub leader_age: &'static str,
     /// Rounds of the leader's loop.
     pub loop_iterations: &'static str,

@@ -1,4 +1,4 @@
-//! What the roles of `leasehold worker` share.
+//! Shared parts of the roles of `leasehold worker`.
 
 pub mod campaign;
 pub mod connections;

@@ -7,14 +7,14 @@ use futures::FutureExt;
 use lease_core::{Leadership, Loss, Term, WallTime};
 use tokio_util::sync::CancellationToken;
 
-/// What the work holds while it may act. Cheap to clone.
+/// The right to act, and its term. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Mandate(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     source: Source,
-    /// What [`Mandate::expires_at`] said when the lease was last seen to hold.
+    /// The value of [`Mandate::expires_at`] when the lease was last seen to hold.
     expires_at: AtomicI64,
 }
 

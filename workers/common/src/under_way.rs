@@ -1,4 +1,4 @@
-//! What a role has under way: counted, so that stopping waits for it and for nothing else (H-1).
+//! Work under way: counted, so that stopping waits for it and for nothing else (H-1).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,93 +6,68 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lease_settings::Failure;
-use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// The pieces of work that have begun and not ended. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct UnderWay(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    pieces: Mutex<Pieces>,
-    count: watch::Sender<usize>,
+#[derive(Clone, Debug, Default)]
+pub struct UnderWay {
+    tracker: TaskTracker,
+    /// Their names. The lock also makes closing and beginning exclude each other.
+    names: Arc<Mutex<Names>>,
 }
 
 #[derive(Debug, Default)]
-struct Pieces {
-    closed: bool,
+struct Names {
     next: u64,
     now: BTreeMap<u64, String>,
 }
 
-impl Default for UnderWay {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl UnderWay {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        Self(Arc::new(Inner { pieces: Mutex::default(), count: watch::channel(0).0 }))
-    }
-
     /// Begins a piece of work, which ends when the piece is dropped; `None` once it is [closed](Self::close).
     pub fn begin(&self, what: impl fmt::Display) -> Option<Piece> {
-        let mut pieces = self.pieces();
-        if pieces.closed {
+        let mut names = self.names();
+        if self.tracker.is_closed() {
             return None;
         }
-        let id = pieces.next;
-        pieces.next += 1;
-        pieces.now.insert(id, what.to_string());
-        self.0.count.send_replace(pieces.now.len());
-        Some(Piece { of: self.clone(), id })
+        let id = names.next;
+        names.next += 1;
+        names.now.insert(id, what.to_string());
+        Some(Piece { of: self.clone(), id, _token: self.tracker.token() })
     }
 
     /// Lets nothing begin from here on.
     pub fn close(&self) {
-        self.pieces().closed = true;
+        let _names = self.names();
+        self.tracker.close();
     }
 
-    /// How many pieces are under way.
-    pub fn count(&self) -> usize {
-        self.pieces().now.len()
-    }
-
-    /// Resolves when nothing is under way. Cancel safe.
-    pub async fn none(&self) {
-        let mut count = self.0.count.subscribe();
-        // The sender lives as long as `self`.
-        let _ = count.wait_for(|count| *count == 0).await;
-    }
-
-    /// Waits until nothing is under way, but no longer than `budget`.
+    /// Waits, once it is closed, until nothing is under way, but no longer than `budget`. Cancel safe.
     ///
     /// # Errors
     /// As [`abandoned`](Self::abandoned).
     pub async fn drained(&self, budget: Duration, then: &str) -> Result<(), Failure> {
-        tokio::time::timeout(budget, self.none()).await.map_err(|_| self.abandoned(budget, then))
+        tokio::time::timeout(budget, self.tracker.wait()).await.map_err(|_| self.abandoned(budget, then))
     }
 
-    /// The stop budget is used up: the process ends with exit code 1 and says what it leaves undone; `then` says what
-    /// becomes of it.
+    /// The failure of a process whose stop budget is used up. It names the work that is left undone; `then` says what
+    /// happens to it.
     pub fn abandoned(&self, budget: Duration, then: &str) -> Failure {
         Failure::new(format!("not stopped within the stop budget of {budget:?}: abandoned {self}; {then}"))
     }
 
-    fn pieces(&self) -> MutexGuard<'_, Pieces> {
-        self.0.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What is under way, for people: the first few by name.
+/// The pieces under way, for people: the first few by name.
 impl fmt::Display for UnderWay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const NAMED: usize = 5;
-        let pieces = self.pieces();
-        let named: Vec<_> = pieces.now.values().take(NAMED).map(String::as_str).collect();
-        match pieces.now.len() {
+        let names = self.names();
+        let named: Vec<_> = names.now.values().take(NAMED).map(String::as_str).collect();
+        match names.now.len() {
             0 => f.write_str("nothing"),
             all if all > NAMED => write!(f, "{} and {} more", named.join(", "), all - NAMED),
             _ => f.write_str(&named.join(", ")),
@@ -106,20 +81,19 @@ impl fmt::Display for UnderWay {
 pub struct Piece {
     of: UnderWay,
     id: u64,
+    _token: TaskTrackerToken,
 }
 
 impl Piece {
-    /// Says how far it is.
+    /// Changes its name: how far it is.
     pub fn is_now(&self, what: impl fmt::Display) {
-        self.of.pieces().now.insert(self.id, what.to_string());
+        self.of.names().now.insert(self.id, what.to_string());
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        let mut pieces = self.of.pieces();
-        pieces.now.remove(&self.id);
-        self.of.0.count.send_replace(pieces.now.len());
+        self.of.names().now.remove(&self.id);
     }
 }
 
@@ -164,17 +138,17 @@ mod tests {
 
     #[test]
     fn closing_lets_nothing_begin_and_waits_for_what_has() {
-        let work = UnderWay::new();
+        let work = UnderWay::default();
         let (first, second) = (work.begin("a"), work.begin("b"));
         work.close();
         assert!(work.begin("c").is_none());
-        assert_eq!((work.count(), work.to_string()), (2, "a, b".to_owned()));
+        assert_eq!(work.to_string(), "a, b");
         drop(first);
         second.iter().for_each(|piece| piece.is_now("b, nearly done"));
         assert_eq!(work.to_string(), "b, nearly done");
-        assert!(work.none().now_or_never().is_none());
+        assert!(work.tracker.wait().now_or_never().is_none());
         drop(second);
-        assert!(work.none().now_or_never().is_some());
+        assert!(work.tracker.wait().now_or_never().is_some());
         assert_eq!(work.to_string(), "nothing");
     }
 }

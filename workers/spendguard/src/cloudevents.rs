@@ -1,4 +1,4 @@
-//! What goes over the wire: CloudEvents 1.0, batched JSON, and the headers that carry the forwarder's term (F-2).
+//! The wire format: CloudEvents 1.0, batched JSON, and the headers that carry the forwarder's term (F-2).
 
 use std::borrow::Cow;
 
@@ -17,10 +17,10 @@ pub const EPOCH_HEADER: &str = "leasehold-epoch";
 /// The term's grant, 32 hexadecimal digits.
 pub const GRANT_HEADER: &str = "leasehold-grant";
 
-/// What makes an event unique, everywhere and for ever.
+/// An event's identity: unique everywhere and for ever.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EventKey {
-    /// Whose event it is.
+    /// The tenant that the event belongs to.
     pub tenant_id: String,
     /// The instance that produced it; without `/`.
     pub workload_instance_id: String,
@@ -57,7 +57,7 @@ pub struct CloudEvent<'a> {
     /// [`EVENT_TYPE`].
     #[serde(borrow)]
     pub r#type: Cow<'a, str>,
-    /// Where it comes from: a URI reference.
+    /// Its source: a URI reference.
     #[serde(borrow)]
     pub source: Cow<'a, str>,
     /// [`EventKey::id`].

@@ -1,4 +1,4 @@
-//! What is generated from the protocols in `proto/`: messages, clients and servers.
+//! Generated from the protocols in `proto/`: messages, clients and servers.
 
 /// The ledger's protocol.
 pub mod ledger {

@@ -1,4 +1,4 @@
-//! What a watcher makes of what it sees: pure. Beats are judged by the watcher's own clock alone.
+//! Turns observations into happenings: pure. Beats are judged by the watcher's own clock alone.
 
 use std::time::Duration;
 
@@ -38,20 +38,20 @@ pub(super) enum Happening {
     Sealed { note: String },
 }
 
-/// How the present holder was judged last.
+/// The last judgement of the present holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum Liveness {
     /// It beats, or there is nobody to beat.
     Fine,
     Silent,
     MayBeTaken,
 }
 
-/// What is known of one lease.
+/// One lease, as it was seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
     sighting: Option<Sighting>,
-    standing: Option<Standing>,
+    liveness: Option<Liveness>,
     looked: bool,
 }
 
@@ -84,8 +84,8 @@ impl Follower {
             none => *none = Some(Sighting::new(observation, now)),
         }
         let (holder, epoch) = self.holder();
-        if self.age(now).is_some_and(|age| age.is_zero()) && self.standing != Some(Standing::Fine) {
-            let was_silent = self.standing.replace(Standing::Fine).is_some();
+        if self.age(now).is_some_and(|age| age.is_zero()) && self.liveness != Some(Liveness::Fine) {
+            let was_silent = self.liveness.replace(Liveness::Fine).is_some();
             if was_silent && happened.iter().any(|what| matches!(what, Happening::Beat { .. })) {
                 happened.push(Happening::BeatingAgain { holder, epoch, silent_ms });
             }
@@ -102,25 +102,25 @@ impl Follower {
         let age = now.since(sighting.since());
         let nobody = record.holder.is_empty() || ended_by_operator(record);
         let claim = sighting.claim(record.ttl(), record.max_ttl(), false);
-        let standing = match claim {
-            Claim::At(at) if at <= now => Standing::MayBeTaken,
-            Claim::At(_) if age > record.ttl() / 2 && !nobody => Standing::Silent,
-            _ => Standing::Fine,
+        let liveness = match claim {
+            Claim::At(at) if at <= now => Liveness::MayBeTaken,
+            Claim::At(_) if age > record.ttl() / 2 && !nobody => Liveness::Silent,
+            _ => Liveness::Fine,
         };
-        if self.standing.replace(standing) == Some(standing) {
+        if self.liveness.replace(liveness) == Some(liveness) {
             return None;
         }
         let (holder, epoch) = (if nobody { String::new() } else { record.holder.clone() }, record.epoch);
-        match standing {
-            Standing::Fine => None,
-            Standing::Silent => {
+        match liveness {
+            Liveness::Fine => None,
+            Liveness::Silent => {
                 Some(Happening::Silent { holder, epoch, silent_ms: millis(age), ttl_ms: record.ttl_ms })
             }
-            Standing::MayBeTaken => Some(Happening::MayBeTaken { holder, epoch, silent_ms: millis(age) }),
+            Liveness::MayBeTaken => Some(Happening::MayBeTaken { holder, epoch, silent_ms: millis(age) }),
         }
     }
 
-    /// How long ago the present beat was first seen.
+    /// The time since the present beat was first seen.
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
         self.sighting.as_ref().map(|sighting| now.since(sighting.since()))
     }

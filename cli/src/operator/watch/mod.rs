@@ -37,7 +37,7 @@ pub(crate) struct Watch {
     lease: Option<LeaseName>,
 }
 
-/// How often the store is asked without hints. A silence is judged at most this much late.
+/// The polling interval without hints. A silence is judged at most this much late.
 const EVERY: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: &Watch, app: &App) -> Result<ExitCode, Failure> {
@@ -101,7 +101,7 @@ async fn follow_for_ever(session: &Session, args: &Watch, screen: &mut Screen) -
     }
 }
 
-/// Where it is shown: lines, and on a terminal one live line below them.
+/// Standard output: lines, and on a terminal one live line below them.
 struct Screen {
     json: bool,
     live: bool,

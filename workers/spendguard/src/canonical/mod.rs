@@ -30,7 +30,7 @@ pub struct ArrivedEvent<'a> {
     pub payload: &'a RawValue,
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Ingested {
     /// New events.

@@ -31,7 +31,7 @@ impl PostgresCanonical {
 impl Canonical for PostgresCanonical {
     async fn migrate(&self) -> Result<(), StoreError> {
         let mut lent = self.pool.take().await?;
-        Fence::install(&mut lent, "public").await?;
+        Fence::new("any").install(&mut lent).await?;
         database::migrate(&mut lent, include_str!("postgres.sql")).await
     }
 

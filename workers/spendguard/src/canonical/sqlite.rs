@@ -27,7 +27,7 @@ impl Canonical for SqliteCanonical {
     async fn migrate(&self) -> Result<(), StoreError> {
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::raw_sql(include_str!("sqlite.sql")).execute(&mut *tx).await?;
-        Fence::install(&mut tx).await?;
+        Fence::new("any").install(&mut tx).await?;
         Ok(tx.commit().await?)
     }
 

@@ -31,7 +31,7 @@ pub(super) struct Forwarder {
     pub(super) poll_every: Duration,
     /// The pause after a failure.
     pub(super) retry_every: Duration,
-    /// How long the outbox may take for one answer.
+    /// The time limit of one call to the outbox.
     pub(super) call_limit: Duration,
     /// For how many days rows stay once they are forwarded; 0 is for ever.
     pub(super) keep_days: u32,

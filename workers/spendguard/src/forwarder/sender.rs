@@ -32,7 +32,7 @@ pub(super) enum SendError {
     /// No answer, or one that says to try again.
     #[error("canonical-ingest is not available: {why}")]
     Unavailable {
-        /// What happened.
+        /// For the log.
         why: String,
         /// When to try again, if it said so.
         retry_after: Option<Duration>,
@@ -49,7 +49,7 @@ impl Sender {
     /// `limit` bounds each request.
     pub(super) fn new(url: Url, lease: LeaseName, limit: Duration) -> anyhow::Result<Self> {
         let client = http_client(limit).context(
-            "the web's usual authorities can't be read, which an ingest at https may need: install \
+            "the system's root certificates can't be read, which an ingest at https may need: install \
              ca-certificates, or name their file in SSL_CERT_FILE",
         )?;
         Ok(Self { client, url, lease })
@@ -88,7 +88,7 @@ impl Sender {
     }
 }
 
-/// What canonical-ingest says beside a status that is no success.
+/// canonical-ingest's answer with a status that is no success.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Refusal {

@@ -23,9 +23,9 @@ use crate::cloudevents::{BATCH, CloudEvent, EVENT_TYPE, EventKey, term_from};
 /// When a busy server wants to be asked again.
 const RETRY_AFTER_SECONDS: &str = "1";
 
-/// What the handler works with.
+/// The handler's state.
 pub(super) struct Ingest {
-    /// Where events are kept.
+    /// The store of events.
     pub(super) store: Arc<dyn Canonical>,
     /// One permit for each request under way; there is no queue behind them.
     pub(super) permits: Semaphore,

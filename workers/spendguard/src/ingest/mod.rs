@@ -143,7 +143,7 @@ async fn work(
         permits: Semaphore::new(role.max_requests as usize),
         max_body_bytes: role.max_body_bytes,
         time_limit,
-        under_way: UnderWay::new(),
+        under_way: UnderWay::default(),
     };
     let under_way = ingest.under_way.clone();
     let health = health::router(pages, Arc::new(Health(store)), stop.clone());
@@ -152,7 +152,7 @@ async fn work(
     info!(%address, %database, "canonical-ingest started");
     let server = Server::start(listener, router);
     stop.cancelled().await;
-    // Who comes now is told to come back; who is here already gets an answer.
+    // New requests are told to come back; those that have begun get an answer.
     under_way.close();
     let then = "their forwarders send the events again, and each is kept once";
     under_way.drained(stop_budget, then).await?;

@@ -1,11 +1,13 @@
-//! Around every call: a place, a time limit, a count.
+//! Around every call: a permit, a time limit, a count.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lease_worker_common::{database::StoreError, request_id};
 use metrics::{counter, histogram};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
@@ -14,49 +16,43 @@ use super::metrics::{REFUSED, REQUESTS, SECONDS};
 use super::store::{Answer, Refusal};
 use lease_core::fence::FENCING_EPOCH_STALE;
 
-/// How many calls may be under way, and how long one may take.
+/// Limits the number of calls under way, and the time of each.
 pub(super) struct Calls {
-    places: Arc<Semaphore>,
-    under_way: Arc<watch::Sender<usize>>,
+    permits: Arc<Semaphore>,
+    tracker: TaskTracker,
     limit: Duration,
 }
 
-/// A call's place, until it is dropped.
-pub(super) struct Place {
-    under_way: Arc<watch::Sender<usize>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.under_way.send_modify(|count| *count -= 1);
-    }
+/// Held by a call until it ends.
+pub(super) struct CallPermit {
+    _permit: OwnedSemaphorePermit,
+    _token: TaskTrackerToken,
 }
 
 impl Calls {
-    pub(super) fn new(places: u32, limit: Duration) -> Self {
-        let places = Arc::new(Semaphore::new(places as usize));
-        Self { places, under_way: Arc::new(watch::Sender::new(0)), limit }
+    pub(super) fn new(most: u32, limit: Duration) -> Self {
+        let tracker = TaskTracker::new();
+        // So that `none` resolves whenever there is none; calls may go on to begin.
+        tracker.close();
+        Self { permits: Arc::new(Semaphore::new(most as usize)), tracker, limit }
     }
 
-    /// How many are under way.
+    /// The number of calls under way.
     pub(super) fn under_way(&self) -> usize {
-        *self.under_way.borrow()
+        self.tracker.len()
     }
 
     /// Resolves when none is under way. Cancel safe.
     pub(super) async fn none(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.under_way.subscribe().wait_for(|count| *count == 0).await;
+        self.tracker.wait().await;
     }
 
-    /// A place for one more, if there is one: nobody queues.
-    pub(super) fn enter(&self) -> Result<Place, Status> {
-        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+    /// A permit for one more call, if one is left: there is no queue.
+    pub(super) fn enter(&self) -> Result<CallPermit, Status> {
+        let permit = self.permits.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted("too many calls at once: ask again, a little later each time")
         })?;
-        self.under_way.send_modify(|count| *count += 1);
-        Ok(Place { under_way: self.under_way.clone(), _place: place })
+        Ok(CallPermit { _permit: permit, _token: self.tracker.token() })
     }
 
     /// Runs one call that asks the database. Dropped at its limit, what it asked for may still happen: the same
@@ -71,7 +67,7 @@ impl Calls {
         let began = Instant::now();
         let limit = limit_of(metadata, self.limit);
         let answer = match self.enter() {
-            Ok(_place) => match tokio::time::timeout(limit, work).await {
+            Ok(_permit) => match tokio::time::timeout(limit, work).await {
                 Ok(answer) => answer.map_err(|error| failure(method, request_id, &error)),
                 Err(_) => Err(Status::deadline_exceeded(format!(
                     "not done within {limit:?}: ask again with the same key to learn what became of it"

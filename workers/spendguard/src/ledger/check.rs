@@ -1,4 +1,4 @@
-//! What a request must be before the database hears of it.
+//! Checks of a request before the database is asked.
 
 use lease_core::Grant;
 use sqlx::types::Uuid;
@@ -78,7 +78,7 @@ pub(super) fn fence(given: Option<&v1::Fence>) -> Result<Fence, Refusal> {
     })
 }
 
-/// What a reservation asks for, besides its fence and its key.
+/// The part of a reservation beside its fence and its key.
 pub(super) struct Amount {
     pub(super) minor: i64,
     pub(super) currency: String,

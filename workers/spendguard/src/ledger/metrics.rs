@@ -4,9 +4,9 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 
 /// Calls by method and by what became of them: `ok`, the ledger's own code, or gRPC's.
 pub(super) const REQUESTS: &str = "spendguard_ledger_requests_total";
-/// How long calls took, those that wait for a scope aside.
+/// The duration of calls, except those that wait for a scope.
 pub(super) const SECONDS: &str = "spendguard_ledger_request_seconds";
-/// What became of acquisitions: the action, or `denied`.
+/// Acquisitions by outcome: the action, or `denied`.
 pub(super) const ACTIONS: &str = "spendguard_ledger_fencing_action_total";
 /// Writes of a term that was over.
 pub(super) const REFUSED: &str = "spendguard_ledger_fence_refused_total";

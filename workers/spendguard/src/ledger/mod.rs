@@ -174,7 +174,7 @@ fn budget(words: &[String]) -> Result<(&str, &str, i64), Failure> {
     }
 }
 
-/// What no request could name is not made either.
+/// Refuses to make something that no request could name.
 fn asked<T>(flag: &str, checked: Result<T, store::Refusal>) -> Result<(), Failure> {
     checked.map(drop).map_err(|refusal| Failure::Code(2, format!("{flag}: {}", refusal.message)))
 }

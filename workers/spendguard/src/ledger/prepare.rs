@@ -1,5 +1,4 @@
-//! What an operator does to the ledger's database by hand: tables, scopes, budgets, the end of a term. Each may be
-//! repeated.
+//! An operator's changes of the ledger's database: tables, scopes, budgets, the end of a term. Each may be repeated.
 
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use crate::outbox::Outbox;
 use crate::outbox::PostgresOutbox;
 use lease_postgres::Fence;
 
-/// How long a revocation may wait behind the holder's writes.
+/// The longest wait of a revocation behind the holder's writes.
 const REVOKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes or upgrades the ledger's tables and functions, the audit outbox's among them, in the schema `public`.
@@ -23,7 +22,7 @@ const REVOKE_LIMIT: Duration = Duration::from_secs(10);
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
     PostgresOutbox::open(options, Duration::from_secs(60)).migrate().await?;
     let mut connection = options.connect().await?;
-    Fence::install(&mut connection, "public").await?;
+    Fence::new("any").install(&mut connection).await?;
     database::migrate(&mut connection, include_str!("sql/scopes.sql")).await?;
     database::migrate(&mut connection, include_str!("sql/reservations.sql")).await?;
     database::migrate(&mut connection, include_str!("sql/retention.sql")).await?;

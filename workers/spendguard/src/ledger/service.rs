@@ -207,7 +207,7 @@ impl Service {
         tokio::join!(self.calls.none(), self.scope_calls.none(), self.waiters.none());
     }
 
-    /// How many calls are under way.
+    /// The number of calls under way.
     pub(super) fn under_way(&self) -> usize {
         [&self.calls, &self.scope_calls, &self.waiters].iter().map(|calls| calls.under_way()).sum()
     }

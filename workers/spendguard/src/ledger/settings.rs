@@ -12,25 +12,25 @@ use sqlx::postgres::PgConnectOptions;
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
     pub(super) database_url: Option<Secret>,
-    /// Where the gRPC server listens.
+    /// The gRPC server's address.
     pub listen: String,
     /// The server's certificate chain; with `tls_key_file`, the server speaks TLS.
     pub tls_cert_file: Option<PathBuf>,
     /// The certificate's key.
     pub tls_key_file: Option<PathBuf>,
-    /// Who signs the clients' certificates; with it, clients must have one.
+    /// The authority that signs the clients' certificates; with it, clients must have one.
     pub tls_client_ca_file: Option<PathBuf>,
-    /// How many connections to the database writes share.
+    /// The number of connections to the database that writes share.
     pub max_connections: u32,
-    /// How many writes may be under way or wait for a connection, and how many calls about scopes.
+    /// The most writes that may be under way or wait for a connection, and the most calls about scopes.
     pub max_requests: u32,
-    /// How many calls may wait for a scope.
+    /// The most calls that may wait for a scope.
     pub max_waiters: u32,
     /// The largest message.
     pub max_message_bytes: usize,
     /// The longest time for one call.
     pub call_timeout_ms: Millis,
-    /// How often a scope that somebody waits for is looked at.
+    /// The polling interval of a scope that somebody waits for.
     pub await_poll_ms: Millis,
 }
 

@@ -38,7 +38,7 @@ pub struct NewEvent {
 pub struct PendingRow {
     /// Rows are forwarded in this order.
     pub outbox_id: i64,
-    /// What it says.
+    /// The event.
     pub event: NewEvent,
 }
 

@@ -38,7 +38,7 @@ impl PostgresOutbox {
 impl Outbox for PostgresOutbox {
     async fn migrate(&self) -> Result<(), StoreError> {
         let mut lent = self.pool.take().await?;
-        Fence::install(&mut lent, "public").await?;
+        self.fence.install(&mut lent).await?;
         database::migrate(&mut lent, include_str!("postgres.sql")).await
     }
 

@@ -34,7 +34,7 @@ impl Outbox for SqliteOutbox {
     async fn migrate(&self) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         sqlx::raw_sql(include_str!("sqlite.sql")).execute(&mut *tx).await?;
-        Fence::install(&mut tx).await?;
+        self.fence.install(&mut tx).await?;
         Ok(tx.commit().await?)
     }
 

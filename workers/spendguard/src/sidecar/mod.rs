@@ -91,7 +91,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
             )));
         }
     };
-    let under_way = UnderWay::new();
+    let under_way = UnderWay::default();
     let api = http::Api {
         decider: Decider {
             held,

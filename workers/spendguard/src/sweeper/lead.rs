@@ -27,7 +27,7 @@ pub(super) struct Sweeper {
     pub(super) poll_every: Duration,
     /// The pause after a failure.
     pub(super) retry_every: Duration,
-    /// How long the ledger's database may take for one answer.
+    /// The time limit of one call to the ledger's database.
     pub(super) call_limit: Duration,
     pub(super) batch: Batch,
 }

@@ -1,5 +1,5 @@
-//! What an elector's settings mean for those who operate it. Computed by the functions that decide: the bounds of
-//! [`deadline`](crate::deadline) and the step function's own pauses.
+//! The consequences of an elector's settings for those who operate it, computed by the functions that decide: the
+//! bounds of [`deadline`](crate::deadline) and the step function's own pauses.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use crate::deadline::{lengthened, shortened};
 
 /// An elector's times, and what follows from them. Round trips to the store come on top.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// How long a term lasts without an acknowledged renewal.
+pub struct Timing {
+    /// The time that a term lasts without an acknowledged renewal.
     pub ttl: Duration,
     /// The greatest ttl of any candidate.
     pub max_ttl: Duration,
-    /// How often a leader writes.
+    /// The interval of a leader's writes.
     pub renew_every: Duration,
-    /// How often a candidate looks without a watch, and the longest pause after a failure.
+    /// The longest interval of a candidate's reads without a watch, and the longest pause after a failure.
     pub retry_every: Duration,
-    /// How long before its deadline the work is told to stop.
+    /// The work is told to stop this long before its deadline.
     pub stop_grace: Duration,
-    /// How long the work may drain after shutdown.
+    /// The time that the work may drain after shutdown.
     pub stop_budget: Duration,
-    /// How long a holder acts on one acknowledged write (T-1).
+    /// A holder acts on one acknowledged write for this long (T-1).
     pub acted_on_for: Duration,
-    /// How long a candidate waits without a beat (T-2).
+    /// A candidate waits this long without a beat (T-2).
     pub waited_out_for: Duration,
-    /// How long it waits where nobody knows the last holder's ttl: after `init`, a failover of the store (T-3, T-5).
+    /// The same where nobody knows the last holder's ttl: after `init`, after a failover of the store (T-3, T-5).
     pub unknown_holder_waited_out_for: Duration,
     /// From a crash until another candidate leads, at worst, without a watch (T-4).
     pub failover_polling: Duration,
@@ -41,7 +41,7 @@ pub struct Plan {
     pub polls_every: Duration,
 }
 
-impl Plan {
+impl Timing {
     fn of(rules: &Rules, stop_budget: Duration) -> Self {
         let Rules { who, renew_every, retry_every, stop_grace, .. } = rules;
         let acted_on_for = shortened(who.ttl);
@@ -84,12 +84,18 @@ impl Plan {
 }
 
 impl Elector {
-    /// What this elector's settings mean: for people who choose them.
-    pub fn plan(&self) -> Plan {
-        Plan::of(&self.rules, self.stop_budget)
+    /// The consequences of this elector's settings, for people who choose them.
+    pub fn timing(&self) -> Timing {
+        Timing::of(&self.rules, self.stop_budget)
     }
 
-    /// The rules that its step function runs by: for whoever checks the [`plan`](Self::plan).
+    /// The former name of [`timing`](Self::timing).
+    #[doc(hidden)]
+    pub fn plan(&self) -> Timing {
+        self.timing()
+    }
+
+    /// The rules that its step function runs by: for whoever checks the [`timing`](Self::timing).
     #[doc(hidden)]
     pub fn rules(&self) -> &Rules {
         &self.rules

@@ -1,12 +1,12 @@
-//! What the plan says of failover, outages and load is what the step function does.
+//! The figures of `timing()` for failover, outages and load agree with the step function.
 
 use std::time::Duration;
 
-use lease_core::elector::step::{Action, CallId, Event, Jitter, Reply, Request, State, step};
-use lease_core::writes::{Fresh, init};
+use lease_core::internal::step::{Action, CallId, Event, Jitter, Reply, Request, State, step};
+use lease_core::internal::writes::{Fresh, init};
 use lease_core::{
-    BackendError, Certainty, Elector, Instant, LeaseName, Lineage, Observation, Plan, PutOutcome, Record,
-    StopReason, WorkloadId,
+    BackendError, Certainty, Elector, Instant, LeaseName, Lineage, Observation, PutOutcome, Record,
+    StopReason, Timing, WorkloadId,
 };
 
 /// A store that answers at once, or fails at once during its outage, and counts.
@@ -97,7 +97,9 @@ impl One {
 fn elector() -> Elector {
     let nobody = || async { Err(BackendError::refused("never connected")) };
     let workload = WorkloadId::new("a").expect("valid");
-    Elector::builder(nobody, LeaseName::new("plan").expect("valid"), workload).build().expect("the defaults")
+    Elector::builder(nobody, LeaseName::new("timing").expect("valid"), workload)
+        .build()
+        .expect("the defaults")
 }
 
 fn start() -> Instant {
@@ -105,11 +107,11 @@ fn start() -> Instant {
 }
 
 /// A leader since `start()`, which has renewed until just before its beat number `beats` is due.
-fn leader(store: &mut Store, plan: &Plan, beats: u32) -> (One, Instant) {
+fn leader(store: &mut Store, timing: &Timing, beats: u32) -> (One, Instant) {
     let mut leader = One::new(&elector(), u8::MAX);
     leader.take(store, start(), Event::Tick);
     assert!(leader.state.leads(start()).is_some());
-    let due = start().plus(plan.renew_every * beats);
+    let due = start().plus(timing.renew_every * beats);
     leader.run(store, due.minus(Duration::from_nanos(1)));
     (leader, due)
 }
@@ -117,28 +119,28 @@ fn leader(store: &mut Store, plan: &Plan, beats: u32) -> (One, Instant) {
 const A_BIT: Duration = Duration::from_millis(1);
 
 #[test]
-fn an_outage_of_the_planned_length_goes_unnoticed_and_a_longer_one_does_not() {
-    let plan = elector().plan();
+fn an_outage_of_the_computed_length_goes_unnoticed_and_a_longer_one_does_not() {
+    let timing = elector().timing();
     for (length, told, ended) in [
-        (plan.outage_unnoticed - A_BIT, false, false),
-        (plan.outage_unnoticed + plan.retry_every, true, false),
-        (plan.outage_survived - A_BIT, true, false),
-        (plan.outage_survived + plan.retry_every, true, true),
+        (timing.outage_unnoticed - A_BIT, false, false),
+        (timing.outage_unnoticed + timing.retry_every, true, false),
+        (timing.outage_survived - A_BIT, true, false),
+        (timing.outage_survived + timing.retry_every, true, true),
     ] {
         let mut store = Store::new();
-        let (mut leader, due) = leader(&mut store, &plan, 3);
+        let (mut leader, due) = leader(&mut store, &timing, 3);
         store.outage = due..due.plus(length);
-        leader.run(&mut store, due.plus(plan.ttl * 3));
+        leader.run(&mut store, due.plus(timing.ttl * 3));
         assert_eq!((leader.told.is_some(), leader.ended.is_some()), (told, ended), "{length:?}");
     }
 }
 
 #[test]
-fn a_standby_leads_within_the_planned_failover_and_no_earlier_than_it_may() {
-    let plan = elector().plan();
-    for (watching, worst) in [(false, plan.failover_polling), (true, plan.failover_watching)] {
+fn a_standby_leads_within_the_computed_failover_and_no_earlier_than_it_may() {
+    let timing = elector().timing();
+    for (watching, worst) in [(false, timing.failover_polling), (true, timing.failover_watching)] {
         let mut store = Store::new();
-        let (mut leader, due) = leader(&mut store, &plan, 3);
+        let (mut leader, due) = leader(&mut store, &timing, 3);
         let mut standby = One::new(&elector(), u8::MAX);
         standby.take(&mut store, start(), Event::Watching(watching));
         standby.run(&mut store, due.minus(Duration::from_nanos(1)));
@@ -152,27 +154,28 @@ fn a_standby_leads_within_the_planned_failover_and_no_earlier_than_it_may() {
             })
             .expect("it leads some day");
         assert!(took.since(due) <= worst + A_BIT, "{:?} > {worst:?}", took.since(due));
-        assert!(took.since(due) >= plan.acted_on_for, "before the holder's own deadline");
+        assert!(took.since(due) >= timing.acted_on_for, "before the holder's own deadline");
     }
 }
 
 #[test]
-fn the_load_is_as_planned() {
-    let plan = elector().plan();
+fn the_load_is_as_computed() {
+    let timing = elector().timing();
     let seconds = 600;
     let end = start().plus(Duration::from_secs(seconds));
     let rate = |count: u32| f64::from(count) / seconds as f64;
-    let near = |measured: f64, planned: f64| {
-        assert!((measured / planned - 1.0).abs() < 0.03, "{measured} ≠ {planned}")
+    let near = |measured: f64, computed: f64| {
+        assert!((measured / computed - 1.0).abs() < 0.03, "{measured} ≠ {computed}")
     };
     let mut store = Store::new();
-    let (mut leader, _) = leader(&mut store, &plan, 1);
+    let (mut leader, _) = leader(&mut store, &timing, 1);
     leader.run(&mut store, end);
-    near(rate(store.writes), plan.leader_writes_per_second());
+    near(rate(store.writes), timing.leader_writes_per_second());
     assert!(store.reads <= 1, "a leader reads nothing");
-    for (watching, planned) in
-        [(true, plan.standby_reads_per_second_watching()), (false, plan.standby_reads_per_second_polling())]
-    {
+    for (watching, computed) in [
+        (true, timing.standby_reads_per_second_watching()),
+        (false, timing.standby_reads_per_second_polling()),
+    ] {
         store.reads = 0;
         let mut standby = One::new(&elector(), 128);
         standby.take(&mut store, start(), Event::Watching(watching));
@@ -183,6 +186,6 @@ fn the_load_is_as_planned() {
             store.record.beat += 1;
             standby.run(&mut store, at);
         }
-        near(rate(store.reads), planned);
+        near(rate(store.reads), computed);
     }
 }
