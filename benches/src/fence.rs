@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lease_core::Grant;
+use lease_spendguard::ledger;
+use lease_spendguard::ledger::store::{Fence, LedgerStore};
+use lease_spendguard::rpc::ledger::v1::{self, ledger_client::LedgerClient};
 use lease_testbed::{Postgres as Server, PostgresOptions, Process};
-use lease_workers::roles::ledger;
-use lease_workers::roles::ledger::store::{Fence, LedgerStore};
-use lease_workers::rpc::ledger::v1::{self, ledger_client::LedgerClient};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use tonic::transport::Channel;

@@ -162,7 +162,7 @@ impl Worker {
         let (number, term) = (state.1, leadership.term());
         let Args { lease, incarnation, .. } = &self.args;
         let effect = Effect { resource: lease.to_string(), term, incarnation: *incarnation, number, before };
-        // A fenced transaction is bounded below the ttl (§6).
+        // A fenced transaction is bounded below the ttl (F-1).
         let limit = Duration::from_millis(self.args.ttl_ms / 2);
         let outcome = match tokio::time::timeout(limit, self.write(&mut state.0, &effect)).await {
             Ok(outcome) => outcome,
