@@ -112,7 +112,7 @@ impl Place {
                 SqliteConnection::connect(&format!("sqlite:{}", self.path("outbox.sqlite").display()))
                     .await?;
             let newest = "SELECT epoch FROM batches ORDER BY id DESC LIMIT 1";
-            Ok::<Option<i64>, sqlx::Error>(sqlx::query_scalar(newest).fetch_optional(&mut outbox).await?)
+            sqlx::query_scalar::<_, i64>(newest).fetch_optional(&mut outbox).await
         };
         // Before the first one has begun there is neither a file nor a table.
         let written = async || Ok(newest().await.is_ok_and(|newest| newest == Some(epoch)));
