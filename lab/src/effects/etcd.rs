@@ -74,7 +74,7 @@ impl Effects {
         match done {
             Ok(()) => Outcome::Written,
             Err(FenceError::Stale(_)) => Outcome::Refused,
-            Err(error) => Outcome::Failed(error.to_string()),
+            Err(FenceError::Store(error)) => Outcome::Failed(error.to_string()),
         }
     }
 
