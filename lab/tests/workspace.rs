@@ -12,6 +12,18 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-etcd", &["lease-core"]),
     ("lease-k8s", &["lease-core"]),
     ("lease-conformance", &["lease-core"]),
+    (
+        "lease-stores",
+        &[
+            "lease-conformance",
+            "lease-core",
+            "lease-etcd",
+            "lease-k8s",
+            "lease-postgres",
+            "lease-sqlite",
+            "lease-testbed",
+        ],
+    ),
     ("lease-testbed", &[]),
     ("lease-workers", &["lease-core", "lease-etcd", "lease-k8s", "lease-postgres", "lease-sqlite"]),
     (
@@ -22,7 +34,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-etcd",
             "lease-k8s",
             "lease-postgres",
-            "lease-sqlite",
+            "lease-stores",
             "lease-testbed",
             "lease-workers",
         ],

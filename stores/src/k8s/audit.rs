@@ -1,4 +1,4 @@
-//! What the suite may have asked: the least RBAC, and each list and watch by name.
+//! The least rights that leases need, and a judgement of the audit log by them.
 
 use anyhow::{bail, ensure};
 use lease_testbed::AuditEvent;
@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 const VERBS: [&str; 5] = ["get", "list", "watch", "update", "create"];
 
-/// The rules of the workers' Role, but for the Leases' names, which the suite makes up.
-pub(crate) fn rules() -> Value {
+/// The rules of the workers' Role, without the Leases' names, which the suite makes up.
+pub(super) fn rules() -> Value {
     json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": VERBS}])
 }
 
-/// How many requests `is_ours` made; an error if one of them was beyond the rules.
-pub(crate) fn judge(events: &[AuditEvent], is_ours: impl Fn(&str) -> bool) -> anyhow::Result<usize> {
+/// The number of requests of the users that `is_ours`; an error if one of them was beyond the rules.
+pub(super) fn judge(events: &[AuditEvent], is_ours: impl Fn(&str) -> bool) -> anyhow::Result<usize> {
     if let Some(denied) = events.iter().find(|event| event.code == 401) {
         bail!("a request without valid credentials: {denied:?}");
     }
@@ -21,8 +21,8 @@ pub(crate) fn judge(events: &[AuditEvent], is_ours: impl Fn(&str) -> bool) -> an
     for event in &ours {
         let known =
             event.resource == "leases" && VERBS.contains(&event.verb.as_str()) || event.uri == "/version";
-        // Where Leases are named by `resourceNames`, a list or watch of one is allowed by this selector alone. Only
-        // the operators' listing asks for all.
+        // A Role that names Leases by `resourceNames` allows a list or watch of one by this selector alone. Only the
+        // operators' listing asks for all.
         let named = event.verb != "watch" || event.uri.contains("fieldSelector=metadata.name%3D");
         ensure!(known && named && event.code != 403, "a request beyond the least RBAC: {event:?}");
     }

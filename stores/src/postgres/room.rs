@@ -1,20 +1,20 @@
-//! Has the server room for the suite? Said before anything starts, not by fifty failed cases.
+//! Checks that the server has connections enough for the suite before anything starts, instead of failing fifty cases.
 
 use anyhow::{Context, bail};
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
-/// What the largest case has open: ten shared connections of three, its own, and an administrator's.
+/// The largest case's connections: ten shared ones of three each, its own, and an administrator's.
 const ONE_CASE: i64 = 48;
-/// What each further case adds; most have far fewer, and two of the largest rarely meet.
+/// The connections that each further case adds: most have far fewer, and two of the largest rarely meet.
 const EACH_FURTHER: i64 = 9;
-/// More would gain little time, and load small machines.
+/// More cases at once would gain little time, and overload small machines.
 const MOST: i64 = 8;
 
-/// How many cases may run at once.
+/// The number of cases that may run at once.
 ///
 /// # Errors
-/// Not even one: which setting is in the way, its value, and what to do.
+/// Not even one may: the message names the setting, its value, and what to do.
 pub(super) async fn parallel_cases(
     worker: &PgConnectOptions,
     admin: &PgConnectOptions,
@@ -31,7 +31,7 @@ pub(super) async fn parallel_cases(
     Ok((1 + (free - ONE_CASE) / EACH_FURTHER).min(MOST) as usize)
 }
 
-/// How many more connections the role may open, and the setting that says so.
+/// The number of connections that the role may still open, and the setting that limits it.
 async fn free(worker: &PgConnectOptions) -> Result<(i64, String), sqlx::Error> {
     let mut connection = PgConnection::connect_with(worker).await?;
     let limits: Vec<(String, i64)> = sqlx::query_as(

@@ -1,30 +1,19 @@
 //! The conformance suite over Kubernetes, under the least RBAC; its audit log is judged at the end.
 
-mod audit;
-mod harness;
-#[path = "../../../backend-sqlite/tests/conformance/resource.rs"]
-mod resource;
-
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use harness::K8sHarness;
-use lease_conformance::{Suite, actor_main, run};
+use lease_conformance::{Suite, run};
+use lease_stores::k8s::K8sStore;
+use lease_stores::{main_or_actor, start};
 
 fn main() -> ExitCode {
-    if let Some(harness) = K8sHarness::of_this_process() {
-        return actor_main(Arc::new(harness));
-    }
-    let harness = Arc::new(K8sHarness::start());
-    let ran = run(vec![Suite { harness: harness.clone(), ignored: IGNORED }]);
-    match harness.judge_audit() {
-        Ok(requests) => eprintln!("audit log: {requests} requests, all of them within the least RBAC"),
-        Err(error) => {
-            eprintln!("{error:#}");
-            return ExitCode::FAILURE;
-        }
-    }
-    ran
+    main_or_actor(|| {
+        let store = start(K8sStore::start())?;
+        let ran = run(vec![Suite { harness: store.clone(), ignored: IGNORED }]);
+        let requests = store.judge_audit()?;
+        eprintln!("audit log: {requests} requests, all of them within the least RBAC");
+        Ok(ran)
+    })
 }
 
 const IGNORED: &[&str] = &[

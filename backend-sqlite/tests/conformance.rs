@@ -1,19 +1,13 @@
 //! The conformance suite over SQLite.
 
-mod harness;
-mod resource;
-
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use harness::SqliteHarness;
-use lease_conformance::{Suite, actor_main, run};
+use lease_conformance::{Suite, run};
+use lease_stores::sqlite::SqliteStore;
+use lease_stores::{main_or_actor, start};
 
 fn main() -> ExitCode {
-    match SqliteHarness::of_this_process() {
-        Some(harness) => actor_main(Arc::new(harness)),
-        None => run(vec![Suite { harness: Arc::new(SqliteHarness::fresh()), ignored: IGNORED }]),
-    }
+    main_or_actor(|| Ok(run(vec![Suite { harness: start(SqliteStore::start())?, ignored: IGNORED }])))
 }
 
 const IGNORED: &[&str] = &[

@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Connection};
 pub(super) enum Wire {
     /// It can.
     Plain,
-    /// It can't, because …
+    /// It can't, for this reason.
     Closed(String),
 }
 
@@ -33,7 +33,7 @@ impl Wire {
         matches!(self, Self::Plain)
     }
 
-    /// Does a connection through it work? The server may refuse one without TLS.
+    /// Tries a connection through a proxy, which a server that demands TLS refuses.
     pub(super) async fn try_out(&self, options: &PgConnectOptions) -> Result<(), String> {
         let work = async {
             let (_proxy, through) = self.proxy(options).await?;
@@ -42,7 +42,7 @@ impl Wire {
         };
         match tokio::time::timeout(Duration::from_secs(10), work).await {
             Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
-            Err(_) => Err("no answer through it for 10 s".to_owned()),
+            Err(_) => Err("timed out after 10 s waiting for an answer through it".to_owned()),
         }
     }
 

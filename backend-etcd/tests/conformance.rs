@@ -1,21 +1,16 @@
 //! The conformance suite over etcd, one node and three.
 
-mod harness;
-mod resource;
-
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use harness::EtcdHarness;
-use lease_conformance::{Suite, actor_main, run};
+use lease_conformance::{Suite, run};
+use lease_stores::etcd::EtcdStore;
+use lease_stores::{main_or_actor, start};
 
 fn main() -> ExitCode {
-    match EtcdHarness::of_this_process() {
-        Some(harness) => actor_main(Arc::new(harness)),
-        None => run([1, 3]
-            .map(|nodes| Suite { harness: Arc::new(EtcdHarness::start(nodes)), ignored: IGNORED })
-            .into()),
-    }
+    main_or_actor(|| {
+        let of = |nodes| anyhow::Ok(Suite { harness: start(EtcdStore::of_nodes(nodes))?, ignored: IGNORED });
+        Ok(run(vec![of(1)?, of(3)?]))
+    })
 }
 
 const IGNORED: &[&str] = &[
