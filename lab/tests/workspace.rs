@@ -11,13 +11,15 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-postgres", &["lease-core"]),
     ("lease-etcd", &["lease-core"]),
     ("lease-k8s", &["lease-core"]),
-    ("lease-conformance", &["lease-core"]),
+    ("lease-judge", &["lease-core"]),
+    ("lease-conformance", &["lease-core", "lease-judge"]),
     (
         "lease-stores",
         &[
             "lease-conformance",
             "lease-core",
             "lease-etcd",
+            "lease-judge",
             "lease-k8s",
             "lease-postgres",
             "lease-sqlite",

@@ -4,12 +4,15 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use anyhow::Context;
-use lease_conformance::actor_main;
+use async_trait::async_trait;
+use lease_core::{BackendError, LeaseBackend};
+use lease_judge::FencedResource;
+use lease_judge::actor::{ActorStore, actor_main};
 
 use crate::Place;
 
-/// The argument of a process that is an actor of the suite.
-const ACTOR_COMMAND: &str = "conformance-actor";
+/// The argument of a process that is an actor: of the suite, or of a run of the lab.
+pub const ACTOR_COMMAND: &str = "conformance-actor";
 
 impl Place {
     /// The environment variable by which another process is given a place.
@@ -32,6 +35,17 @@ impl Place {
     }
 }
 
+#[async_trait]
+impl ActorStore for Place {
+    async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
+        Place::connect(self).await
+    }
+
+    async fn resource(&self, name: &str) -> anyhow::Result<Arc<dyn FencedResource>> {
+        Place::resource(self, name).await
+    }
+}
+
 /// The [`Harness::actor_command`](lease_conformance::Harness::actor_command) of a store.
 pub(crate) fn command(place: &Place) -> Option<Command> {
     let mut command = Command::new(std::env::current_exe().ok()?);
@@ -39,7 +53,7 @@ pub(crate) fn command(place: &Place) -> Option<Command> {
     Some(command)
 }
 
-/// Runs `program`, or the suite's actor in a process that was started for one. To be called by `main`, outside of any
+/// Runs `program`, or an actor in a process that was started for one. To be called by `main`, outside of any
 /// runtime: an actor that stops itself by SIGSTOP goes no step further only on the main thread.
 pub fn main_or_actor(program: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitCode {
     let is_actor = std::env::args().nth(1).is_some_and(|argument| argument == ACTOR_COMMAND);

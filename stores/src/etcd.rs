@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use lease_conformance::{Attached, Facility, FencedResource, Harness, Missing};
+use lease_conformance::{Attached, Facility, Harness, Missing};
 use lease_core::{BackendError, Connector, InvalidSettings, LeaseBackend, LeaseName};
 use lease_etcd::etcd_client::{Client, DeleteOptions};
 use lease_etcd::{Etcd, EtcdConfig};
+use lease_judge::FencedResource;
 use lease_testbed::{ClusterId, Etcd as Cluster, EtcdOptions, Proxy};
 use serde::{Deserialize, Serialize};
 

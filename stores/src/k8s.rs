@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use lease_conformance::{Attached, Facility, FencedResource, Harness, Missing};
+use lease_conformance::{Attached, Facility, Harness, Missing};
 use lease_core::{BackendError, Connector, InvalidSettings, LeaseBackend, LeaseName};
+use lease_judge::FencedResource;
 use lease_k8s::{K8s, K8sConfig};
 use lease_testbed::{
     ControlPlane, ControlPlaneOptions, Identity, KubernetesAccess, KubernetesServer, Proxy, wait_for,

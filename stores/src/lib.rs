@@ -16,7 +16,7 @@ pub mod postgres;
 pub mod sqlite;
 mod store;
 
-pub use actor::{main_or_actor, start};
+pub use actor::{ACTOR_COMMAND, main_or_actor, start};
 pub use store::{Link, StoreFault, TestStore};
 
 registry! {

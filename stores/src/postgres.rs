@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use lease_conformance::{Attached, Facility, FencedResource, Harness, Missing};
+use lease_conformance::{Attached, Facility, Harness, Missing};
 use lease_core::{BackendError, Connector, InvalidSettings, LeaseBackend, LeaseName};
+use lease_judge::FencedResource;
 use lease_postgres::{Postgres, PostgresConfig, ROLES_SQL};
 use lease_testbed::{Postgres as Server, PostgresOptions, Proxy, StandbyOptions};
 use serde::{Deserialize, Serialize};

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use lease_conformance::{Facility, FencedResource, Harness, Missing};
+use lease_conformance::{Facility, Harness, Missing};
 use lease_core::{BackendError, Connector, InvalidSettings, LeaseBackend, LeaseName};
+use lease_judge::FencedResource;
 use lease_sqlite::{Sqlite, SqliteConfig};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_conformance::{EffectError, FencedResource, Harness, Missing};
+use lease_conformance::{Harness, Missing};
 use lease_core::{BackendError, Connector, InvalidSettings, LeaseBackend};
+use lease_judge::{EffectError, FencedResource};
 use lease_testbed::{Direction, Proxy};
 
 use crate::Place;
@@ -65,22 +66,6 @@ impl Place {
     /// The flags by which the program `leasehold` finds the leases.
     pub fn flags(&self) -> Vec<String> {
         [vec!["--mode".to_owned(), self.mode().as_str().to_owned()], self.reach().flags()].concat()
-    }
-}
-
-/// The harness of an actor in a process of its own: it can connect and act, and does nothing to the store.
-#[async_trait]
-impl Harness for Place {
-    fn name(&self) -> &str {
-        self.mode().as_str()
-    }
-
-    async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
-        Place::connect(self).await
-    }
-
-    async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {
-        Place::resource(self, name).await.map_err(missing)
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use lease_conformance::{EffectError, FencedResource};
 use lease_core::Term;
 use lease_etcd::etcd_client::{Client, GetOptions, KeyValue, SortOrder, SortTarget, Txn, TxnOp};
 use lease_etcd::{Fence, FenceError};
+use lease_judge::{EffectError, FencedResource};
 
 use super::EtcdPlace;
 use crate::idle::Idle;

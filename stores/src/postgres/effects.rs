@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use lease_conformance::{EffectError, FencedResource};
 use lease_core::{Grant, Term};
+use lease_judge::{EffectError, FencedResource};
 use lease_postgres::{Fence, FenceError};
 use lease_testbed::wait_until;
 use sqlx::postgres::{PgConnectOptions, PgConnection};

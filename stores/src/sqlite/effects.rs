@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use lease_conformance::{EffectError, FencedResource};
 use lease_core::{Grant, Term};
+use lease_judge::{EffectError, FencedResource};
 use lease_sqlite::{Fence, FenceError};
 use sqlx::{Connection, SqliteConnection};
 

@@ -1,4 +1,4 @@
-//! How histories come about: around an elector's step function, and around a backend that a case uses by hand.
+//! Recording: around an elector's step function, and around a backend that a case uses by hand.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,8 @@ use lease_core::{
     Observation, PutOutcome, Record, Term,
 };
 
-use crate::history::{Answer, Put, Recorder, What};
+use crate::history::{Answer, Put, What};
+use crate::recorder::Recorder;
 
 fn answer(outcome: &PutOutcome) -> Answer {
     match outcome {
@@ -28,7 +29,7 @@ fn failure(certainty: Certainty) -> Answer {
 }
 
 /// A step function that records what goes into `inner` and what comes out.
-pub(crate) fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inner: StepFn) -> StepFn {
+pub fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inner: StepFn) -> StepFn {
     let term: Mutex<Option<Term>> = Mutex::new(None);
     Arc::new(move |state, now, event, fresh, jitter| {
         let tell = |what| recorder.record(&lease, now, &actor, what);
@@ -42,6 +43,7 @@ pub(crate) fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inne
                 Some((*call, What::Answered { call: *call, answer }))
             }
             Event::Shown(observation) => Some((CallId::MAX, What::Shown { view: observation.into() })),
+            Event::Watching(live) => Some((CallId::MAX, What::Watching { live: *live })),
             Event::WorkReturned => Some((CallId::MAX, What::WorkReturned)),
             _ => None,
         };
@@ -57,7 +59,7 @@ pub(crate) fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inne
                 (Action::Send(call, Request::Observe), _) => tell(What::Sent { call: *call, put: None }),
                 (Action::Send(call, Request::Put { expected, record, change }), _) => {
                     let put = Put { change: *change, expected: expected.into(), record: record.clone() };
-                    tell(What::Sent { call: *call, put: Some(put) });
+                    tell(What::Sent { call: *call, put: Some(Box::new(put)) });
                 }
                 (Action::Drop(call), _) => tell(What::Dropped { call: *call }),
                 (Action::Begin(term, deadline), _) => {
@@ -77,14 +79,19 @@ pub(crate) fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inne
 }
 
 /// A backend that a case uses by hand, recorded as an actor of its own.
-pub(crate) struct Recorded {
-    pub(crate) inner: Arc<dyn LeaseBackend>,
-    pub(crate) recorder: Recorder,
-    pub(crate) actor: String,
-    pub(crate) calls: AtomicU64,
+pub struct Recorded {
+    inner: Arc<dyn LeaseBackend>,
+    recorder: Recorder,
+    actor: String,
+    calls: AtomicU64,
 }
 
 impl Recorded {
+    /// Records the calls to `inner` as those of `actor`, which no other may be called.
+    pub fn new(inner: Arc<dyn LeaseBackend>, recorder: Recorder, actor: String) -> Self {
+        Self { inner, recorder, actor, calls: AtomicU64::new(0) }
+    }
+
     fn tell(&self, name: &LeaseName, what: What) {
         self.recorder.record(name, Clock::boot().now(), &self.actor, what);
     }
@@ -117,7 +124,7 @@ impl LeaseBackend for Recorded {
     ) -> Result<PutOutcome, BackendError> {
         let call = self.call();
         let put = Put { change, expected: expected.into(), record: record.clone() };
-        self.tell(name, What::Sent { call, put: Some(put) });
+        self.tell(name, What::Sent { call, put: Some(Box::new(put)) });
         let outcome = self.inner.put_if(name, expected, record, change).await;
         let answer = match &outcome {
             Ok(outcome) => answer(outcome),
