@@ -8,9 +8,9 @@ use lease_core::elector::StepFn;
 use lease_core::{
     BackendError, Clock, Elector, ElectorBuilder, Leadership, LeaseBackend, LeaseName, WallTime, WorkloadId,
 };
-use lease_judge::Patience;
-use lease_judge::history::{Recorder, What};
+use lease_judge::history::What;
 use lease_judge::recording::recorded;
+use lease_judge::{Patience, Recorder};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -204,8 +204,10 @@ impl ActorSpec {
             },
             work,
         );
+        let (recorder, lease, actor) = (cast.recorder.clone(), self.lease.clone(), name.clone());
         let task = tokio::spawn(async move {
             let _ = run.await;
+            recorder.record(&lease, Clock::boot().now(), &actor, What::Left);
         });
         let control = Control {
             stop: Arc::new(stop),

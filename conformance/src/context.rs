@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use lease_core::writes::{self, Candidate, Fresh};
 use lease_core::{Change, Grant, LeaseBackend, LeaseName, Observation, PutOutcome, Record, admin};
-use lease_judge::history::{self, Effects, History, Recorder};
-use lease_judge::process::{ActorProcess, Orders};
+use lease_judge::actor::{ActorProcess, EffectOrders, Orders};
+use lease_judge::history::{Effects, History};
 use lease_judge::recording::Recorded;
-use lease_judge::{FencedResource, Patience, invariants};
+use lease_judge::{FencedResource, Patience, Recorder, in_brief, invariants};
 
 use crate::actor::{Actor, ActorSpec, Cast};
 use crate::harness::Harness;
@@ -194,7 +194,9 @@ impl Cx {
             actor: name.to_owned(),
             holder: holder.to_owned(),
             ttl_ms: ttl.as_millis() as u64,
-            resource: resource.map(str::to_owned),
+            effects: resource
+                .map(|resource| EffectOrders { resource: resource.to_owned(), every_ms: Some(20) }),
+            trace: None,
         };
         ActorProcess::start(command, &orders, self.recorder.clone(), self.patience)
     }
@@ -288,7 +290,7 @@ fn brief(observation: &Observation) -> String {
         None => format!("absent, lineage {}, floor {}", observation.lineage, observation.floor),
         Some(record) => format!(
             "{}, tag {}, lineage {}, floor {}",
-            history::shown(record),
+            in_brief(record),
             record.tag,
             observation.lineage,
             observation.floor

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use lease_core::{
-    BackendError, Change, Elector, ElectorBuilder, Ended, EventKind, Leadership, LeaseBackend, LeaseEvent,
-    LeaseName, Loss, Memory, RunError, StopReason, WorkloadId, admin,
+    Change, Elector, ElectorBuilder, Ended, EventKind, Leadership, LeaseBackend, LeaseEvent, LeaseName, Loss,
+    Memory, RunError, StopReason, WorkloadId, admin,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
