@@ -284,7 +284,9 @@ fn each_decision_is_listed_with_its_title() {
         let title = text.lines().next().and_then(|line| line.strip_prefix("# ")).expect("a title");
         if let Some((number, title)) = title.split_once(' ').filter(|_| name != "README.md") {
             assert!(name.starts_with(number), "{name} begins with number {number}");
-            titles.insert(name, title.to_owned());
+            let replaced = text.split("**Replaced by [").nth(1).and_then(|rest| rest.split(']').next());
+            let replaced = replaced.map(|by| format!(" (replaced by {by})")).unwrap_or_default();
+            titles.insert(name, title.to_owned() + &replaced);
         }
     }
     assert!(titles.len() > 25, "{titles:?}");
