@@ -189,3 +189,34 @@ fn nothing_brings_another_tls_than_rustls() {
         .collect();
     assert!(found.is_empty(), "use rustls with ring: {found:?}");
 }
+
+/// SQLSTATEs of class LH are Leasehold's own.
+#[test]
+fn each_of_our_sqlstates_means_one_thing() {
+    fn scripts(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+                scripts(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "sql") {
+                found.push(path);
+            }
+        }
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let mut found = Vec::new();
+    scripts(root, &mut found);
+    let mut raised = BTreeMap::new();
+    for path in found {
+        let text = std::fs::read_to_string(&path).expect("text");
+        for (number, line) in text.lines().enumerate() {
+            let Some((_, code)) = line.split_once("ERRCODE = 'LH") else { continue };
+            let code = code.split('\'').next().expect("a code").to_owned();
+            let here = format!("{}:{}", path.display(), number + 1);
+            if let Some(there) = raised.insert(code.clone(), here.clone()) {
+                panic!("LH{code} is raised at {there} and at {here}");
+            }
+        }
+    }
+    assert!(raised.len() >= 3, "the scripts were read: {raised:?}");
+}

@@ -108,8 +108,23 @@ impl Session {
         match tokio::time::timeout(self.target.limit, call).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(AdminError::Store(error))) => Err(self.target.explain(&error)),
-            Ok(Err(error)) => Err(Failure::new(error.to_string())),
+            Ok(Err(error)) => Err(Failure::new(in_commands(&error))),
             Err(_) => Err(Failure::new(format!("{}; {UNKNOWN}", self.target.silence()))),
         }
+    }
+}
+
+/// The library's error, where the way out is one of our commands.
+fn in_commands(error: &AdminError) -> String {
+    match error {
+        AdminError::Absent(name) => {
+            format!("there is no lease {name} in this store: run `leasehold init` for it first")
+        }
+        AdminError::ExistsBelow(name, epoch, above) => {
+            format!(
+                "lease {name} exists at epoch {epoch}: use `leasehold fence raise --above {above}` instead"
+            )
+        }
+        error => error.to_string(),
     }
 }

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use super::metrics::{REFUSED, REQUESTS, SECONDS};
-use super::store::{Answer, Refusal};
+use super::store::{LedgerAnswer, Refusal};
 use lease_core::fence::FENCING_EPOCH_STALE;
 
 /// Limits the number of calls under way, and the time of each.
@@ -62,7 +62,7 @@ impl Calls {
         method: &'static str,
         metadata: &MetadataMap,
         request_id: &str,
-        work: impl Future<Output = Answer<T>>,
+        work: impl Future<Output = LedgerAnswer<T>>,
     ) -> Result<Result<T, Refusal>, Status> {
         let began = Instant::now();
         let limit = limit_of(metadata, self.limit);

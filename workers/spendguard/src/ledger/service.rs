@@ -241,12 +241,12 @@ impl Service {
     ) -> Result<bool, Status> {
         let mut wake = self.wakes.subscribe();
         loop {
-            let standing = self.scopes.standing(&asked.fencing_scope_id, &asked.tenant_id);
+            let state = self.scopes.scope_state(&asked.fencing_scope_id, &asked.tenant_id);
             let limit = self.poll_every.max(Duration::from_secs(1));
-            let pause = match tokio::time::timeout(limit, standing).await {
-                Ok(Ok(Some(standing))) if standing.free => return Ok(true),
+            let pause = match tokio::time::timeout(limit, state).await {
+                Ok(Ok(Some(state))) if state.free => return Ok(true),
                 // A millisecond more, since the remaining time is rounded.
-                Ok(Ok(Some(standing))) => standing.remaining + Duration::from_millis(1),
+                Ok(Ok(Some(state))) => state.remaining + Duration::from_millis(1),
                 Ok(Ok(None)) => {
                     return Err(Status::not_found(
                         "FENCING_SCOPE_UNKNOWN: there is no such scope of that tenant",

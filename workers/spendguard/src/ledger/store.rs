@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use lease_core::Grant;
-use lease_worker_common::{database::StoreError, pool::Pool};
+use lease_postgres::pool::Pool;
+use lease_worker_common::database::StoreError;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::types::Uuid;
@@ -23,14 +24,14 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// The term that a write speaks for.
+/// The term of a scope that a write belongs to.
 #[derive(Clone, Debug)]
-pub struct Fence {
+pub struct ScopeTerm {
     /// The scope.
     pub scope: String,
-    /// Whose it is.
+    /// The tenant that owns it.
     pub tenant: String,
-    /// Who holds it.
+    /// The instance that holds it.
     pub instance: String,
     /// The term's epoch.
     pub epoch: i64,
@@ -38,26 +39,26 @@ pub struct Fence {
     pub grant: Grant,
 }
 
-/// An attempt at a scope.
+/// A request for a scope.
 #[derive(Clone, Debug)]
 pub struct Acquisition {
     /// The scope.
     pub scope: String,
-    /// Whose it is.
+    /// The tenant that owns it.
     pub tenant: String,
-    /// Who asks.
+    /// The instance that asks.
     pub instance: String,
-    /// How long the term lasts without a renewal.
+    /// The length of the term without a renewal.
     pub ttl_seconds: i32,
-    /// Take it whoever holds it.
+    /// Take it even if another instance holds it.
     pub force: bool,
-    /// Names the attempt; repeated, it gets the same answer.
+    /// The attempt's name; a repetition gets the same answer.
     pub attempt: Option<String>,
-    /// A renewal: what the caller holds.
+    /// For a renewal: the grant that the caller holds.
     pub grant: Option<Grant>,
 }
 
-/// What became of an acquisition.
+/// The outcome of an acquisition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acquired {
     /// The caller holds the scope.
@@ -71,11 +72,11 @@ pub enum Acquired {
         /// Microseconds since 1970.
         expires_us: i64,
     },
-    /// Somebody else does.
+    /// Another instance does.
     Denied {
-        /// Who.
+        /// Its holder.
         holder: String,
-        /// Since which epoch.
+        /// The holder's epoch.
         epoch: i64,
         /// Microseconds since 1970.
         expires_us: i64,
@@ -95,17 +96,17 @@ pub struct ReservationRow {
     pub epoch: i64,
 }
 
-/// A scope as somebody who waits for it sees it.
+/// A scope, for a caller that waits for it.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
+pub struct ScopeState {
     /// It has no live holder.
     pub free: bool,
-    /// For how long the holder is still live, by the database's clock.
+    /// The time until the holder's term runs out, by the database's clock.
     pub remaining: Duration,
 }
 
 /// The ledger's answer, or its refusal.
-pub type Answer<T> = Result<Result<T, Refusal>, StoreError>;
+pub type LedgerAnswer<T> = Result<Result<T, Refusal>, StoreError>;
 
 /// The first statement on each connection.
 pub(crate) const BEGIN: &str = "SELECT ledger_begin_session()";
@@ -134,11 +135,11 @@ impl LedgerStore {
         let options = options.clone().application_name("leasehold ledger");
         // Each statement is planned once a connection.
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);
-        Self { pool: Pool::new(&options, connections, statement_limit, BEGIN) }
+        Self { pool: Pool::checked(&options, connections, statement_limit, BEGIN) }
     }
 
     /// Takes a scope, or renews it.
-    pub async fn acquire(&self, asked: &Acquisition) -> Answer<Acquired> {
+    pub async fn acquire(&self, asked: &Acquisition) -> LedgerAnswer<Acquired> {
         let request = ScopeRequest {
             request: "acquire",
             scope: &asked.scope,
@@ -165,7 +166,7 @@ impl LedgerStore {
     }
 
     /// Gives a scope up; returns its epoch.
-    pub async fn release(&self, fence: &Fence) -> Answer<i64> {
+    pub async fn release(&self, fence: &ScopeTerm) -> LedgerAnswer<i64> {
         let request = ScopeRequest {
             request: "release",
             scope: &fence.scope,
@@ -182,7 +183,7 @@ impl LedgerStore {
     }
 
     /// Ends whatever term there is; returns the scope's epoch from now on, and who held it.
-    pub async fn revoke(&self, scope: &str, tenant: &str, by: &str) -> Answer<(i64, Option<String>)> {
+    pub async fn revoke(&self, scope: &str, tenant: &str, by: &str) -> LedgerAnswer<(i64, Option<String>)> {
         let note = Some(by);
         let request = ScopeRequest { request: "revoke", scope, tenant, note, ..ScopeRequest::default() };
         match self.scope(request).await? {
@@ -191,7 +192,7 @@ impl LedgerStore {
         }
     }
 
-    async fn scope(&self, asked: ScopeRequest<'_>) -> Answer<PgRow> {
+    async fn scope(&self, asked: ScopeRequest<'_>) -> LedgerAnswer<PgRow> {
         let query = sqlx::query(SCOPE)
             .bind(asked.request)
             .bind(asked.scope)
@@ -207,8 +208,8 @@ impl LedgerStore {
         self.answer(query).await
     }
 
-    /// How a scope stands; `None` if there is no such scope of that tenant.
-    pub async fn standing(&self, scope: &str, tenant: &str) -> Result<Option<Standing>, StoreError> {
+    /// Whether a scope is free; `None` if there is no such scope of that tenant.
+    pub async fn scope_state(&self, scope: &str, tenant: &str) -> Result<Option<ScopeState>, StoreError> {
         let query = sqlx::query(
             "SELECT coalesce(ttl_expires_at <= clock_timestamp(), true) AS free,
                     coalesce((extract(epoch FROM ttl_expires_at - clock_timestamp()) * 1000)::bigint, 0) AS remaining_ms
@@ -216,32 +217,24 @@ impl LedgerStore {
         )
         .bind(scope)
         .bind(tenant);
-        let mut lent = self.pool.take().await?;
-        match query.fetch_optional(&mut *lent).await {
-            Ok(row) => {
-                lent.keep();
-                let Some(row) = row else { return Ok(None) };
-                let remaining: i64 = row.try_get("remaining_ms")?;
-                let remaining = Duration::from_millis(remaining.max(0) as u64);
-                Ok(Some(Standing { free: row.try_get("free")?, remaining }))
-            }
-            Err(error) => {
-                lent.failed(&error);
-                Err(error.into())
-            }
-        }
+        let row: Result<_, StoreError> =
+            self.pool.call(async move |connection| Ok(query.fetch_optional(connection).await?)).await;
+        let Some(row) = row? else { return Ok(None) };
+        let remaining: i64 = row.try_get("remaining_ms")?;
+        let remaining = Duration::from_millis(remaining.max(0) as u64);
+        Ok(Some(ScopeState { free: row.try_get("free")?, remaining }))
     }
 
     /// Sets an amount aside.
     pub async fn reserve(
         &self,
-        fence: &Fence,
+        fence: &ScopeTerm,
         key: &str,
         request_id: &str,
         amount_minor: i64,
         currency: &str,
         ttl_seconds: i32,
-    ) -> Answer<ReservationRow> {
+    ) -> LedgerAnswer<ReservationRow> {
         let query = fenced(sqlx::query(RESERVE), fence)
             .bind(key)
             .bind(request_id)
@@ -256,17 +249,17 @@ impl LedgerStore {
     pub async fn settle(
         &self,
         commit: bool,
-        fence: &Fence,
+        fence: &ScopeTerm,
         key: &str,
         request_id: &str,
         reservation: Uuid,
-    ) -> Answer<ReservationRow> {
+    ) -> LedgerAnswer<ReservationRow> {
         let query = sqlx::query(SETTLE).bind(if commit { "commit" } else { "release" });
         let query = fenced(query, fence).bind(key).bind(request_id).bind(reservation);
         self.reservation(query).await
     }
 
-    async fn reservation(&self, query: Query<'_, Postgres, PgArguments>) -> Answer<ReservationRow> {
+    async fn reservation(&self, query: Query<'_, Postgres, PgArguments>) -> LedgerAnswer<ReservationRow> {
         Ok(match self.answer(query).await? {
             Ok(row) => Ok(ReservationRow {
                 id: row.try_get("o_reservation")?,
@@ -278,35 +271,33 @@ impl LedgerStore {
         })
     }
 
-    async fn answer(&self, query: Query<'_, Postgres, PgArguments>) -> Answer<PgRow> {
-        let mut lent = self.pool.take().await?;
-        match query.fetch_one(&mut *lent).await {
-            Ok(row) => {
-                lent.keep();
-                let code: Option<String> = row.try_get("o_code")?;
-                Ok(match code {
-                    None => Ok(row),
-                    Some(code) => Err(Refusal { code, message: row.try_get("o_message")? }),
-                })
+    async fn answer(&self, query: Query<'_, Postgres, PgArguments>) -> LedgerAnswer<PgRow> {
+        let answer: Result<_, StoreError> =
+            self.pool.call(async move |connection| Ok(query.fetch_one(connection).await?)).await;
+        let row = match answer {
+            Err(StoreError::Failed(sqlx::Error::Database(error)))
+                if error.code().as_deref() == Some(BUDGET_EXCEEDED) =>
+            {
+                let message = error.message().to_owned();
+                return Ok(Err(Refusal { code: "BUDGET_EXCEEDED".to_owned(), message }));
             }
-            Err(error) => {
-                lent.failed(&error);
-                match error.as_database_error() {
-                    Some(database) if database.code().as_deref() == Some(EXCEEDED) => Ok(Err(Refusal {
-                        code: "BUDGET_EXCEEDED".to_owned(),
-                        message: database.message().to_owned(),
-                    })),
-                    _ => Err(error.into()),
-                }
-            }
-        }
+            answer => answer?,
+        };
+        let code: Option<String> = row.try_get("o_code")?;
+        Ok(match code {
+            None => Ok(row),
+            Some(code) => Err(Refusal { code, message: row.try_get("o_message")? }),
+        })
     }
 }
 
-/// What a function raises when it must undo what it has written: the budget went to others meanwhile.
-const EXCEEDED: &str = "LH002";
+/// The SQLSTATE of `ledger_reserve` when it must undo what it has written, since others have used the budget meanwhile.
+const BUDGET_EXCEEDED: &str = "LH003";
 
-fn fenced<'q>(query: Query<'q, Postgres, PgArguments>, fence: &'q Fence) -> Query<'q, Postgres, PgArguments> {
+fn fenced<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    fence: &'q ScopeTerm,
+) -> Query<'q, Postgres, PgArguments> {
     query
         .bind(&fence.scope)
         .bind(&fence.tenant)
