@@ -71,7 +71,9 @@ impl Target {
 
     fn explain(&self, error: &BackendError) -> Failure {
         let (store, advice) = (&self.store, self.store.advice());
-        Failure::new(if error.refused {
+        Failure::new(if lacks_a_schema(error) {
+            format!("the lease store ({store}) refuses: {error:#}: run `leasehold migrate-schema`")
+        } else if error.refused {
             format!("the lease store ({store}) refuses: {error:#}")
         } else if error.certainty == Certainty::Unknown {
             format!("the lease store ({store}) failed: {error:#}; {UNKNOWN}")
@@ -112,6 +114,16 @@ impl Session {
             Err(_) => Err(Failure::new(format!("{}; {UNKNOWN}", self.target.silence()))),
         }
     }
+}
+
+#[cfg(feature = "postgres")]
+fn lacks_a_schema(error: &BackendError) -> bool {
+    error.source.as_ref().is_some_and(|source| source.is::<lease_postgres::NotMigrated>())
+}
+
+#[cfg(not(feature = "postgres"))]
+fn lacks_a_schema(_: &BackendError) -> bool {
+    false
 }
 
 /// The library's error, where the way out is one of our commands.
