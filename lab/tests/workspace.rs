@@ -13,6 +13,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-k8s", &["lease-core"]),
     ("lease-conformance", &["lease-core"]),
     ("lease-testbed", &[]),
+    ("lease-node", &["lease-testbed"]),
     ("lease-workers", &["lease-core", "lease-etcd", "lease-k8s", "lease-postgres", "lease-sqlite"]),
     (
         "lease-lab",
@@ -21,6 +22,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-core",
             "lease-etcd",
             "lease-k8s",
+            "lease-node",
             "lease-postgres",
             "lease-sqlite",
             "lease-testbed",

@@ -1,11 +1,19 @@
-//! A small stand-in for a kubelet, which runs the pods that the real scheduler binds to its node, as local processes;
-//! and one for kube-proxy and the cluster's DNS. The public face is [`Cluster`](crate::Cluster).
+//! A stand-in for Kubernetes' nodes: a small kubelet that runs the pods which the real scheduler binds to it, as
+//! processes of this machine, and a proxy in place of kube-proxy and the cluster's DNS.
+//!
+//! It offers what the pods of the chart in `deploy/helm` need; a pod that asks for more doesn't start, and its status
+//! says why. [`Cluster`] is the entry point; the program must first move into a private network by
+//! [`in_private_network`].
 
 mod agent;
+mod cluster;
 mod container;
 mod environment;
+mod host;
 mod image;
+mod lock;
 mod network;
+mod offered;
 mod pod;
 mod private;
 mod probes;
@@ -14,23 +22,8 @@ mod status;
 mod volumes;
 mod watch;
 
-use std::net::SocketAddr;
-
-use tokio::net::TcpListener;
-
-pub(crate) use self::{
-    agent::{Machine, Node},
-    container::processes,
-    network::{bridge, plug},
-    private::demand,
-    services::Services,
+pub use self::{
+    cluster::{Cluster, ClusterOptions},
+    image::Image,
+    private::in_private_network,
 };
-pub use self::{image::Image, private::in_private_network};
-
-/// Listens where pods reach the machine, and hands connections on to `local`, for ever.
-pub(crate) async fn expose(
-    local: SocketAddr,
-) -> anyhow::Result<(SocketAddr, impl Future<Output = ()> + Send + 'static)> {
-    let listener = TcpListener::bind((network::GATEWAY, 0)).await?;
-    Ok((listener.local_addr()?, network::forward(listener, move || Some(local))))
-}

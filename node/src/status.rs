@@ -1,53 +1,59 @@
-//! What a pod's node says of it.
+//! The status of a pod, as its node reports it.
 
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
-/// One container, as far as it has come.
+/// The present state of one container.
 #[derive(Clone, Debug)]
-pub(super) struct Container {
-    pub(super) name: String,
-    pub(super) image: String,
-    pub(super) init: bool,
-    pub(super) state: State,
-    pub(super) last: Option<Ended>,
-    pub(super) restarts: i32,
-    pub(super) started: bool,
-    pub(super) ready: bool,
-    pub(super) pid: Option<Pid>,
+pub(crate) struct Container {
+    pub(crate) name: String,
+    pub(crate) image: String,
+    pub(crate) init: bool,
+    pub(crate) state: State,
+    pub(crate) last: Option<Ended>,
+    pub(crate) restarts: i32,
+    pub(crate) ready: bool,
+    /// Its main process, while it runs.
+    pub(crate) pid: Option<Pid>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum State {
+pub(crate) enum State {
     Waiting(&'static str, String),
     Running(Timestamp),
     Ended(Ended),
 }
 
-/// How a container ended.
+/// The end of a container.
 #[derive(Clone, Debug)]
-pub(super) struct Ended {
-    pub(super) code: i32,
-    pub(super) signal: Option<i32>,
-    pub(super) message: String,
-    pub(super) began: Timestamp,
-    pub(super) ended: Timestamp,
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    /// Why the node ended it, if it did.
+    pub(crate) message: String,
+    pub(crate) began: Timestamp,
+    pub(crate) ended: Timestamp,
 }
 
-/// When conditions last changed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Conditions(Vec<(&'static str, bool, Timestamp)>);
+/// The addresses of a pod and its node.
+pub(crate) struct Addresses {
+    /// `None` while the pod has no network.
+    pub(crate) pod: Option<String>,
+    pub(crate) node: String,
+}
 
 impl Container {
     fn status(&self) -> Value {
         json!({
             "name": self.name, "image": self.image, "imageID": self.image, "restartCount": self.restarts,
-            "started": self.started, "ready": self.ready,
-            "containerID": format!("testbed://{}", self.name),
+            "started": self.pid.is_some(), "ready": self.ready,
             "state": self.state.status(),
             "lastState": self.last.as_ref().map_or_else(|| json!({}), Ended::status),
         })
+    }
+
+    fn has_succeeded(&self) -> bool {
+        matches!(&self.state, State::Ended(ended) if ended.code == 0)
     }
 }
 
@@ -65,7 +71,6 @@ impl Ended {
     fn status(&self) -> Value {
         json!({"terminated": {
             "exitCode": self.code,
-            "signal": self.signal,
             "reason": if self.code == 0 { "Completed" } else { "Error" },
             "message": self.message,
             "startedAt": Time(self.began),
@@ -74,24 +79,18 @@ impl Ended {
     }
 }
 
-/// The pod's status; `problem` is why it can't begin; `over` when nothing of it runs or will run.
-pub(super) fn of(
+/// The pod's status. `problem` is why it can't begin; `over` says that nothing of it runs or will run.
+pub(crate) fn of(
     pod: &Pod,
     containers: &[Container],
-    conditions: &mut Conditions,
-    ips: (Option<String>, &str),
+    addresses: &Addresses,
     began: Timestamp,
     problem: Option<&str>,
     over: bool,
 ) -> Value {
     let (init, main): (Vec<_>, Vec<_>) = containers.iter().partition(|container| container.init);
-    let initialized = init.iter().all(|container| match &container.state {
-        State::Ended(ended) => ended.code == 0,
-        _ => container.started && container.ready,
-    });
-    let succeeded =
-        |container: &&&Container| matches!(&container.state, State::Ended(ended) if ended.code == 0);
-    let phase = if over && initialized && main.iter().filter(succeeded).count() == main.len() {
+    let initialized = init.iter().all(|container| container.has_succeeded());
+    let phase = if over && initialized && main.iter().all(|container| container.has_succeeded()) {
         "Succeeded"
     } else if over {
         "Failed"
@@ -103,61 +102,24 @@ pub(super) fn of(
     };
     let leaving = pod.metadata.deletion_timestamp.is_some();
     let ready = !over && !leaving && initialized && main.iter().all(|container| container.ready);
-    let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.clone()).unwrap_or_default();
-    let open = gates.iter().all(|gate| {
-        let others = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        others.into_iter().any(|other| other.type_ == gate.condition_type && other.status == "True")
-    });
-    let told: Vec<Value> = [
-        ("PodReadyToStartContainers", ips.0.is_some()),
-        ("Initialized", initialized),
-        ("ContainersReady", ready),
-        ("Ready", ready && open),
-    ]
-    .into_iter()
-    .map(|(name, holds)| {
-        let since = conditions.since(name, holds);
-        let reason = match (holds, over) {
-            (true, _) => "",
-            (false, true) if phase == "Succeeded" => "PodCompleted",
-            (false, true) => "PodFailed",
-            (false, false) => "ContainersNotReady",
-        };
-        let status = if holds { "True" } else { "False" };
-        json!({"type": name, "status": status, "reason": reason, "lastTransitionTime": Time(since)})
-    })
-    .collect();
-    // The address of an earlier life of the pod on this node goes: the list would be merged by key.
+    let conditions = [("Initialized", initialized), ("ContainersReady", ready), ("Ready", ready)];
+    let conditions =
+        conditions.map(|(name, holds)| json!({"type": name, "status": if holds { "True" } else { "False" }}));
+    // Without this the lists are merged by key, and the address of the pod's earlier life on this node would stay.
     let mut pod_ips = vec![json!({"$patch": "replace"})];
-    pod_ips.extend(ips.0.as_ref().map(|ip| json!({"ip": ip})));
+    pod_ips.extend(addresses.pod.as_ref().map(|ip| json!({"ip": ip})));
+    let statuses = |containers: &[&Container]| -> Vec<Value> {
+        containers.iter().map(|container| container.status()).collect()
+    };
     json!({"status": {
         "phase": phase,
-        "conditions": told,
-        "containerStatuses": main.iter().map(|container| container.status()).collect::<Vec<_>>(),
-        "initContainerStatuses": init.iter().map(|container| container.status()).collect::<Vec<_>>(),
-        "hostIP": ips.1,
-        "podIP": ips.0,
+        "conditions": conditions,
+        "containerStatuses": statuses(&main),
+        "initContainerStatuses": statuses(&init),
+        "hostIP": addresses.node,
+        "podIP": addresses.pod,
         "podIPs": pod_ips,
         "startTime": Time(began),
         "message": problem,
-        "qosClass": pod.status.as_ref().and_then(|status| status.qos_class.clone()),
     }})
-}
-
-impl Conditions {
-    fn since(&mut self, name: &'static str, holds: bool) -> Timestamp {
-        match self.0.iter_mut().find(|(known, ..)| *known == name) {
-            Some((_, held, since)) => {
-                if *held != holds {
-                    (*held, *since) = (holds, Timestamp::now());
-                }
-                *since
-            }
-            None => {
-                let now = Timestamp::now();
-                self.0.push((name, holds, now));
-                now
-            }
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! A pod's volumes, as folders of its node's.
+//! A pod's volumes, as folders of its node.
 
 use std::{
     collections::BTreeMap,
@@ -9,202 +9,161 @@ use std::{
 
 use anyhow::{Context, bail};
 use http::Request;
-use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Pod, Volume};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, KeyToPath, Pod, Secret, ServiceAccountTokenProjection, Volume as Asked, VolumeProjection,
+};
+use kube::Api;
 use serde_json::{Value, json};
 
-use super::{
-    agent::Node,
-    environment::{self, Keys},
-};
+use crate::{environment, host::Host};
 
-/// Where a volume's content is on this machine.
-pub(super) type Volumes = BTreeMap<String, PathBuf>;
+/// A pod's volumes by name.
+pub(crate) type Volumes = BTreeMap<String, Volume>;
 
-/// A file to be: its path, its bytes, its mode where that is said.
-type File = (String, Vec<u8>, Option<i32>);
+pub(crate) struct Volume {
+    /// Its content on this machine.
+    pub(crate) path: PathBuf,
+    /// Secrets and projections are not, as with a kubelet.
+    pub(crate) writable: bool,
+}
+
+/// The files of a volume by their paths, with their modes where they differ from the volume's.
+type Files = Vec<(String, Vec<u8>, Option<u32>)>;
 
 /// Makes the pod's volumes below `folder`.
-pub(super) async fn prepare(node: &Node, pod: &Pod, ip: &str, folder: &Path) -> anyhow::Result<Volumes> {
+pub(crate) async fn prepare(host: &Host, pod: &Pod, folder: &Path) -> anyhow::Result<Volumes> {
     let spec = pod.spec.as_ref().context("a pod without a spec")?;
     let group = spec.security_context.as_ref().and_then(|context| context.fs_group);
+    let group = group.map(u32::try_from).transpose()?;
     let mut volumes = Volumes::new();
     for volume in spec.volumes.iter().flatten() {
-        let path = folder.join(&volume.name);
-        let path = make(node, pod, ip, volume, path, group.map(u32::try_from).transpose()?)
-            .await
-            .with_context(|| format!("MountVolume.SetUp failed for volume {:?}", volume.name))?;
-        volumes.insert(volume.name.clone(), path);
+        let made = make(host, pod, volume, folder.join(&volume.name), group).await;
+        let made = made.with_context(|| format!("MountVolume.SetUp failed for volume {:?}", volume.name))?;
+        volumes.insert(volume.name.clone(), made);
     }
     Ok(volumes)
 }
 
 async fn make(
-    node: &Node,
+    host: &Host,
     pod: &Pod,
-    ip: &str,
-    volume: &Volume,
+    volume: &Asked,
     path: PathBuf,
     group: Option<u32>,
-) -> anyhow::Result<PathBuf> {
+) -> anyhow::Result<Volume> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    if let Some(host) = &volume.host_path {
-        return host_path(node, host);
+    if let Some(folder) = &volume.host_path {
+        return writable(host.host_path(&folder.path), None, None);
     }
     if let Some(claim) = &volume.persistent_volume_claim {
-        return claimed(node, namespace, &claim.claim_name, group).await;
+        // As on a disk, and unlike in a plain hostPath, the pod's group may write.
+        return writable(claimed(host, namespace, &claim.claim_name).await?, group, group.map(|_| 0o2775));
     }
-    fs::create_dir_all(&path)?;
     if volume.empty_dir.is_some() {
-        chown(&path, None, group)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(if group.is_some() { 0o2777 } else { 0o777 }))?;
-        return Ok(path);
+        return writable(path, group, Some(if group.is_some() { 0o2777 } else { 0o777 }));
     }
     let (files, mode) = if let Some(secret) = &volume.secret {
         let name = secret.secret_name.as_deref().unwrap_or_default();
-        let keys = Keys::Secret.read(node, namespace, name, secret.optional).await?;
-        (chosen(keys, secret.items.as_deref(), secret.optional)?, secret.default_mode)
-    } else if let Some(map) = &volume.config_map {
-        let keys = Keys::ConfigMap.read(node, namespace, &map.name, map.optional).await?;
-        (chosen(keys, map.items.as_deref(), map.optional)?, map.default_mode)
-    } else if let Some(downward) = &volume.downward_api {
-        (told(node, pod, ip, downward.items.as_deref())?, downward.default_mode)
+        let read = Api::<Secret>::namespaced(host.client.clone(), namespace).get(name).await;
+        let data = read.with_context(|| format!("cannot read the Secret {namespace}/{name}"))?.data;
+        let files = data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0, None));
+        (files.collect(), secret.default_mode)
     } else if let Some(projected) = &volume.projected {
-        let mut files = Vec::new();
+        let mut files = Files::new();
         for source in projected.sources.iter().flatten() {
-            if let Some(secret) = &source.secret {
-                let keys = Keys::Secret.read(node, namespace, &secret.name, secret.optional).await?;
-                files.extend(chosen(keys, secret.items.as_deref(), secret.optional)?);
-            } else if let Some(map) = &source.config_map {
-                let keys = Keys::ConfigMap.read(node, namespace, &map.name, map.optional).await?;
-                files.extend(chosen(keys, map.items.as_deref(), map.optional)?);
-            } else if let Some(downward) = &source.downward_api {
-                files.extend(told(node, pod, ip, downward.items.as_deref())?);
-            } else if let Some(account) = &source.service_account_token {
-                let token = token(node, pod, account.audience.as_deref(), account.expiration_seconds).await?;
-                files.push((account.path.clone(), token.into_bytes(), group.map(|_| 0o600)));
-            } else {
-                bail!(
-                    "a source of a kind that is not offered: use secret, configMap, downwardAPI, serviceAccountToken"
-                );
-            }
+            files.extend(project(host, pod, namespace, source, group).await?);
         }
         (files, projected.default_mode)
     } else {
-        bail!(
-            "a kind of volume that is not offered: use emptyDir, secret, configMap, downwardAPI, projected, hostPath, \
-             or a claim bound to a PersistentVolume with a hostPath"
-        );
+        bail!("a volume without a source")
     };
-    write(&path, &files, mode.unwrap_or(0o644), group)?;
-    Ok(path)
+    write(&path, &files, mode.unwrap_or(0o644).try_into()?, group)?;
+    Ok(Volume { path, writable: false })
 }
 
-fn chosen(
-    keys: Option<BTreeMap<String, Vec<u8>>>,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-) -> anyhow::Result<Vec<File>> {
-    let mut keys = keys.unwrap_or_default();
-    let Some(items) = items else {
-        return Ok(keys.into_iter().map(|(key, value)| (key, value, None)).collect());
-    };
-    let mut files = Vec::new();
-    for item in items {
-        match keys.remove(&item.key) {
-            Some(value) => files.push((item.path.clone(), value, item.mode)),
-            None if optional == Some(true) => {}
-            None => bail!("references non-existent key: {}", item.key),
+/// A folder, which is made if it is missing.
+fn writable(path: PathBuf, group: Option<u32>, mode: Option<u32>) -> anyhow::Result<Volume> {
+    fs::create_dir_all(&path)?;
+    chown(&path, None, group)?;
+    if let Some(mode) = mode {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(Volume { path, writable: true })
+}
+
+async fn project(
+    host: &Host,
+    pod: &Pod,
+    namespace: &str,
+    source: &VolumeProjection,
+    group: Option<u32>,
+) -> anyhow::Result<Files> {
+    let mut files = Files::new();
+    if let Some(map) = &source.config_map {
+        let read = Api::<ConfigMap>::namespaced(host.client.clone(), namespace).get(&map.name).await;
+        let read = read.with_context(|| format!("cannot read the ConfigMap {namespace}/{}", map.name))?;
+        let mut data = read.data.unwrap_or_default();
+        for KeyToPath { key, path, .. } in map.items.iter().flatten() {
+            let text = data.remove(key).with_context(|| format!("references non-existent key: {key}"))?;
+            files.push((path.clone(), text.into_bytes(), None));
         }
     }
-    Ok(files)
-}
-
-fn told(
-    node: &Node,
-    pod: &Pod,
-    ip: &str,
-    items: Option<&[DownwardAPIVolumeFile]>,
-) -> anyhow::Result<Vec<File>> {
-    let mut files = Vec::new();
-    for item in items.into_iter().flatten() {
-        let field = item.field_ref.as_ref().context("only fieldRef is offered")?;
-        let text = environment::field(pod, ip, &node.ip.to_string(), field)?;
-        files.push((item.path.clone(), text.into_bytes(), item.mode));
+    for item in source.downward_api.iter().flat_map(|downward| downward.items.iter().flatten()) {
+        let field = item.field_ref.as_ref().context("a downwardAPI item without fieldRef")?;
+        files.push((item.path.clone(), environment::field(pod, field)?.into_bytes(), None));
+    }
+    if let Some(account) = &source.service_account_token {
+        let token = token(host, pod, namespace, account).await?;
+        files.push((account.path.clone(), token.into_bytes(), group.map(|_| 0o600)));
     }
     Ok(files)
 }
 
-/// As the kubelet writes them: with an fsGroup, that group may read them.
-fn write(folder: &Path, files: &[File], mode: i32, group: Option<u32>) -> anyhow::Result<()> {
+/// Writes files as the kubelet does: a pod's fsGroup may read them.
+fn write(folder: &Path, files: &Files, mode: u32, group: Option<u32>) -> anyhow::Result<()> {
+    fs::create_dir_all(folder)?;
     for (name, bytes, own) in files {
         let path = folder.join(name);
-        let parent = path.parent().unwrap_or(folder);
-        fs::create_dir_all(parent)?;
         fs::write(&path, bytes)?;
-        let mode = u32::try_from(own.unwrap_or(mode))? | if group.is_some() { 0o440 } else { 0 };
+        let mode = own.unwrap_or(mode) | if group.is_some() { 0o440 } else { 0 };
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
         chown(&path, None, group)?;
     }
     Ok(())
 }
 
-/// A path of the node's is one below its folder.
-fn host_path(node: &Node, source: &HostPathVolumeSource) -> anyhow::Result<PathBuf> {
-    let path = node.host_path(&source.path);
-    let kind = source.type_.as_deref().unwrap_or_default();
-    match kind {
-        "" | "DirectoryOrCreate" if !path.exists() => fs::create_dir_all(&path)?,
-        "FileOrCreate" if !path.exists() => drop(fs::File::create(&path)?),
-        "Directory" if !path.is_dir() => {
-            bail!("hostPath type check failed: {} is not a directory", source.path)
-        }
-        "File" | "Socket" if !path.exists() => {
-            bail!("hostPath type check failed: there is no {}", source.path)
-        }
-        _ => {}
-    }
-    Ok(path)
-}
-
-/// The folder of a claim's volume; as with a disk, and unlike a plain hostPath, the pod's group may write to it.
-async fn claimed(node: &Node, namespace: &str, claim: &str, group: Option<u32>) -> anyhow::Result<PathBuf> {
+/// The folder of a claim's PersistentVolume.
+async fn claimed(host: &Host, namespace: &str, claim: &str) -> anyhow::Result<PathBuf> {
     let get = async |path: String| {
         let request = Request::get(&path).body(Vec::new())?;
-        anyhow::Ok(node.client.request::<Value>(request).await?)
+        anyhow::Ok(host.client.request::<Value>(request).await?)
     };
     let bound = get(format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}")).await?;
     let name =
         bound["spec"]["volumeName"].as_str().with_context(|| format!("the claim {claim} is not bound"))?;
     let volume = get(format!("/api/v1/persistentvolumes/{name}")).await?;
-    let path = volume["spec"]["hostPath"]["path"].as_str().or(volume["spec"]["local"]["path"].as_str());
-    let path = path.with_context(|| format!("the PersistentVolume {name} has neither hostPath nor local"))?;
-    let path = host_path(node, &HostPathVolumeSource { path: path.to_owned(), type_: None })?;
-    if group.is_some() {
-        chown(&path, None, group)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o2775))?;
-    }
-    Ok(path)
+    let path = volume["spec"]["hostPath"]["path"].as_str();
+    Ok(host.host_path(path.with_context(|| format!("the PersistentVolume {name} has no hostPath"))?))
 }
 
-/// A token of the pod's ServiceAccount that is good as long as the pod exists.
+/// A token of the pod's ServiceAccount that is valid as long as the pod exists.
 async fn token(
-    node: &Node,
+    host: &Host,
     pod: &Pod,
-    audience: Option<&str>,
-    seconds: Option<i64>,
+    namespace: &str,
+    asked: &ServiceAccountTokenProjection,
 ) -> anyhow::Result<String> {
     let spec = pod.spec.as_ref().context("a pod without a spec")?;
     let account = spec.service_account_name.as_deref().unwrap_or("default");
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let body = json!({"spec": {
-        "audiences": audience.into_iter().collect::<Vec<_>>(),
-        "expirationSeconds": seconds.unwrap_or(3600),
+        "audiences": asked.audience.iter().collect::<Vec<_>>(),
+        "expirationSeconds": asked.expiration_seconds,
         "boundObjectRef": {
             "kind": "Pod", "apiVersion": "v1", "name": pod.metadata.name, "uid": pod.metadata.uid,
         },
     }});
     let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
     let request = Request::post(&path).header("content-type", "application/json");
-    let answer: Value = node.client.request(request.body(serde_json::to_vec(&body)?)?).await?;
+    let answer: Value = host.client.request(request.body(serde_json::to_vec(&body)?)?).await?;
     answer["status"]["token"].as_str().map(str::to_owned).context("the answer has no token")
 }

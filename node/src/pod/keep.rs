@@ -1,25 +1,25 @@
-//! A pod's containers: started, attended, restarted, ended.
+//! The containers of a pod: started, probed, restarted, ended.
 
-use std::{fs, sync::Mutex, time::Duration};
+use std::{sync::Mutex, time::Duration};
 
 use k8s_openapi::{api::core::v1, jiff::Timestamp};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::{BACKOFF, Kind, LONGEST_BACKOFF, Life, Place, lock};
-use crate::node::{
-    container::{self, Plan, Running},
-    environment,
-    probes::{self, Target, Told},
+use super::{BACKOFF, Kind, LONGEST_BACKOFF, Life, Place};
+use crate::{
+    container::{Plan, Running},
+    lock::lock,
+    probes::{self, Readiness},
     status::{Ended, State},
 };
 
-/// A container that ran this long has its backoff forgotten.
+/// A container that ran this long starts with the first backoff again.
 const LONG_ENOUGH: Duration = Duration::from_secs(10);
 
 impl Life {
-    /// Runs a container again and again, as its pod's policy says; returns how it ended for good.
-    pub(super) async fn keep(&self, place: &Place, container: &v1::Container, kind: Kind) -> Option<Ended> {
+    /// Runs a container again and again, as its pod's policy says; returns its last exit code.
+    pub(super) async fn keep(&self, place: &Place, container: &v1::Container, kind: Kind) -> Option<i32> {
         let name = &container.name;
         let (mut backoff, mut restarts) = (BACKOFF, 0);
         loop {
@@ -30,35 +30,32 @@ impl Life {
                     self.shared.update(name, |state| {
                         state.state = State::Running(began);
                         state.pid = Some(running.pid());
-                        state.restarts += restarts;
+                        state.restarts = restarts;
                     });
-                    let (code, signal, why) = self.attend(place, container, &running, kind).await;
-                    let written = fs::read_to_string(self.message(name)).unwrap_or_default();
-                    let message = if written.is_empty() { why } else { written };
-                    let ended = Ended { code, signal, message, began, ended: Timestamp::now() };
+                    restarts += 1;
+                    let (code, message) = self.attend(place, container, &running, kind).await;
+                    let ended = Ended { code, message, began, ended: Timestamp::now() };
                     self.shared.update(name, |state| {
                         state.state = State::Ended(ended.clone());
-                        (state.pid, state.started, state.ready) =
-                            (None, false, kind == Kind::Init && code == 0);
+                        (state.pid, state.ready) = (None, kind == Kind::Init && code == 0);
                     });
-                    restarts = 1;
                     Some(ended)
                 }
                 Err((reason, error)) => {
                     let error = format!("{error:#}");
-                    self.node.event(&self.pod, reason, &format!("container {name}: {error}"));
+                    self.tell(reason, &format!("container {name}: {error}"));
                     self.shared.update(name, |state| state.state = State::Waiting(reason, error));
                     None
                 }
             };
-            let policy = self.spec.restart_policy.as_deref().unwrap_or("Always");
-            let again = ended.as_ref().is_none_or(|ended| match kind {
-                Kind::Sidecar => true,
-                Kind::Init => ended.code != 0 && policy != "Never",
-                Kind::Main => policy == "Always" || policy == "OnFailure" && ended.code != 0,
-            });
-            if !again || self.is_stopping(kind) {
-                return ended;
+            let code = ended.as_ref().map(|ended| ended.code);
+            let again = match self.spec.restart_policy.as_deref() {
+                Some("Never") => code.is_none(),
+                Some("OnFailure") => code != Some(0),
+                _ => kind == Kind::Main || code != Some(0),
+            };
+            if !again || self.leaving() {
+                return code;
             }
             if begun.elapsed() > LONG_ENOUGH {
                 backoff = BACKOFF;
@@ -72,11 +69,11 @@ impl Life {
             }
             tokio::select! {
                 () = sleep(backoff) => {}
-                () = self.stopping(kind) => {
-                    if let Some(ended) = &ended {
-                        self.shared.update(name, |state| state.state = State::Ended(ended.clone()));
+                () = self.stopping() => {
+                    if let Some(ended) = ended {
+                        self.shared.update(name, |state| state.state = State::Ended(ended));
                     }
-                    return ended;
+                    return code;
                 }
             }
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
@@ -89,77 +86,55 @@ impl Life {
         container: &v1::Container,
     ) -> Result<Running, (&'static str, anyhow::Error)> {
         let asked = container.image.as_deref().unwrap_or_default();
-        let image = self.node.machine.image(asked).map_err(|error| ("ErrImagePull", error))?;
-        let planned = async {
-            let env = environment::of(&self.node, &self.pod, &self.ip.to_string(), image, container).await?;
-            let message = self.message(&container.name);
-            container::message_file(&message)?;
-            Plan::new(&self.pod, container, image, env, &place.volumes, &place.hosts, &message)
-        };
-        let plan = planned.await.map_err(|error| ("CreateContainerConfigError", error))?;
+        let image = self.host.image(asked).map_err(|error| ("ErrImagePull", error))?;
+        let plan = Plan::new(&self.pod, container, image, &place.volumes, &place.hosts);
+        let plan = plan.map_err(|error| ("CreateContainerConfigError", error))?;
         let (root, log) = (self.folder.join("root").join(&container.name), self.log(&container.name));
         plan.start(&place.network, &root, &log).await.map_err(|error| ("CreateContainerError", error))
     }
 
-    /// Probes a container until it ends, ends it when that is due, and tells its exit code and signal.
+    /// Probes a container until it ends, ends it when that is due, and returns its exit code and why it was ended.
     async fn attend(
         &self,
         place: &Place,
         container: &v1::Container,
         running: &Running,
         kind: Kind,
-    ) -> (i32, Option<i32>, String) {
+    ) -> (i32, String) {
         let name = &container.name;
-        let target = Target { container, running, ip: place.network.ip };
-        let lifecycle = container.lifecycle.clone().unwrap_or_default();
         let last = Mutex::new(String::new());
-        let tell = |told| match told {
-            Told::Started => self.shared.update(name, |state| state.started = true),
-            Told::Ready(ready) => self.shared.update(name, |state| state.ready = ready),
-            Told::Unready(why) => {
+        let tell = |readiness| match readiness {
+            Readiness::Ready => self.shared.update(name, |state| state.ready = true),
+            Readiness::Unready => self.shared.update(name, |state| state.ready = false),
+            Readiness::Failed(why) => {
                 let mut last = lock(&last);
                 if *last != why {
-                    self.node.event(&self.pod, "Unhealthy", &why);
+                    self.tell("Unhealthy", &format!("readiness probe failed: {why}"));
                     *last = why;
                 }
             }
         };
         let probing = async {
-            if let Some(hook) = &lifecycle.post_start
-                && let Err(error) = probes::hook(&target, hook, self.grace()).await
-            {
-                return format!("the postStart hook failed: {error:#}");
+            match kind {
+                Kind::Init => std::future::pending().await,
+                Kind::Main => probes::attend(container, place.network.ip, &tell).await,
             }
-            if kind == Kind::Init {
-                return std::future::pending().await;
-            }
-            probes::attend(&target, &tell).await
         };
         let why = tokio::select! {
-            (code, signal) = running.wait() => return (code, signal, String::new()),
+            code = running.wait() => return (code, String::new()),
             why = probing => why,
-            () = self.stopping(kind) => String::new(),
+            () = self.stopping() => String::new(),
         };
         self.shared.update(name, |state| state.ready = false);
-        let message = format!("Stopping container {name} {why}");
-        self.node.event(&self.pod, "Killing", message.trim_end());
-        let ask = async {
-            if let Some(hook) = &lifecycle.pre_stop
-                && let Err(error) = probes::hook(&target, hook, self.grace()).await
-            {
-                self.node.event(&self.pod, "FailedPreStopHook", &format!("{error:#}"));
-            }
-            running.signal(Signal::TERM);
-            std::future::pending::<()>().await;
-        };
-        let (code, signal) = tokio::select! {
-            ended = running.wait() => ended,
-            () = ask => unreachable!("it asks once, and then waits"),
+        self.tell("Killing", &format!("stopping container {name} {why}"));
+        running.signal(Signal::TERM);
+        let code = tokio::select! {
+            code = running.wait() => code,
             () = self.grace_over() => {
                 running.signal(Signal::KILL);
                 running.wait().await
             }
         };
-        (code, signal, why)
+        (code, why)
     }
 }
