@@ -27,6 +27,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         ],
     ),
     ("lease-testbed", &[]),
+    ("lease-node", &["lease-testbed"]),
     ("lease-settings", &["lease-core"]),
     ("lease-worker-common", &["lease-core", "lease-postgres", "lease-settings", "lease-sqlite"]),
     (
@@ -54,6 +55,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-core",
             "lease-etcd",
             "lease-k8s",
+            "lease-node",
             "lease-postgres",
             "lease-spendguard",
             "lease-sqlite",

@@ -1,4 +1,4 @@
-//! What exists, kept up to date by list and watch, over restarts of the API server.
+//! All objects of a kind, kept up to date by list and watch, over restarts of the API server.
 
 use std::{collections::BTreeMap, fmt::Debug, future::Future, pin::pin, time::Duration};
 
@@ -10,13 +10,13 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-const AGAIN: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 const LIMIT: Duration = Duration::from_secs(10);
 /// After this many seconds the API server ends a watch.
 const WINDOW_SECS: u32 = 60;
 
 /// Calls `seen` with all objects, by `namespace/name`, whenever one has changed. Never returns.
-pub(super) async fn keep<K, F>(
+pub(crate) async fn keep<K, F>(
     api: Api<K>,
     fields: Option<String>,
     mut seen: impl FnMut(BTreeMap<String, K>) -> F,
@@ -26,9 +26,9 @@ pub(super) async fn keep<K, F>(
 {
     loop {
         if let Err(error) = follow(&api, fields.as_deref(), &mut seen).await {
-            tracing::debug!(%error, "watching anew");
+            tracing::debug!(%error, "the watch has ended; listing anew");
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -52,7 +52,7 @@ where
     seen(all.clone()).await;
     loop {
         let mut events = pin!(tokio::time::timeout(LIMIT, api.watch(&watch, &version)).await??);
-        // A server that vanished without a word is noticed by its silence.
+        // A server that vanished without closing its connections is noticed by its silence.
         let silence = Duration::from_secs(WINDOW_SECS.into()) + LIMIT;
         while let Some(event) = tokio::time::timeout(silence, events.try_next()).await?? {
             match event {

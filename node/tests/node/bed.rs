@@ -1,15 +1,17 @@
 //! A cluster that all cases share, and a namespace for each.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lease_testbed::{Cluster, ClusterOptions, Image, wait_for, wait_until};
+use lease_node::{Cluster, ClusterOptions, Image};
+use lease_testbed::{wait_for, wait_until};
 use serde_json::{Value, json};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
-/// Where the image has this program.
+/// The path of this program in the image.
 pub(crate) const PROGRAM: &str = "/usr/local/bin/program";
-/// Only who tolerates it runs on the nodes that are lost.
+/// The taint of the nodes that are lost: only pods that tolerate it run there.
 pub(crate) const LOSSY: &str = "lossy";
 pub(crate) const OBEDIENT: &str = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
 
@@ -100,7 +102,7 @@ impl Bed {
     }
 }
 
-/// As a merge patch does; the items of lists by their places.
+/// Merges as a merge patch does, and the items of lists by their places.
 pub(crate) fn merge(to: &mut Value, from: Value) {
     match (to, from) {
         (Value::Object(to), Value::Object(from)) => {
@@ -124,4 +126,12 @@ pub(crate) fn with_program(mut more: Value) -> Value {
     more["containers"][0]["image"] = json!("program");
     more["containers"][0]["command"] = json!(["/bin/sh", "-c"]);
     more
+}
+
+/// The processes of this machine whose command line contains `text`.
+pub(crate) fn processes(text: &str) -> Vec<u32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let command = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    pids.filter(|pid| String::from_utf8_lossy(&command(pid)).contains(text)).collect()
 }

@@ -1,5 +1,5 @@
-//! Pods as processes: a real control plane, nodes of ours. This very program is also what some of the pods run, and
-//! the runner that is killed.
+//! Pods as processes: a real control plane, and nodes of this crate. This very program is also the program of some of
+//! the pods, and the runner that is killed.
 
 mod bed;
 mod faults;
@@ -10,7 +10,7 @@ mod program;
 use std::sync::Arc;
 
 use anyhow::Context;
-use lease_testbed::in_private_network;
+use lease_node::in_private_network;
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
 use tokio::sync::RwLock;
@@ -65,9 +65,7 @@ fn trials(run: impl Fn(usize, &'static str) -> Result<(), Failed> + Clone + Send
         "a_user_without_rights_works_in_a_folder_that_a_root_init_container_made",
         "readiness_governs_who_a_service_leads_to",
         "a_container_whose_liveness_probe_fails_is_restarted",
-        "a_pod_that_is_stopped_or_cut_off_goes_on_later",
         "a_program_reaches_the_api_server_by_its_in_cluster_configuration",
-        "a_sidecar_outlasts_whom_it_serves_and_hooks_are_run",
         "a_claim_that_is_bound_to_a_folder_of_a_node_keeps_what_is_written",
         "a_server_of_the_machine_is_reached_once_it_is_exposed",
         "what_is_not_offered_is_said",
@@ -82,7 +80,7 @@ fn trials(run: impl Fn(usize, &'static str) -> Result<(), Failed> + Clone + Send
     names.into_iter().enumerate().map(trial).collect()
 }
 
-/// The one case that takes the API server away has it for itself.
+/// Held alone by the one case that stops the API server.
 static API_SERVER: RwLock<()> = RwLock::const_new(());
 
 async fn case(name: &str, bed: Bed) -> anyhow::Result<()> {
@@ -105,9 +103,7 @@ async fn case(name: &str, bed: Bed) -> anyhow::Result<()> {
         "a_user_without_rights_works_in_a_folder_that_a_root_init_container_made" => found::user(&bed).await,
         "readiness_governs_who_a_service_leads_to" => found::service(&bed).await,
         "a_container_whose_liveness_probe_fails_is_restarted" => lives::liveness(&bed).await,
-        "a_pod_that_is_stopped_or_cut_off_goes_on_later" => faults::faults(&bed).await,
         "a_program_reaches_the_api_server_by_its_in_cluster_configuration" => found::in_cluster(&bed).await,
-        "a_sidecar_outlasts_whom_it_serves_and_hooks_are_run" => lives::sidecar(&bed).await,
         "a_claim_that_is_bound_to_a_folder_of_a_node_keeps_what_is_written" => found::claim(&bed).await,
         "a_server_of_the_machine_is_reached_once_it_is_exposed" => found::exposed(&bed).await,
         "what_is_not_offered_is_said" => found::refused(&bed).await,

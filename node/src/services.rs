@@ -1,4 +1,4 @@
-//! What kube-proxy and the cluster's DNS are for: a Service's address and name lead to its ready pods.
+//! In place of kube-proxy and the cluster's DNS: the address and the name of a Service lead to its ready pods.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{Api, Client};
 use tokio::{net::TcpListener, task::AbortHandle};
 
-use super::{network, watch};
+use crate::{lock::lock, network, watch};
 
 /// The Service by which pods reach the API server.
 const KUBERNETES: &str = "default/kubernetes";
@@ -25,9 +25,9 @@ const KUBERNETES: &str = "default/kubernetes";
 pub(crate) struct Services {
     apiserver: SocketAddr,
     state: Mutex<State>,
-    /// Where each address leads just now.
+    /// The present targets of each address.
     routes: Arc<Mutex<Routes>>,
-    /// One change after the other.
+    /// Locked over a whole change.
     listening: tokio::sync::Mutex<Listening>,
 }
 
@@ -54,7 +54,7 @@ struct Hosts {
     own: String,
 }
 
-/// Ends with its handle.
+/// A task that ends with this handle.
 struct Task(AbortHandle);
 
 impl Services {
@@ -76,8 +76,8 @@ impl Services {
         tokio::join!(services, slices);
     }
 
-    /// Keeps a hosts file for a pod, from now on; `own` is its own line.
-    pub(super) fn show(&self, path: &Path, namespace: &str, own: &str) -> anyhow::Result<()> {
+    /// Keeps a hosts file for a pod up to date from now on; `own` is the line of the pod itself.
+    pub(crate) fn show(&self, path: &Path, namespace: &str, own: &str) -> anyhow::Result<()> {
         let hosts = Hosts { path: path.to_owned(), namespace: namespace.to_owned(), own: own.to_owned() };
         let mut state = self.lock();
         state.write(&hosts)?;
@@ -85,8 +85,8 @@ impl Services {
         Ok(())
     }
 
-    /// Keeps it no longer.
-    pub(super) fn forget(&self, path: &Path) {
+    /// Stops keeping a hosts file up to date.
+    pub(crate) fn forget(&self, path: &Path) {
         self.lock().hosts.retain(|hosts| hosts.path != path);
     }
 
@@ -101,7 +101,7 @@ impl Services {
             }
             state.routes(self.apiserver)
         };
-        // Without a ready pod a connection is to be refused.
+        // Without a ready pod nothing listens, so that connections are refused.
         let wanted: Vec<_> = routes.iter().filter(|(_, to)| !to.is_empty()).map(|(from, _)| *from).collect();
         *lock(&self.routes) = routes;
         listening.tasks.retain(|from, _| wanted.contains(from));
@@ -168,7 +168,7 @@ impl State {
         })
     }
 
-    /// Where the ready pods of a Service listen for its port of this name.
+    /// The addresses at which the ready pods of a Service serve its port of this name.
     fn ready(&self, service: &str, port: Option<&str>) -> Vec<SocketAddr> {
         let mut to = Vec::new();
         for slice in self.slices(service) {
@@ -177,7 +177,7 @@ impl State {
             };
             let number = slice.ports.iter().flatten().find(of_name).and_then(|port| port.port);
             let Some(number) = number.and_then(|number| u16::try_from(number).ok()) else { continue };
-            to.extend(addresses(slice).map(|(ip, _)| SocketAddr::from((ip, number))));
+            to.extend(addresses(slice).map(|ip| SocketAddr::from((ip, number))));
         }
         to
     }
@@ -187,24 +187,18 @@ impl State {
         let mut text = format!("127.0.0.1\tlocalhost\n{}\n", hosts.own);
         for (key, service) in &self.services {
             let (namespace, name) = key.split_once('/').unwrap_or_default();
-            let names = |name: &str| {
-                let mut names =
-                    format!("{name}.{namespace}.svc.cluster.local {name}.{namespace}.svc {name}.{namespace}");
-                if namespace == hosts.namespace {
-                    names += &format!(" {name}");
-                }
-                names
-            };
+            let mut names =
+                format!("{name}.{namespace}.svc.cluster.local {name}.{namespace}.svc {name}.{namespace}");
+            if namespace == hosts.namespace {
+                names += &format!(" {name}");
+            }
             match service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) {
                 Some("None") => {
-                    for (ip, host_name) in self.slices(key).flat_map(addresses) {
-                        text += &format!("{ip}\t{}\n", names(name));
-                        if let Some(host_name) = host_name {
-                            text += &format!("{ip}\t{}\n", names(&format!("{host_name}.{name}")));
-                        }
+                    for ip in self.slices(key).flat_map(addresses) {
+                        text += &format!("{ip}\t{names}\n");
                     }
                 }
-                Some(ip) if !ip.is_empty() => text += &format!("{ip}\t{}\n", names(name)),
+                Some(ip) if !ip.is_empty() => text += &format!("{ip}\t{names}\n"),
                 _ => {}
             }
         }
@@ -219,22 +213,16 @@ impl State {
     }
 }
 
-/// The ready addresses of a slice, and the host names of those that have one.
-fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = (Ipv4Addr, Option<&str>)> {
+/// The ready addresses of a slice.
+fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = Ipv4Addr> {
     let ready = slice.endpoints.iter().filter(|endpoint| {
         endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
     });
-    ready.filter_map(|endpoint| {
-        Some((endpoint.addresses.first()?.parse().ok()?, endpoint.hostname.as_deref()))
-    })
+    ready.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok())
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

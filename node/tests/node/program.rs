@@ -1,4 +1,4 @@
-//! What this program does in a pod.
+//! The tasks of this program in a pod.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-/// Says who it is to whoever asks by HTTP; 503 while there is a file `unready`.
+/// Answers its host name by HTTP; 503 while there is a file `unready`.
 pub(crate) fn serve(port: &str) -> anyhow::Result<()> {
     let listener = TcpListener::bind(format!("0.0.0.0:{port}"))?;
     for stream in listener.incoming() {

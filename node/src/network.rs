@@ -1,29 +1,23 @@
-//! The machine's bridge, and each pod's network on it.
+//! The bridge of the machine, and each pod's network on it.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
     time::Duration,
 };
 
-use rustix::process::Pid;
+use anyhow::Context;
+use lease_testbed::Process;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
 };
 
-use crate::{
-    process::Process,
-    run::run,
-    supervisor::{Ending, supervisor},
-};
-
-/// The machine as its pods see it, and what they reach services and the outside by.
-pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// The address of the machine for its pods, and their route to services.
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What an earlier cluster in this network left goes first.
+/// Removes what an earlier cluster left in this network, and makes the bridge.
 const BRIDGE: &str = "
 ip link delete pods 2>/dev/null
 ip address flush dev lo scope global
@@ -47,15 +41,15 @@ nsenter --target $pid --net /bin/sh -ec \"
     ip route add default via $gateway\"
 ";
 
-/// A pod's own network, host name and shared memory: they last as long as the process that holds them.
-pub(super) struct PodNetwork {
-    pub(super) ip: Ipv4Addr,
+/// The network, host name and shared memory of a pod; they last as long as the process that holds them.
+pub(crate) struct PodNetwork {
+    pub(crate) ip: Ipv4Addr,
     veth: String,
     holder: Process,
 }
 
 impl PodNetwork {
-    pub(super) async fn start(host_name: &str, ip: Ipv4Addr) -> anyhow::Result<Self> {
+    pub(crate) async fn start(host_name: &str, ip: Ipv4Addr) -> anyhow::Result<Self> {
         let hold = r#"echo "$1" >/proc/sys/kernel/hostname; echo up; exec sleep infinity"#;
         let holder = Process::command("unshare")?
             .args(["--net", "--uts", "--ipc", "/bin/sh", "-c", hold, "pod", host_name])
@@ -70,41 +64,43 @@ impl PodNetwork {
     }
 
     /// Arguments of nsenter that lead into it.
-    pub(super) fn enter(&self) -> [String; 3] {
+    pub(crate) fn enter(&self) -> [String; 3] {
         ["net", "uts", "ipc"].map(|kind| format!("--{kind}=/proc/{}/ns/{kind}", self.holder.id()))
     }
 
-    pub(super) fn holder(&self) -> Option<Pid> {
-        Pid::from_raw(self.holder.id().cast_signed())
-    }
-
-    pub(super) fn veth(&self) -> &str {
+    pub(crate) fn veth(&self) -> &str {
         &self.veth
     }
 }
 
-/// Pulls or puts back pods' plugs. One that isn't there needs no pulling.
-pub(crate) async fn plug(veths: &[String], connected: bool) -> anyhow::Result<()> {
-    let text = r#"state=$1; shift; for each; do ip link set "$each" "$state" || [ "$state" = down ]; done"#;
-    let mut args = vec![if connected { "up" } else { "down" }];
-    args.extend(veths.iter().map(String::as_str));
-    script("cut or mend pods", text, &args).await
+/// Cuts pods off the network. A pod without a network needs no cutting.
+pub(crate) async fn unplug(veths: &[String]) -> anyhow::Result<()> {
+    let veths: Vec<&str> = veths.iter().map(String::as_str).collect();
+    script("cut pods off", r#"for each; do ip link set "$each" down || true; done"#, &veths).await
 }
 
 pub(crate) async fn bridge() -> anyhow::Result<()> {
     script("make a bridge for pods", BRIDGE, &[&GATEWAY.to_string()]).await
 }
 
-/// Makes an address the machine's own: a Service's.
-pub(super) async fn add_address(ip: Ipv4Addr) -> anyhow::Result<()> {
-    script("add a service's address", r#"ip address replace "$1/32" dev lo"#, &[&ip.to_string()]).await
+/// Listens on an address that pods reach; the future forwards connections to `local`, for ever.
+pub(crate) async fn expose(
+    local: SocketAddr,
+) -> anyhow::Result<(SocketAddr, impl Future<Output = ()> + Send + 'static)> {
+    let listener = TcpListener::bind((GATEWAY, 0)).await?;
+    Ok((listener.local_addr()?, forward(listener, move || Some(local))))
 }
 
-/// Hands each connection on to where `target` says at the time; one that it has no answer for is closed.
-pub(super) async fn forward(listener: TcpListener, target: impl Fn() -> Option<SocketAddr>) {
+/// Adds an address to the machine: a node's or a Service's.
+pub(crate) async fn add_address(ip: Ipv4Addr) -> anyhow::Result<()> {
+    script("add an address", r#"ip address replace "$1/32" dev lo"#, &[&ip.to_string()]).await
+}
+
+/// Forwards each connection to the `target` of that moment; closes it if there is none.
+pub(crate) async fn forward(listener: TcpListener, target: impl Fn() -> Option<SocketAddr>) {
     loop {
         let Ok((mut client, _)) = listener.accept().await else {
-            // Out of descriptors, or the client has gone already.
+            // Out of file descriptors, or the client has already gone.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
@@ -121,7 +117,6 @@ pub(super) async fn forward(listener: TcpListener, target: impl Fn() -> Option<S
 }
 
 async fn script(name: &str, text: &str, args: &[&str]) -> anyhow::Result<()> {
-    let mut command = supervisor()?.command(Path::new("/bin/sh"), Ending::Kill)?;
-    command.args(["-c", text, "testbed-network"]).args(args);
-    run(&format!("the script that is to {name}"), command, LIMIT).await.map(drop)
+    let ran = Process::command("/bin/sh")?.args(["-c", text, "node-network"]).args(args).run(LIMIT).await;
+    ran.map(drop).with_context(|| format!("cannot {name}"))
 }

@@ -1,4 +1,4 @@
-//! A network and a table of mounts of our own, that the whole program runs in.
+//! A private network and table of mounts for the whole program.
 
 use std::{
     fs,
@@ -9,18 +9,21 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use crate::{kubernetes::ControlPlane, process::find_program};
+use lease_testbed::ControlPlane;
 
-/// Names the network that the program was in before, so that a descendant elsewhere isn't fooled.
-pub(super) const OUTSIDE: &str = "LEASE_TESTBED_OUTSIDE";
+/// Names the network that the program was in before, so that a descendant in another one can tell.
+pub(crate) const OUTSIDE: &str = "LEASE_NODE_OUTSIDE";
 
-const PROGRAMS: [&str; 8] = ["unshare", "nsenter", "setpriv", "mount", "ip", "chroot", "env", "sleep"];
+/// Fails when a program or the right to make these namespaces is missing.
+const TRIAL: &str = "for each in nsenter setpriv mount ip chroot env sleep; do
+    command -v $each >/dev/null || { echo there is no program $each >&2; exit 1; }
+done";
 
 /// Moves this program into a private network and a private table of mounts, by starting it anew there with the same
-/// arguments, environment and process id. Returns when it is there, with `lo` up. Nothing of the system's is touched,
+/// arguments, environment and process id. Returns when it is there, with `lo` up. The system itself is not changed,
 /// nothing in there reaches the outside, and all of it vanishes with the last process.
 ///
-/// Call it first in `main`, before any thread. What needs the outside (building, downloading) comes before it; the
+/// Call it first in `main`, before any thread. Whatever needs the outside (building, downloading) comes before it; the
 /// control plane's programs are built here unless they are in the cache.
 ///
 /// # Errors
@@ -44,7 +47,7 @@ pub fn in_private_network() -> anyhow::Result<()> {
 }
 
 /// An error unless [`in_private_network`] has been called.
-pub(crate) fn demand() -> anyhow::Result<()> {
+pub(crate) fn require() -> anyhow::Result<()> {
     if !is_private()? {
         bail!("pods run in a private network only: call in_private_network() first in main");
     }
@@ -66,20 +69,13 @@ fn requirements() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("running pods needs root rights, for network and mount namespaces: run this as root");
     }
-    let missing: Vec<_> =
-        PROGRAMS.into_iter().filter(|name| find_program(Path::new(name)).is_none()).collect();
-    if !missing.is_empty() {
-        bail!(
-            "running pods needs the programs {}: install util-linux, mount, coreutils and iproute2",
-            missing.join(", ")
-        );
-    }
-    let tried = Command::new("unshare")
-        .args(["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--propagation", "private", "true"])
-        .output()?;
+    let namespaces = ["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--propagation", "private"];
+    let tried = Command::new("unshare").args(namespaces).args(["/bin/sh", "-c", TRIAL]).output();
+    let tried = tried.context("running pods needs the program unshare: install util-linux")?;
     if !tried.status.success() {
         bail!(
-            "running pods needs the right to make namespaces (CAP_SYS_ADMIN; in a container: --privileged): {}",
+            "running pods needs the programs of util-linux, mount, coreutils and iproute2, and the right to make \
+             namespaces (CAP_SYS_ADMIN; in a container: --privileged): {}",
             String::from_utf8_lossy(&tried.stderr).trim_end()
         );
     }

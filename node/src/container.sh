@@ -1,8 +1,9 @@
 # Makes a container's root, says "started" with the main process's id, and becomes that process.
-# ROOT LOG READ_ONLY, then any number of "ro|rw SOURCE PATH", then "--" and the program with its arguments.
+# ROOT LOG READ_ONLY RIGHTS, then any number of "ro|rw SOURCE PATH", then "--", its environment as "NAME=VALUE", and the
+# program with its arguments. RIGHTS are arguments of setpriv.
 set -e
-root=$1 log=$2 read_only=$3
-shift 3
+root=$1 log=$2 read_only=$3 rights=$4
+shift 4
 mount -t tmpfs -o mode=755 tmpfs "$root"
 cd "$root"
 mkdir -p usr/local etc dev/shm proc run var/tmp tmp root
@@ -56,4 +57,5 @@ shift
 # The outer /proc: the id is one that the machine knows.
 read -r pid _ </proc/self/stat
 echo "started $pid"
-exec chroot "$root" "$@" >>"$log" 2>&1
+# The testbed's supervisor knows its runner's descendants by this variable; else the environment is the container's own.
+exec chroot "$root" setpriv $rights env -i -C / "LEASE_TESTBED_ROOT=$LEASE_TESTBED_ROOT" "$@" >>"$log" 2>&1

@@ -1,60 +1,15 @@
-//! Pods that stand still, nodes that are lost, servers that start again, a runner that is killed.
+//! Nodes that are lost, servers that are restarted, a runner that is killed.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use lease_testbed::{Process, wait_until};
 use serde_json::{Value, json};
 
 use crate::ROLE;
-use crate::bed::{Bed, LIMIT, LOSSY, OBEDIENT, PROGRAM, condition, start, with_program};
-
-pub(crate) async fn faults(bed: &Bed) -> anyhow::Result<()> {
-    bed.shell(
-        "beat",
-        "while :; do date +%s%N >/tmp/beat; cp /tmp/beat /run/app/; sleep 0.02; done",
-        json!({
-            "nodeName": "node-a",
-            "volumes": [{"name": "run", "hostPath": {"path": format!("/var/run/{}", bed.namespace)}}],
-            "containers": [{"volumeMounts": [{"name": "run", "mountPath": "/run/app"}]}],
-        }),
-    )
-    .await?;
-    let file = bed.cluster.host_path("node-a", &format!("/var/run/{}", bed.namespace))?.join("beat");
-    let (cluster, namespace) = (&bed.cluster, &bed.namespace);
-    let goes_on = async |why: &str| {
-        let before = fs::read_to_string(&file).unwrap_or_default();
-        wait_until(why, LIMIT, async || fs::read_to_string(&file).is_ok_and(|now| now > before)).await
-    };
-    bed.when("pods/beat", "it is ready", |seen| condition(seen, "Ready")).await?;
-    goes_on("it runs").await?;
-    cluster.pause_pod(namespace, "beat").await?;
-    let before = fs::read_to_string(&file)?;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(before, fs::read_to_string(&file)?);
-    cluster.resume_pod(namespace, "beat")?;
-    goes_on("it runs again").await?;
-    assert!(!cluster.pod_processes(namespace, "beat")?.is_empty());
-
-    let more = with_program(json!({"containers": [{}]}));
-    bed.shell("server", &format!("exec {PROGRAM} serve 8080"), more).await?;
-    let pod = bed.when("pods/server", "it runs", |seen| condition(seen, "Ready")).await?;
-    let address = format!("{}:8080", pod["status"]["podIP"].as_str().context("no address")?);
-    let connects = async || {
-        let connected = tokio::net::TcpStream::connect(&address);
-        tokio::time::timeout(Duration::from_millis(500), connected)
-            .await
-            .is_ok_and(|connected| connected.is_ok())
-    };
-    wait_until("it can be reached", LIMIT, connects).await?;
-    cluster.cut_pod(namespace, "server").await?;
-    assert!(!connects().await);
-    cluster.mend_pod(namespace, "server").await?;
-    wait_until("it can be reached again", LIMIT, connects).await
-}
+use crate::bed::{Bed, LIMIT, LOSSY, OBEDIENT, condition, processes, start};
 
 pub(crate) async fn lost(bed: &Bed) -> anyhow::Result<()> {
     let labels = json!({"app": "kept"});
@@ -73,7 +28,7 @@ pub(crate) async fn lost(bed: &Bed) -> anyhow::Result<()> {
                     {"key": "kubernetes.io/hostname", "operator": "In", "values": ["lost-a", "lost-b"]},
                 ]},
             ]}}},
-            "containers": [{"name": "main", "image": "shell", "args": [OBEDIENT]}],
+            "containers": [{"name": "main", "image": "shell", "args": [format!("{OBEDIENT} # {}", bed.namespace)]}],
         }},
     }});
     bed.make("deployments", deployment).await?;
@@ -82,10 +37,10 @@ pub(crate) async fn lost(bed: &Bed) -> anyhow::Result<()> {
     let pods = bed.read("pods").await?;
     let (pod, node) = (&pods["items"][0]["metadata"]["name"], &pods["items"][0]["spec"]["nodeName"]);
     let (pod, node) = (pod.as_str().context("no pod")?, node.as_str().context("no node")?);
-    let pids = bed.cluster.pod_processes(&bed.namespace, pod)?;
+    let running = || processes(&format!("# {}", bed.namespace));
+    ensure!(!running().is_empty(), "its processes are found");
     bed.cluster.lose_node(node).await?;
-    let there = |pid: &u32| Path::new(&format!("/proc/{pid}/exe")).exists();
-    wait_until("its processes have gone", LIMIT, async || !pids.iter().any(there)).await?;
+    wait_until("its processes have ended", LIMIT, async || running().is_empty()).await?;
     let seen = bed.read(&format!("pods/{pod}")).await?;
     assert!(condition(&seen, "Ready"), "the API server isn't told");
     wait_until("the node isn't ready any more", LIMIT, async || {
@@ -121,9 +76,11 @@ pub(crate) async fn runner() -> anyhow::Result<()> {
     let cluster = start(&["node-a"]).await?;
     let bed = Bed { cluster: Arc::new(cluster), namespace: "app".into() };
     bed.begin().await?;
-    bed.shell("deaf", "trap '' TERM; setsid sleep 1000 & while :; do sleep 0.1; done", json!({})).await?;
+    let script =
+        format!("trap '' TERM; setsid sleep 1000 & while :; do sleep 0.1; done # {}", std::process::id());
+    bed.shell("deaf", &script, json!({})).await?;
     bed.when("pods/deaf", "it runs", |seen| condition(seen, "Ready")).await?;
-    for pid in bed.cluster.pod_processes("app", "deaf")? {
+    for pid in processes(&format!("done # {}", std::process::id())) {
         println!("pid {pid}");
     }
     println!("network {}", fs::read_link("/proc/self/ns/net")?.display());
@@ -135,7 +92,7 @@ pub(crate) async fn nothing_is_left() -> anyhow::Result<()> {
     // It makes a network for itself: one cluster a network.
     let runner = Process::command(std::env::current_exe()?)?
         .env(ROLE, "runner")
-        .env_remove("LEASE_TESTBED_OUTSIDE")
+        .env_remove("LEASE_NODE_OUTSIDE")
         .spawn()?;
     // Two clusters, one after the other.
     runner.wait_for_line("ready", LIMIT * 2).await?;

@@ -1,12 +1,11 @@
-//! How pods live and end.
+//! The lives and ends of pods.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use lease_testbed::wait_until;
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, LIMIT, OBEDIENT, condition};
+use crate::bed::{Bed, OBEDIENT, PROGRAM, condition, with_program};
 
 pub(crate) async fn deployment(bed: &Bed) -> anyhow::Result<()> {
     let labels = json!({"app": "web"});
@@ -72,8 +71,7 @@ pub(crate) async fn crash(bed: &Bed) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn job(bed: &Bed) -> anyhow::Result<()> {
-    let script =
-        "[ -e /shared/tried ] && exit 0; touch /shared/tried; echo not yet >/dev/termination-log; exit 1";
+    let script = "[ -e /shared/tried ] && exit 0; touch /shared/tried; exit 1";
     let job = json!({"metadata": {"name": "once"}, "spec": {"backoffLimit": 5, "template": {"spec": {
         "restartPolicy": "OnFailure",
         "volumes": [{"name": "shared", "emptyDir": {}}],
@@ -92,62 +90,38 @@ pub(crate) async fn job(bed: &Bed) -> anyhow::Result<()> {
         (&container["restartCount"], &container["state"]["terminated"]["exitCode"]),
         (&json!(1), &json!(0))
     );
-    assert_eq!(container["lastState"]["terminated"]["message"], "not yet\n");
+    assert_eq!(container["lastState"]["terminated"]["exitCode"], 1);
     Ok(())
 }
 
 pub(crate) async fn liveness(bed: &Bed) -> anyhow::Result<()> {
-    // The shell's trap waits for its `sleep`.
-    let script = "trap 'echo asked; exit 0' TERM; touch /tmp/fine; echo began; sleep 1; rm /tmp/fine; while :; do sleep 0.05; done";
-    let probe =
-        json!({"exec": {"command": ["test", "-e", "/tmp/fine"]}, "periodSeconds": 1, "failureThreshold": 1});
-    let started = json!({"exec": {"command": ["test", "-e", "/tmp/fine"]}});
-    let more = json!({
-        "terminationGracePeriodSeconds": 60,
-        "containers": [{"livenessProbe": probe, "startupProbe": started}],
-    });
-    bed.shell("sick", script, more).await?;
-    bed.when("pods/sick", "it was restarted", |seen| {
-        let status = &seen["status"]["containerStatuses"][0];
-        status["restartCount"].as_i64() >= Some(1) && status["state"]["running"].is_object()
-    })
-    .await?;
-    wait_until("it was asked to end, and began again", LIMIT, async || {
-        let log = bed.log("sick");
-        log.contains("asked") && log.matches("began").count() >= 2
-    })
-    .await
-}
-
-pub(crate) async fn sidecar(bed: &Bed) -> anyhow::Result<()> {
-    let helper = "trap 'echo helped until the end >>/shared/log; exit 0' TERM
-        touch /shared/up; while :; do sleep 0.05; done";
-    let script = "ls /shared/up; trap 'cat /shared/hook; sleep 1; echo main ends >>/shared/log; exit 0' TERM
-        echo ready; while :; do sleep 0.05; done";
-    let mount = json!([{"name": "shared", "mountPath": "/shared"}]);
     let path = format!("/var/run/{}", bed.namespace);
-    let exec = |script: &str| json!({"exec": {"command": ["sh", "-c", script]}});
     let more = json!({
         "nodeName": "node-a",
         "terminationGracePeriodSeconds": 60,
-        "volumes": [{"name": "shared", "hostPath": {"path": path}}],
-        "initContainers": [{
-            "name": "helper", "image": "shell", "args": [helper], "restartPolicy": "Always", "volumeMounts": mount,
-            "startupProbe": exec("test -e /shared/up"),
-        }],
+        "volumes": [{"name": "run", "hostPath": {"path": path}}],
         "containers": [{
-            "volumeMounts": mount,
-            "lifecycle": {"preStop": exec("echo hooked >/shared/hook"), "postStart": exec("touch /shared/began")},
+            "volumeMounts": [{"name": "run", "mountPath": "/run/app"}],
+            "livenessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+            "readinessProbe": {"httpGet": {"path": "/", "port": 8080}},
         }],
     });
-    bed.shell("served", script, more).await?;
-    bed.when("pods/served", "it is ready", |seen| condition(seen, "Ready")).await?;
-    bed.logged("served", "ready").await?;
-    let folder = bed.cluster.host_path("node-a", &path)?;
-    assert!(folder.join("began").exists());
-    bed.delete("pods/served").await?;
-    bed.gone("pods/served").await?;
-    assert_eq!(bed.cluster.container_logs(&bed.namespace, "served", "main"), "/shared/up\nready\nhooked\n");
-    assert_eq!(fs::read_to_string(folder.join("log"))?, "main ends\nhelped until the end\n");
+    // A shell would take SIGTERM only after the server's end.
+    let script = format!(
+        "trap 'echo asked; exit 0' TERM; echo began; {PROGRAM} serve 8080 & while :; do sleep 0.05; done"
+    );
+    bed.shell("sick", &script, with_program(more)).await?;
+    bed.when("pods/sick", "it is ready", |seen| condition(seen, "Ready")).await?;
+    let sick = bed.cluster.host_path("node-a", &path)?.join("unready");
+    fs::write(&sick, "")?;
+    bed.logged("sick", "asked").await?;
+    fs::remove_file(&sick)?;
+    let seen = bed.when("pods/sick", "it was restarted", |seen| {
+        let status = &seen["status"]["containerStatuses"][0];
+        status["restartCount"].as_i64() >= Some(1) && condition(seen, "Ready")
+    });
+    let last = seen.await?["status"]["containerStatuses"][0]["lastState"]["terminated"].clone();
+    assert!(last["message"].to_string().contains("liveness probe failed"), "{last}");
+    assert!(bed.log("sick").matches("began").count() >= 2);
     Ok(())
 }
