@@ -23,7 +23,7 @@ help: ## list the commands
 
 demo: ## the main job: three forwarders and an ingest under kills and stops (MODE=sqlite|postgres|etcd|k8s)
 	@sh scripts/setup.sh $(MODE)
-	@$(CARGO) build --locked -p lease-workers -p lease-lab
+	@$(CARGO) build --locked -p leasehold -p lease-lab
 	@$(LAB) demo --mode $(MODE)
 
 test: lint unit bars e2e ## everything that must hold; what CI runs
@@ -55,19 +55,19 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 		"$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) roll $(SEED:%=--seed %)" \
-		| sh scripts/together.sh 3
+		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
 		"$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)" \
 		"$(LAB) drill storm --takeovers 100 $(SEED:%=--seed %)" \
-		| sh scripts/together.sh 3
+		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
 		"$(LAB) failover --mode sqlite --ttl 2s --times 50" \
 		"$(LAB) failover --mode postgres --ttl 2s --times 50" \
 		"$(LAB) failover --mode etcd --ttl 2s --times 50" \
 		"$(LAB) failover --mode k8s --ttl 2s --times 20" \
 		"$(LAB) failover --mode postgres --ttl 15s --times 3" \
-		| sh scripts/together.sh 5
+		| LIMIT=1800 sh scripts/together.sh 5
 
 e2e: ## the Helm chart on a real control plane, whose pods run as processes here; needs root rights
 	@sh scripts/setup.sh postgres etcd k8s helm
@@ -76,7 +76,7 @@ e2e: ## the Helm chart on a real control plane, whose pods run as processes here
 
 bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the cost of the fence (release build)
 	@sh scripts/setup.sh postgres etcd k8s
-	$(CARGO) build --locked --release -p lease-benches -p lease-lab -p lease-workers
+	$(CARGO) build --locked --release -p lease-benches -p lease-lab -p leasehold
 	target/release/leasehold-bench
 	target/release/leasehold-lab handover --mode postgres --times 200
 	target/release/leasehold-lab handover --mode etcd --times 200
@@ -85,7 +85,7 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the
 
 soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
 	@sh scripts/setup.sh postgres etcd k8s
-	@$(CARGO) build --locked -p lease-workers -p lease-lab
+	@$(CARGO) build --locked -p leasehold -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
 	$(CARGO) test --locked -p lease-core --test migrate -- --ignored
 	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)

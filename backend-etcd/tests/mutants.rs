@@ -7,7 +7,7 @@ use lease_conformance::{Harness, mutants};
 use lease_stores::etcd::EtcdStore;
 use lease_stores::start;
 
-/// How long a trial waits for what a mutant never does.
+/// The time that a trial waits for something that a mutant never does.
 const LIMIT: Duration = Duration::from_secs(8);
 
 #[test]

@@ -8,7 +8,7 @@ use lease_conformance::mutants::{self, Fate};
 use lease_stores::k8s::K8sStore;
 use lease_stores::start;
 
-/// How long a trial waits for what a mutant never does.
+/// The time that a trial waits for something that a mutant never does.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Two are about history, which this store doesn't keep. The third's case says nothing here yet: a restored Lease

@@ -1,9 +1,23 @@
-//! What a failed call means: certainly not applied, or unknown (R-3).
+//! Errors of failed calls: certainly not applied, or unknown (R-3).
 
 use std::io::ErrorKind;
 
 use lease_core::BackendError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+/// The [`source`](std::error::Error::source) of the refusal of a database whose lease tables are missing, or older than
+/// this program: to be made by [`migrate`](crate::migrate).
+#[derive(Debug, thiserror::Error)]
+#[error("the lease tables are missing or too old: run migrate as a role that may create tables")]
+pub struct NotMigrated {
+    source: Option<sqlx::Error>,
+}
+
+impl NotMigrated {
+    pub(crate) fn refusal(context: impl Into<String>, source: Option<sqlx::Error>) -> BackendError {
+        BackendError::refused(context).with_source(Self { source })
+    }
+}
 
 /// The fence's own SQLSTATE; see `migrations/0002_fence.sql`.
 pub(crate) const STALE: &str = "LH001";
@@ -21,11 +35,6 @@ pub(crate) fn of_write(context: impl Into<String>, error: sqlx::Error) -> Backen
         _ => BackendError::unknown(context),
     };
     with_advice(failed, error)
-}
-
-/// Did others only get in the way, so that the connection is as good as before?
-pub(crate) fn is_contention(error: &sqlx::Error) -> bool {
-    database(error).is_some_and(|error| ["40001", "40P01", "55P03"].contains(&error.code()))
 }
 
 /// Does a pooler refuse `options` at start-up?
@@ -46,6 +55,9 @@ fn is_rolled_back(error: &PgDatabaseError) -> bool {
 }
 
 fn with_advice(mut failed: BackendError, error: sqlx::Error) -> BackendError {
+    if database(&error).is_some_and(|error| ["3F000", "42P01", "42703", "42883"].contains(&error.code())) {
+        return NotMigrated::refusal(failed.context, Some(error));
+    }
     if let Some(advice) = advice(&error) {
         failed.refused = advice.refused;
         failed.context = format!("{}: {}", failed.context, advice.text);
@@ -59,7 +71,7 @@ struct Advice {
     text: &'static str,
 }
 
-/// What to do about the errors that a setting causes.
+/// Advice on the errors that a setting causes.
 fn advice(error: &sqlx::Error) -> Option<Advice> {
     let refused = |text| Some(Advice { refused: true, text });
     let passing = |text| Some(Advice { refused: false, text });
@@ -76,7 +88,6 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
         "42501" => refused(
             "the role lacks a privilege; grant it with roles.sql, or for tables to be made use a role that may",
         ),
-        "3F000" | "42P01" | "42703" | "42883" => refused(crate::schema::NOT_MIGRATED),
         "26000" | "42P05" => refused(LOST_STATEMENTS),
         "25006" => passing("the server is read-only: a standby, or a full disk; use the primary"),
         "55000" if error.message().contains("recovery") => {
@@ -93,7 +104,7 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
 
 const TLS: &str = "no TLS connection; check sslmode and sslrootcert in the url, and the server's certificate";
 
-pub(crate) const LOST_STATEMENTS: &str = "the pooler in between loses prepared statements; use PgBouncer 1.21 or \
+const LOST_STATEMENTS: &str = "the pooler in between loses prepared statements; use PgBouncer 1.21 or \
     later with max_prepared_statements above 0, session pooling, or a direct connection";
 
 #[cfg(test)]

@@ -24,13 +24,17 @@ mod backend;
 mod config;
 mod error;
 mod fence;
-mod pool;
+pub mod listen;
+mod payload;
+pub mod pool;
 mod rows;
 mod schema;
+mod server;
 mod statements;
 mod watch;
 
 pub use backend::{Postgres, PostgresConnector};
 pub use config::PostgresConfig;
+pub use error::NotMigrated;
 pub use fence::{Fence, FenceError};
 pub use schema::{ROLES_SQL, migrate};

@@ -161,7 +161,7 @@ impl Worker {
         state.1 += 1;
         let (number, term) = (state.1, leadership.term());
         let effect = Effect { term, incarnation: self.args.incarnation, number, before };
-        // A fenced transaction is bounded below the ttl (§6).
+        // A fenced transaction is bounded below the ttl (F-1).
         let limit = Duration::from_millis(self.args.ttl_ms / 2);
         let outcome = match tokio::time::timeout(limit, self.write(&mut state.0, &effect)).await {
             Ok(outcome) => outcome,

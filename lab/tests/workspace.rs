@@ -27,7 +27,27 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         ],
     ),
     ("lease-testbed", &[]),
-    ("lease-workers", &["lease-core", "lease-etcd", "lease-k8s", "lease-postgres", "lease-sqlite"]),
+    ("lease-node", &["lease-testbed"]),
+    ("lease-settings", &["lease-core"]),
+    ("lease-worker-common", &["lease-core", "lease-postgres", "lease-settings", "lease-sqlite"]),
+    (
+        "lease-spendguard",
+        &["lease-core", "lease-postgres", "lease-settings", "lease-sqlite", "lease-worker-common"],
+    ),
+    (
+        "leasehold",
+        &[
+            "lease-core",
+            "lease-etcd",
+            "lease-k8s",
+            "lease-postgres",
+            "lease-settings",
+            "lease-spendguard",
+            "lease-sqlite",
+            "lease-worker-common",
+        ],
+    ),
+    ("lease-examples", &["lease-core", "lease-sqlite"]),
     (
         "lease-lab",
         &[
@@ -35,10 +55,13 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-core",
             "lease-etcd",
             "lease-k8s",
+            "lease-node",
             "lease-postgres",
+            "lease-spendguard",
+            "lease-sqlite",
             "lease-stores",
             "lease-testbed",
-            "lease-workers",
+            "lease-worker-common",
         ],
     ),
     (
@@ -50,9 +73,10 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-k8s",
             "lease-lab",
             "lease-postgres",
+            "lease-spendguard",
             "lease-sqlite",
             "lease-testbed",
-            "lease-workers",
+            "lease-worker-common",
         ],
     ),
 ];
@@ -166,4 +190,35 @@ fn nothing_brings_another_tls_than_rustls() {
         .map(|package| package.name.to_string())
         .collect();
     assert!(found.is_empty(), "use rustls with ring: {found:?}");
+}
+
+/// SQLSTATEs of class LH are Leasehold's own.
+#[test]
+fn each_of_our_sqlstates_means_one_thing() {
+    fn scripts(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+                scripts(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "sql") {
+                found.push(path);
+            }
+        }
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let mut found = Vec::new();
+    scripts(root, &mut found);
+    let mut raised = BTreeMap::new();
+    for path in found {
+        let text = std::fs::read_to_string(&path).expect("text");
+        for (number, line) in text.lines().enumerate() {
+            let Some((_, code)) = line.split_once("ERRCODE = 'LH") else { continue };
+            let code = code.split('\'').next().expect("a code").to_owned();
+            let here = format!("{}:{}", path.display(), number + 1);
+            if let Some(there) = raised.insert(code.clone(), here.clone()) {
+                panic!("LH{code} is raised at {there} and at {here}");
+            }
+        }
+    }
+    assert!(raised.len() >= 3, "the scripts were read: {raised:?}");
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use lease_core::{
-    BackendError, Change, Elector, ElectorBuilder, Ended, EventKind, Leadership, LeaseBackend, LeaseEvent,
-    LeaseName, Loss, Memory, RunError, StopReason, WorkloadId, admin,
+    Change, Elector, ElectorBuilder, Ended, EventKind, Leadership, LeaseBackend, LeaseEvent, LeaseName, Loss,
+    Memory, RunError, StopReason, WorkloadId, admin,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
@@ -19,12 +19,7 @@ fn name() -> LeaseName {
 }
 
 fn elector(store: &Memory, holder: &str) -> ElectorBuilder {
-    let store = store.clone();
-    let connector = move || {
-        let backend: Arc<dyn LeaseBackend> = Arc::new(store.clone());
-        std::future::ready(Ok::<_, BackendError>(backend))
-    };
-    Elector::builder(connector, name(), WorkloadId::new(holder).unwrap()).ttl(TTL)
+    Elector::builder(store.connector(), name(), WorkloadId::new(holder).unwrap()).ttl(TTL)
 }
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -266,7 +261,7 @@ async fn nobody_acquires_from_absence() {
     assert_eq!(soon("the end", task).await.unwrap().unwrap(), Ended::Finished);
 }
 
-/// The caller's runtime is blocked for several ttls; beats must not wait for it (§10, "process").
+/// The caller's runtime is blocked for several ttls; beats must not wait for it (docs/protocol.md, "One lease thread").
 #[test]
 fn a_blocked_runtime_of_the_callers_delays_no_renewal() {
     let store = Memory::new();
@@ -276,7 +271,7 @@ fn a_blocked_runtime_of_the_callers_delays_no_renewal() {
         let elector = elector(&store, "a").build().unwrap();
         let mut events = elector.events();
         let counted = beats.clone();
-        lease_core::lease_thread::handle().spawn(async move {
+        lease_core::internal::lease_thread::handle().spawn(async move {
             while let Some(Ok(event)) = events.next().await {
                 if matches!(event.kind, EventKind::Renewed(_)) {
                     counted.fetch_add(1, Ordering::SeqCst);
@@ -323,10 +318,10 @@ async fn a_request_for_an_earlier_grant_is_void() {
     loop {
         let seen = store.observe(&name()).await.unwrap();
         let before = seen.record.clone().unwrap();
-        let fresh = lease_core::writes::Fresh::random();
+        let fresh = lease_core::internal::writes::Fresh::random();
         let other = lease_core::Grant::random();
         let id = lease_core::RequestId::random();
-        let record = lease_core::writes::request(&before, other, id, "somebody", &fresh);
+        let record = lease_core::internal::writes::request(&before, other, id, "somebody", &fresh);
         let put = store.put_if(&name(), &seen, &record, Change::Request).await.unwrap();
         if matches!(put, lease_core::PutOutcome::Written(_)) {
             break;

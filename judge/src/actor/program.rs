@@ -161,7 +161,7 @@ impl Worker {
         state.number += 1;
         let term = leadership.term();
         let id = format!("{}/{}", self.teller.orders().actor, state.number);
-        // A fenced transaction is bounded below the ttl (§6).
+        // A fenced transaction is bounded below the ttl (F-1).
         let limit = Duration::from_millis(self.teller.orders().ttl_ms / 2);
         let write = async {
             if state.resource.is_none() {

@@ -1,4 +1,4 @@
-//! The invariants L-1 … L-10, one pure checker each over a recorded [`History`] of one lease (protocol.md §9).
+//! The invariants L-1 … L-10, one pure checker each over a recorded [`History`] of one lease (docs/protocol.md).
 //!
 //! | id | property | rests on | module |
 //! | --- | --- | --- | --- |
@@ -51,7 +51,7 @@ impl fmt::Display for Violation {
 /// Returns how many things it has judged, or the first violation.
 type Check = fn(&Facts<'_>) -> Result<usize, Violation>;
 
-/// One invariant of the protocol (§9).
+/// One invariant of the protocol (L-1 … L-10).
 pub struct Invariant {
     /// Its id: `L-1`.
     pub rule: &'static str,

@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 use lease_core::LeaseName;
 use lease_core::admin::{self, Init};
+use lease_spendguard::{canonical, forwarder, outbox};
 use lease_stores::{Mode, Place, TestStore};
 use lease_testbed::Folder;
-use lease_workers::roles::{canonical, database::Database, forwarder, outbox};
+use lease_worker_common::database::Database;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{PgPool, SqlitePool};
 

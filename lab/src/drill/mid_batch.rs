@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use lease_core::HistoryEvent;
 use lease_stores::{postgres, sqlite};
 use lease_testbed::{Proxy, wait_for};
-use lease_workers::roles::database::Database;
+use lease_worker_common::database::Database;
 
 use super::Sabotage;
 use super::pods::{PATIENCE, Pod, operator};

@@ -41,6 +41,7 @@ pub async fn admit_everybody(url: &str, schema: &str) -> anyhow::Result<()> {
 impl PostgresEffects {
     pub(super) async fn open(options: PgConnectOptions, schema: String) -> anyhow::Result<Self> {
         let mut connection = PgConnection::connect_with(&options).await?;
+        let fence = Fence::in_schema("resource", &schema)?;
         let is_made = sqlx::query_scalar("SELECT to_regclass($1 || '.leasehold_fence_marks') IS NOT NULL");
         if !is_made.bind(&schema).fetch_one(&mut connection).await? {
             let create = format!(
@@ -49,9 +50,8 @@ impl PostgresEffects {
                      (sequence bigserial PRIMARY KEY, epoch bigint NOT NULL, id text NOT NULL UNIQUE)"
             );
             sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await?;
-            Fence::install(&mut connection, &schema).await?;
+            fence.install(&mut connection).await?;
         }
-        let fence = Fence::in_schema("resource", &schema)?;
         let effects = Self { options, schema: schema.into(), fence, idle: Arc::default() };
         effects.warm_up(&mut connection).await?;
         effects.idle.put_back(connection);

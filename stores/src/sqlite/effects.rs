@@ -45,7 +45,7 @@ impl SqliteEffects {
         let mut connection = open(&file).await?;
         if is_new {
             sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut connection).await?;
-            Fence::install(&mut connection).await?;
+            Fence::new("effects").install(&mut connection).await?;
             let table = "CREATE TABLE IF NOT EXISTS effects \
                          (sequence INTEGER PRIMARY KEY AUTOINCREMENT, epoch INTEGER NOT NULL, id TEXT NOT NULL UNIQUE)";
             sqlx::raw_sql(table).execute(&mut connection).await?;

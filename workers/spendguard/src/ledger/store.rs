@@ -1,0 +1,311 @@
+//! The ledger's statements: each call is one, and one round trip.
+
+use std::time::Duration;
+
+use lease_core::Grant;
+use lease_postgres::pool::Pool;
+use lease_worker_common::database::StoreError;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
+use sqlx::query::Query;
+use sqlx::types::Uuid;
+use sqlx::{Postgres, Row};
+
+/// The ledger's tables in one database.
+pub struct LedgerStore {
+    pool: Pool,
+}
+
+/// A refusal that the ledger's own rules ask for; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs.
+    pub code: String,
+    /// For people: what happened and what to do.
+    pub message: String,
+}
+
+/// The term of a scope that a write belongs to.
+#[derive(Clone, Debug)]
+pub struct ScopeTerm {
+    /// The scope.
+    pub scope: String,
+    /// The tenant that owns it.
+    pub tenant: String,
+    /// The instance that holds it.
+    pub instance: String,
+    /// The term's epoch.
+    pub epoch: i64,
+    /// The term's grant.
+    pub grant: Grant,
+}
+
+/// A request for a scope.
+#[derive(Clone, Debug)]
+pub struct Acquisition {
+    /// The scope.
+    pub scope: String,
+    /// The tenant that owns it.
+    pub tenant: String,
+    /// The instance that asks.
+    pub instance: String,
+    /// The length of the term without a renewal.
+    pub ttl_seconds: i32,
+    /// Take it even if another instance holds it.
+    pub force: bool,
+    /// The attempt's name; a repetition gets the same answer.
+    pub attempt: Option<String>,
+    /// For a renewal: the grant that the caller holds.
+    pub grant: Option<Grant>,
+}
+
+/// The outcome of an acquisition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// The caller holds the scope.
+    Success {
+        /// acquire, renew, recover, takeover, revoke.
+        action: String,
+        /// The term's epoch.
+        epoch: i64,
+        /// The term's grant.
+        grant: Grant,
+        /// Microseconds since 1970.
+        expires_us: i64,
+    },
+    /// Another instance does.
+    Denied {
+        /// Its holder.
+        holder: String,
+        /// The holder's epoch.
+        epoch: i64,
+        /// Microseconds since 1970.
+        expires_us: i64,
+    },
+}
+
+/// A reservation as an answer shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationRow {
+    /// Its name.
+    pub id: Uuid,
+    /// reserved, committed, released.
+    pub state: String,
+    /// Microseconds since 1970.
+    pub expires_us: i64,
+    /// The epoch in which this answer was written.
+    pub epoch: i64,
+}
+
+/// A scope, for a caller that waits for it.
+#[derive(Clone, Copy, Debug)]
+pub struct ScopeState {
+    /// It has no live holder.
+    pub free: bool,
+    /// The time until the holder's term runs out, by the database's clock.
+    pub remaining: Duration,
+}
+
+/// The ledger's answer, or its refusal.
+pub type LedgerAnswer<T> = Result<Result<T, Refusal>, StoreError>;
+
+/// The first statement on each connection.
+pub(crate) const BEGIN: &str = "SELECT ledger_begin_session()";
+const SCOPE: &str = "SELECT * FROM ledger_fencing_scope($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+const RESERVE: &str = "SELECT * FROM ledger_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+const SETTLE: &str = "SELECT * FROM ledger_settle($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+/// The request of `ledger_fencing_scope`, most of it optional.
+#[derive(Default)]
+struct ScopeRequest<'a> {
+    request: &'static str,
+    scope: &'a str,
+    tenant: &'a str,
+    instance: Option<&'a str>,
+    epoch: Option<i64>,
+    grant: Option<Grant>,
+    ttl_seconds: Option<i32>,
+    force: bool,
+    attempt: Option<&'a str>,
+    note: Option<&'a str>,
+}
+
+impl LedgerStore {
+    /// Connects at the first use.
+    pub fn open(options: &PgConnectOptions, connections: u32, statement_limit: Duration) -> Self {
+        let options = options.clone().application_name("leasehold ledger");
+        // Each statement is planned once a connection.
+        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
+        Self { pool: Pool::checked(&options, connections, statement_limit, BEGIN) }
+    }
+
+    /// Takes a scope, or renews it.
+    pub async fn acquire(&self, asked: &Acquisition) -> LedgerAnswer<Acquired> {
+        let request = ScopeRequest {
+            request: "acquire",
+            scope: &asked.scope,
+            tenant: &asked.tenant,
+            instance: Some(&asked.instance),
+            grant: asked.grant,
+            ttl_seconds: Some(asked.ttl_seconds),
+            force: asked.force,
+            attempt: asked.attempt.as_deref(),
+            ..ScopeRequest::default()
+        };
+        let row = match self.scope(request).await? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let action: String = row.try_get("o_outcome")?;
+        let (epoch, expires_us) = (row.try_get("o_epoch")?, row.try_get("o_expires_us")?);
+        Ok(Ok(if action == "denied" {
+            Acquired::Denied { holder: row.try_get("o_holder")?, epoch, expires_us }
+        } else {
+            let grant: Uuid = row.try_get("o_grant")?;
+            Acquired::Success { action, epoch, grant: Grant(grant.as_u128()), expires_us }
+        }))
+    }
+
+    /// Gives a scope up; returns its epoch.
+    pub async fn release(&self, fence: &ScopeTerm) -> LedgerAnswer<i64> {
+        let request = ScopeRequest {
+            request: "release",
+            scope: &fence.scope,
+            tenant: &fence.tenant,
+            instance: Some(&fence.instance),
+            epoch: Some(fence.epoch),
+            grant: Some(fence.grant),
+            ..ScopeRequest::default()
+        };
+        match self.scope(request).await? {
+            Ok(row) => Ok(Ok(row.try_get("o_epoch")?)),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// Ends whatever term there is; returns the scope's epoch from now on, and who held it.
+    pub async fn revoke(&self, scope: &str, tenant: &str, by: &str) -> LedgerAnswer<(i64, Option<String>)> {
+        let note = Some(by);
+        let request = ScopeRequest { request: "revoke", scope, tenant, note, ..ScopeRequest::default() };
+        match self.scope(request).await? {
+            Ok(row) => Ok(Ok((row.try_get("o_epoch")?, row.try_get("o_holder")?))),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    async fn scope(&self, asked: ScopeRequest<'_>) -> LedgerAnswer<PgRow> {
+        let query = sqlx::query(SCOPE)
+            .bind(asked.request)
+            .bind(asked.scope)
+            .bind(asked.tenant)
+            .bind(asked.instance)
+            .bind(asked.epoch)
+            .bind(asked.grant.map(uuid))
+            .bind(asked.ttl_seconds)
+            .bind(asked.force)
+            .bind(asked.attempt)
+            .bind(uuid(Grant::random()))
+            .bind(asked.note);
+        self.answer(query).await
+    }
+
+    /// Whether a scope is free; `None` if there is no such scope of that tenant.
+    pub async fn scope_state(&self, scope: &str, tenant: &str) -> Result<Option<ScopeState>, StoreError> {
+        let query = sqlx::query(
+            "SELECT coalesce(ttl_expires_at <= clock_timestamp(), true) AS free,
+                    coalesce((extract(epoch FROM ttl_expires_at - clock_timestamp()) * 1000)::bigint, 0) AS remaining_ms
+             FROM fencing_scopes WHERE fencing_scope_id = $1 AND tenant_id = $2",
+        )
+        .bind(scope)
+        .bind(tenant);
+        let row: Result<_, StoreError> =
+            self.pool.call(async move |connection| Ok(query.fetch_optional(connection).await?)).await;
+        let Some(row) = row? else { return Ok(None) };
+        let remaining: i64 = row.try_get("remaining_ms")?;
+        let remaining = Duration::from_millis(remaining.max(0) as u64);
+        Ok(Some(ScopeState { free: row.try_get("free")?, remaining }))
+    }
+
+    /// Sets an amount aside.
+    pub async fn reserve(
+        &self,
+        fence: &ScopeTerm,
+        key: &str,
+        request_id: &str,
+        amount_minor: i64,
+        currency: &str,
+        ttl_seconds: i32,
+    ) -> LedgerAnswer<ReservationRow> {
+        let query = fenced(sqlx::query(RESERVE), fence)
+            .bind(key)
+            .bind(request_id)
+            .bind(uuid(Grant::random()))
+            .bind(amount_minor)
+            .bind(currency)
+            .bind(ttl_seconds);
+        self.reservation(query).await
+    }
+
+    /// Spends a reservation, or gives it back.
+    pub async fn settle(
+        &self,
+        commit: bool,
+        fence: &ScopeTerm,
+        key: &str,
+        request_id: &str,
+        reservation: Uuid,
+    ) -> LedgerAnswer<ReservationRow> {
+        let query = sqlx::query(SETTLE).bind(if commit { "commit" } else { "release" });
+        let query = fenced(query, fence).bind(key).bind(request_id).bind(reservation);
+        self.reservation(query).await
+    }
+
+    async fn reservation(&self, query: Query<'_, Postgres, PgArguments>) -> LedgerAnswer<ReservationRow> {
+        Ok(match self.answer(query).await? {
+            Ok(row) => Ok(ReservationRow {
+                id: row.try_get("o_reservation")?,
+                state: row.try_get("o_state")?,
+                expires_us: row.try_get("o_expires_us")?,
+                epoch: row.try_get("o_epoch")?,
+            }),
+            Err(refusal) => Err(refusal),
+        })
+    }
+
+    async fn answer(&self, query: Query<'_, Postgres, PgArguments>) -> LedgerAnswer<PgRow> {
+        let answer: Result<_, StoreError> =
+            self.pool.call(async move |connection| Ok(query.fetch_one(connection).await?)).await;
+        let row = match answer {
+            Err(StoreError::Failed(sqlx::Error::Database(error)))
+                if error.code().as_deref() == Some(BUDGET_EXCEEDED) =>
+            {
+                let message = error.message().to_owned();
+                return Ok(Err(Refusal { code: "BUDGET_EXCEEDED".to_owned(), message }));
+            }
+            answer => answer?,
+        };
+        let code: Option<String> = row.try_get("o_code")?;
+        Ok(match code {
+            None => Ok(row),
+            Some(code) => Err(Refusal { code, message: row.try_get("o_message")? }),
+        })
+    }
+}
+
+/// The SQLSTATE of `ledger_reserve` when it must undo what it has written, since others have used the budget meanwhile.
+const BUDGET_EXCEEDED: &str = "LH003";
+
+fn fenced<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    fence: &'q ScopeTerm,
+) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(&fence.scope)
+        .bind(&fence.tenant)
+        .bind(&fence.instance)
+        .bind(fence.epoch)
+        .bind(uuid(fence.grant))
+}
+
+fn uuid(grant: Grant) -> Uuid {
+    Uuid::from_u128(grant.0)
+}
