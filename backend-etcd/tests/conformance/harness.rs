@@ -146,7 +146,7 @@ impl Harness for EtcdHarness {
         let proxy = Proxy::grpc(self.cluster()?.members()[0].addr()).map_err(Missing::because)?;
         let config = config([format!("http://{}", proxy.addr())]).map_err(Missing::because)?;
         let inner = Etcd::connect(config).await.map_err(Missing::because)?;
-        let trap = proxy.lose_reply(|request| request.sql_contains("KV/Txn"));
+        let trap = proxy.lose_reply(|request| request.calls("KV/Txn"));
         Ok(Arc::new(Attached::new(inner, (trap, proxy))))
     }
 

@@ -62,7 +62,7 @@ impl FencedResource for Resource {
         let addr = self.addr.ok_or_else(|| failed("only the suite's own process holds effects"))?;
         let proxy = Proxy::grpc(addr).map_err(failed)?;
         let held_up = Self { endpoints: vec![format!("http://{}", proxy.addr())], ..self.clone() };
-        let mut hold = proxy.hold(|request| request.sql_contains("KV/Txn"));
+        let mut hold = proxy.hold(|request| request.calls("KV/Txn"));
         let id = id.to_owned();
         let late = tokio::spawn(async move { held_up.effect(term, &id).await });
         hold.held().await.map_err(failed)?;

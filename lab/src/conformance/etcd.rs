@@ -235,7 +235,7 @@ impl Harness for Keys {
         let proxy = Proxy::grpc(node).map_err(Missing::because)?;
         let config = self.at.through(&proxy).config().map_err(Missing::because)?;
         let backend = Etcd::connect(config).await.map_err(Missing::because)?;
-        let trap = proxy.lose_reply(|request| request.sql_contains("KV/Txn"));
+        let trap = proxy.lose_reply(|request| request.calls("KV/Txn"));
         self.losing.lock().await.push((proxy, trap));
         Ok(Arc::new(backend))
     }
@@ -285,7 +285,7 @@ impl FencedResource for Resource {
         let node = self.at.plain_node().ok_or_else(|| failed("what is encrypted can't be held"))?;
         let proxy = Proxy::grpc(node).map_err(failed)?;
         let held_up = Self { at: self.at.through(&proxy), ..self.clone() };
-        let mut hold = proxy.hold(|request| request.sql_contains("KV/Txn"));
+        let mut hold = proxy.hold(|request| request.calls("KV/Txn"));
         let id = id.to_owned();
         let late = tokio::spawn(async move { held_up.effect(term, &id).await });
         hold.held().await.map_err(failed)?;
