@@ -88,7 +88,7 @@ impl EtcdStore {
     async fn lossy(&self) -> anyhow::Result<Arc<dyn LeaseBackend>> {
         let (proxy, through) = self.place.through_a_proxy()?;
         let backend = Etcd::connect(through.config()?).await?;
-        let trap = proxy.lose_reply(|request| request.sql_contains("KV/Txn"));
+        let trap = proxy.lose_reply(|request| request.calls("KV/Txn"));
         Ok(Arc::new(Attached::new(backend, (trap, proxy))))
     }
 }
