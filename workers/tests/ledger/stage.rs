@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+pub(crate) use lease_testbed::field;
 use lease_testbed::{Postgres, PostgresOptions, Process, wait_until};
 use lease_workers::roles::{http_client, ledger};
 use lease_workers::rpc::ledger::v1::{self, ledger_client::LedgerClient};
@@ -100,11 +101,6 @@ pub(crate) async fn start(args: &[&str]) -> anyhow::Result<(Process, String)> {
     Ok((process, line))
 }
 
-pub(crate) fn word<'a>(line: &'a str, key: &str) -> anyhow::Result<&'a str> {
-    let rest = line.split(key).nth(1).and_then(|rest| rest.split_whitespace().next());
-    rest.with_context(|| format!("no {key} in {line:?}"))
-}
-
 pub(crate) async fn page(address: &str, path: &str) -> anyhow::Result<(u16, String)> {
     let reply = http_client(LIMIT)?.get(format!("http://{address}{path}")).send().await?;
     Ok((reply.status().as_u16(), reply.text().await?))
@@ -131,7 +127,7 @@ impl Ledger {
     pub(crate) async fn start(url: &str, more: &[&str]) -> anyhow::Result<Self> {
         let args = ["worker", "ledger", "--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"];
         let (process, line) = start(&[&args[..], &["--ledger-db-url", url], more].concat()).await?;
-        let (pages, grpc) = (word(&line, "address=")?.to_owned(), word(&line, "grpc=")?.to_owned());
+        let (pages, grpc) = (field(&line, "address")?.to_owned(), field(&line, "grpc")?.to_owned());
         Ok(Self { process, pages, grpc })
     }
 

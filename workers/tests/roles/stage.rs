@@ -6,7 +6,7 @@ use anyhow::Context;
 use lease_core::admin::{self, Init};
 use lease_core::{LeaseName, WallTime};
 use lease_postgres::{Postgres as Leases, PostgresConfig};
-use lease_testbed::{Postgres, PostgresOptions, Process, Proxy, wait_until};
+use lease_testbed::{Postgres, PostgresOptions, Process, Proxy, field, wait_until};
 use lease_workers::roles::cloudevents::EventKey;
 use lease_workers::roles::database::Database;
 use lease_workers::roles::outbox::{self, NewEvent};
@@ -191,8 +191,7 @@ impl Worker {
             .args(["--listen", "127.0.0.1:0"])
             .spawn()?;
         let line = process.wait_for_line(" started address=", LIMIT).await?;
-        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let address = address.context("no address")?.to_owned();
+        let address = field(&line, "address")?.to_owned();
         Ok(Self { process, address })
     }
 
