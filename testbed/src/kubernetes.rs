@@ -229,11 +229,6 @@ impl ControlPlane {
         self.running()?.resume()
     }
 
-    /// The last lines of the API server's log.
-    pub fn logs(&self) -> Vec<String> {
-        self.running().map(|apiserver| apiserver.lines()).unwrap_or_default()
-    }
-
     fn certificate(&self) -> PathBuf {
         self.folder.path().join("apiserver.crt")
     }

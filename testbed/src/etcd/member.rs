@@ -11,13 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use rustix::process::Signal;
 
 use super::http;
 use crate::{ports::ReservedPort, process::Process, wait::wait_for};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
-const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A node of an [`Etcd`](super::Etcd) cluster.
 pub struct EtcdMember {
@@ -107,24 +105,14 @@ impl EtcdMember {
         self.take()?.kill().await.map(drop)
     }
 
-    /// Ends it by SIGTERM; a leader hands over first.
-    ///
-    /// # Errors
-    /// When it doesn't run, or doesn't end within 30 s.
-    pub async fn stop(&self) -> anyhow::Result<()> {
-        let process = self.take()?;
-        process.signal(Signal::TERM)?;
-        process.wait(STOP_LIMIT).await.map(drop)
-    }
-
-    /// Starts it again after a stop or a kill, and returns when its process runs; [`ready`](Self::ready) says when
+    /// Starts it again after a kill, and returns when its process runs; [`ready`](Self::ready) says when
     /// it serves, which takes a majority.
     ///
     /// # Errors
     /// When it runs already, or can't be started.
     pub fn start_again(&self) -> anyhow::Result<()> {
         if self.is_running() {
-            bail!("{} runs already: stop or kill it first", self.name);
+            bail!("{} runs already: kill it first", self.name);
         }
         let flags = self.flags.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         self.paused.store(false, Ordering::Relaxed);
@@ -195,16 +183,8 @@ impl EtcdMember {
     }
 
     /// All of its metrics, in Prometheus' text format.
-    ///
-    /// # Errors
-    /// When it doesn't answer within 10 s.
-    pub async fn metrics(&self) -> anyhow::Result<String> {
+    async fn metrics(&self) -> anyhow::Result<String> {
         http::get(self.metrics.addr(), "/metrics").await
-    }
-
-    /// Its log since it was last started.
-    pub fn logs(&self) -> String {
-        self.lock().as_ref().map(|process| process.lines().join("\n")).unwrap_or_default()
     }
 
     pub(super) fn is_paused(&self) -> bool {
