@@ -120,3 +120,63 @@ start_redis() {
         --save '' --daemonize no "$@"
     wait_for 20 "Redis' port" listening "$redis_port"
 }
+
+# java_packages DIRECTORY GROUP:ARTIFACT:VERSION...: these and what they need, as jars in DIRECTORY, by Maven.
+java_packages() {
+    local directory=$1 coordinate group artifact version dependencies=
+    shift
+    for coordinate in "$@"; do
+        IFS=: read -r group artifact version <<<"$coordinate"
+        dependencies+="<dependency><groupId>$group</groupId><artifactId>$artifact</artifactId>"
+        dependencies+="<version>$version</version></dependency>"
+    done
+    cat >"$work/pom.xml" <<XML
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>finding</groupId><artifactId>finding</artifactId><version>1</version>
+  <dependencies>$dependencies</dependencies>
+</project>
+XML
+    mvn -q -B -Dstyle.color=never -f "$work/pom.xml" dependency:copy-dependencies -DoutputDirectory="$directory" ||
+        unusable "Maven could not install $*"
+}
+
+# start_zookeeper OPTION...: a ZooKeeper server on $zookeeper with Curator beside it; the jars are in $jars.
+start_zookeeper() {
+    jars=$work/jars
+    java_packages "$jars" org.apache.curator:curator-recipes:5.9.0 org.apache.zookeeper:zookeeper:3.9.4 \
+        io.dropwizard.metrics:metrics-core:4.1.12.1 org.xerial.snappy:snappy-java:1.1.10.5 org.slf4j:slf4j-nop:2.0.13
+    local port
+    port=$(free_port)
+    zookeeper=127.0.0.1:$port
+    cat >"$work/zoo.cfg" <<CFG
+tickTime=500
+dataDir=$work/zookeeper
+clientPort=$port
+clientPortAddress=127.0.0.1
+admin.enableServer=false
+CFG
+    start zookeeper.log java -cp "$jars/*" "$@" org.apache.zookeeper.server.quorum.QuorumPeerMain "$work/zoo.cfg"
+    wait_for 60 "ZooKeeper's port" listening "$port"
+}
+
+# run_java LIMIT FILE ARGUMENT...: compiles one class and runs it with $jars.
+run_java() {
+    local limit=$1 file=$2
+    shift 2
+    javac -d "$work/classes" -cp "$jars/*" "$file" || unusable "javac failed"
+    run "$limit" java -cp "$jars/*:$work/classes" "$(basename "$file" .java)" "$@"
+}
+
+# go_packages MODULE@VERSION...: a module in $work/go that requires these; everything else follows from them.
+go_packages() {
+    mkdir -p "$work/go"
+    cd "$work/go"
+    printf 'module finding\n\ngo 1.26\n' >go.mod
+    go get "$@" 2>"$work/go-get.log" || unusable "go could not install $*: $(tail -1 "$work/go-get.log")"
+}
+
+# go_build PROGRAM PACKAGE: one program in $work/go.
+go_build() {
+    go build -mod=mod -o "$1" "$2" 2>"$work/go-build.log" || unusable "go build failed: $(tail -3 "$work/go-build.log")"
+}
