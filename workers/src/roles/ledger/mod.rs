@@ -257,7 +257,7 @@ struct Health {
 impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
         // Also that the tables are there; the name is nobody's.
-        let asked = self.service.scopes.standing("", "").await;
+        let asked = self.service.scopes.observe("", "").await;
         asked.map(drop).map_err(|error| format!("the ledger's database does not answer: {error}"))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lease_core::{Change, Tag};
 use metrics::{counter, gauge};
 use prost_types::Timestamp;
 use tokio::time::Instant;
@@ -10,13 +11,14 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use super::calls::{Calls, limit_of};
-use super::check;
+use super::check::{self, ScopeWrite};
 use super::metrics::{ACTIONS, REQUESTS, WAITERS};
-use super::store::{Acquired, LedgerStore, Refusal, ReservationRow};
+use super::store::{Acquired, LedgerStore, Put, Refusal, ReservationRow, ScopeView};
 use super::wake::Wakes;
 use crate::rpc::ledger::v1;
 use v1::{
-    acquire_fencing_lease_response as acquired, release_fencing_lease_response as released,
+    acquire_fencing_lease_response as acquired, observe_fencing_scope_response as observed,
+    put_fencing_scope_response as put, release_fencing_lease_response as released,
     reservation_response as reserved, revoke_fencing_lease_response as revoked,
 };
 
@@ -117,8 +119,7 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         let (metadata, _, asked) = request.into_parts();
         let (scope, by) = (&asked.fencing_scope_id, &asked.by);
         let checked = || {
-            check::name("fencing_scope_id", scope)?;
-            check::name("tenant_id", &asked.tenant_id)?;
+            check::scope_and_tenant(scope, &asked.tenant_id)?;
             check::remark("by", by)
         };
         let work = async {
@@ -149,18 +150,74 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         if !(1..=LONGEST_WAIT_MS).contains(&asked.limit_ms) {
             return Err(Status::invalid_argument(format!("limit_ms: use 1 to {LONGEST_WAIT_MS}")));
         }
+        let seen = check::tag("seen_tag", &asked.seen_tag);
+        let seen = seen.map_err(|refusal| Status::invalid_argument(refusal.message))?;
         let _place = self.waiters.enter()?;
         gauge!(WAITERS).increment(1);
         let _counted = Counted;
         let limit = limit_of(&metadata, Duration::from_millis(asked.limit_ms.into()));
-        let free = tokio::select! {
-            free = self.free_within(&asked, Instant::now() + limit) => free,
+        let scope = tokio::select! {
+            scope = self.free_within(&asked, seen, Instant::now() + limit) => scope,
             () = self.stop.cancelled() => Err(Status::unavailable("this ledger stops: ask another")),
         };
-        let code = free.as_ref().map_or_else(|status| format!("{:?}", status.code()), |_| "ok".to_owned());
+        let code = scope.as_ref().map_or_else(|status| format!("{:?}", status.code()), |_| "ok".to_owned());
         counter!(REQUESTS, "method" => "AwaitFencingScope", "code" => code).increment(1);
-        let free = free?;
-        Ok(Response::new(v1::AwaitFencingScopeResponse { free }))
+        let scope = scope?.map(v1::FencingScope::from);
+        Ok(Response::new(v1::AwaitFencingScopeResponse { free: scope.is_some(), scope }))
+    }
+
+    async fn observe_fencing_scope(
+        &self,
+        request: Request<v1::ObserveFencingScopeRequest>,
+    ) -> Result<Response<v1::ObserveFencingScopeResponse>, Status> {
+        let (metadata, _, asked) = request.into_parts();
+        let work = async {
+            match check::scope_and_tenant(&asked.fencing_scope_id, &asked.tenant_id) {
+                Ok(()) => self.scopes.observe(&asked.fencing_scope_id, &asked.tenant_id).await,
+                Err(refusal) => Ok(Err(refusal)),
+            }
+        };
+        let outcome = match self.scope_calls.run("ObserveFencingScope", &metadata, "", work).await? {
+            Ok(view) => observed::Outcome::Scope(view.into()),
+            Err(refusal) => observed::Outcome::Error(refusal.into()),
+        };
+        Ok(Response::new(v1::ObserveFencingScopeResponse { outcome: Some(outcome) }))
+    }
+
+    async fn put_fencing_scope(
+        &self,
+        request: Request<v1::PutFencingScopeRequest>,
+    ) -> Result<Response<v1::PutFencingScopeResponse>, Status> {
+        let (metadata, _, asked) = request.into_parts();
+        let (scope, tenant) = (&asked.fencing_scope_id, &asked.tenant_id);
+        let work = async {
+            let write = match check::scope_write(&asked) {
+                Ok(write) => write,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let ScopeWrite { expected, record, change } = &write;
+            let put = self.scopes.put(scope, tenant, *expected, record, &asked.change).await?;
+            if let Ok(Put::Written(action)) = &put {
+                let (instance, epoch) = (&record.holder, record.epoch);
+                match change {
+                    Change::Acquire => info!(scope, instance, epoch, action, "fencing scope taken"),
+                    Change::Release => info!(scope, instance, epoch, "fencing scope released"),
+                    _ => {}
+                }
+                if matches!(change, Change::Acquire | Change::Renew) {
+                    counter!(ACTIONS, "action" => action.clone()).increment(1);
+                }
+            }
+            Ok(put)
+        };
+        let outcome = match self.scope_calls.run("PutFencingScope", &metadata, "", work).await? {
+            Ok(Put::Written(action)) => {
+                put::Outcome::Written(v1::put_fencing_scope_response::Written { action })
+            }
+            Ok(Put::Conflict(view)) => put::Outcome::Conflict(view.into()),
+            Err(refusal) => put::Outcome::Error(refusal.into()),
+        };
+        Ok(Response::new(v1::PutFencingScopeResponse { outcome: Some(outcome) }))
     }
 
     async fn reserve(
@@ -232,24 +289,25 @@ impl Service {
         Ok(reservation(self.calls.run(method, &metadata, &asked.request_id, work).await?))
     }
 
-    /// Looks when the scope may be free: when its release is heard of, when its term runs out, and now and then.
+    /// The scope once it is free under another tag than `seen`, or `None` at `until`. Looks when its release is heard
+    /// of, when its term runs out, and at each poll.
     async fn free_within(
         &self,
         asked: &v1::AwaitFencingScopeRequest,
+        seen: Option<Tag>,
         until: Instant,
-    ) -> Result<bool, Status> {
+    ) -> Result<Option<ScopeView>, Status> {
         let mut wake = self.wakes.subscribe();
         loop {
-            let standing = self.scopes.standing(&asked.fencing_scope_id, &asked.tenant_id);
+            let view = self.scopes.observe(&asked.fencing_scope_id, &asked.tenant_id);
             let limit = self.poll_every.max(Duration::from_secs(1));
-            let pause = match tokio::time::timeout(limit, standing).await {
-                Ok(Ok(Some(standing))) if standing.free => return Ok(true),
+            let pause = match tokio::time::timeout(limit, view).await {
+                Ok(Ok(Ok(view))) if view.free && view.tag() != seen => return Ok(Some(view)),
+                Ok(Ok(Ok(view))) if view.free => self.poll_every,
                 // A millisecond more, since the remaining time is rounded.
-                Ok(Ok(Some(standing))) => standing.remaining + Duration::from_millis(1),
-                Ok(Ok(None)) => {
-                    return Err(Status::not_found(
-                        "FENCING_SCOPE_UNKNOWN: there is no such scope of that tenant",
-                    ));
+                Ok(Ok(Ok(view))) => view.remaining + Duration::from_millis(1),
+                Ok(Ok(Err(refusal))) => {
+                    return Err(Status::not_found(format!("{}: {}", refusal.code, refusal.message)));
                 }
                 // The caller only wants a hint; it finds out by itself when it asks for the scope.
                 Ok(Err(_)) | Err(_) => self.poll_every,
@@ -257,7 +315,7 @@ impl Service {
             tokio::select! {
                 () = wake.heard(&asked.fencing_scope_id) => {}
                 () = tokio::time::sleep(pause.min(self.poll_every)) => {}
-                () = tokio::time::sleep_until(until) => return Ok(false),
+                () = tokio::time::sleep_until(until) => return Ok(None),
             }
         }
     }
@@ -269,6 +327,12 @@ struct Counted;
 impl Drop for Counted {
     fn drop(&mut self) {
         gauge!(WAITERS).decrement(1);
+    }
+}
+
+impl From<ScopeView> for v1::FencingScope {
+    fn from(view: ScopeView) -> Self {
+        Self { record: view.record.unwrap_or_default(), run_out: view.run_out }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lease_core::Grant;
+use lease_core::{Grant, Record, Tag};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::types::Uuid;
@@ -97,13 +97,34 @@ pub struct ReservationRow {
     pub epoch: i64,
 }
 
-/// A scope as somebody who waits for it sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Standing {
+/// A scope's register as it was read.
+#[derive(Clone, Debug)]
+pub struct ScopeView {
+    /// The lease record, as JSON; `None` while there is none.
+    pub record: Option<String>,
     /// It has no live holder.
     pub free: bool,
+    /// The database's clock says that its grant has run out.
+    pub run_out: bool,
     /// For how long the holder is still live, by the database's clock.
     pub remaining: Duration,
+}
+
+impl ScopeView {
+    /// The record's tag.
+    pub fn tag(&self) -> Option<Tag> {
+        let record: Record = serde_json::from_str(self.record.as_deref()?).ok()?;
+        Some(record.tag)
+    }
+}
+
+/// The outcome of a write of a scope's register.
+#[derive(Clone, Debug)]
+pub enum Put {
+    /// It was written: the change, or for an acquisition acquire, recover or takeover.
+    Written(String),
+    /// The register had another tag.
+    Conflict(ScopeView),
 }
 
 /// The ledger's answer, or its refusal.
@@ -112,6 +133,8 @@ pub type Answer<T> = Result<Result<T, Refusal>, StoreError>;
 /// The first statement on each connection.
 pub(crate) const BEGIN: &str = "SELECT ledger_begin_session()";
 const SCOPE: &str = "SELECT * FROM ledger_fencing_scope($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+const VIEW: &str = "SELECT * FROM ledger_scope_view($1, $2)";
+const PUT: &str = "SELECT * FROM ledger_put_scope($1, $2, $3, $4::jsonb, $5)";
 const RESERVE: &str = "SELECT * FROM ledger_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const SETTLE: &str = "SELECT * FROM ledger_settle($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
@@ -209,29 +232,46 @@ impl LedgerStore {
         self.answer(query).await
     }
 
-    /// How a scope stands; `None` if there is no such scope of that tenant.
-    pub async fn standing(&self, scope: &str, tenant: &str) -> Result<Option<Standing>, StoreError> {
-        let query = sqlx::query(
-            "SELECT coalesce(ttl_expires_at <= clock_timestamp(), true) AS free,
-                    coalesce((extract(epoch FROM ttl_expires_at - clock_timestamp()) * 1000)::bigint, 0) AS remaining_ms
-             FROM fencing_scopes WHERE fencing_scope_id = $1 AND tenant_id = $2",
-        )
-        .bind(scope)
-        .bind(tenant);
-        let mut lent = self.pool.take().await?;
-        match query.fetch_optional(&mut *lent).await {
-            Ok(row) => {
-                lent.keep();
-                let Some(row) = row else { return Ok(None) };
-                let remaining: i64 = row.try_get("remaining_ms")?;
-                let remaining = Duration::from_millis(remaining.max(0) as u64);
-                Ok(Some(Standing { free: row.try_get("free")?, remaining }))
-            }
-            Err(error) => {
-                lent.failed(&error);
-                Err(error.into())
-            }
+    /// Reads a scope's register.
+    pub async fn observe(&self, scope: &str, tenant: &str) -> Answer<ScopeView> {
+        let row = match self.answer(sqlx::query(VIEW).bind(scope).bind(tenant)).await? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let remaining: i64 = row.try_get("o_remaining_ms")?;
+        Ok(Ok(ScopeView {
+            record: row.try_get("o_record")?,
+            free: row.try_get("o_free")?,
+            run_out: row.try_get("o_run_out")?,
+            remaining: Duration::from_millis(remaining.unsigned_abs()),
+        }))
+    }
+
+    /// Writes a scope's register if its tag is still `expected`. `change` is named as in JSON.
+    pub async fn put(
+        &self,
+        scope: &str,
+        tenant: &str,
+        expected: Option<Tag>,
+        record: &Record,
+        change: &str,
+    ) -> Answer<Put> {
+        let record = serde_json::to_string(record).unwrap_or_default();
+        let query = sqlx::query(PUT)
+            .bind(scope)
+            .bind(tenant)
+            .bind(expected.map(|tag| Uuid::from_u128(tag.0)))
+            .bind(record)
+            .bind(change);
+        let row = match self.answer(query).await? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let outcome: String = row.try_get("o_outcome")?;
+        if outcome != "conflict" {
+            return Ok(Ok(Put::Written(outcome)));
         }
+        Ok(self.observe(scope, tenant).await?.map(Put::Conflict))
     }
 
     /// Sets an amount aside.
