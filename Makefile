@@ -23,7 +23,7 @@ help: ## list the commands
 
 demo: ## the main job: three forwarders and an ingest under kills and stops (MODE=sqlite|postgres|etcd|k8s)
 	@sh scripts/setup.sh $(MODE)
-	@$(CARGO) build --locked -p lease-workers -p lease-lab
+	@$(CARGO) build --locked -p leasehold -p lease-lab
 	@$(LAB) demo --mode $(MODE)
 
 test: lint unit bars e2e ## everything that must hold; what CI runs
@@ -76,7 +76,7 @@ e2e: ## the Helm chart on a real control plane, whose pods run as processes here
 
 bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the cost of the fence (release build)
 	@sh scripts/setup.sh postgres etcd k8s
-	$(CARGO) build --locked --release -p lease-benches -p lease-lab -p lease-workers
+	$(CARGO) build --locked --release -p lease-benches -p lease-lab -p leasehold
 	target/release/leasehold-bench
 	target/release/leasehold-lab handover --mode postgres --times 200
 	target/release/leasehold-lab handover --mode etcd --times 200
@@ -85,7 +85,7 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the
 
 soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
 	@sh scripts/setup.sh postgres etcd k8s
-	@$(CARGO) build --locked -p lease-workers -p lease-lab
+	@$(CARGO) build --locked -p leasehold -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
 	$(CARGO) test --locked -p lease-core --test migrate -- --ignored
 	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)

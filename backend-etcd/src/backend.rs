@@ -17,16 +17,13 @@ use lease_core::{
 use tokio::time::Instant;
 
 use crate::config::EtcdConfig;
-use crate::connection::{Connections, Lent, Opened};
+use crate::connection::{Connections, LONGEST_ANSWER, Lent, Opened};
 use crate::keys::{Keys, Part, Values};
 use crate::newest::{Before, Newest};
 use crate::{error, watch};
 
-/// How many transitions back a lease's history goes.
+/// The number of transitions in a lease's history.
 const TRANSITIONS_KEPT: u64 = 1000;
-
-/// A list of many leases is one answer.
-pub(crate) const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
 /// etcd as a lease store.
 pub struct Etcd {
@@ -118,7 +115,7 @@ impl Etcd {
         settle(lent, judged)
     }
 
-    /// What an answer's header says, compared with what was known before its call was sent.
+    /// An answer's lineage and revision, given the knowledge from before its call was sent.
     fn standing(
         &self,
         before: Before,
@@ -154,7 +151,7 @@ impl Etcd {
     }
 }
 
-/// What stands in every answer.
+/// The header of every answer.
 struct Standing {
     lineage: Lineage,
     floor: u64,

@@ -4,16 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use etcd_client::Client;
-use lease_core::{BackendError, InvalidSettings, LeaseName, Term};
+use lease_core::InvalidSettings;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use url::Url;
 
-use crate::connection::connect;
-use crate::fence::{Fence, TermGuard};
-use crate::keys::{Keys, Part, term_value};
+use crate::keys::Keys;
 
-/// How to reach the store, and how to use it.
+/// The store's address, credentials and limits.
 ///
 /// Files are read anew for each connection, so that certificates and passwords may rotate. Neither `Debug` nor any
 /// error shows a password.
@@ -72,33 +69,31 @@ impl EtcdConfig {
         })
     }
 
-    /// What all keys begin with, followed by a slash; [`PREFIX`](Self::PREFIX) unless set. A user needs the
+    /// The beginning of all keys, followed by a slash; [`PREFIX`](Self::PREFIX) unless set. A user needs the
     /// permission to read and write everything below it.
     ///
     /// # Errors
     /// When it is empty, or longer than 200 bytes.
     pub fn prefix(mut self, prefix: &str) -> Result<Self, InvalidSettings> {
-        if prefix.trim_end_matches('/').is_empty() || prefix.len() > 200 {
-            return Err(invalid("prefix", prefix, "use 1 to 200 characters, for example /leasehold"));
-        }
+        check_prefix(prefix)?;
         self.prefix = prefix.to_owned();
         self.keys = Keys::new(prefix);
         Ok(self)
     }
 
-    /// Who we are, and the password.
+    /// Our user name and its password.
     pub fn user(mut self, name: &str, password: &str) -> Self {
         self.user = Some((name.to_owned(), Password::Given(password.to_owned())));
         self
     }
 
-    /// Who we are, and the file that has the password (and may have a line break behind it).
+    /// Our user name, and the file that has its password (and may have a line break behind it).
     pub fn user_with_password_file(mut self, name: &str, file: impl AsRef<Path>) -> Self {
         self.user = Some((name.to_owned(), Password::File(file.as_ref().to_owned())));
         self
     }
 
-    /// The certificates that the nodes' must be signed by, in PEM; the web's usual authorities unless set. For
+    /// The certificates that the nodes' must be signed by, in PEM; Mozilla's root certificates unless set. For
     /// `https` only.
     pub fn ca_file(mut self, file: impl AsRef<Path>) -> Self {
         self.ca = Some(file.as_ref().to_owned());
@@ -117,7 +112,7 @@ impl EtcdConfig {
         self
     }
 
-    /// How long any call may take, opening a connection included; 10 s unless set. The elector limits its calls
+    /// The time limit of any call, opening a connection included; 10 s unless set. The elector limits its calls
     /// further, by what is left of the lease.
     ///
     /// # Errors
@@ -128,25 +123,6 @@ impl EtcdConfig {
         }
         self.call_timeout = limit;
         Ok(self)
-    }
-
-    /// The guard of effects in this same etcd, while `term` of the lease `name` lasts.
-    pub fn guard(&self, name: &LeaseName, term: &Term) -> TermGuard {
-        TermGuard { key: self.keys.part(name, Part::Term), value: term_value(term) }
-    }
-
-    /// The fence of a resource that lives in this etcd, whichever store has the lease.
-    pub fn fence(&self, resource: &str) -> Fence {
-        Fence { key: self.keys.mark(resource) }
-    }
-
-    /// A client with these settings, for effects in this etcd and for administration: one connection to whichever node
-    /// answers first, which isn't opened again once it has ended.
-    ///
-    /// # Errors
-    /// As for [`Etcd::connect`](crate::Etcd::connect).
-    pub async fn client(&self) -> Result<Client, BackendError> {
-        connect(self).await
     }
 
     /// The user and its password, as they are now.
@@ -200,6 +176,13 @@ impl fmt::Debug for EtcdConfig {
             .field("server_name", &self.server_name)
             .field("call_timeout", &self.call_timeout)
             .finish()
+    }
+}
+
+pub(crate) fn check_prefix(prefix: &str) -> Result<(), InvalidSettings> {
+    match prefix.trim_end_matches('/').is_empty() || prefix.len() > 200 {
+        true => Err(invalid("prefix", prefix, "use 1 to 200 characters, for example /leasehold")),
+        false => Ok(()),
     }
 }
 

@@ -15,15 +15,18 @@ use crate::config::{EtcdConfig, address};
 use crate::error;
 use crate::newest::Newest;
 
-/// No node takes longer to open a connection, unless it is out of reach or has no majority.
+/// A node that takes longer to open a connection is out of reach or has no majority.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
 
-/// How many calls may be under way at once; each lease needs up to two (U-5).
+/// The number of calls that may be under way at once; each lease needs up to two (U-5).
 const CONNECTIONS: usize = 4;
 
-/// How often a silent connection with a watch on it is asked for a sign of life (etcd takes offence at less than 5 s),
-/// and how long that may take.
+/// The interval at which a silent connection with a watch on it is asked for a sign of life (etcd closes connections
+/// that ask more often than every 5 s), and the time limit of the answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(3));
+
+/// A list of many leases is one answer.
+pub(crate) const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
 /// A connection to one node, which has answered a linearizable read. It is never opened again: its cluster stays the
 /// one it was.
@@ -150,9 +153,15 @@ impl Failed {
     }
 }
 
-/// A connection for somebody else's use.
-pub(crate) async fn connect(config: &EtcdConfig) -> Result<Client, BackendError> {
-    Ok(open(config, &Newest::default(), ConnectOptions::new(), false).await?.client)
+impl EtcdConfig {
+    /// A client with these settings, for effects in this etcd and for administration: one connection to whichever node
+    /// answers first, which isn't opened again once it has ended.
+    ///
+    /// # Errors
+    /// As for [`Etcd::connect`](crate::Etcd::connect).
+    pub async fn client(&self) -> Result<Client, BackendError> {
+        Ok(open(self, &Newest::default(), ConnectOptions::new(), false).await?.client)
+    }
 }
 
 /// A connection of its own for a watch: it ends when its node has no leader, or gives no sign of life.
@@ -226,7 +235,7 @@ async fn open_one(
         // TLS 1.3 tells us only afterwards that our certificate isn't taken; so does a node that shuts down.
         let rejected = url.scheme() == "https" && failure.to_string().contains("transport error");
         let advice = if rejected { REJECTED } else { "" };
-        Failed { refused: error.refused, why: format!("{error}{advice}") }
+        Failed { refused: error.refused, why: format!("{error:#}{advice}") }
     };
     let mut client = Client::from_channel(Channel::Tonic(channel), Some(options)).await.map_err(failed)?;
     let before = newest.before();

@@ -1,4 +1,4 @@
-//! What a failed call means: certainly not applied, or unknown.
+//! Errors of failed calls: certainly not applied, or unknown.
 
 use std::error::Error as StdError;
 
@@ -62,7 +62,7 @@ fn with_advice(mut failed: BackendError, error: &Error) -> BackendError {
     failed.with_source(text(error))
 }
 
-/// What to do about the errors that a setting causes; true if trying again can't help.
+/// Advice on the errors that a setting causes; true if trying again can't help.
 fn advice(error: &Error) -> Option<(bool, &'static str)> {
     let Error::GRpcStatus(status) = error else { return None };
     let message = status.message();

@@ -1,10 +1,11 @@
 //! Effects in etcd itself, refused once a later term has begun.
 
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
-use lease_core::fence::{Stale, admit};
-use lease_core::{Grant, Term};
+use lease_core::fence;
+use lease_core::{Grant, InvalidSettings, LeaseName, Term};
 
-use crate::keys::term_value;
+use crate::config::{EtcdConfig, check_prefix};
+use crate::keys::{Keys, Part, term_value};
 
 /// Guards effects in the etcd that has the lease, by a compare on the lease's term key, which is written only when a
 /// term begins or ends: an effect's Txn succeeds only while the term lasts. Made by
@@ -25,30 +26,30 @@ use crate::keys::term_value;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TermGuard {
-    pub(crate) key: String,
-    pub(crate) value: String,
+    key: String,
+    value: String,
 }
 
-/// The mark of one fenced resource (F-1) in etcd, for effects whose lease is in another store. Made by
-/// [`EtcdConfig::fence`](crate::EtcdConfig::fence).
+/// The mark of one fenced resource (F-1) in etcd, whichever store has the lease.
 #[derive(Clone, Debug)]
 pub struct Fence {
-    pub(crate) key: String,
+    key: String,
 }
 
-/// Why an effect was not made, or may not have been.
-#[derive(Debug, thiserror::Error)]
-pub enum FenceError {
-    /// A later term has acted here: this one is over (F-4). Nothing was done.
-    #[error(transparent)]
-    Stale(#[from] Stale),
-    /// Something else holds the mark's key: it is no mark of ours. Nothing was done.
-    #[error("the fence's key {0:?} holds something that is not a mark: remove it, or use another prefix")]
-    Foreign(String),
-    /// etcd did not answer; the effect may have been made.
-    #[error("asking the fence: {0}")]
-    Store(#[from] etcd_client::Error),
+impl EtcdConfig {
+    /// The guard of effects in this same etcd, while `term` of the lease `name` lasts.
+    pub fn guard(&self, name: &LeaseName, term: &Term) -> TermGuard {
+        TermGuard { key: self.keys.part(name, Part::Term), value: term_value(term) }
+    }
+
+    /// The fence of a resource that lives in this etcd, whichever store has the lease.
+    pub fn fence(&self, resource: &str) -> Fence {
+        Fence { key: self.keys.mark(resource) }
+    }
 }
+
+/// Why an effect was not made, or may not have been. etcd's own error leaves it unknown whether it was made.
+pub type FenceError = fence::FenceError<etcd_client::Error>;
 
 // === impl TermGuard ===
 
@@ -62,14 +63,32 @@ impl TermGuard {
 // === impl Fence ===
 
 impl Fence {
+    /// The fence of `resource`, below [`EtcdConfig::PREFIX`].
+    pub fn new(resource: &str) -> Self {
+        Self { key: Keys::new(EtcdConfig::PREFIX).mark(resource) }
+    }
+
+    /// The fence of `resource`, below another prefix. [`EtcdConfig::fence`] takes that of the settings.
+    ///
+    /// # Errors
+    /// As for [`EtcdConfig::prefix`].
+    pub fn in_prefix(resource: &str, prefix: &str) -> Result<Self, InvalidSettings> {
+        check_prefix(prefix)?;
+        Ok(Self { key: Keys::new(prefix).mark(resource) })
+    }
+
     /// Admits `term` and makes the effects, in one atomic Txn. A term's first act on the resource must be one of
     /// these, without effects if need be, before any read that its effects depend on (F-1).
     ///
     /// Reads the mark first; starts again when another process has raised it meanwhile, which each term does once.
     ///
     /// # Errors
-    /// [`FenceError::Stale`]: a later term has been admitted; the effects were not made. Dropping the future leaves
-    /// them made or not made, all together.
+    /// [`FenceError::Stale`]: a later term has been admitted; the effects were not made. [`FenceError::Store`]: it is
+    /// unknown whether they were, except for [`InvalidArgs`](etcd_client::Error::InvalidArgs): the mark's key holds
+    /// something else, and nothing was done.
+    ///
+    /// # Cancel safety
+    /// The effects are made or not made, all together.
     pub async fn admit(
         &self,
         client: &mut Client,
@@ -78,12 +97,8 @@ impl Fence {
     ) -> Result<(), FenceError> {
         let effects = effects.into();
         loop {
-            let found = client.get(self.key.as_str(), None).await?;
-            let seen = match found.kvs().first() {
-                Some(pair) => Some(parse(pair.value()).ok_or_else(|| FenceError::Foreign(self.key.clone()))?),
-                None => None,
-            };
-            let mark = admit(seen, *term)?;
+            let seen = self.mark(client).await?;
+            let mark = fence::admit(seen, *term).map_err(FenceError::Stale)?;
             let unchanged = match seen {
                 Some(seen) => Compare::value(self.key.as_str(), CompareOp::Equal, term_value(&seen)),
                 None => Compare::version(self.key.as_str(), CompareOp::Equal, 0),
@@ -96,6 +111,21 @@ impl Fence {
                 return Ok(());
             }
         }
+    }
+
+    /// The greatest term admitted so far.
+    ///
+    /// # Errors
+    /// etcd's; [`InvalidArgs`](etcd_client::Error::InvalidArgs) if the mark's key holds something else.
+    pub async fn mark(&self, client: &mut Client) -> Result<Option<Term>, etcd_client::Error> {
+        let found = client.get(self.key.as_str(), None).await?;
+        let foreign = || {
+            etcd_client::Error::InvalidArgs(format!(
+                "the fence's key {:?} holds something that is not a mark: remove it, or use another prefix",
+                self.key
+            ))
+        };
+        found.kvs().first().map(|pair| parse(pair.value()).ok_or_else(foreign)).transpose()
     }
 }
 

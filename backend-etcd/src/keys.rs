@@ -1,4 +1,4 @@
-//! Where a register stands, and how it is written there.
+//! The keys of a register, and their values.
 
 use lease_core::{BackendError, LeaseName, Lineage, Observation, Record, Term};
 
@@ -15,7 +15,7 @@ pub(crate) enum Part {
     Beat,
 }
 
-/// What the two keys hold; `None` where there is no such key.
+/// The two keys' values; `None` where there is no such key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Values {
     pub(crate) term: Option<String>,
@@ -29,12 +29,12 @@ impl Keys {
         Self(format!("{}/", prefix.trim_end_matches('/')))
     }
 
-    /// What all leases' keys begin with.
+    /// The beginning of all leases' keys.
     pub(crate) fn leases(&self) -> String {
         format!("{}leases/", self.0)
     }
 
-    /// What a lease's two keys begin with, and no other lease's: a name has no `/`.
+    /// The beginning of a lease's two keys, and of no other lease's: a name has no `/`.
     pub(crate) fn lease(&self, name: &LeaseName) -> String {
         format!("{}leases/{name}/", self.0)
     }
@@ -47,7 +47,7 @@ impl Keys {
         format!("{}{part}", self.lease(name))
     }
 
-    /// What the keys of a lease's history begin with.
+    /// The beginning of the keys of a lease's history.
     pub(crate) fn history(&self, name: &LeaseName) -> String {
         format!("{}history/{name}/", self.0)
     }
@@ -57,7 +57,7 @@ impl Keys {
         format!("{}fences/{resource}", self.0)
     }
 
-    /// Whose key this is, and which of the two; `None` for anybody else's.
+    /// The lease that a key belongs to, and which of its two it is; `None` for any other key.
     pub(crate) fn parse(&self, key: &[u8]) -> Option<(LeaseName, Part)> {
         let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.0)?.strip_prefix("leases/")?;
         let (name, part) = key.split_once('/')?;
@@ -73,7 +73,7 @@ impl Keys {
 // === impl Values ===
 
 impl Values {
-    /// How a record is written.
+    /// The values that hold a record.
     pub(crate) fn of(record: &Record) -> Self {
         let term = match record.term() {
             Some(term) => term_value(&term),
@@ -92,8 +92,8 @@ impl Values {
         Ok(())
     }
 
-    /// What they show. A register exists if its beat does; whatever a hand did to the term key is put right by the
-    /// next write, which compares what was found here.
+    /// The register that they hold. A register exists if its beat does; whatever a hand did to the term key is put
+    /// right by the next write, which compares what was found here.
     pub(crate) fn observation(
         self,
         name: &LeaseName,
@@ -112,7 +112,7 @@ impl Values {
         serde_json::to_string(self).expect("two texts are JSON")
     }
 
-    /// What `expected` saw.
+    /// The values that `expected` saw.
     pub(crate) fn seen_by(expected: &Observation) -> Result<Self, BackendError> {
         let foreign = || BackendError::not_applied("the observation is not one of this store's: look again");
         let seen: Self = serde_json::from_str(&expected.version).map_err(|_| foreign())?;

@@ -15,11 +15,11 @@ pub(crate) struct Newest(Mutex<State>);
 struct State {
     cluster: u64,
     revision: u64,
-    /// How far the cluster had been when it was found restored.
+    /// The revision that the cluster had reached when it was found restored.
     restored_after: Option<u64>,
 }
 
-/// What was known before a call was sent: what the call shows can't be older.
+/// The knowledge from before a call was sent: its answer can't be older.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Before(State);
 
@@ -48,7 +48,7 @@ impl Newest {
         state.lineage()
     }
 
-    /// What a watch showed, maybe late.
+    /// A revision that a watch showed, maybe late.
     pub(crate) fn heard(&self, cluster: u64, revision: u64) {
         let mut state = self.lock();
         if state.cluster == cluster {

@@ -7,9 +7,8 @@ use etcd_client::{Event, EventType, WatchOptions, WatchStream};
 use futures::stream;
 use lease_core::{BackendError, Hint, Hints};
 
-use crate::backend::LONGEST_ANSWER;
 use crate::config::EtcdConfig;
-use crate::connection::open_for_watch;
+use crate::connection::{LONGEST_ANSWER, open_for_watch};
 use crate::error::of_read;
 use crate::keys::{Keys, Part, Values};
 use crate::newest::Newest;
@@ -55,7 +54,7 @@ pub(crate) async fn hints(
 }
 
 impl Watch {
-    /// What is read from the stream waits nowhere but in one answer's events: etcd holds the rest back.
+    /// At most one answer's events wait here: etcd holds the rest back.
     async fn next(mut self) -> Option<(Hint, Self)> {
         loop {
             if let Some(hint) = self.waiting.pop_front() {

@@ -13,7 +13,7 @@ mod harness;
 #[path = "conformance/resource.rs"]
 mod resource;
 
-/// How long a trial waits for what a mutant never does.
+/// The time that a trial waits for something that a mutant never does.
 const LIMIT: Duration = Duration::from_secs(8);
 
 #[test]

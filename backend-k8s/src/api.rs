@@ -25,7 +25,7 @@ pub(crate) struct Api {
     client: Mutex<Option<Client>>,
 }
 
-/// What a watch shows.
+/// An event of a watch.
 pub(crate) type Events = BoxStream<'static, kube::Result<WatchEvent<Lease>>>;
 
 /// An answer of the API server that isn't an error.

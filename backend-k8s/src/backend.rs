@@ -205,7 +205,9 @@ impl LeaseBackend for K8s {
             }
             match lease::observation(lease) {
                 Ok(seen) => found.push((name, Observation { floor: version, ..seen })),
-                Err(error) => tracing::warn!(lease = %name, %error, "left out of the list"),
+                Err(error) => {
+                    tracing::warn!(lease = %name, error = format!("{error:#}"), "left out of the list")
+                }
             }
         }
         Ok(found)

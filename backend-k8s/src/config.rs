@@ -8,7 +8,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use lease_core::{BackendError, InvalidSettings};
 
-/// How to reach the API server, and which namespace holds the Leases.
+/// The API server's address and credentials, and the namespace of the Leases.
 #[derive(Clone, Debug)]
 pub struct K8sConfig {
     source: Source,
@@ -83,7 +83,7 @@ impl K8sConfig {
         Ok(self)
     }
 
-    /// How long any one call may take; 10 s unless set. The elector cuts calls sooner, by the lease's deadline.
+    /// The time limit of any one call; 10 s unless set. The elector cuts calls sooner, by the lease's deadline.
     ///
     /// # Errors
     /// Allowed are 100 ms to 60 s.

@@ -1,4 +1,4 @@
-//! What a failed call means: certainly not applied, or unknown.
+//! Errors of failed calls: certainly not applied, or unknown.
 
 use std::error::Error as StdError;
 use std::io::ErrorKind;
@@ -32,7 +32,7 @@ impl Failure {
         Self::Lost(cause.into())
     }
 
-    /// What kube says of a request whose answer never began.
+    /// kube's error for a request whose answer never began.
     pub(crate) fn of_sending(error: kube::Error) -> Self {
         let unsent = match &error {
             kube::Error::Auth(_) | kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => true,

@@ -1,4 +1,4 @@
-//! How a record is kept in a Lease, and what a Lease says that somebody else has written (K-2). Pure.
+//! A record as a Lease, and a Lease that somebody else has written as a record (K-2). Pure.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub const RECORD: &str = "leasehold.dev/record";
 /// The lineage while there is no Lease, and so no uid.
 pub(crate) const ABSENT: &str = "absent";
 
-/// What a Lease shows.
+/// The observation of a Lease.
 ///
 /// The version is the Lease itself: a PUT replaces all of it, and what others have put there must survive.
 pub(crate) fn observation(lease: Lease) -> Result<Observation, BackendError> {
@@ -28,7 +28,7 @@ pub(crate) fn observation(lease: Lease) -> Result<Observation, BackendError> {
     Ok(Observation { record: Some(record), lineage, floor, version })
 }
 
-/// What the absence of a Lease shows, as of a list of this resourceVersion.
+/// The observation of an absent Lease, as of a list of this resourceVersion.
 pub(crate) fn absence(resource_version: u64) -> Observation {
     Observation {
         record: None,
@@ -93,12 +93,12 @@ pub(crate) fn new(name: &LeaseName, record: &Record) -> Result<Lease, BackendErr
     written(name, Lease::default(), None, record)
 }
 
-/// Who holds it, as `kubectl get lease` shows it; empty when it is free.
+/// The holder, as `kubectl get lease` shows it; empty when it is free.
 fn identity(record: &Record) -> String {
     record.grant.map(|grant| format!("{}_{grant}", record.holder)).unwrap_or_default()
 }
 
-/// What client-go waits for, so never less than our own holder may act. A final register is nobody's to take.
+/// The time that client-go waits, so never less than our own holder may act. A final register is nobody's to take.
 fn duration_seconds(record: &Record) -> i32 {
     if record.sealed.is_some() {
         return i32::MAX;
@@ -138,8 +138,8 @@ fn record(lease: &Lease, lineage: &Lineage) -> Result<Record, BackendError> {
     let kept = lease.metadata.annotations.as_ref().and_then(|annotations| annotations.get(RECORD));
     let kept: Option<Record> = kept.map(|text| serde_json::from_str(text)).transpose().map_err(|error| {
         let why = format!(
-            "its annotation {RECORD} is no record ({error}); delete the Lease and run init --above with an epoch \
-             above all that were used"
+            "its annotation {RECORD} is no record ({error}); delete the Lease and create it anew with init, above \
+             every epoch that was used"
         );
         unreadable(lease, &why)
     })?;
@@ -152,7 +152,7 @@ fn record(lease: &Lease, lineage: &Lineage) -> Result<Record, BackendError> {
     }
 }
 
-/// What somebody else has made of it: client-go, or a person.
+/// A record for a Lease that somebody else has written: client-go, or a person.
 fn foreign(
     lease: &Lease,
     spec: &LeaseSpec,

@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_secs(WINDOW_SECS + 15);
 struct Watch {
     api: Arc<Api>,
     prefix: String,
-    /// What has been seen.
+    /// The Leases that have been seen.
     version: String,
     /// Has it shown anything since it was opened?
     alive: bool,
@@ -91,7 +91,7 @@ impl Watch {
     }
 }
 
-/// What can't be read here can't be read by a look either, which says why.
+/// A Lease that can't be read here can't be read by `observe` either, which says why.
 fn shown(name: String, lease: Lease) -> Hint {
     match (LeaseName::new(name), lease::observation(lease)) {
         (Ok(name), Ok(seen)) => Hint::Shows(name, seen),

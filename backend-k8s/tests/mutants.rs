@@ -16,7 +16,7 @@ mod harness;
 #[path = "../../backend-sqlite/tests/conformance/resource.rs"]
 mod resource;
 
-/// How long a trial waits for what a mutant never does.
+/// The time that a trial waits for something that a mutant never does.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Two are about history, which this store doesn't keep. The third's case says nothing here yet: a restored Lease

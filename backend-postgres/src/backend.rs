@@ -12,14 +12,15 @@ use lease_core::{
 use sqlx::postgres::PgRow;
 
 use crate::config::PostgresConfig;
-use crate::pool::{NewestTimeline, Pool};
-use crate::rows::{Standing, floor, history_row, lease_name, observation};
-use crate::statements::{PgQuery, bind_put, is_beat, query, split};
+use crate::pool::Pool;
+use crate::rows::{ServerState, floor, history_row, lease_name, observation};
+use crate::server::{CallFailed, NewestTimeline, Opened, Server, probe_for_pooler};
+use crate::statements::{PgQuery, Statements, bind_put, is_beat, query, split};
 use crate::{error, schema, watch};
 
 /// PostgreSQL as a lease store.
 pub struct Postgres {
-    pool: Pool,
+    pool: Pool<Server>,
     /// A transaction pooler stands in between.
     pooled: bool,
 }
@@ -50,41 +51,42 @@ impl Postgres {
         Self::connector(config).open().await
     }
 
+    fn config(&self) -> &PostgresConfig {
+        &self.pool.connector().config
+    }
+
+    fn statements(&self) -> &Statements {
+        &self.pool.connector().statements
+    }
+
     /// All rows of a statement that changes nothing.
-    async fn rows(&self, what: &str, query: PgQuery<'_>) -> Result<Vec<PgRow>, BackendError> {
-        let mut lent = self.pool.take().await?;
-        match query.fetch_all(&mut lent.connection).await {
-            Ok(rows) => {
-                lent.keep();
-                Ok(rows)
-            }
-            Err(failure) => {
-                lent.failed(&failure);
-                Err(error::not_applied(what, failure))
-            }
-        }
+    async fn rows(&self, context: &str, query: PgQuery<'_>) -> Result<Vec<PgRow>, BackendError> {
+        let rows = self.pool.call(async |opened: &mut Opened| {
+            Ok::<_, CallFailed>(query.fetch_all(&mut opened.connection).await?)
+        });
+        rows.await.map_err(|failed| failed.of_read(context))
     }
 
     /// Checks the row's server before it believes the row.
     fn believe(&self, row: &PgRow) -> Result<Observation, BackendError> {
         let failed = |failure| error::not_applied("reading a register", failure);
-        let standing = Standing::of(row).map_err(failed)?;
-        self.pool.judge(&standing)?;
-        observation(row, &standing).map_err(failed)
+        let state = ServerState::of(row).map_err(failed)?;
+        self.pool.connector().judge(&state)?;
+        observation(row, &state).map_err(failed)
     }
 }
 
 impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Postgres").field("config", &self.pool.config).field("pooled", &self.pooled).finish()
+        f.debug_struct("Postgres").field("config", self.config()).field("pooled", &self.pooled).finish()
     }
 }
 
 impl PostgresConnector {
     async fn open(&self) -> Result<Postgres, BackendError> {
-        let pool = Pool::new(self.config.clone(), self.newest.clone());
+        let pool = Server::pool(self.config.clone(), self.newest.clone());
         schema::check(&pool).await?;
-        let pooled = pool.probe_for_pooler().await?;
+        let pooled = probe_for_pooler(&pool).await?;
         Ok(Postgres { pool, pooled })
     }
 }
@@ -99,7 +101,7 @@ impl Connector for PostgresConnector {
 #[async_trait]
 impl LeaseBackend for Postgres {
     async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
-        let statement = query(&self.pool.statements.observe).bind(name.as_str());
+        let statement = query(&self.statements().observe).bind(name.as_str());
         let rows = self.rows(&format!("reading lease {name}"), statement).await?;
         let row = rows.first().ok_or_else(|| BackendError::not_applied("the server answered with no row"))?;
         self.believe(row)
@@ -112,34 +114,28 @@ impl LeaseBackend for Postgres {
         record: &Record,
         change: Change,
     ) -> Result<PutOutcome, BackendError> {
-        let statement = query(self.pool.statements.put(change, expected.record.is_some()));
+        let statement = query(self.statements().put(change, expected.record.is_some()));
         let statement = bind_put(statement, name, expected, record, change)?;
         let (system_id, timeline) = split(&expected.lineage);
-        let mut lent = self.pool.take().await?;
-        let written = if !is_beat(expected, change) {
-            let row = statement.fetch_optional(&mut lent.connection).await;
-            row.and_then(|row| row.map(|row| floor(&row, timeline)).transpose())
-        } else if lent.system_id == system_id {
-            let done = statement.execute(&mut lent.connection).await;
-            // It still had its tag, so nobody made a later epoch of it: the floor that was seen is high enough.
-            done.map(|done| (done.rows_affected() == 1).then_some(expected.floor))
-        } else {
-            Ok(None)
-        };
-        match written {
+        let written = self.pool.call(async |opened: &mut Opened| {
+            if !is_beat(expected, change) {
+                let row = statement.fetch_optional(&mut opened.connection).await?;
+                Ok::<_, CallFailed>(row.map(|row| floor(&row, timeline)).transpose()?)
+            } else if opened.system_id == system_id {
+                let done = statement.execute(&mut opened.connection).await?;
+                // It still had its tag, so nobody made a later epoch of it: the floor that was seen is high enough.
+                Ok((done.rows_affected() == 1).then_some(expected.floor))
+            } else {
+                Ok(None)
+            }
+        });
+        match written.await {
             Ok(Some(floor)) => {
-                lent.keep();
                 let (record, lineage) = (Some(record.clone()), expected.lineage.clone());
                 Ok(PutOutcome::Written(Observation { record, lineage, floor, version: String::new() }))
             }
-            Ok(None) => {
-                lent.keep();
-                Ok(PutOutcome::Conflict(self.observe(name).await?))
-            }
-            Err(failure) => {
-                lent.failed(&failure);
-                Err(error::of_write(format!("writing lease {name} ({change:?})"), failure))
-            }
+            Ok(None) => Ok(PutOutcome::Conflict(self.observe(name).await?)),
+            Err(failed) => Err(failed.of_write(format!("writing lease {name} ({change:?})"))),
         }
     }
 
@@ -156,7 +152,7 @@ impl LeaseBackend for Postgres {
 
     async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
         let context = "listing leases";
-        let rows = self.rows(context, query(&self.pool.statements.list).bind(prefix)).await?;
+        let rows = self.rows(context, query(&self.statements().list).bind(prefix)).await?;
         let read = |row: &PgRow| {
             let name = lease_name(row).map_err(|failure| error::not_applied(context, failure))?;
             Ok((name, self.believe(row)?))
@@ -166,12 +162,12 @@ impl LeaseBackend for Postgres {
 
     /// LISTENs on a connection of its own. Wakes on releases, revocations and requests only.
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
-        watch::hints(&self.pool.config, self.pooled, prefix).await
+        watch::hints(self.config(), self.pooled, prefix).await
     }
 
     async fn history(&self, name: &LeaseName, limit: u32) -> Result<Vec<HistoryRow>, BackendError> {
         let context = format!("reading the history of lease {name}");
-        let statement = query(&self.pool.statements.history).bind(name.as_str()).bind(i64::from(limit));
+        let statement = query(&self.statements().history).bind(name.as_str()).bind(i64::from(limit));
         let rows = self.rows(&context, statement).await?;
         rows.iter()
             .rev()

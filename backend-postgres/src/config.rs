@@ -8,7 +8,7 @@ use lease_core::InvalidSettings;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
-/// How to reach the store, and how to use it.
+/// The store's address, credentials, schema and limits.
 ///
 /// Neither `Debug` nor any error shows a password.
 #[derive(Clone)]
@@ -54,7 +54,7 @@ impl PostgresConfig {
         Ok(self)
     }
 
-    /// How many connections may be open, besides one for each watch; 4 unless set.
+    /// The number of connections that may be open, besides one for each watch; 4 unless set.
     ///
     /// # Errors
     /// Allowed are 2 to 100: a stuck call must never hold up the one that is sent beside it (U-5).
@@ -70,7 +70,7 @@ impl PostgresConfig {
         Ok(self)
     }
 
-    /// Where to LISTEN when the main url is that of a pooler, which would lose notifications: the server itself.
+    /// The server to LISTEN at when the main url is that of a pooler, which would lose notifications.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
@@ -79,8 +79,8 @@ impl PostgresConfig {
         Ok(self)
     }
 
-    /// After how long the server itself gives up a statement that waits behind somebody's lock, so that abandoned
-    /// ones don't pile up (U-5); 1 s unless set. Keep it below the shortest ttl.
+    /// The server itself gives up a statement that waits this long behind somebody's lock, so that abandoned ones don't
+    /// pile up (U-5); 1 s unless set. Keep it below the shortest ttl.
     ///
     /// # Errors
     /// Allowed are 10 ms to 60 s.
@@ -96,7 +96,8 @@ impl PostgresConfig {
         Ok(self)
     }
 
-    /// How old history rows get. Kept in the schema, where [`migrate`](crate::migrate) writes it; 90 days at first.
+    /// The age at which history rows are deleted. Kept in the schema, where [`migrate`](crate::migrate) writes it; 90
+    /// days at first.
     ///
     /// # Errors
     /// Allowed are one hour to 100 years.

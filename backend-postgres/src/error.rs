@@ -1,4 +1,4 @@
-//! What a failed call means: certainly not applied, or unknown (R-3).
+//! Errors of failed calls: certainly not applied, or unknown (R-3).
 
 use std::io::ErrorKind;
 
@@ -21,11 +21,6 @@ pub(crate) fn of_write(context: impl Into<String>, error: sqlx::Error) -> Backen
         _ => BackendError::unknown(context),
     };
     with_advice(failed, error)
-}
-
-/// Did others only get in the way, so that the connection is as good as before?
-pub(crate) fn is_contention(error: &sqlx::Error) -> bool {
-    database(error).is_some_and(|error| ["40001", "40P01", "55P03"].contains(&error.code()))
 }
 
 /// Does a pooler refuse `options` at start-up?
@@ -59,7 +54,7 @@ struct Advice {
     text: &'static str,
 }
 
-/// What to do about the errors that a setting causes.
+/// Advice on the errors that a setting causes.
 fn advice(error: &sqlx::Error) -> Option<Advice> {
     let refused = |text| Some(Advice { refused: true, text });
     let passing = |text| Some(Advice { refused: false, text });
@@ -76,7 +71,7 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
         "42501" => refused(
             "the role lacks a privilege; grant it with roles.sql, or for tables to be made use a role that may",
         ),
-        "3F000" | "42P01" | "42703" | "42883" => refused(crate::schema::NOT_MIGRATED),
+        "3F000" | "42P01" | "42703" | "42883" => refused(NOT_MIGRATED),
         "26000" | "42P05" => refused(LOST_STATEMENTS),
         "25006" => passing("the server is read-only: a standby, or a full disk; use the primary"),
         "55000" if error.message().contains("recovery") => {
@@ -93,7 +88,9 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
 
 const TLS: &str = "no TLS connection; check sslmode and sslrootcert in the url, and the server's certificate";
 
-pub(crate) const LOST_STATEMENTS: &str = "the pooler in between loses prepared statements; use PgBouncer 1.21 or \
+pub(crate) const NOT_MIGRATED: &str = "the lease tables are missing or older than this program; run `leasehold migrate-schema` as a role that may create tables";
+
+const LOST_STATEMENTS: &str = "the pooler in between loses prepared statements; use PgBouncer 1.21 or \
     later with max_prepared_statements above 0, session pooling, or a direct connection";
 
 #[cfg(test)]

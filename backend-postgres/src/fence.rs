@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use std::sync::Arc;
 
 use crate::config::Schema;
+use crate::pool::{CallError, raised_by_statement};
 use crate::{error, schema};
 
 /// The mark of one fenced resource, in the database that holds the effects.
@@ -25,25 +26,27 @@ use crate::{error, schema};
 #[derive(Clone, Debug)]
 pub struct Fence {
     resource: String,
+    schema: Schema,
     admit: Arc<str>,
     mark: Arc<str>,
 }
 
-/// Why a term was not admitted. Roll the transaction back in either case.
-#[derive(Debug, thiserror::Error)]
-pub enum FenceError {
-    /// A later term has acted here: this one is over (F-4).
-    #[error(transparent)]
-    Stale(#[from] Stale),
-    /// The database did not answer; nothing was admitted.
-    #[error("asking the fence: {0}")]
-    Store(#[from] sqlx::Error),
+/// Why a term was not admitted.
+pub type FenceError = lease_core::fence::FenceError<sqlx::Error>;
+
+impl CallError for FenceError {
+    fn raised_by_statement(&self) -> bool {
+        match self {
+            Self::Stale(_) => true,
+            Self::Store(error) => raised_by_statement(error),
+        }
+    }
 }
 
 impl Fence {
     /// The fence of `resource`, in the schema `public`.
     pub fn new(resource: impl Into<String>) -> Self {
-        Self::of(resource.into(), &Schema::new(Schema::DEFAULT).expect("the default is valid"))
+        Self::of(resource.into(), Schema::new(Schema::DEFAULT).expect("the default is valid"))
     }
 
     /// The fence of `resource`, in another schema.
@@ -51,30 +54,30 @@ impl Fence {
     /// # Errors
     /// As for [`PostgresConfig::schema`](crate::PostgresConfig::schema).
     pub fn in_schema(resource: impl Into<String>, schema: &str) -> Result<Self, InvalidSettings> {
-        Ok(Self::of(resource.into(), &Schema::new(schema)?))
+        Ok(Self::of(resource.into(), Schema::new(schema)?))
     }
 
-    fn of(resource: String, schema: &Schema) -> Self {
+    fn of(resource: String, schema: Schema) -> Self {
         Self {
             resource,
             admit: schema.render("SELECT {schema}.leasehold_admit($1, $2, $3)").into(),
             mark: schema
                 .render("SELECT epoch, grant_id FROM {schema}.leasehold_fence_marks WHERE resource = $1")
                 .into(),
+            schema,
         }
     }
 
-    /// Makes the marks' table and the admitting function in a database that is not a lease store
-    /// ([`migrate`](crate::migrate) makes them in one that is). May be repeated, also by many at once.
+    /// Makes the table of marks and the admitting function in the fence's schema, for every resource there, in a
+    /// database that is not a lease store ([`migrate`](crate::migrate) makes them in one that is). May be repeated,
+    /// also by many at once.
     ///
     /// # Errors
     /// The database's: nothing was made. The role must be allowed to create tables in the schema.
-    pub async fn install(connection: &mut PgConnection, in_schema: &str) -> Result<(), sqlx::Error> {
-        let name =
-            Schema::new(in_schema).map_err(|invalid| sqlx::Error::InvalidArgument(invalid.to_string()))?;
+    pub async fn install(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let mut tx = connection.begin().await?;
         schema::one_at_a_time(&mut tx).await?;
-        schema::run(&mut tx, &name, schema::FENCE).await?;
+        schema::run(&mut tx, &self.schema, schema::FENCE).await?;
         tx.commit().await
     }
 
@@ -89,7 +92,7 @@ impl Fence {
     pub async fn admit(&self, connection: &mut PgConnection, term: &Term) -> Result<(), FenceError> {
         let refused = Stale { refused: *term };
         // The store can't issue, nor ever admit, such an epoch.
-        let epoch = i64::try_from(term.epoch).map_err(|_| refused)?;
+        let epoch = i64::try_from(term.epoch).map_err(|_| FenceError::Stale(refused))?;
         let admitted = sqlx::query(AssertSqlSafe(self.admit.clone()))
             .bind(&self.resource)
             .bind(epoch)
@@ -99,7 +102,7 @@ impl Fence {
         match admitted {
             Ok(_) => Ok(()),
             Err(failure) if error::database(&failure).is_some_and(|e| e.code() == error::STALE) => {
-                Err(refused.into())
+                Err(FenceError::Stale(refused))
             }
             Err(failure) => Err(failure.into()),
         }

@@ -24,9 +24,12 @@ mod backend;
 mod config;
 mod error;
 mod fence;
-mod pool;
+pub mod listen;
+mod payload;
+pub mod pool;
 mod rows;
 mod schema;
+mod server;
 mod statements;
 mod watch;
 

@@ -1,265 +1,244 @@
-//! A small pool of our own. sqlx's asks each connection that comes back for a sign of life (a second round trip for
-//! each statement), retries and sleeps while connecting (R-3), and takes back what was dropped in mid-statement.
+//! A pool of connections in which every call ends: for the lease store, and for a program's own effects in PostgreSQL.
+//!
+//! sqlx's pool pings each connection that comes back (a second round trip for each statement, without a time limit),
+//! retries and sleeps while connecting (R-3), and takes back connections that were dropped in mid-statement. And sqlx
+//! sets neither keepalives nor TCP_USER_TIMEOUT, so a connection whose peer vanished is noticed by a time limit only.
 
-use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use lease_core::writes::{self, Fresh};
-use lease_core::{BackendError, Change, LeaseName};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{Connection, Row};
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::config::{PostgresConfig, server};
-use crate::error;
-use crate::rows::Standing;
-use crate::statements::{Statements, bind_put, query};
-
-/// No server takes longer to open a connection, unless it is out of reach.
-const OPENING_LIMIT: Duration = Duration::from_secs(10);
-/// A connection that nobody has used for longer may have been forgotten by a firewall on the way.
+/// A server that takes longer to open a connection is out of reach.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// A firewall on the way may have forgotten a connection that was idle for longer.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// The server's own limit ends a statement first; without its answer until then the connection is dead.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
-pub(crate) struct Pool {
-    pub(crate) config: PostgresConfig,
-    pub(crate) statements: Statements,
-    options: PgConnectOptions,
-    /// A pooler in between refused `options` at start-up.
-    plain: AtomicBool,
-    told: AtomicBool,
-    idle: Mutex<Vec<(Instant, Opened)>>,
+/// Opens the connections of a [`Pool`].
+pub trait Connect: Send + Sync {
+    /// A [`PgConnection`], and whatever is to be remembered about it.
+    type Connection: Send;
+    /// Why there is no connection. No statement was sent then.
+    type Error;
+
+    /// Opens a connection and checks that its server may be used. The pool limits its time.
+    fn connect(&self) -> impl Future<Output = Result<Self::Connection, Self::Error>> + Send;
+
+    /// The error for the case that [`connect`](Self::connect) takes too long, or that no connection becomes free.
+    fn unavailable(&self, timed_out: sqlx::Error) -> Self::Error;
+
+    /// The connection itself.
+    fn postgres(connection: &mut Self::Connection) -> &mut PgConnection;
+}
+
+/// The error of a [`call`](Pool::call), as far as the pool needs to know it.
+pub trait CallError: From<sqlx::Error> {
+    /// Did the statement's own logic raise it, so that the session is as good as before? For an error of sqlx's,
+    /// [`raised_by_statement`] knows.
+    fn raised_by_statement(&self) -> bool;
+}
+
+impl CallError for sqlx::Error {
+    fn raised_by_statement(&self) -> bool {
+        raised_by_statement(self)
+    }
+}
+
+/// True for SQLSTATEs that say nothing about the connection or its server: Leasehold's own (class LH), violated
+/// constraints (class 23), 40001 (serialization), 40P01 (deadlock) and 55P03 (lock timeout).
+pub fn raised_by_statement(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| {
+        code.starts_with("LH") || code.starts_with("23") || ["40001", "40P01", "55P03"].contains(&&*code)
+    })
+}
+
+/// A bounded number of connections, opened when they are needed.
+pub struct Pool<C: Connect = Checked> {
+    connect: C,
+    limit: Duration,
+    idle: Mutex<Vec<(Instant, C::Connection)>>,
     slots: Semaphore,
-    newest: Arc<NewestTimeline>,
 }
 
-/// A connection whose server was found fit.
-pub(crate) struct Opened {
-    pub(crate) connection: PgConnection,
-    pub(crate) system_id: String,
-    pub(crate) pid: i32,
-}
-
-/// The greatest timeline seen under a system identifier, kept over reconnections.
-#[derive(Debug, Default)]
-pub(crate) struct NewestTimeline(Mutex<Option<(String, u64)>>);
-
-impl Pool {
-    pub(crate) fn new(config: PostgresConfig, newest: Arc<NewestTimeline>) -> Self {
-        let own_limit = config.options.get_options().is_some_and(|options| options.contains("lock_timeout"));
-        // Each statement is planned once, when a connection is opened.
-        let options = config.options.clone().options([("plan_cache_mode", "force_generic_plan")]);
-        let options = match own_limit {
-            true => options,
-            // U-5: the server itself gives up what nobody waits for any more.
-            false => options.options([("lock_timeout", config.lock_timeout.as_millis().to_string())]),
-        };
-        Self {
-            statements: Statements::new(&config),
-            options,
-            plain: AtomicBool::new(false),
-            told: AtomicBool::new(false),
-            idle: Mutex::new(Vec::new()),
-            slots: Semaphore::new(config.pool_size as usize),
-            newest,
-            config,
-        }
-    }
-
-    /// A connection that is ready for a statement. Every failure is NotApplied: no statement was sent.
-    pub(crate) async fn take(&self) -> Result<Lent<'_>, BackendError> {
-        let slot = self.slots.acquire().await.expect("the semaphore is never closed");
-        let idle = loop {
-            match self.idle().pop() {
-                Some((since, _)) if since.elapsed() > IDLE_LIMIT => {}
-                Some((_, opened)) => break Some(opened),
-                None => break None,
-            }
-        };
-        let opened = match idle {
-            Some(opened) => opened,
-            None => self.open().await?,
-        };
-        Ok(Lent { pool: self, opened: Some(opened), _slot: slot })
-    }
-
-    async fn open(&self) -> Result<Opened, BackendError> {
-        let at = server(&self.config.options);
-        match tokio::time::timeout(OPENING_LIMIT, self.open_unlimited(&at)).await {
-            Ok(opened) => opened,
-            Err(_) => {
-                Err(BackendError::not_applied(format!("connecting to {at}: no answer for {OPENING_LIMIT:?}")))
-            }
-        }
-    }
-
-    async fn open_unlimited(&self, at: &str) -> Result<Opened, BackendError> {
-        let failed = |error| error::not_applied(format!("connecting to {at}"), error);
-        let mut connection = match self.plain.load(Ordering::Relaxed) {
-            true => PgConnection::connect_with(&self.config.options).await.map_err(failed)?,
-            false => match PgConnection::connect_with(&self.options).await {
-                Err(error) if error::refuses_startup_options(&error) => {
-                    self.plain.store(true, Ordering::Relaxed);
-                    PgConnection::connect_with(&self.config.options).await.map_err(failed)?
-                }
-                connected => connected.map_err(failed)?,
-            },
-        };
-        let row =
-            query(&self.statements.observe).bind("").fetch_one(&mut connection).await.map_err(failed)?;
-        let standing = Standing::of(&row).map_err(failed)?;
-        self.judge(&standing)?;
-        self.rehearse(&mut connection, &standing).await.map_err(failed)?;
-        if !self.told.swap(true, Ordering::Relaxed) {
-            self.tell(at, &standing);
-        }
-        Ok(Opened { connection, system_id: standing.system_id, pid: standing.pid })
-    }
-
-    /// What an operator should know, once.
-    fn tell(&self, at: &str, standing: &Standing) {
-        if standing.lock_timeout == "0" {
-            tracing::warn!(
-                server = at,
-                "no lock_timeout: statements that nobody waits for would pile up behind a locked row; \
-                 run ALTER ROLE {} SET lock_timeout = '1s'",
-                self.config.options.get_username(),
-            );
-        }
-        if !standing.waits_for_standby() {
-            tracing::info!(
-                server = at,
-                "commits do not wait for a synchronous standby: after a failover to another server two may lead \
-                 for a while, and only fenced effects are safe then"
-            );
-        }
-    }
-
-    /// A server's new process reads catalogs, plans, and compiles the history's trigger when it first acquires:
-    /// milliseconds that a hand-over would wait for. So it holds a lease of its own once, in a transaction that is
-    /// rolled back: nobody sees its name, which no other connection has, and nothing waits for the disk. An epoch and
-    /// a few history numbers are used up (E-1: gaps are normal).
-    async fn rehearse(&self, connection: &mut PgConnection, standing: &Standing) -> Result<(), sqlx::Error> {
-        let mut rehearsal = connection.begin().await?;
-        let mut expected = standing.observation_of_nothing();
-        let name = LeaseName::new(format!("rehearsal-{}", Fresh::random().tag)).expect("a valid name");
-        for change in [Change::Init, Change::Acquire, Change::Renew, Change::Release] {
-            let fresh = Fresh::random();
-            let record = writes::init(&expected, Duration::from_secs(1), 0, Some(fresh.grant), &fresh);
-            let statement = query(self.statements.put(change, expected.record.is_some()));
-            bind_put(statement, &name, &expected, &record, change)
-                .map_err(|invalid| sqlx::Error::Encode(invalid.into()))?
-                .execute(&mut *rehearsal)
-                .await?;
-            expected.record = Some(record);
-        }
-        rehearsal.rollback().await
-    }
-
-    /// May this server hold leases (PG-1, R-2)?
-    pub(crate) fn judge(&self, standing: &Standing) -> Result<(), BackendError> {
-        let refuse = |why: String| Err(BackendError::refused(why));
-        let at = server(&self.config.options);
-        let user = self.config.options.get_username();
-        if standing.fsync != "on" {
-            return refuse(format!(
-                "{at} runs with fsync = off, so a crash loses acknowledged beats; set fsync = on"
-            ));
-        }
-        if standing.synchronous_commit == "off" {
-            return refuse(format!(
-                "synchronous_commit is off for {user} at {at}, so a crash loses acknowledged beats; \
-                 run ALTER ROLE {user} SET synchronous_commit = on"
-            ));
-        }
-        if self.config.synchronous_replication && !standing.waits_for_standby() {
-            return refuse(format!(
-                "commits at {at} do not wait for a synchronous standby, which require_synchronous_replication asks \
-                 for; set synchronous_standby_names, and synchronous_commit = on"
-            ));
-        }
-        let number = standing.timeline_number;
-        let mut newest = self.newest.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *newest {
-            Some((system_id, newest)) if *system_id == standing.system_id => {
-                if number < *newest {
-                    return refuse(format!(
-                        "{at} is on timeline {number}, and timeline {newest} of the same cluster was seen before: \
-                         this is an old primary; shut it down, and connect to the present one"
-                    ));
-                }
-                *newest = number;
-            }
-            other => *other = Some((standing.system_id.clone(), number)),
-        }
-        Ok(())
-    }
-
-    /// Does a transaction pooler stand in between? One that loses prepared statements is refused.
+impl<C: Connect> Pool<C> {
+    /// At most `connections` at a time. A call gets `limit` in all: waiting for a connection, opening it, and its work.
     ///
-    /// Two connections: while the second keeps a server's connection to itself by a transaction, the first must
-    /// find its statement on whatever server's connection it is given now.
-    pub(crate) async fn probe_for_pooler(&self) -> Result<bool, BackendError> {
-        let failed = |failure| error::not_applied("looking for a pooler", failure);
-        let pid = |row: &PgRow| row.try_get::<i32, _>("pid");
-        let mut first = self.take().await?;
-        let mut second = self.take().await?;
-        let apart = sqlx::raw_sql("BEGIN; SELECT pg_backend_pid() AS pid")
-            .fetch_one(&mut second.connection)
-            .await
-            .and_then(|row| pid(&row))
-            .map_err(failed)?;
-        let mut pooled = apart == first.pid;
-        if !pooled {
-            let again = query(&self.statements.observe).bind("").fetch_one(&mut first.connection).await;
-            pooled = again.and_then(|row| pid(&row)).map_err(failed)? != first.pid;
-        }
-        sqlx::raw_sql("ROLLBACK").execute(&mut second.connection).await.map_err(failed)?;
-        // The second is closed: one is enough while calls don't overlap, and a server's process costs memory.
-        first.keep();
-        Ok(pooled)
+    /// # Panics
+    /// If `connections` is 0.
+    pub fn new(connect: C, connections: u32, limit: Duration) -> Self {
+        assert!(connections > 0, "a pool needs at least one connection");
+        Self { connect, limit, idle: Mutex::new(Vec::new()), slots: Semaphore::new(connections as usize) }
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, Opened)>> {
+    /// The connector that opens the connections.
+    pub fn connector(&self) -> &C {
+        &self.connect
+    }
+
+    /// Runs `work` on a connection. It must leave no transaction open when it succeeds; what it leaves open when it
+    /// fails is rolled back.
+    ///
+    /// The connection is reused after success, and after an error that the statement's own logic
+    /// [raised](CallError::raised_by_statement). Any other error, and the time limit, closes it together with all idle
+    /// ones, which are probably as broken; the next call connects anew.
+    ///
+    /// # Errors
+    /// - `C::Error`: no connection; no statement was sent.
+    /// - Else `work`'s error, or [`sqlx::Error::Io`] with [`TimedOut`](std::io::ErrorKind::TimedOut) for work that was
+    ///   cut off at the limit: whether its writes were applied is unknown then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection. A statement that was sent may still be applied.
+    pub async fn call<T, E>(&self, work: impl AsyncFnOnce(&mut C::Connection) -> Result<T, E>) -> Result<T, E>
+    where
+        E: CallError + From<C::Error>,
+    {
+        let deadline = Instant::now() + self.limit;
+        let checkout = timeout_at(deadline, self.checkout()).await;
+        let (_slot, mut connection) = checkout.unwrap_or_else(|_| {
+            let busy = format!("no connection within {:?}", self.limit);
+            Err(self.connect.unavailable(timed_out(busy)))
+        })?;
+        let outcome = timeout_at(deadline, work(&mut connection)).await.unwrap_or_else(|_| {
+            Err(timed_out(format!("no answer from PostgreSQL within {:?}", self.limit)).into())
+        });
+        let reusable = match &outcome {
+            Ok(_) => true,
+            // The ping also sends the rollback that sqlx has only queued, and waits for it.
+            Err(error) if error.raised_by_statement() => {
+                let pinged = timeout_at(deadline, C::postgres(&mut connection).ping()).await;
+                matches!(pinged, Ok(Ok(())))
+            }
+            Err(_) => false,
+        };
+        let mut idle = self.idle();
+        match reusable {
+            true => idle.push((Instant::now(), connection)),
+            false => idle.clear(),
+        }
+        outcome
+    }
+
+    /// Runs `work` in a transaction, and commits it if it succeeds; else it is rolled back. As for
+    /// [`call`](Self::call).
+    ///
+    /// # Errors
+    /// As for [`call`](Self::call); an error of the commit leaves its outcome unknown, unless the server raised it.
+    pub async fn transaction<T, E>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        E: CallError + From<C::Error>,
+    {
+        self.call(async move |connection| {
+            let mut transaction = C::postgres(connection).begin().await?;
+            let done = work(&mut transaction).await?;
+            transaction.commit().await?;
+            Ok(done)
+        })
+        .await
+    }
+
+    /// A connection that never becomes part of the pool, and doesn't count as one of its connections.
+    ///
+    /// # Errors
+    /// As of [`Connect::connect`], or [`Connect::unavailable`] after 10 s. Cancel safe.
+    pub async fn open(&self) -> Result<C::Connection, C::Error> {
+        timeout(CONNECT_LIMIT, self.connect.connect()).await.unwrap_or_else(|_| {
+            Err(self.connect.unavailable(timed_out(format!("no answer within {CONNECT_LIMIT:?}"))))
+        })
+    }
+
+    async fn checkout(&self) -> Result<(SemaphorePermit<'_>, C::Connection), C::Error> {
+        let slot = self.slots.acquire().await.expect("the semaphore is never closed");
+        let idle = {
+            let mut idle = self.idle();
+            idle.retain(|(since, _)| since.elapsed() <= IDLE_LIMIT);
+            idle.pop()
+        };
+        match idle {
+            Some((_, connection)) => Ok((slot, connection)),
+            None => Ok((slot, self.open().await?)),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(Instant, C::Connection)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection on loan. Dropped, it is closed; only [`keep`](Self::keep) gives it back (U-4).
-pub(crate) struct Lent<'a> {
-    pool: &'a Pool,
-    opened: Option<Opened>,
-    _slot: SemaphorePermit<'a>,
+fn timed_out(message: String) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message))
 }
 
-impl Lent<'_> {
-    /// Its statement has been answered to the end: the next caller may have it.
-    pub(crate) fn keep(mut self) {
-        if let Some(opened) = self.opened.take() {
-            self.pool.idle().push((Instant::now(), opened));
+/// A check for [`Checked`]: refuses a server whose crash would lose acknowledged writes.
+pub const DURABLE: &str = "SELECT CASE WHEN current_setting('synchronous_commit') = 'off'
+        OR current_setting('fsync') = 'off'
+    THEN 'a crash would lose acknowledged writes: set fsync = on and synchronous_commit = on' END";
+
+/// Plain connections, each of whose servers is asked once whether it may be used.
+pub struct Checked {
+    options: PgConnectOptions,
+    check: &'static str,
+}
+
+impl Pool<Checked> {
+    /// For effects: at most `connections` at a time to `options`.
+    ///
+    /// `check` is the first statement on each connection, with one row of one text: why this server can't be used,
+    /// or NULL. See [`DURABLE`].
+    ///
+    /// `limit` is how long the server itself lets a statement, a wait for a lock and an idle transaction take, so that
+    /// what nobody waits for any more ends there too. A whole call gets 5 s more than that.
+    ///
+    /// # Panics
+    /// If `connections` is 0.
+    pub fn checked(
+        options: &PgConnectOptions,
+        connections: u32,
+        limit: Duration,
+        check: &'static str,
+    ) -> Self {
+        let millis = limit.as_millis().max(1).to_string();
+        let options = options.clone().options([
+            ("statement_timeout", millis.as_str()),
+            ("lock_timeout", millis.as_str()),
+            ("idle_in_transaction_session_timeout", millis.as_str()),
+            // A session whose client has gone while it waited for a lock ends soon: the number of sessions would else
+            // not be bounded by that of our connections.
+            ("client_connection_check_interval", "500ms"),
+            // Fences read what others have committed meanwhile; a snapshot would hide it, or fail.
+            ("default_transaction_isolation", "read committed"),
+        ]);
+        Self::new(Checked { options, check }, connections, limit.saturating_add(ANSWER_GRACE))
+    }
+}
+
+impl Connect for Checked {
+    type Connection = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let unfit: Option<String> = sqlx::query_scalar(self.check).fetch_one(&mut connection).await?;
+        match unfit {
+            Some(why) => Err(sqlx::Error::Configuration(why.into())),
+            None => Ok(connection),
         }
     }
 
-    /// What becomes of it after a failed statement. When one connection is broken, the idle ones probably are too.
-    pub(crate) fn failed(self, error: &sqlx::Error) {
-        match error {
-            error if error::is_contention(error) => self.keep(),
-            sqlx::Error::Io(_) | sqlx::Error::Database(_) => self.pool.idle().clear(),
-            _ => {}
-        }
+    fn unavailable(&self, timed_out: sqlx::Error) -> sqlx::Error {
+        timed_out
     }
-}
 
-impl Deref for Lent<'_> {
-    type Target = Opened;
-    fn deref(&self) -> &Opened {
-        self.opened.as_ref().expect("only keep takes it, and ends the loan")
-    }
-}
-
-impl DerefMut for Lent<'_> {
-    fn deref_mut(&mut self) -> &mut Opened {
-        self.opened.as_mut().expect("only keep takes it, and ends the loan")
+    fn postgres(connection: &mut PgConnection) -> &mut PgConnection {
+        connection
     }
 }

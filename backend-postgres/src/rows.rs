@@ -1,4 +1,4 @@
-//! How rows are read: registers, the store's own state, history.
+//! Reads rows: registers, the server's own state, history.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::{Json, Uuid};
 
-/// How the store stands: read with every observation, and when a connection is opened.
-pub(crate) struct Standing {
+/// The server's identity and settings: read with every observation, and when a connection is opened.
+pub(crate) struct ServerState {
     pub(crate) system_id: String,
     /// Eight hexadecimal digits, as the names of log files begin.
     timeline: String,
@@ -22,7 +22,7 @@ pub(crate) struct Standing {
     pub(crate) lock_timeout: String,
 }
 
-impl Standing {
+impl ServerState {
     pub(crate) fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         let timeline: String = row.try_get("timeline")?;
         Ok(Self {
@@ -41,7 +41,7 @@ impl Standing {
         Lineage(format!("{}/{}", self.system_id, self.timeline))
     }
 
-    /// What is seen where there is no register.
+    /// The observation of an absent register.
     pub(crate) fn observation_of_nothing(&self) -> Observation {
         Observation { record: None, lineage: self.lineage(), floor: 0, version: String::new() }
     }
@@ -67,9 +67,9 @@ pub(crate) fn floor(row: &PgRow, timeline: &str) -> Result<u64, sqlx::Error> {
     Ok(timeline_number(timeline)? << 46 | issued)
 }
 
-pub(crate) fn observation(row: &PgRow, standing: &Standing) -> Result<Observation, sqlx::Error> {
-    let lineage = standing.lineage();
-    let floor = floor(row, &standing.timeline)?;
+pub(crate) fn observation(row: &PgRow, state: &ServerState) -> Result<Observation, sqlx::Error> {
+    let lineage = state.lineage();
+    let floor = floor(row, &state.timeline)?;
     Ok(Observation { record: record(row)?, lineage, floor, version: String::new() })
 }
 

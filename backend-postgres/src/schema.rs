@@ -5,8 +5,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::config::{PostgresConfig, Schema, server};
-use crate::error::not_applied;
+use crate::error::{NOT_MIGRATED, not_applied};
 use crate::pool::Pool;
+use crate::server::{CallFailed, Opened, Server};
 use crate::statements::query;
 
 /// Makes a role that may hold leases and nothing else:
@@ -17,8 +18,6 @@ pub(crate) const FENCE: &str = include_str!("../migrations/0002_fence.sql");
 
 /// Each is applied once, in this order; a released one never changes.
 const MIGRATIONS: [&str; 2] = [include_str!("../migrations/0001_leases.sql"), FENCE];
-
-pub(crate) const NOT_MIGRATED: &str = "the lease tables are missing or older than this program; run `leasehold migrate-schema` as a role that may create tables";
 
 /// Makes or upgrades the tables in the configured schema (and the schema), in one transaction, and writes the
 /// configured history retention. Returns the schema's version.
@@ -102,23 +101,19 @@ pub(crate) async fn run(
 }
 
 /// Are the tables there, and new enough? Later versions keep what earlier programs need.
-pub(crate) async fn check(pool: &Pool) -> Result<(), BackendError> {
-    let context = format!("looking for the tables in schema {}", pool.config.schema.name());
-    let mut lent = pool.take().await?;
-    let row = query(&pool.statements.schema_version)
-        .fetch_one(&mut lent.connection)
-        .await
-        .map_err(|failure| not_applied(context.as_str(), failure))?;
-    lent.keep();
-    let version: Option<i32> =
-        row.try_get("version").map_err(|failure| not_applied(context.as_str(), failure))?;
-    match version {
+pub(crate) async fn check(pool: &Pool<Server>) -> Result<(), BackendError> {
+    let Server { config, statements, .. } = pool.connector();
+    let context = format!("looking for the tables in schema {}", config.schema.name());
+    let version = pool.call(async |opened: &mut Opened| {
+        let row = query(&statements.schema_version).fetch_one(&mut opened.connection).await?;
+        Ok::<Option<i32>, CallFailed>(row.try_get("version")?)
+    });
+    match version.await.map_err(|failed| failed.of_read(context.as_str()))? {
         Some(version) if version as usize >= MIGRATIONS.len() => Ok(()),
         found => Err(BackendError::refused(format!(
-            "{context}: version {} was found, {} is needed: {}",
+            "{context}: version {} was found, {} is needed: {NOT_MIGRATED}",
             found.unwrap_or(0),
             MIGRATIONS.len(),
-            NOT_MIGRATED
         ))),
     }
 }

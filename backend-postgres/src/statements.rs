@@ -9,7 +9,7 @@ use sqlx::query::Query;
 use sqlx::types::{Json, Uuid};
 
 use crate::config::PostgresConfig;
-use crate::watch;
+use crate::payload::payload;
 
 type Sql = Arc<str>;
 pub(crate) type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
@@ -42,7 +42,7 @@ const COLUMNS: [Column; 21] = [
     ("extra", "$::jsonb", "l.extra"),
 ];
 
-/// What a beat changes, in [`bind_beat`]'s order; all else is as the compared tag's writer left it.
+/// The columns that a beat changes, in [`bind_beat`]'s order; all others are as the compared tag's writer left them.
 const BEAT: [Column; 5] = [COLUMNS[0], COLUMNS[3], COLUMNS[8], COLUMNS[17], COLUMNS[18]];
 
 /// the timeline from the log that is being written; the control file lags after a promotion.
@@ -154,7 +154,7 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
         }
         _ => ISSUED,
     };
-    // What an acquisition was decided on may come from a notification, which anybody can send.
+    // The observation behind an acquisition may come from a notification, which anybody can send.
     let compared = match change {
         Change::Acquire => format!(
             " AND l.grant_id IS NOT DISTINCT FROM ${}::uuid AND l.epoch = ${}::bigint",
@@ -179,8 +179,8 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
     // a synchronous standby holds up every other one in the cluster.
     let notify = match change {
         Change::Release | Change::Revoke | Change::Request => {
-            let payload = further(usize::from(leaves_history(change)));
-            format!(", pg_notify('{}', ${payload}::text)::text", config.schema.channel())
+            let shown = further(usize::from(leaves_history(change)));
+            format!(", pg_notify('{}', ${shown}::text)::text", config.schema.channel())
         }
         _ => String::new(),
     };
@@ -226,7 +226,7 @@ pub(crate) fn bind_put<'q>(
             query = query.bind(found.grant.map(|grant| uuid(grant.0))).bind(bigint("epoch", found.epoch)?);
         }
         (Change::Release | Change::Revoke | Change::Request, _) => {
-            query = query.bind(watch::payload(name, expected, record));
+            query = query.bind(payload(name, expected, record));
         }
         _ => {}
     }

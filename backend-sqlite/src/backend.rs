@@ -78,7 +78,7 @@ impl Sqlite {
         check_place(&config.path)?;
         let keeper = schema::prepare(&config).await?;
         check_place(&config.path)?;
-        // What is opened between two equal looks at the path is what the path names.
+        // A file that is opened between two equal looks at the path is the one that the path names.
         let file = LeaseFile::identify(&config.path)?;
         let reader = Lane::open(&config).await?;
         let writer = Writer::open(&config, &file, Durability::PowerCut).await?;

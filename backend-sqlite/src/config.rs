@@ -1,4 +1,4 @@
-//! Where the leases live, checked before anything starts.
+//! Settings, checked before anything starts.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use lease_core::InvalidSettings;
 use rustix::fs::{Access, access};
 
-/// Where the lease file is, and how to use it.
+/// The lease file's path, and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqliteConfig {
     pub(crate) path: PathBuf,
@@ -20,8 +20,8 @@ impl SqliteConfig {
     /// is taken from the present working directory, now.
     ///
     /// # Errors
-    /// What could not work: no path, a URL, `:memory:`, a folder, a file or folder that this process may not write,
-    /// a folder that doesn't exist.
+    /// Refused, because it could not work: no path, a URL, `:memory:`, a folder, a file or folder that this process may
+    /// not write, a folder that doesn't exist.
     pub fn new(path: impl Into<PathBuf>) -> Result<Self, InvalidSettings> {
         let path = path.into();
         let refused = |why| InvalidSettings { setting: "path", value: path.display().to_string(), why };
@@ -31,8 +31,8 @@ impl SqliteConfig {
         Ok(Self { path, busy_timeout: Duration::from_secs(5), history_retention: None })
     }
 
-    /// How long a write waits its turn while others write to the file; 5 s unless set. What hasn't begun by then was
-    /// certainly not applied. Whoever drops the write before leaves nothing waiting.
+    /// The time that a write waits its turn while others write to the file; 5 s unless set. A write that hasn't begun
+    /// by then was certainly not applied. Whoever drops the write before leaves nothing waiting.
     ///
     /// # Errors
     /// Allowed are 10 ms to 60 s.
@@ -43,7 +43,8 @@ impl SqliteConfig {
         Ok(self)
     }
 
-    /// How old history rows get. Kept in the file, where the last process that sets it decides; 90 days at first.
+    /// The age at which history rows are deleted. Kept in the file, where the last process that sets it decides; 90
+    /// days at first.
     ///
     /// # Errors
     /// Allowed are one hour to 100 years.

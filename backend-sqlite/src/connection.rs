@@ -30,7 +30,7 @@ struct Inner {
     abandoned: bool,
 }
 
-/// What an acknowledged write survives.
+/// The accidents that an acknowledged write survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {
     /// Waits for the disk.

@@ -1,4 +1,4 @@
-//! What SQLite's errors mean for a write: did it certainly not happen?
+//! SQLite's errors as errors of writes: certainly not applied, or unknown.
 
 use std::path::Path;
 

@@ -17,10 +17,10 @@ use sqlx::{Connection, Row, SqliteConnection};
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("app.sqlite");
 /// let mut app = SqliteConnectOptions::new().filename(path).create_if_missing(true).connect().await?;
-/// Fence::install(&mut app).await?; // once; again does no harm
+/// let fence = Fence::new("outbox");
+/// fence.install(&mut app).await?; // once; again does no harm
 /// # sqlx::raw_sql("CREATE TABLE sent (id INTEGER)").execute(&mut app).await?;
 ///
-/// let fence = Fence::new("outbox");
 /// let term = Term { epoch: 7, grant: Grant::random() }; // in earnest: leadership.term()
 /// let mut transaction = app.begin_with("BEGIN IMMEDIATE").await?;
 /// fence.admit(&mut transaction, &term).await?; // first of all; on an error, let the transaction drop
@@ -45,17 +45,8 @@ pub struct Fence {
 const NO_TRANSACTION: &str = "begin a transaction first, with begin_with(\"BEGIN IMMEDIATE\"): a term is admitted \
      together with its effects or guards nothing";
 
-/// Why a term was not admitted. Either way, roll the transaction back.
-#[derive(Debug, thiserror::Error)]
-pub enum FenceError {
-    /// A later term has acted on the resource. The refused one is over (F-4): tell the elector, stop acting.
-    #[error(transparent)]
-    Stale(#[from] Stale),
-    /// The database could not answer; nothing is known about the term. A busy database may be tried again, from the
-    /// transaction's beginning.
-    #[error("the fence could not be asked: {0}")]
-    Store(#[from] sqlx::Error),
-}
+/// Why a term was not admitted.
+pub type FenceError = lease_core::fence::FenceError<sqlx::Error>;
 
 impl Fence {
     /// The table of marks, the view and the rule, as one script; each statement does nothing if it was run before.
@@ -66,9 +57,13 @@ impl Fence {
         Self { resource: resource.into() }
     }
 
-    /// Runs [`SCHEMA`](Self::SCHEMA). Several processes may do so at once.
-    pub async fn install(database: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql(Self::SCHEMA).execute(database).await.map(drop)
+    /// Runs [`SCHEMA`](Self::SCHEMA), which serves every resource in this database. May be repeated, also by many at
+    /// once.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn install(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(Self::SCHEMA).execute(connection).await.map(drop)
     }
 
     /// Admits `term` if and only if no later one was admitted (F-1), and raises the mark if it is new.
@@ -80,31 +75,34 @@ impl Fence {
     /// # Errors
     /// See [`FenceError`]. Among the errors of the store is the absence of a transaction (one that was begun with
     /// `begin` or `begin_with`): without one, the mark would be raised and guard nothing.
-    pub async fn admit(&self, transaction: &mut SqliteConnection, term: &Term) -> Result<(), FenceError> {
+    pub async fn admit(&self, connection: &mut SqliteConnection, term: &Term) -> Result<(), FenceError> {
         let refused = Stale { refused: *term };
         // The store can't issue, nor ever admit, such an epoch.
-        let epoch = i64::try_from(term.epoch).map_err(|_| refused)?;
-        in_transaction(transaction)?;
+        let epoch = i64::try_from(term.epoch).map_err(|_| FenceError::Stale(refused))?;
+        in_transaction(connection)?;
         let admitted =
             sqlx::query("INSERT INTO leasehold_admit (resource, epoch, grant_id) VALUES (?, ?, ?)")
                 .bind(&self.resource)
                 .bind(epoch)
                 .bind(term.grant.to_string())
-                .execute(transaction)
+                .execute(connection)
                 .await;
         match admitted {
             Ok(_) => Ok(()),
             Err(sqlx::Error::Database(error)) if error.message() == FENCING_EPOCH_STALE => {
-                Err(refused.into())
+                Err(FenceError::Stale(refused))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The greatest term that the resource has admitted. A look: to decide anything, [`admit`](Self::admit).
-    pub async fn mark(&self, database: &mut SqliteConnection) -> Result<Option<Term>, sqlx::Error> {
+    /// The greatest term admitted so far, for people. To decide anything, [`admit`](Self::admit).
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn mark(&self, connection: &mut SqliteConnection) -> Result<Option<Term>, sqlx::Error> {
         let sql = "SELECT epoch, grant_id FROM leasehold_fence_marks WHERE resource = ?";
-        let Some(row) = sqlx::query(sql).bind(&self.resource).fetch_optional(database).await? else {
+        let Some(row) = sqlx::query(sql).bind(&self.resource).fetch_optional(connection).await? else {
             return Ok(None);
         };
         let (epoch, grant): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
@@ -116,14 +114,17 @@ impl Fence {
     ///
     /// For mode `disabled`, where one instance is meant to run: an accidental second one fences the first out instead
     /// of doubling its work. The term is valid once the transaction has committed.
-    pub async fn take_term(&self, transaction: &mut SqliteConnection) -> Result<Term, FenceError> {
-        in_transaction(transaction)?;
+    ///
+    /// # Errors
+    /// As for [`admit`](Self::admit).
+    pub async fn take_term(&self, connection: &mut SqliteConnection) -> Result<Term, FenceError> {
+        in_transaction(connection)?;
         let grant = Grant::random();
         let sql = "INSERT INTO leasehold_fence_marks (resource, epoch, grant_id) VALUES (?, 1, ?)
                    ON CONFLICT (resource) DO UPDATE SET epoch = epoch + 1, grant_id = excluded.grant_id
                    RETURNING epoch";
         let taken = sqlx::query_scalar(sql).bind(&self.resource).bind(grant.to_string());
-        let epoch: i64 = taken.fetch_one(transaction).await?;
+        let epoch: i64 = taken.fetch_one(connection).await?;
         Ok(Term { epoch: epoch.try_into().map_err(decode)?, grant })
     }
 }

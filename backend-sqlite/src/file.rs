@@ -25,7 +25,7 @@ pub(crate) struct LeaseFile {
 type Identity = (u64, u64);
 
 impl LeaseFile {
-    /// What the path names at this moment.
+    /// The file that the path names at this moment.
     pub(crate) fn identify(path: &Path) -> Result<Self, BackendError> {
         let failed =
             |error: io::Error| BackendError::not_applied(gone(path, &error.to_string())).with_source(error);

@@ -16,7 +16,7 @@ const VERSION: i64 = 1;
 /// "LEAS": marks our files, so that we never write tables into somebody else's.
 const APPLICATION_ID: i64 = 0x4c45_4153;
 
-/// How long opening, and reads, wait for other processes that open or repair the same file.
+/// Opening, and reads, wait this long for other processes that open or repair the same file.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The options of each connection to the lease file.

@@ -19,7 +19,7 @@ impl App {
         let app = Self { folder: tempfile::tempdir().unwrap() };
         std::fs::File::create(app.folder.path().join("app.sqlite")).unwrap();
         let mut database = app.open().await;
-        Fence::install(&mut database).await.unwrap();
+        Fence::new("any").install(&mut database).await.unwrap();
         let effects = "CREATE TABLE effects (sequence INTEGER PRIMARY KEY AUTOINCREMENT, epoch INTEGER)";
         sqlx::raw_sql(effects).execute(&mut database).await.unwrap();
         app
@@ -149,7 +149,7 @@ async fn installing_again_and_by_many_at_once_keeps_the_marks() {
     let mut installers = tokio::task::JoinSet::new();
     for _ in 0..16 {
         let mut other = app.open().await;
-        installers.spawn(async move { Fence::install(&mut other).await });
+        installers.spawn(async move { Fence::new("any").install(&mut other).await });
     }
     for installed in installers.join_all().await {
         installed.unwrap();

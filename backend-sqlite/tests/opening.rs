@@ -1,4 +1,4 @@
-//! What can't work is refused before anything starts, each with a sentence that says what to do.
+//! Settings that can't work are refused before anything starts, each with a sentence that says what to do.
 
 mod common;
 

@@ -17,7 +17,7 @@ const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// How long one of `CALLS` calls takes; the same frame around both sides.
+/// The duration of one of `CALLS` calls; the same frame around both sides.
 #[inline(always)]
 fn per_call(mut call: impl FnMut()) -> std::time::Duration {
     let start = Instant::now();

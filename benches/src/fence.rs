@@ -1,10 +1,10 @@
-//! What the fence costs, and what the ledger gets out of its database: 16 clients, in turns.
+//! The cost of the fence, and the ledger's use of its database: 16 clients, in turns.
 //!
 //! - Reservations with the admission lock against the same without it, each in a database of its own on one server:
 //!   on one hot scope, and over 64.
 //! - The ledger's store, and a real ledger over gRPC, against pgbench with the very same statement. The latter with the
-//!   database on processors of its own, as where it isn't its clients' neighbour: what 16 clients do to speak gRPC would
-//!   else be measured as the ledger's cost.
+//! database on processors of its own, as where it isn't its clients' neighbour: what 16 clients do to speak gRPC would
+//! else be measured as the ledger's cost.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lease_core::Grant;
+use lease_spendguard::ledger;
+use lease_spendguard::ledger::store::{Fence, LedgerStore};
+use lease_spendguard::rpc::ledger::v1::{self, ledger_client::LedgerClient};
 use lease_testbed::{Postgres as Server, PostgresOptions, Process};
-use lease_workers::roles::ledger;
-use lease_workers::roles::ledger::store::{Fence, LedgerStore};
-use lease_workers::rpc::ledger::v1::{self, ledger_client::LedgerClient};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use tonic::transport::Channel;
@@ -24,7 +24,7 @@ use crate::paired::{Samples, Verdict, judge};
 
 const CLIENTS: usize = 16;
 const SCOPES: usize = 64;
-/// How often each side works, and for how long: short turns, so that what changes meanwhile changes for both.
+/// The number and length of each side's turns: short, so that what changes meanwhile changes for both.
 const TURNS: usize = 60;
 const TURN: Duration = Duration::from_millis(250);
 /// Against pgbench, whose sessions are new in each turn: a second of its work doesn't count.
@@ -230,7 +230,7 @@ async fn serve(program: PathBuf, url: &str) -> anyhow::Result<(Process, Vec<Ledg
 }
 
 pub(crate) async fn fence() -> anyhow::Result<Vec<Verdict>> {
-    // What is missing is said before anything is measured.
+    // Missing requirements are reported before anything is measured.
     crate::processors::can_be_apart()?;
     let (pgbench, ledger) = (pgbench()?, ledger_beside()?);
     let server = Server::start(PostgresOptions::default().setting("max_wal_size", "4GB")).await?;

@@ -8,12 +8,12 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use lease_spendguard::{canonical, forwarder, outbox};
 use lease_testbed::{
     ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Postgres, PostgresOptions, Process, Signal,
     wait_until,
 };
-use lease_workers::roles::database::Database;
-use lease_workers::roles::{canonical, forwarder, outbox};
+use lease_worker_common::database::Database;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -162,11 +162,7 @@ struct Stage {
 impl Stage {
     async fn set(stores: &[String]) -> anyhow::Result<Self> {
         let binary = std::env::current_exe()?.with_file_name("leasehold");
-        ensure!(
-            binary.is_file(),
-            "there is no {}: run `cargo build -p lease-workers` first",
-            binary.display()
-        );
+        ensure!(binary.is_file(), "there is no {}: run `cargo build -p leasehold` first", binary.display());
         let uses = |mode: &str| stores.iter().any(|store| store == mode);
         let postgres = Postgres::start(PostgresOptions::default()).await?;
         let [leases, outbox, canonical] = [

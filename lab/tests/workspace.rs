@@ -13,7 +13,26 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-k8s", &["lease-core"]),
     ("lease-conformance", &["lease-core"]),
     ("lease-testbed", &[]),
-    ("lease-workers", &["lease-core", "lease-etcd", "lease-k8s", "lease-postgres", "lease-sqlite"]),
+    ("lease-settings", &["lease-core"]),
+    ("lease-worker-common", &["lease-core", "lease-postgres", "lease-settings", "lease-sqlite"]),
+    (
+        "lease-spendguard",
+        &["lease-core", "lease-postgres", "lease-settings", "lease-sqlite", "lease-worker-common"],
+    ),
+    (
+        "leasehold",
+        &[
+            "lease-core",
+            "lease-etcd",
+            "lease-k8s",
+            "lease-postgres",
+            "lease-settings",
+            "lease-spendguard",
+            "lease-sqlite",
+            "lease-worker-common",
+        ],
+    ),
+    ("lease-examples", &["lease-core", "lease-sqlite"]),
     (
         "lease-lab",
         &[
@@ -22,9 +41,10 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-etcd",
             "lease-k8s",
             "lease-postgres",
+            "lease-spendguard",
             "lease-sqlite",
             "lease-testbed",
-            "lease-workers",
+            "lease-worker-common",
         ],
     ),
     (
@@ -36,9 +56,10 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-k8s",
             "lease-lab",
             "lease-postgres",
+            "lease-spendguard",
             "lease-sqlite",
             "lease-testbed",
-            "lease-workers",
+            "lease-worker-common",
         ],
     ),
 ];

@@ -1,7 +1,13 @@
-//! What operators do to a register: create it, ask for it, revoke it, raise its epoch (T-5, H-2, H-3, F-4).
+//! Operators' changes to a register: create it, ask for it, revoke it, raise its epoch (T-5, H-2, H-3, F-4).
 //!
-//! Each is an observation and a `put_if`, tried again while others write in between; none ever sleeps. All are safe
-//! to drop at any await and safe to run again.
+//! Each is an observation and a `put_if`, tried again while others write in between; none ever sleeps, and none limits
+//! its own time.
+//!
+//! # Errors
+//! [`AdminError`]: match on it to tell a caller's own users what to do.
+//!
+//! # Cancel safety
+//! All are safe to drop at any await, and safe to run again. A dropped one may have been applied.
 
 use std::time::Duration;
 
@@ -10,36 +16,37 @@ use crate::error::BackendError;
 use crate::record::{LeaseName, Observation, Record, RequestId};
 use crate::writes::{self, Fresh};
 
-/// How often a change is tried again because somebody else wrote in between.
+/// Attempts at one change while others keep writing in between.
 const ATTEMPTS: usize = 16;
 
 /// Why an operator's change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// There is no such register: run `init`.
-    #[error("there is no lease {0} in this store: run `leasehold init` for it first")]
+    /// There is no such register: create it with [`init`], if this is the right store.
+    #[error("there is no lease {0} in this store: create it with init first")]
     Absent(LeaseName),
-    /// Nobody holds the lease, so nobody can be asked or revoked.
+    /// Nobody holds the lease, so nobody can be asked or revoked: there is nothing to do.
     #[error("lease {0} is free: there is no term to end")]
     Free(LeaseName),
-    /// The register is final (M-1).
+    /// The register is final (M-1): do it in the store that the lease was moved to.
     #[error("lease {0} was moved: {1}")]
     Sealed(LeaseName, String),
-    /// `init --above` on a register that exists below that epoch.
-    #[error("lease {0} exists at epoch {1}: use `leasehold fence raise --above {2}` instead")]
+    /// [`init`] above an epoch, on a register that exists below it: use [`fence_raise`].
+    #[error("lease {0} exists at epoch {1}: raise it above {2} with fence_raise instead")]
     ExistsBelow(LeaseName, u64, u64),
     /// Others kept writing in between: run it again.
     #[error("lease {0} changed {ATTEMPTS} times while this was tried: run it again")]
     Contended(LeaseName),
-    /// The store failed. If the outcome is unknown, look before running it again.
+    /// The store failed. If its [`certainty`](BackendError::certainty) is unknown, look before running it again.
     #[error(transparent)]
     Store(#[from] BackendError),
 }
 
-/// How `init` makes a register.
+/// Settings of [`init`].
 #[derive(Clone, Copy, Debug)]
 pub struct Init {
-    /// Write it free. First installations only: on a store that lost its registers, two could lead.
+    /// Write it free, so that the first candidate leads at once. First installations only: on a store that lost its
+    /// registers, two could lead.
     pub new: bool,
     /// An epoch that the new register's terms must exceed, after a loss.
     pub above: u64,
@@ -48,6 +55,8 @@ pub struct Init {
 }
 
 /// Creates the register, unless it exists (T-5). Returns it, and whether this call made it.
+///
+/// Unless it is [`new`](Init::new), it is made closed: candidates wait for its maximum ttl before the first one leads.
 pub async fn init(
     backend: &dyn LeaseBackend,
     name: &LeaseName,
@@ -73,7 +82,8 @@ pub async fn init(
     }
 }
 
-/// Asks the present holder to step down (H-2). The release that answers carries the id in [`Record::answered`].
+/// Asks the present holder to step down (H-2): its work is told to stop, and another candidate takes over once it has.
+/// The release that answers carries the id in [`Record::answered`]. The request is void for any later holder.
 pub async fn request_step_down(
     backend: &dyn LeaseBackend,
     name: &LeaseName,
@@ -89,7 +99,9 @@ pub async fn request_step_down(
 }
 
 /// Ends the present term from outside (H-3): a grant that nobody holds, or free if `holder_is_dead` or if the holder
-/// had marked its record pre-emptible (F-3).
+/// had marked its record pre-emptible (F-3). `note` is kept in the record and in its history.
+///
+/// `holder_is_dead` is a promise: two lead if the holder lives.
 pub async fn revoke(
     backend: &dyn LeaseBackend,
     name: &LeaseName,

@@ -14,7 +14,7 @@ use futures::Stream;
 use crate::error::BackendError;
 use crate::record::{LeaseName, Observation, Record};
 
-/// What the core means by a write, so that a backend can choose its statement and its history row.
+/// The meaning of a write, so that a backend can choose its statement and its history row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
@@ -44,7 +44,7 @@ pub enum PutOutcome {
     Conflict(Observation),
 }
 
-/// What may legitimately differ between stores. Safety is never a capability.
+/// Properties that may legitimately differ between stores. Safety is never a capability.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The mode's name: `sqlite`, `postgres`, …
@@ -63,7 +63,21 @@ pub struct Capabilities {
     pub ttl_granularity: Duration,
 }
 
-/// What happened to a lease, as history rows name it (the operators' tables, see the workers' documentation).
+impl Capabilities {
+    /// Refuses a `ttl` that isn't a whole multiple of [`ttl_granularity`](Self::ttl_granularity).
+    pub(crate) fn check_ttl(&self, ttl: Duration) -> Result<(), BackendError> {
+        let granularity = self.ttl_granularity;
+        if granularity.is_zero() || ttl.as_nanos().is_multiple_of(granularity.as_nanos()) {
+            return Ok(());
+        }
+        Err(BackendError::refused(format!(
+            "ttl = {ttl:?} is not allowed by {}: use a multiple of {granularity:?}",
+            self.name
+        )))
+    }
+}
+
+/// A change of a lease's holder, as history rows name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HistoryEvent {
@@ -125,15 +139,15 @@ pub struct HistoryRow {
     pub epoch: u64,
     /// The workload concerned: the new holder, or the one that gave up.
     pub holder_workload_id: String,
-    /// What happened.
+    /// The change.
     pub event_type: HistoryEvent,
-    /// When, by the store's wall clock. For people.
+    /// The time of the change, by the store's wall clock. For people.
     pub event_at: crate::record::WallTime,
     /// The record's note.
     pub note: String,
 }
 
-/// What a watch says: it only ever wakes somebody.
+/// A watch's message. It only ever wakes somebody.
 ///
 /// Hints may be late, repeated or missing. Whoever writes on one compares what it saw, so a wrong hint costs a
 /// conflict and nothing else (`docs/decisions/0007-hints-that-show.md`).

@@ -25,7 +25,7 @@ impl Instant {
         Self(self.0.saturating_sub(nanos(span)))
     }
 
-    /// How much later this is than `earlier`; zero if it isn't.
+    /// The time from `earlier` until this; zero if this isn't later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -35,7 +35,7 @@ fn nanos(span: Duration) -> u64 {
     span.as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
-/// Where the time comes from: `CLOCK_BOOTTIME`, or a clock that a test moves by hand.
+/// The source of time: `CLOCK_BOOTTIME`, or a clock that a test moves by hand.
 ///
 /// Rust's own `Instant` is `CLOCK_MONOTONIC`, which stands still while Linux is suspended: a holder that slept for
 /// an hour would believe in its lease. On macOS `CLOCK_MONOTONIC` runs on in sleep and is used instead.
@@ -49,7 +49,7 @@ enum Source {
     Manual(Arc<Manual>),
 }
 
-/// How long a sleeper trusts the runtime's timers, which stand still in suspend, before it looks at the clock again.
+/// A sleeper looks at the clock again after this time: the runtime's timers stand still in suspend.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
 impl Clock {
@@ -147,7 +147,7 @@ impl ManualClock {
         }))
     }
 
-    /// What the code under test is given.
+    /// The clock for the code under test.
     pub fn clock(&self) -> Clock {
         Clock(Source::Manual(self.0.clone()))
     }

@@ -52,13 +52,13 @@ impl Deadline {
         self.0.minus(stop_grace)
     }
 
-    /// How long one attempt to move the deadline may take before another is tried beside it (U-1).
+    /// The time limit of one attempt to move the deadline, after which another is made beside it (U-1).
     pub fn attempt_limit(self, now: Instant) -> Duration {
         (self.0.since(now) / 2).max(SHORTEST_ATTEMPT)
     }
 }
 
-/// A deadline that one thread moves while others ask: what `is_leader_now()` reads.
+/// A deadline that one thread moves while others ask; `is_leader_now()` reads it.
 #[derive(Debug)]
 pub struct AtomicDeadline(AtomicU64);
 
@@ -95,14 +95,14 @@ impl AtomicDeadline {
 /// No attempt is cut sooner than this (U-1).
 pub const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
 
-/// What a candidate knows of the present holder, and since when.
+/// A candidate's knowledge of the present holder, and the time of its last sign of life.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sighting {
     observation: Observation,
     since: Instant,
 }
 
-/// What T-2, T-3 and T-5 say about a register.
+/// The verdict of T-2, T-3 and T-5 on a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Claim {
     /// May be taken from this moment on, by a `put_if` on the sighting's observation.

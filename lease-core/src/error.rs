@@ -1,6 +1,7 @@
 //! Errors. Contention is never one: it is a [`Conflict`](crate::PutOutcome::Conflict).
 
 use std::error::Error as StdError;
+use std::fmt;
 
 /// Is it known that the store did nothing?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,8 +13,10 @@ pub enum Certainty {
 }
 
 /// A store could not answer.
-#[derive(Debug, thiserror::Error)]
-#[error("{context}{}", source.as_ref().map(|s| format!(": {s}")).unwrap_or_default())]
+///
+/// `{}` prints the [`context`](Self::context) alone, for programs that print the chain of
+/// [`source`](std::error::Error::source)s themselves; `{:#}` prints the chain too, on one line.
+#[derive(Debug)]
 pub struct BackendError {
     /// Whether a write may have happened all the same.
     pub certainty: Certainty,
@@ -21,10 +24,9 @@ pub struct BackendError {
     /// Before the first connection this ends [`Elector::run_until`](crate::Elector::run_until); later it is
     /// treated like any other failure.
     pub refused: bool,
-    /// What was tried, and what to do: lower case, no full stop, no secrets.
+    /// The attempt, and the remedy if there is one: lower case, no full stop, no secrets.
     pub context: String,
     /// The client library's own error.
-    #[source]
     pub source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -51,6 +53,24 @@ impl BackendError {
     }
 }
 
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)?;
+        let mut cause = self.source().filter(|_| f.alternate());
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl StdError for BackendError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
 /// A lease name that some store could not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -70,6 +90,6 @@ pub struct InvalidSettings {
     pub setting: &'static str,
     /// Its value, with its unit.
     pub value: String,
-    /// What is allowed, with the arithmetic, and what to do.
+    /// The allowed values, with the arithmetic, and the remedy.
     pub why: String,
 }

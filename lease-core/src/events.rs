@@ -1,23 +1,22 @@
-//! What happens to an elector, as a stream; logs and metrics are derived from it, here and nowhere else.
+//! An elector's events; logs and metrics are derived from them, here and nowhere else.
 
-use std::fmt;
 use std::time::Duration;
 
-use crate::elector::step::{Loss, StopReason};
+use crate::reasons::{Loss, StopReason};
 use crate::record::{LeaseName, RequestId, Term};
 
-/// Something that people want to know about one elector.
+/// One event of one elector.
 #[derive(Clone, Debug)]
 pub struct LeaseEvent {
     /// The lease.
     pub lease: LeaseName,
     /// This workload.
     pub holder: String,
-    /// What happened.
+    /// The event.
     pub kind: EventKind,
 }
 
-/// What happened.
+/// The kind of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// The store answers.
@@ -27,7 +26,7 @@ pub enum EventKind {
     },
     /// A call to the store, or connecting to it, failed. The core tries again.
     StoreFailed {
-        /// What was tried.
+        /// The failed operation.
         operation: &'static str,
         /// The store's answer.
         error: String,
@@ -48,7 +47,7 @@ pub enum EventKind {
     Acquired {
         /// The new term.
         term: Term,
-        /// How long it lasts without a renewal.
+        /// The time that it lasts without a renewal.
         remaining: Duration,
     },
     /// A beat was acknowledged.
@@ -57,14 +56,14 @@ pub enum EventKind {
     StopTold {
         /// The term.
         term: Term,
-        /// Why.
+        /// The reason.
         reason: StopReason,
     },
     /// A term is over.
     Ended {
         /// The term.
         term: Term,
-        /// Why.
+        /// The reason.
         loss: Loss,
     },
     /// The register was given up.
@@ -78,29 +77,6 @@ pub enum EventKind {
     ReleaseAbandoned(Term),
     /// The elector has ended.
     Stopped,
-}
-
-impl fmt::Display for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Expired => "no renewal was acknowledged before the deadline",
-            Self::Superseded => "another grant, or freedom, was seen: taken over or revoked",
-            Self::RegisterGone => "the register is gone from the store",
-            Self::FenceRefused => "a resource has admitted a later term",
-            Self::Returned => "the work returned",
-            Self::Abandoned => "the work did not stop in time; nothing is released",
-        })
-    }
-}
-
-impl fmt::Display for StopReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Shutdown => f.write_str("the program shuts down"),
-            Self::StepDown { id, by } => write!(f, "{by} asked for the lease (request {id})"),
-            Self::Expiring => f.write_str("the deadline is near and no renewal was acknowledged"),
-        }
-    }
 }
 
 impl LeaseEvent {
@@ -121,8 +97,8 @@ impl LeaseEvent {
             EventKind::RegisterAbsent => warn!(
                 lease,
                 holder,
-                "no such lease in this store; waiting. run `leasehold init` for it (with --above N after a loss), \
-                 or point this workload at the right store"
+                "no such lease in this store; waiting until it is created with init (above the greatest epoch that \
+                 anybody knows, after a loss), unless this workload should be pointed at another store"
             ),
             EventKind::Sealed(why) => {
                 warn!(

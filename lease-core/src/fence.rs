@@ -1,8 +1,20 @@
 //! The admission rule for effects (F-1): the only thing that makes them safe.
 //!
 //! No local check is enough: a process can be paused between its check and its effect. The resource itself keeps a
-//! **mark**, the greatest term it has admitted, and admits a term in the same atomic write as the effect. The
-//! Postgres and SQLite backends bring this rule as statements for anybody's own transaction (`Fence::admit`).
+//! **mark**, the greatest term it has admitted, and admits a term in the same atomic write as the effect.
+//!
+//! Backends bring this rule as a `Fence` for the caller's own writes, with the same surface:
+//!
+//! | | lease-sqlite, lease-postgres | lease-etcd |
+//! | --- | --- | --- |
+//! | `Fence::new(resource)` | in the default schema | below the default prefix |
+//! | another place | `Fence::in_schema(resource, schema)` (Postgres) | `Fence::in_prefix(resource, prefix)` |
+//! | `fence.install(connection)` | makes the table of marks, once | there is nothing to make |
+//! | `fence.admit(…, &term)` | `connection` is in the transaction of the effects | `client`, with the effects as operations of the same Txn |
+//! | `fence.mark(…)` | the greatest term admitted | the same |
+//! | `fence.take_term(connection)` | a new term without a lease, for a single instance | – |
+//!
+//! `admit` and `take_term` fail with [`FenceError`], all others with the client library's error.
 
 use crate::record::Term;
 
@@ -14,6 +26,19 @@ use crate::record::Term;
 pub struct Stale {
     /// The refused term.
     pub refused: Term,
+}
+
+/// Why a term was not admitted. `E` is the error of the client library. The transaction can only be rolled back.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError<E: std::error::Error + 'static> {
+    /// A later term has acted here: this one is over (F-4). Call
+    /// [`Leadership::fence_refused`](crate::Leadership::fence_refused) and stop.
+    #[error(transparent)]
+    Stale(Stale),
+    /// The store did not answer, or refused; nothing is known about the term. May be tried again, from the
+    /// transaction's beginning.
+    #[error("the fence could not be asked")]
+    Store(#[from] E),
 }
 
 /// The stable code of [`Stale`].

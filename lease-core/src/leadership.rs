@@ -1,4 +1,4 @@
-//! What the work holds while it leads.
+//! A term of leadership, as the work sees it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -8,10 +8,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::deadline::{AtomicDeadline, Deadline};
-use crate::elector::step::{Loss, StopReason};
+use crate::reasons::{Loss, StopReason};
 use crate::record::Term;
 
 /// One term of leadership, as the work sees it. Cheap to clone; all clones are the same term.
+///
+/// # Which question to ask
+///
+/// | in the code | ask | why |
+/// | --- | --- | --- |
+/// | a loop's condition, before each piece of work | [`should_continue()`](Self::should_continue) | false as soon as the work is asked to stop, so that it drains and the lease is handed over |
+/// | waiting inside a piece of work | [`stop_requested()`](Self::stop_requested), or [`stop_token()`](Self::stop_token) for child tasks | wakes at that same moment |
+/// | just before an effect that no fence guards | [`is_leader_now()`](Self::is_leader_now) | true until the deadline, **also while the work drains**; never a loop's condition |
+/// | in the effect's own transaction | admit [`term()`](Self::term) with the store's `Fence` | the only answer that is still true when the effect lands (F-1) |
+/// | after a fence refused the term | [`fence_refused()`](Self::fence_refused) | ends the term at once (F-4) |
+/// | after the work has stopped | [`stop_reason()`](Self::stop_reason), [`lost()`](Self::lost) | for logs |
+///
+/// ```
+/// # async fn example(leadership: lease_core::Leadership) -> std::io::Result<()> {
+/// while leadership.should_continue() {
+///     // One piece of work. What it writes admits `leadership.term()` in the same transaction.
+///     # break;
+/// }
+/// Ok(()) // asked to stop, and stopped: the lease is released
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Leadership(Arc<Tenure>);
 
@@ -42,7 +63,17 @@ impl Leadership {
         }))
     }
 
-    /// May this process still act as the leader, at this very moment (T-1)?
+    /// May more work be begun? True while the term lasts **and** nobody has asked the work to stop: the program shuts
+    /// down, somebody asked for the lease, or the deadline is near. The condition of a loop.
+    ///
+    /// Never true again once it was false. Costs what [`is_leader_now`](Self::is_leader_now) does, and one atomic load.
+    #[inline]
+    pub fn should_continue(&self) -> bool {
+        !self.0.stop.is_cancelled() && self.is_leader_now()
+    }
+
+    /// May an effect go out, at this very moment (T-1)? Stays true while the work drains, so it is no loop's condition:
+    /// that is [`should_continue`](Self::should_continue).
     ///
     /// Computed from the clock at each call (one atomic load, one clock read), so it turns false at the deadline
     /// even if every task and timer of the process hangs. It is a local check: the process can be paused right
@@ -58,7 +89,7 @@ impl Leadership {
         self.0.term
     }
 
-    /// How long [`is_leader_now`](Self::is_leader_now) stays true if no renewal is acknowledged any more.
+    /// The time for which [`is_leader_now`](Self::is_leader_now) stays true if no renewal is acknowledged any more.
     pub fn remaining(&self) -> Duration {
         self.0.deadline.load().at().since(self.0.clock.now())
     }
@@ -69,9 +100,10 @@ impl Leadership {
         self.0.stop.cancelled().await;
     }
 
-    /// Has [`stop_requested`](Self::stop_requested) resolved?
+    /// The opposite of [`should_continue`](Self::should_continue).
+    #[doc(hidden)]
     pub fn should_stop(&self) -> bool {
-        self.0.stop.is_cancelled() || !self.is_leader_now()
+        !self.should_continue()
     }
 
     /// A token that is cancelled when the work should stop, for child tasks.

@@ -9,7 +9,9 @@ use futures::StreamExt;
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
-use crate::backend::{Capabilities, Change, Hint, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome};
+use crate::backend::{
+    Capabilities, Change, Connector, Hint, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome,
+};
 use crate::error::BackendError;
 use crate::record::{LeaseName, Lineage, Observation, Record, WallTime};
 
@@ -47,20 +49,29 @@ impl Memory {
         }
     }
 
+    /// For an elector: each connection is to this same store.
+    pub fn connector(&self) -> impl Connector + use<> {
+        let memory = self.clone();
+        move || {
+            let backend: Arc<dyn LeaseBackend> = Arc::new(memory.clone());
+            std::future::ready(Ok(backend))
+        }
+    }
+
     /// Behaves like a store whose registers can get lost, so that absence is never acquired from (T-5).
     pub fn losing_registers(mut self) -> Self {
         self.creates_registers = false;
         self
     }
 
-    /// What only an administrator does: deletes a register.
+    /// Deletes a register, as only an administrator would.
     pub fn delete(&self, name: &LeaseName) {
         let mut store = self.lock();
         store.registers.remove(name);
         let _ = self.changed.send((name.clone(), store.observation(name)));
     }
 
-    /// What only an accident does: the store goes on in another history.
+    /// Goes on in another history, as a store does after an accident.
     pub fn fail_over(&self, lineage: &str) {
         self.lock().lineage = Lineage(lineage.to_owned());
     }

@@ -1,4 +1,4 @@
-//! What a register holds: the record, and the small values it is made of (protocol rules, E-1, §2).
+//! A register's content: the record, and the small values it is made of (protocol rules, E-1, §2).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -195,7 +195,7 @@ pub struct Request {
     pub id: RequestId,
     /// The request is void for any other grant.
     pub grant: Grant,
-    /// Who asks, for people.
+    /// The name of whoever asks, for people.
     pub by: String,
 }
 
@@ -216,7 +216,7 @@ pub struct Record {
     pub beat: u64,
     /// The workload instance that holds the lease, or held it last. For people, and for history rows.
     pub holder: String,
-    /// How long the holder may act after a beat was sent, in milliseconds; fixed for a term.
+    /// The time for which the holder may act after a beat was sent, in milliseconds; fixed for a term.
     pub ttl_ms: u64,
     /// The greatest ttl that any term of this lease may have (T-3, T-5), in milliseconds.
     pub max_ttl_ms: u64,
@@ -275,7 +275,7 @@ impl Record {
     }
 }
 
-/// What a linearizable read, or a write's answer, showed of one register.
+/// One register, as a linearizable read or a write's answer showed it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Observation {
     /// The record, or its absence.

@@ -1,10 +1,10 @@
-//! How each change alters a record (§2, §5): pure, and the only place that builds one.
+//! Each change as a new record (§2, §5): pure, and the only place that builds one.
 
 use std::time::Duration;
 
 use crate::record::{Grant, Observation, Record, Request, RequestId, Tag, WallTime};
 
-/// What a write needs from outside the protocol: fresh random bits, and the time of day for people.
+/// A write's inputs from outside the protocol: fresh random bits, and the time of day for people.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fresh {
     /// The write attempt's tag.
@@ -22,7 +22,7 @@ impl Fresh {
     }
 }
 
-/// Who wants the lease, and how.
+/// A candidate for a lease, and the settings of its terms.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Candidate {
     /// The workload instance, for people.

@@ -19,12 +19,7 @@ fn name() -> LeaseName {
 }
 
 fn elector(store: &Memory, holder: &str) -> ElectorBuilder {
-    let store = store.clone();
-    let connector = move || {
-        let backend: Arc<dyn LeaseBackend> = Arc::new(store.clone());
-        std::future::ready(Ok::<_, BackendError>(backend))
-    };
-    Elector::builder(connector, name(), WorkloadId::new(holder).unwrap()).ttl(TTL)
+    Elector::builder(store.connector(), name(), WorkloadId::new(holder).unwrap()).ttl(TTL)
 }
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -276,7 +271,7 @@ fn a_blocked_runtime_of_the_callers_delays_no_renewal() {
         let elector = elector(&store, "a").build().unwrap();
         let mut events = elector.events();
         let counted = beats.clone();
-        lease_core::lease_thread::handle().spawn(async move {
+        lease_core::internal::lease_thread::handle().spawn(async move {
             while let Some(Ok(event)) = events.next().await {
                 if matches!(event.kind, EventKind::Renewed(_)) {
                     counted.fetch_add(1, Ordering::SeqCst);
@@ -323,10 +318,10 @@ async fn a_request_for_an_earlier_grant_is_void() {
     loop {
         let seen = store.observe(&name()).await.unwrap();
         let before = seen.record.clone().unwrap();
-        let fresh = lease_core::writes::Fresh::random();
+        let fresh = lease_core::internal::writes::Fresh::random();
         let other = lease_core::Grant::random();
         let id = lease_core::RequestId::random();
-        let record = lease_core::writes::request(&before, other, id, "somebody", &fresh);
+        let record = lease_core::internal::writes::request(&before, other, id, "somebody", &fresh);
         let put = store.put_if(&name(), &seen, &record, Change::Request).await.unwrap();
         if matches!(put, lease_core::PutOutcome::Written(_)) {
             break;

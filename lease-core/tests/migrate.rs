@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use lease_core::deadline::{Claim, Deadline, Sighting};
-use lease_core::migrate::next::{Next, Rules, Run, Side, Step, next};
-use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::internal::deadline::{Claim, Deadline, Sighting};
+use lease_core::internal::next::{MoveRules, Next, Run, Side, Step, next};
+use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Grant, Instant, Lineage, Observation, Record, RequestId, Tag, Term, WallTime};
 use stateright::{Checker, Model, Property};
 
@@ -15,9 +15,9 @@ const TTL: Duration = Duration::from_millis(900);
 const TICK: Duration = Duration::from_millis(500);
 const START: u64 = 10;
 
-type NextFn = fn(&Rules, &Run, &Observation, Instant, &Fresh) -> Next;
+type NextFn = fn(&MoveRules, &Run, &Observation, Instant, &Fresh) -> Next;
 
-/// What is explored: movers from the first store to the second, and back if so.
+/// The explored world: movers from the first store to the second, and back if so.
 struct Moves {
     ticks: u64,
     faults: u8,
@@ -31,7 +31,8 @@ struct World {
     tick: u64,
     faults: u8,
     registers: [Option<Record>; 2],
-    /// What an operator knows of a register that vanished (`init --above N`); else epochs rise by the records alone.
+    /// An operator knows the last epoch of a register that vanished (`init --above N`); else epochs rise by the records
+    /// alone.
     floors: [u64; 2],
     lineages: [u64; 2],
     failover_floor: u64,
@@ -44,7 +45,7 @@ struct World {
     orphans: Vec<Put>,
     written: u128,
     newest: u64,
-    /// How many terms may begin yet.
+    /// The number of terms that may begin yet.
     terms: u8,
     broken: Option<&'static str>,
 }
@@ -150,9 +151,9 @@ impl World {
 }
 
 impl Moves {
-    fn rules(back: bool) -> Rules {
+    fn rules(back: bool) -> MoveRules {
         let (from, to) = if back { ("second", "first") } else { ("first", "second") };
-        Rules { from: from.into(), to: to.into(), by: "ops".into(), max_ttl: TTL }
+        MoveRules { from: from.into(), to: to.into(), by: "ops".into(), max_ttl: TTL }
     }
 
     fn mover(back: bool) -> Mover {
@@ -417,7 +418,7 @@ fn long_schedules_of_movers_that_meet_crash_and_go_back_have_one_leader() {
 }
 
 /// Opens the new register free whoever sealed the old one, and whatever the new store has forgotten since.
-fn opens_free(rules: &Rules, run: &Run, target: &Observation, now: Instant, fresh: &Fresh) -> Next {
+fn opens_free(rules: &MoveRules, run: &Run, target: &Observation, now: Instant, fresh: &Fresh) -> Next {
     match next(rules, run, target, now, fresh) {
         Next::Put(Side::Target, record, change, Step::Open { .. }) => {
             Next::Put(Side::Target, Record { grant: None, ..record }, change, Step::Open { free: true })
@@ -427,12 +428,12 @@ fn opens_free(rules: &Rules, run: &Run, target: &Observation, now: Instant, fres
 }
 
 /// Seals without waiting for the holder.
-fn seals_at_once(rules: &Rules, run: &Run, target: &Observation, now: Instant, fresh: &Fresh) -> Next {
+fn seals_at_once(rules: &MoveRules, run: &Run, target: &Observation, now: Instant, fresh: &Fresh) -> Next {
     next(rules, run, target, now.plus(TTL * 2), fresh)
 }
 
 /// Opens before the seal.
-fn opens_first(rules: &Rules, run: &Run, target: &Observation, now: Instant, fresh: &Fresh) -> Next {
+fn opens_first(rules: &MoveRules, run: &Run, target: &Observation, now: Instant, fresh: &Fresh) -> Next {
     match next(rules, run, target, now, fresh) {
         Next::Put(Side::Target, record, change, Step::Prepare) => {
             Next::Put(Side::Target, Record { sealed: None, ..record }, change, Step::Prepare)

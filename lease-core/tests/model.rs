@@ -1,12 +1,13 @@
 //! The model checker over the very step function that production runs: every interleaving of two processes, their
 //! messages, time and a few faults, within a horizon.
 //!
-//! Time is coarse (a ttl is a little less than two ticks) and the clocks agree; drift is the simulation's subject (`simulation.rs`).
+//! Time is coarse (a ttl is a little less than two ticks) and the clocks agree; drift is the simulation's subject
+//! (`simulation.rs`).
 
 use std::time::Duration;
 
-use lease_core::elector::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State, step};
-use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::internal::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State, step};
+use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Certainty, Grant, Instant, Lineage, Observation, PutOutcome, Record, Tag, Term, WallTime};
 use stateright::{Checker, Model, Property};
 
@@ -16,7 +17,7 @@ const START: u64 = 10;
 
 type StepFn = fn(State, Instant, Event, &Fresh, Jitter) -> (State, Vec<Action>);
 
-/// What the checker explores.
+/// The state space that the checker explores.
 struct Fleet {
     ticks: u64,
     faults: u8,

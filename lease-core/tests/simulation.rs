@@ -4,8 +4,8 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use lease_core::elector::step::{Action, Event, Jitter, Reply, State, step};
-use lease_core::writes::Fresh;
+use lease_core::internal::step::{Action, Event, Jitter, Reply, State, step};
+use lease_core::internal::writes::Fresh;
 use lease_core::{Instant, Observation, PutOutcome};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lease_core::elector::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State, step};
-use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::internal::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State, step};
+use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Change, Grant, Instant, Lineage, Observation, PutOutcome, Tag, WallTime};
 
 const TTL: Duration = Duration::from_secs(3);
@@ -75,7 +75,7 @@ fn free() -> Observation {
     Observation { record: Some(record), ..nothing }
 }
 
-/// What the store shows once `request` is applied.
+/// The observation once `request` is applied.
 fn applied(request: &Request) -> Observation {
     let Request::Put { expected, record, change } = request else { panic!("a write, not {request:?}") };
     assert_eq!(*change, Change::Acquire);
@@ -147,8 +147,8 @@ fn confirms_its_own_grant_only_in_the_time_of_the_first_attempt() {
     assert!(!confirms(&one), "somebody else may have led since");
 }
 
-/// The first try may have been applied, and lost by a failover with a successor's acquisition after it: another one must
-/// not lead before that successor has ended (`docs/decisions/0016-a-release-tried-again.md`).
+/// The first try may have been applied, and lost by a failover with a successor's acquisition after it: another one
+/// must not lead before that successor has ended (`docs/decisions/0016-a-release-tried-again.md`).
 #[test]
 fn a_release_that_is_tried_again_after_a_failover_is_not_free_in_the_new_lineage() {
     let (mut one, now, (id, acquisition), _) = acquisition_without_an_answer();

@@ -1,4 +1,4 @@
-//! What the tests share: one node per test binary, and a prefix of its own for each test.
+//! Shared by the tests: one node per test binary, and a prefix of its own for each test.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Store {
         format!("{}/leases/{lease}/{part}", self.prefix)
     }
 
-    /// What a key holds, empty if there is none.
+    /// A key's value, empty if there is none.
     pub(crate) async fn value(&self, key: &str) -> anyhow::Result<String> {
         self.cluster.ctl(&["get", "--print-value-only", key]).await
     }

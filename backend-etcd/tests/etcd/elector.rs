@@ -1,4 +1,4 @@
-//! What an elector makes of a cluster's accidents.
+//! An elector during a cluster's faults.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What is under way while a cluster loses its leader.
+//! Calls that are under way while a cluster loses its leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +79,7 @@ async fn leader_falls(pause: bool) -> anyhow::Result<()> {
             leader.start_again()?
         }
         etcd.ready().await?;
-        // What the old leader still had in its hands is late now: it compares, and changes nothing.
+        // A write that the old leader still holds is late now: it compares, and changes nothing.
         settle(&backend, &name("falls-0")).await?;
         if number != 0 {
             assert_eq!(

@@ -1,4 +1,4 @@
-//! What a hand can do to the keys.
+//! Keys that somebody changed by hand.
 
 use crate::common::*;
 use lease_core::{Change, LeaseBackend};
@@ -12,7 +12,7 @@ async fn a_term_key_that_a_hand_changed_is_put_right_by_the_next_write() -> anyh
     let ours = store.value(&key).await?;
     for hand in [vec!["del", key.as_str()], vec!["put", key.as_str(), "nonsense"]] {
         store.cluster.ctl(&hand).await?;
-        // What was seen is no longer so; then the register goes on.
+        // The first write finds that its observation is out of date; then the register goes on.
         let shown = conflict(backend.put_if(&lease, &seen, &renewed(&seen), Change::Renew).await?);
         assert_eq!(shown.record, seen.record);
         seen = renew(backend, &lease, &shown).await?;

@@ -1,4 +1,4 @@
-//! What goes over the wire, and what is lost there.
+//! Requests on the wire, and replies that are lost there.
 
 use std::time::Duration;
 

@@ -30,7 +30,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     say("candidate");
     let lead = |leadership: lease_core::Leadership| async move {
         say(&format!("leads {}", leadership.term().epoch));
-        while !leadership.should_stop() {
+        while leadership.should_continue() {
             // Checked and done at once: a moment that is stamped before the check is one at which it led.
             let now = Clock::boot().now().0 / 1_000_000;
             if leadership.is_leader_now() {

@@ -123,7 +123,7 @@ impl Stage {
         stamp(&wait_for("it leads again", LIMIT, async || next().ok_or("no further term")).await?)
     }
 
-    /// How many terms it has begun.
+    /// The number of terms that it has begun.
     pub(crate) fn terms(&self, process: &Process) -> usize {
         process.lines().iter().filter(|line| line.starts_with("leads ")).count()
     }

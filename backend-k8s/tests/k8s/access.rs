@@ -1,4 +1,4 @@
-//! Who we are to the cluster: the least RBAC, and tokens that change.
+//! Access to the cluster: the least RBAC, and tokens that change.
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn campaign(kubeconfig: &Path, lease: &LeaseName, workload: &str) -> anyhow::Res
     candidate(kubeconfig, lease, workload, |builder| builder.ttl(TTL))
 }
 
-/// Whose term outlasts any restart of an API server on a busy machine, at the pace of a short one.
+/// An elector whose term outlasts any restart of an API server on a busy machine, at the pace of a short one.
 fn patient(kubeconfig: &Path, lease: &LeaseName, workload: &str) -> anyhow::Result<Candidate> {
     const SECOND: Duration = Duration::from_secs(1);
     candidate(kubeconfig, lease, workload, |builder| {

@@ -1,4 +1,4 @@
-//! What the tests share: one control plane per test binary, and a namespace of its own for each test.
+//! Shared by the tests: one control plane per test binary, and a namespace of its own for each test.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -87,7 +87,7 @@ impl Store<'_> {
         self.plane.access().request("POST", collection, Some(lease)).await
     }
 
-    /// What the worker has asked so far.
+    /// The worker's requests so far.
     pub(crate) fn asked(&self) -> anyhow::Result<Vec<AuditEvent>> {
         let events = self.plane.audit().events()?;
         Ok(events.into_iter().filter(|event| event.user == self.identity.user()).collect())

@@ -1,4 +1,4 @@
-//! What electors cost the API server.
+//! The cost of electors for the API server.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What fails, and what is certain then.
+//! Failures, and their certainty.
 
 use std::fs;
 use std::time::Duration;

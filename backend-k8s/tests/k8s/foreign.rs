@@ -14,7 +14,7 @@ fn by_client_go(renewed: &str) -> Value {
     })
 }
 
-/// What T-2's wait depends on.
+/// The fields that T-2's wait depends on.
 fn beat(seen: &Observation) -> (Option<lease_core::Grant>, u64) {
     (record(seen).grant, record(seen).beat)
 }

@@ -1,4 +1,4 @@
-//! What a watch shows.
+//! Watches: their hints, and their end.
 
 use futures::StreamExt;
 use lease_core::{Hint, Hints, LeaseBackend};

@@ -1,4 +1,4 @@
-//! What the tests share: one server per test binary, and a schema of its own for each test.
+//! Shared by the tests: one server per test binary, and a schema of its own for each test.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

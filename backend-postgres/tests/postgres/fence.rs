@@ -19,7 +19,7 @@ async fn effects() -> anyhow::Result<Effects> {
         .await
         .psql(&format!("CREATE SCHEMA {schema}; CREATE TABLE {schema}.effects (epoch bigint)"))
         .await?;
-    Fence::install(&mut session(&url).await?, &schema).await?;
+    Fence::in_schema("any", &schema)?.install(&mut session(&url).await?).await?;
     Ok(Effects { schema, url })
 }
 
@@ -294,8 +294,8 @@ async fn the_fence_may_be_installed_by_many_at_once_and_again() -> anyhow::Resul
     fence.admit(&mut effects.session().await?, &term(6, 6)).await?;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
-        let (mut connection, schema) = (effects.session().await?, effects.schema.clone());
-        tasks.spawn(async move { Fence::install(&mut connection, &schema).await });
+        let (mut connection, fence) = (effects.session().await?, fence.clone());
+        tasks.spawn(async move { fence.install(&mut connection).await });
     }
     while let Some(installed) = tasks.join_next().await {
         installed??;

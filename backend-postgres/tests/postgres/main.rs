@@ -4,6 +4,7 @@ mod common;
 mod dropped;
 mod failover;
 mod fence;
+mod pool;
 mod pooler;
 mod register;
 mod schema;

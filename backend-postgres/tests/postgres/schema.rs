@@ -174,7 +174,7 @@ async fn history_older_than_the_retention_goes_with_the_next_row() -> anyhow::Re
         .await?;
     seen = renew(&store.backend, &lease, &acquire(&store.backend, &lease, &seen, "a").await?).await?;
     assert_eq!(store.psql(count).await?, "3");
-    // What another session has locked is left for later, never waited for.
+    // Rows that another session has locked are left for later, never waited for.
     store.psql("UPDATE {s}.coordination_lease_history SET event_at = now() - interval '2 days'").await?;
     let mut other = session(&store.server.url()).await?;
     let lock = format!("BEGIN; SELECT FROM {}.coordination_lease_history FOR UPDATE", store.schema);

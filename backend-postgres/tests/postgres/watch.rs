@@ -1,4 +1,4 @@
-//! What a watch says, and what nobody believes of it.
+//! Watches: their hints, and forged notifications.
 
 use crate::common::*;
 use futures::{FutureExt, StreamExt};

@@ -1,4 +1,4 @@
-//! What the tests of this backend share.
+//! Shared by the tests of this backend.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::path::{Path, PathBuf};
@@ -57,8 +57,8 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }
 
-/// Runs `future` for a number of steps, and then drops it: 0, not even polled; 1, polled once; 2, polled once and woken;
-/// 3, polled twice; … `None` if it was dropped before it was done.
+/// Runs `future` for a number of steps, and then drops it: 0, not even polled; 1, polled once; 2, polled once and
+/// woken; 3, polled twice; … `None` if it was dropped before it was done.
 pub async fn stopped<F: Future>(steps: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = steps;

@@ -27,7 +27,7 @@ pub(crate) struct Resource {
 impl Resource {
     pub(crate) async fn install(&self) -> Result<(), sqlx::Error> {
         let mut database = shell(self.file.clone()).await?;
-        Fence::install(&mut database).await?;
+        Fence::new("any").install(&mut database).await?;
         let table = "CREATE TABLE IF NOT EXISTS effects \
                      (sequence INTEGER PRIMARY KEY AUTOINCREMENT, resource TEXT, epoch INTEGER, id TEXT)";
         sqlx::raw_sql(table).execute(&mut database).await.map(drop)

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::mount::{MountFlags, mount as mount_fs};
 
-/// How often it was asked, and for what.
+/// The number of requests to it, by kind.
 #[derive(Default)]
 pub struct Requests {
     answered: AtomicUsize,

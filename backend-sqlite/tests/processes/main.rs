@@ -1,4 +1,4 @@
-//! What can't be judged within one process: locks, kills, a full disk, mounts, rights. This program is its own second
+//! Tests that one process can't make: locks, kills, a full disk, mounts, rights. This program is its own second
 //! process: started with `LEASE_SQLITE_ROLE` set, it plays that role instead of running the trials.
 #![cfg(target_os = "linux")]
 #![allow(unreachable_pub, reason = "nobody depends on a test")]

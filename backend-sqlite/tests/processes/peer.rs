@@ -14,7 +14,7 @@ use sqlx::Connection;
 use crate::common::*;
 use crate::{disk, kills, places};
 
-/// How long a peer may be silent when its word is awaited.
+/// The time limit of an awaited answer from a peer.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A process of ours in another role. Killed when dropped.

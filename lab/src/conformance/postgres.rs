@@ -298,7 +298,7 @@ impl Schemas {
                  CREATE TABLE {schema}.effects (sequence bigserial, epoch bigint, id text)"
             );
             sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut admin).await?;
-            Fence::install(&mut admin, schema).await?;
+            Fence::in_schema("any", schema).expect("a valid schema").install(&mut admin).await?;
         }
         admin.close().await
     }

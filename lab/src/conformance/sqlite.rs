@@ -153,7 +153,7 @@ impl Harness for Files {
         }
         let make = async {
             let mut connection = open(&path).await?;
-            Fence::install(&mut connection).await?;
+            Fence::new("any").install(&mut connection).await?;
             sqlx::raw_sql(
                 "CREATE TABLE effects (sequence INTEGER PRIMARY KEY AUTOINCREMENT, epoch INTEGER, id TEXT)",
             )

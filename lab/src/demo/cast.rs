@@ -39,10 +39,7 @@ impl Cast {
     pub(super) async fn enter(stage: &Stage, screen: Arc<Screen>) -> anyhow::Result<Self> {
         let binary = std::env::current_exe()?.with_file_name("leasehold");
         if !binary.is_file() {
-            bail!(
-                "there is no {}: run `make demo`, or `cargo build -p lease-workers` first",
-                binary.display()
-            );
+            bail!("there is no {}: run `make demo`, or `cargo build -p leasehold` first", binary.display());
         }
         let ingest = Process::command(&binary)?
             .env_clear()
@@ -124,7 +121,7 @@ impl Cast {
 
 /// The value of the series that begins with `name` on a process's metrics page.
 pub(crate) async fn metric(address: &str, name: &str) -> anyhow::Result<u64> {
-    let client = lease_workers::roles::http_client(Duration::from_secs(5))?;
+    let client = lease_worker_common::http_client(Duration::from_secs(5))?;
     let page = client.get(format!("http://{address}/metrics")).send().await?.text().await?;
     let line = page.lines().find(|line| line.starts_with(name));
     let value = line.and_then(|line| line.rsplit(' ').next()).with_context(|| format!("no metric {name}"))?;

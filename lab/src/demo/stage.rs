@@ -11,12 +11,13 @@ use lease_core::{LeaseBackend, LeaseName};
 use lease_etcd::EtcdConfig;
 use lease_k8s::{K8s, K8sConfig};
 use lease_postgres::{Postgres, PostgresConfig};
+use lease_spendguard::{canonical, forwarder, outbox};
 use lease_sqlite::{Sqlite, SqliteConfig};
 use lease_testbed::{
     ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Folder, Postgres as Server, PostgresOptions,
     wait_for,
 };
-use lease_workers::roles::{canonical, database::Database, forwarder, outbox};
+use lease_worker_common::database::Database;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{PgPool, SqlitePool};
 

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lease_core::WallTime;
-use lease_workers::roles::cloudevents::EventKey;
-use lease_workers::roles::database::Database;
-use lease_workers::roles::outbox::{self, NewEvent, Outbox};
+use lease_spendguard::cloudevents::EventKey;
+use lease_spendguard::outbox::{self, NewEvent, Outbox};
+use lease_worker_common::database::Database;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};

@@ -72,7 +72,7 @@ async fn run(
     refused: Arc<AtomicU64>,
 ) -> anyhow::Result<u64> {
     // Chooses the process's provider of TLS, without which there is no client.
-    lease_workers::roles::http_client(PATIENCE)?;
+    lease_worker_common::http_client(PATIENCE)?;
     let Client { name, currency, amount_minor, commits } = client;
     let (mut number, mut made) = (0, 0);
     while !enough.load(Ordering::Relaxed) {

@@ -17,7 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) fn binary() -> anyhow::Result<PathBuf> {
     let binary = std::env::current_exe()?.with_file_name("leasehold");
     if !binary.is_file() {
-        bail!("there is no {}: run `cargo build -p lease-workers` first", binary.display());
+        bail!("there is no {}: run `cargo build -p leasehold` first", binary.display());
     }
     Ok(binary)
 }

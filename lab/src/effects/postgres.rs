@@ -12,7 +12,7 @@ pub(crate) struct Effects(PgConnection);
 
 pub(super) async fn create(url: &str) -> anyhow::Result<()> {
     let mut connection = PgConnection::connect(url).await?;
-    Fence::install(&mut connection, "public").await?;
+    Fence::new("effects").install(&mut connection).await?;
     sqlx::raw_sql(
         "CREATE TABLE effects (
              sequence bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, resource text NOT NULL,

@@ -18,7 +18,7 @@ async fn open(file: &str) -> Result<SqliteConnection, sqlx::Error> {
 
 pub(super) async fn create(file: &str) -> anyhow::Result<()> {
     let mut connection = open(file).await?;
-    Fence::install(&mut connection).await?;
+    Fence::new("effects").install(&mut connection).await?;
     sqlx::raw_sql(
         "CREATE TABLE effects (
              sequence INTEGER PRIMARY KEY AUTOINCREMENT, resource TEXT NOT NULL, epoch INTEGER NOT NULL,

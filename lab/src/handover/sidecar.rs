@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use lease_testbed::{Folder, Postgres, PostgresOptions, Process, Signal};
-use lease_workers::rpc::ledger::v1::ledger_client::LedgerClient;
-use lease_workers::rpc::ledger::v1::{
+use lease_spendguard::rpc::ledger::v1::ledger_client::LedgerClient;
+use lease_spendguard::rpc::ledger::v1::{
     AcquireFencingLeaseRequest, Fence, ReleaseFencingLeaseRequest, ReserveRequest, RevokeFencingLeaseRequest,
     acquire_fencing_lease_response, reservation_response,
 };
+use lease_testbed::{Folder, Postgres, PostgresOptions, Process, Signal};
 use serde_json::json;
 use tonic::transport::Channel;
 
@@ -88,7 +88,7 @@ impl Sidecar {
         let scope = ["--fencing-scope", SERVED, "--tenant", TENANT, "--fencing-ttl-seconds", &ttl];
         let process = worker("sidecar", &[&args[..], &scope, &["--standby", "true"]].concat())?;
         // Chooses the process's provider of TLS, without which there is no client.
-        lease_workers::roles::http_client(PATIENCE)?;
+        lease_worker_common::http_client(PATIENCE)?;
         let client = reqwest::Client::builder().unix_socket(socket.clone()).timeout(LIMIT).build()?;
         Ok(Self { process, socket, client })
     }

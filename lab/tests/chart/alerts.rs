@@ -37,7 +37,7 @@ async fn emitted() -> anyhow::Result<Series> {
         .status()?;
     anyhow::ensure!(init.success(), "init failed");
     let (nowhere, outbox, socket) = ("postgres://me@127.0.0.1:1/x", file("outbox.sqlite"), file("s.sock"));
-    let (mut series, client) = (Series::new(), lease_workers::roles::http_client(Duration::from_secs(5))?);
+    let (mut series, client) = (Series::new(), lease_worker_common::http_client(Duration::from_secs(5))?);
     for args in [
         vec![
             "outbox-forwarder",

@@ -29,7 +29,7 @@ pub(crate) fn chart() -> PathBuf {
 /// The program that the pods run, built beside the lab.
 pub(crate) fn leasehold() -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_leasehold-lab")).with_file_name("leasehold");
-    assert!(program.is_file(), "build it first: cargo build -p lease-workers");
+    assert!(program.is_file(), "build it first: cargo build -p leasehold");
     let mut command = Command::new(program);
     command.env_clear();
     command

@@ -31,7 +31,7 @@ fn the_toolchain_is_the_repositorys_and_what_ships_is_the_program_alone() {
     let words: Vec<_> = recipe[last + 1..].iter().map(|(word, _)| word.as_str()).collect();
     assert!(words.iter().all(|word| ["COPY", "USER", "ENTRYPOINT", "LABEL"].contains(word)), "{words:?}");
     let build = all(&recipe, "RUN").join("\n");
-    for part in ["protoc", "--locked", "-p lease-workers", "--target", "linux-musl"] {
+    for part in ["protoc", "--locked", "-p leasehold", "--target", "linux-musl"] {
         assert!(build.contains(part), "{part} is missing in {build}");
     }
 }

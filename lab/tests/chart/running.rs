@@ -41,7 +41,7 @@ async fn after_the_hooks_every_worker_gets_ready_and_the_test_succeeds() -> anyh
         }
     }
     let ingest = free_port()?;
-    let client = lease_workers::roles::http_client(Duration::from_secs(5))?;
+    let client = lease_worker_common::http_client(Duration::from_secs(5))?;
     let mut workers = Vec::new();
     for role in ["canonical-ingest", "ledger", "outbox-forwarder", "ttl-sweeper"] {
         let deployment = one(&manifests, "Deployment", &format!("leasehold-{role}"));

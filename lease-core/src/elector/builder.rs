@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast};
 
-use super::driver::StepFn;
-use super::step::{self, Rules};
+use super::step::{self, Rules, StepFn};
 use super::{Elector, WorkloadId};
-use crate::backend::{Capabilities, Connector};
+use crate::backend::Connector;
 use crate::clock::Clock;
 use crate::deadline::shortened;
-use crate::error::{BackendError, InvalidSettings};
+use crate::error::InvalidSettings;
 use crate::record::LeaseName;
 use crate::writes::Candidate;
 
@@ -60,7 +59,7 @@ impl ElectorBuilder {
         }
     }
 
-    /// How long a term lasts without an acknowledged renewal. Default 15 s; 100 ms to 1 day.
+    /// The time that a term lasts without an acknowledged renewal. Default 15 s; 100 ms to 1 day.
     ///
     /// The worst failover after a crash takes ttl·(1+1/500) and one poll.
     pub fn ttl(mut self, ttl: Duration) -> Self {
@@ -68,39 +67,40 @@ impl ElectorBuilder {
         self
     }
 
-    /// The greatest ttl that any candidate of this lease may use: how long a register is waited out whose last
-    /// holder nobody knows (T-3, T-5). Default: the ttl.
+    /// The greatest ttl that any candidate of this lease may use. A register whose last holder nobody knows is waited
+    /// out for this long (T-3, T-5). Default: the ttl.
     pub fn max_ttl(mut self, max_ttl: Duration) -> Self {
         self.max_ttl = Some(max_ttl);
         self
     }
 
-    /// How often a leader renews. Default ttl/3, which is also the longest allowed.
+    /// The interval of a leader's renewals. Default ttl/3, which is also the longest allowed.
     pub fn renew_every(mut self, every: Duration) -> Self {
         self.renew_every = Some(every);
         self
     }
 
-    /// How often a candidate looks without a watch, and how long anybody pauses after a failure. Default ttl/15, at
+    /// The interval of a candidate's reads without a watch, and the longest delay before a retry. Default ttl/15, at
     /// most `renew_every`.
     pub fn retry_every(mut self, every: Duration) -> Self {
         self.retry_every = Some(every);
         self
     }
 
-    /// How long before its deadline the work is told to stop. Default ttl/5.
+    /// The work is told to stop this long before its deadline. Default ttl/5.
     pub fn stop_grace(mut self, grace: Duration) -> Self {
         self.stop_grace = Some(grace);
         self
     }
 
-    /// How long the work may drain after shutdown before `run_until` gives up without releasing (H-1). Default 20 s.
+    /// The time that the work may drain after shutdown before `run_until` gives up without releasing (H-1). Default
+    /// 20 s.
     pub fn stop_budget(mut self, budget: Duration) -> Self {
         self.stop_budget = budget;
         self
     }
 
-    /// Where this workload runs, for people.
+    /// The place where this workload runs, for people.
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.region = region.into();
         self
@@ -193,16 +193,4 @@ impl ElectorBuilder {
             holder_is_dead: Arc::new(Notify::new()),
         })
     }
-}
-
-/// Some stores keep whole seconds only; that is known once connected.
-pub(super) fn check_granularity(ttl: Duration, capabilities: &Capabilities) -> Result<(), BackendError> {
-    let granularity = capabilities.ttl_granularity;
-    if granularity.is_zero() || ttl.as_nanos().is_multiple_of(granularity.as_nanos()) {
-        return Ok(());
-    }
-    Err(BackendError::refused(format!(
-        "ttl = {ttl:?} is not allowed by {}: use a multiple of {granularity:?}",
-        capabilities.name
-    )))
 }

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::step::{Action, CallId, Event, Jitter, Loss, Note, Reply, Request, Rules, State, StopReason};
+use super::step::{Action, CallId, Event, Jitter, Note, Reply, Request, Rules, State, StepFn};
 use crate::backend::{Connector, Hint, LeaseBackend};
 use crate::clock::{Clock, Instant};
 use crate::error::{BackendError, Certainty};
@@ -17,9 +17,6 @@ use crate::leadership::Leadership;
 use crate::migrate::{Move, Progress};
 use crate::record::{LeaseName, Observation, Term};
 use crate::writes::Fresh;
-
-/// The step function; replaced only by the conformance suite's mutants.
-pub type StepFn = Arc<dyn Fn(State, Instant, Event, &Fresh, Jitter) -> (State, Vec<Action>) + Send + Sync>;
 
 pub(super) struct Driver {
     pub(super) name: LeaseName,
@@ -40,18 +37,18 @@ pub(super) struct Driver {
 /// nothing depends on it.
 const SHORTEST_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a stopped elector keeps its connections after its release: a successor on the same host, or at the same
-/// server, takes over in milliseconds, in which tearing down connections and a process would be in its way
+/// A stopped elector keeps its connections for this long after its release: a successor on the same host, or at the
+/// same server, takes over in milliseconds, in which tearing down connections and a process would be in its way
 /// (`docs/decisions/0008-linger.md`). Decides nothing, so it is no matter of the lease's clock.
 const LINGER: Duration = Duration::from_millis(50);
 
 /// A finished call: its id and how it ended.
-type Answer = (CallId, Result<Reply, BackendError>);
+type Finished = (CallId, Result<Reply, BackendError>);
 
 struct Running {
     backend: Arc<dyn LeaseBackend>,
     state: State,
-    calls: JoinSet<Answer>,
+    calls: JoinSet<Finished>,
     under_way: Vec<(CallId, AbortHandle)>,
     /// The present term's handle, until its work has returned and its release is done.
     leadership: Option<Leadership>,
@@ -61,7 +58,7 @@ struct Running {
 }
 
 impl Driver {
-    /// Runs until shutdown, or until the store refuses in a way that trying again can't mend.
+    /// Runs until shutdown, or until the store refuses in a way that no retry can fix.
     pub(super) async fn run(mut self) -> Result<(), BackendError> {
         let connector = self.connector.clone();
         let Some(backend) = self.connect(&*connector).await? else {
@@ -70,7 +67,7 @@ impl Driver {
         };
         let capabilities = backend.capabilities();
         self.rules.creates_registers = capabilities.creates_registers;
-        super::builder::check_granularity(self.rules.who.ttl, &capabilities)?;
+        capabilities.check_ttl(self.rules.who.ttl)?;
         self.report(EventKind::Connected { backend: capabilities.name });
         if !self.move_here(&backend).await? {
             self.report(EventKind::Stopped);
@@ -146,7 +143,7 @@ impl Driver {
                 Err(error) if error.refused => return Err(error),
                 Err(error) => error,
             };
-            self.report(EventKind::StoreFailed { operation: "connect", error: error.to_string() });
+            self.report(EventKind::StoreFailed { operation: "connect", error: format!("{error:#}") });
             let again = self.clock.now().plus(self.rules.retry_every);
             tokio::select! {
                 biased;
@@ -198,7 +195,7 @@ impl Driver {
     fn answered(
         &self,
         running: &mut Running,
-        done: Result<(tokio::task::Id, Answer), tokio::task::JoinError>,
+        done: Result<(tokio::task::Id, Finished), tokio::task::JoinError>,
     ) -> Event {
         let (id, reply) = match done {
             Ok((_, answer)) => answer,
@@ -215,7 +212,7 @@ impl Driver {
             Ok(reply) => Event::Reply(id, reply),
             Err(error) => {
                 let certainty = error.certainty;
-                self.report(EventKind::StoreFailed { operation: "lease I/O", error: error.to_string() });
+                self.report(EventKind::StoreFailed { operation: "lease I/O", error: format!("{error:#}") });
                 Event::Reply(id, Reply::Failed(certainty))
             }
         }
@@ -297,7 +294,7 @@ impl Driver {
     }
 }
 
-async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, request: Request) -> Answer {
+async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, request: Request) -> Finished {
     let reply = match request {
         Request::Observe => backend
             .observe(&name)
@@ -324,7 +321,7 @@ async fn watch(
             if events.send(Event::Watching(true)).await.is_err() {
                 return;
             }
-            // What changed before the watch was live is not hinted at: look once.
+            // Changes before the watch was live are not hinted at: look once.
             let _ = events.try_send(Event::Hint);
             while let Some(hint) = hints.next().await {
                 match hint {
@@ -357,18 +354,4 @@ fn jitter() -> Jitter {
     let mut byte = [0];
     getrandom::fill(&mut byte).expect("the operating system's random source must work");
     Jitter(byte[0])
-}
-
-impl StopReason {
-    /// Was the lease asked for by somebody else?
-    pub fn is_step_down(&self) -> bool {
-        matches!(self, Self::StepDown { .. })
-    }
-}
-
-impl Loss {
-    /// Is it an alarm rather than a part of normal life (F-4)?
-    pub fn is_alarm(self) -> bool {
-        matches!(self, Self::FenceRefused | Self::RegisterGone)
-    }
 }

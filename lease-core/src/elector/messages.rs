@@ -1,23 +1,24 @@
-//! What goes into the step function and what comes out of it.
+//! The step function's inputs and outputs.
 
 use std::time::Duration;
 
 use crate::backend::{Change, PutOutcome};
 use crate::deadline::Deadline;
 use crate::error::Certainty;
+use crate::reasons::{Loss, StopReason};
 use crate::record::{Observation, Record, RequestId, Term};
 use crate::writes::Candidate;
 
 /// The settings of one elector, checked by the builder.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rules {
-    /// Who campaigns, and with what ttl.
+    /// The candidate, and its ttl.
     pub who: Candidate,
     /// A leader's beat, and a candidate's poll while its watch is live (T-4).
     pub renew_every: Duration,
     /// A candidate's poll without a watch, and the pause after a failure (T-4, U-1).
     pub retry_every: Duration,
-    /// How long before the deadline the work is told to stop (T-1).
+    /// The work is told to stop this long before the deadline (T-1).
     pub stop_grace: Duration,
     /// The store can't lose registers, so an absent one is new (T-5).
     pub creates_registers: bool,
@@ -26,7 +27,7 @@ pub struct Rules {
 /// Names one call to the store; later calls have greater numbers.
 pub type CallId = u64;
 
-/// What a call asks of the store.
+/// A call to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::large_enum_variant, reason = "one is alive at a time")]
 pub enum Request {
@@ -34,16 +35,16 @@ pub enum Request {
     Observe,
     /// [`put_if`](crate::LeaseBackend::put_if)
     Put {
-        /// What the write compares.
+        /// The write compares this.
         expected: Observation,
-        /// What it writes.
+        /// The write's content.
         record: Record,
-        /// What it means.
+        /// The write's meaning.
         change: Change,
     },
 }
 
-/// How a call ended.
+/// A call's outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::large_enum_variant, reason = "one is alive at a time")]
 pub enum Reply {
@@ -51,11 +52,11 @@ pub enum Reply {
     Seen(Observation),
     /// A write's answer.
     Put(PutOutcome),
-    /// No answer that tells.
+    /// The call failed.
     Failed(Certainty),
 }
 
-/// What happens to an elector.
+/// The step function's input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::large_enum_variant, reason = "one is alive at a time")]
 pub enum Event {
@@ -81,41 +82,7 @@ pub enum Event {
     Abandon,
 }
 
-/// Why the work is asked to stop while its term still lasts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum StopReason {
-    /// The program shuts down.
-    Shutdown,
-    /// Somebody asked for the lease (H-2).
-    StepDown {
-        /// Names the request.
-        id: RequestId,
-        /// Who asked.
-        by: String,
-    },
-    /// The deadline is near and no renewal has been acknowledged.
-    Expiring,
-}
-
-/// Why a term is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Loss {
-    /// The deadline passed without an acknowledged renewal.
-    Expired,
-    /// A linearizable read showed another grant or freedom: taken over, or revoked by an operator.
-    Superseded,
-    /// The register is gone (T-5).
-    RegisterGone,
-    /// A resource has admitted a later term (F-4).
-    FenceRefused,
-    /// The work returned; the lease is being released.
-    Returned,
-    /// The elector was abandoned with its work still running (H-1).
-    Abandoned,
-}
-
-/// What the driver must do, in order.
+/// A command to the driver; they are carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::large_enum_variant, reason = "one is alive at a time")]
 pub enum Action {
@@ -131,18 +98,18 @@ pub enum Action {
     TellStop(StopReason),
     /// The term is over: `is_leader_now()` is false from here on.
     End(Loss),
-    /// Something that people want to know.
+    /// Something to report.
     Note(Note),
     /// The elector has ended.
     Stopped,
 }
 
-/// What people want to know, beyond terms.
+/// News beyond the beginning and the end of terms.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Note {
     /// A grant of somebody else's was seen for the first time.
     Following(Term),
-    /// There is no register, and this store's aren't made by candidates (T-5).
+    /// There is no register, and candidates don't make registers in this store (T-5).
     RegisterAbsent,
     /// This register is final (M-1): why, in its own words.
     Sealed(String),
@@ -157,7 +124,7 @@ pub enum Note {
     ReleaseAbandoned,
 }
 
-/// Where in its span a jittered pause falls, in 1/256.
+/// A position in the span of a jittered pause, in 1/256.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Jitter(pub u8);
 

@@ -3,9 +3,9 @@
 mod builder;
 mod driver;
 mod messages;
-mod plan;
 mod run;
 pub mod step;
+mod timing;
 
 use std::env;
 use std::fmt;
@@ -16,9 +16,9 @@ use tokio::sync::{Notify, broadcast};
 use tokio_stream::wrappers::BroadcastStream;
 
 pub use builder::ElectorBuilder;
-pub use driver::StepFn;
-pub use plan::Plan;
 pub use run::{Ended, RunError};
+pub use step::StepFn;
+pub use timing::Timing;
 
 use crate::backend::Connector;
 use crate::clock::Clock;
@@ -83,7 +83,7 @@ impl Elector {
         ElectorBuilder::new(Arc::new(connector), name, workload)
     }
 
-    /// What happens from here on. A reader that falls more than 256 events behind loses the oldest and is told so.
+    /// The events from here on. A reader that falls more than 256 events behind loses the oldest and is told so.
     pub fn events(&self) -> BroadcastStream<LeaseEvent> {
         BroadcastStream::new(self.events.subscribe())
     }

@@ -29,15 +29,15 @@ pub enum Ended {
 /// Why [`Elector::run_until`] failed. In each case no term of this elector goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError<E> {
-    /// The work returned an error; the lease was released. Mend the cause and run again.
+    /// The work returned an error; the lease was released. Fix the cause and run it again.
     #[error("the work failed: {0}")]
     Work(E),
     /// The work panicked; that counted as its return, and the lease was released. The message is the panic's.
     #[error("the work panicked: {0}")]
     Panicked(String),
     /// The store refuses, and trying again can't help: change the setting that the message names.
-    #[error("the lease store refuses: {0}")]
-    Refused(#[source] BackendError),
+    #[error("the lease store refuses: {0:#}")]
+    Refused(BackendError),
     /// The work did not stop within the stop budget. **Nothing was released**: the lease runs out by itself. Exit
     /// the process, for parts of the work may still run.
     #[error(
@@ -117,7 +117,7 @@ impl Elector {
                     }
                 }
             };
-            let finished = !leadership.should_stop();
+            let finished = leadership.should_continue();
             match outcome {
                 Ok(Ok(())) if finished && stop_by.is_none() => result = Ok(Ended::Finished),
                 Ok(Ok(())) => {

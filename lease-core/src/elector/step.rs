@@ -4,14 +4,16 @@
 //! and knows no store: `now`, fresh bits and replies come in with each event. Every await of the driver lies between
 //! two steps, so nothing here can be interrupted.
 //!
-//! How to read it: [`step`] first lets time pass (`expire`), then takes the event in (`take`, both in `step/events.rs`),
+//! [`step`] first lets time pass (`expire`), then takes the event in (`take`, both in `step/events.rs`),
 //! then decides what to send (`advance`, in `step/sends.rs`). At most one call is under way that isn't overdue, and at
 //! most two in all (U-5).
 
 mod events;
 mod sends;
 
-pub use super::messages::{Action, CallId, Event, Jitter, Loss, Note, Reply, Request, Rules, StopReason};
+use std::sync::Arc;
+
+pub use super::messages::{Action, CallId, Event, Jitter, Note, Reply, Request, Rules};
 use crate::clock::Instant;
 use crate::deadline::{Claim, Deadline, Sighting};
 use crate::record::{Grant, Lineage, Observation, Tag, Term};
@@ -188,6 +190,9 @@ impl State {
         }
     }
 }
+
+/// The step function of an elector; replaced only by the conformance suite's mutants.
+pub type StepFn = Arc<dyn Fn(State, Instant, Event, &Fresh, Jitter) -> (State, Vec<Action>) + Send + Sync>;
 
 /// One step of the protocol. `jitter` is in 0.0 … 1.0 and only spreads retries and polls.
 pub fn step(

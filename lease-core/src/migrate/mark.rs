@@ -1,4 +1,4 @@
-//! What a final register says about its move: the text of [`Record::sealed`].
+//! A final register's account of its move: the text of [`Record::sealed`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -50,9 +50,9 @@ impl FromStr for Mark {
     }
 }
 
-/// What a register is, as far as moves go.
+/// A register's role in a move.
 #[derive(Debug)]
-pub(super) enum Standing<'a> {
+pub(super) enum Role<'a> {
     Absent,
     /// The lease lives here.
     Open(&'a Record),
@@ -62,7 +62,7 @@ pub(super) enum Standing<'a> {
     Foreign(&'a str),
 }
 
-impl<'a> Standing<'a> {
+impl<'a> Role<'a> {
     pub(super) fn of(observation: &'a Observation) -> Self {
         let Some(record) = &observation.record else { return Self::Absent };
         let Some(text) = &record.sealed else { return Self::Open(record) };

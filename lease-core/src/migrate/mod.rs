@@ -5,6 +5,7 @@
 //! of the old mode not after the seal. The gap is one hand-over, or one maximum ttl after a crash between the two.
 
 mod mark;
+#[doc(hidden)]
 pub mod next;
 
 use std::fmt;
@@ -14,7 +15,8 @@ use std::time::Duration;
 pub use self::mark::Mark;
 use futures::StreamExt;
 
-use self::next::{Next, Rules, Run, Side, Step};
+pub use self::next::Step;
+use self::next::{MoveRules, Next, Run, Side};
 use crate::backend::{LeaseBackend, PutOutcome};
 use crate::clock::Clock;
 use crate::deadline::Sighting;
@@ -27,28 +29,28 @@ use crate::writes::Fresh;
 pub struct Move {
     /// The lease.
     pub name: LeaseName,
-    /// Where it lives.
+    /// The store that it lives in.
     pub from: Arc<dyn LeaseBackend>,
-    /// Where it is to live. Not the same store under another name: it would find both registers to be one.
+    /// The store that it is to live in. Not the same store under another name: both registers would be one.
     pub to: Arc<dyn LeaseBackend>,
     /// The lease's maximum ttl; rounded up to what the new store can write.
     pub max_ttl: Duration,
-    /// How often to look, and how long to pause after a failure.
+    /// The interval of the looks at both registers, and the pause after a failure.
     pub poll_every: Duration,
-    /// How long one call may take.
+    /// The time limit of one call.
     pub call_limit: Duration,
-    /// Who moves it, for people.
+    /// The name of whoever moves it, for people.
     pub by: String,
 }
 
-/// What happens during a move, for people.
+/// An event of a move, for people.
 #[derive(Clone, Debug)]
 pub enum Progress {
     /// A step was made.
     Made(Step),
     /// The holder has the lease for so long yet, unless it steps down before.
     Waiting {
-        /// Who holds it; empty if nobody does.
+        /// The holder; empty if nobody holds it.
         holder: String,
         /// At most.
         at_most: Duration,
@@ -57,7 +59,7 @@ pub enum Progress {
     Failed {
         /// The store's mode.
         store: &'static str,
-        /// What it said.
+        /// The failure.
         error: String,
     },
 }
@@ -86,8 +88,8 @@ pub enum MigrateError {
     /// The registers say something that only an operator can judge; nothing more is written.
     #[error("lease {0} can't be moved: {1}")]
     Refused(LeaseName, String),
-    /// A store refuses in a way that trying again can't mend.
-    #[error("the {0} store refuses: {1}")]
+    /// A store refuses in a way that no retry can fix.
+    #[error("the {0} store refuses: {1:#}")]
     Store(&'static str, BackendError),
 }
 
@@ -100,7 +102,7 @@ impl Move {
         let granularity = to.ttl_granularity.max(Duration::from_millis(1));
         let steps = self.max_ttl.as_nanos().div_ceil(granularity.as_nanos());
         let max_ttl = granularity * u32::try_from(steps).unwrap_or(u32::MAX);
-        let rules = Rules { from: from.name.into(), to: to.name.into(), by: self.by.clone(), max_ttl };
+        let rules = MoveRules { from: from.name.into(), to: to.name.into(), by: self.by.clone(), max_ttl };
         let mut run = Run { asked: Some(RequestId::random()), ..Run::default() };
         let mut refused_once = false;
         let mut told = None;
@@ -173,7 +175,7 @@ impl Move {
         if error.refused {
             return Err(MigrateError::Store(store, error));
         }
-        tell(Progress::Failed { store, error: error.to_string() });
+        tell(Progress::Failed { store, error: format!("{error:#}") });
         Ok(self.poll_every)
     }
 

@@ -1,29 +1,29 @@
-//! The move as a pure function: what both registers show goes in, the next write comes out.
+//! The move as a pure function: both registers go in, the next write comes out.
 
 use std::fmt;
 use std::time::Duration;
 
-use super::mark::{self, Mark, Standing};
+use super::mark::{self, Mark, Role};
 use crate::backend::Change;
 use crate::clock::Instant;
 use crate::deadline::{Claim, Sighting};
 use crate::record::{Grant, Lineage, Observation, Record, RequestId};
 use crate::writes::{self, Fresh};
 
-/// What a move is told.
+/// A move's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Rules {
+pub struct MoveRules {
     /// The old store's mode, for people.
     pub from: String,
     /// The new store's mode, for people.
     pub to: String,
-    /// Who moves, for people.
+    /// The name of whoever moves it, for people.
     pub by: String,
     /// The lease's maximum ttl, in the new store's granularity; the old register's counts if it is longer.
     pub max_ttl: Duration,
 }
 
-/// What one run of a move knows beyond the registers.
+/// The knowledge of one run of a move, beyond the registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Run {
     /// The old register, and since when it shows its beat (T-2).
@@ -95,7 +95,7 @@ pub enum Step {
     Finish,
 }
 
-/// What to do next.
+/// The next thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "one is alive at a time")]
 pub enum Next {
@@ -110,26 +110,26 @@ pub enum Next {
 }
 
 /// Decides on both registers as last seen, the old one by `run.source`.
-pub fn next(rules: &Rules, run: &Run, target: &Observation, now: Instant, fresh: &Fresh) -> Next {
-    let Rules { from, to, .. } = rules;
+pub fn next(rules: &MoveRules, run: &Run, target: &Observation, now: Instant, fresh: &Fresh) -> Next {
+    let MoveRules { from, to, .. } = rules;
     let Some(source) = &run.source else { return Next::Wait(now) };
     let seen = source.observation();
-    match (Standing::of(seen), Standing::of(target)) {
-        (Standing::Open(_), Standing::Open(_)) => Next::Refuse(format!(
-            "the lease is open in {from} and in {to}: two may lead. Stop the workers of one mode, then run \
-             `leasehold status` in both to see which one worked last, and revoke the other's term"
+    match (Role::of(seen), Role::of(target)) {
+        (Role::Open(_), Role::Open(_)) => Next::Refuse(format!(
+            "the lease is open in {from} and in {to}: two may lead. Stop the workers of one store, see in both which \
+             one worked last, and revoke the other's term"
         )),
-        (_, Standing::Open(_)) => Next::Done,
-        (Standing::Foreign(text), _) | (_, Standing::Foreign(text)) => {
+        (_, Role::Open(_)) => Next::Done,
+        (Role::Foreign(text), _) | (_, Role::Foreign(text)) => {
             Next::Refuse(format!("a register is final in a way that this version doesn't know: {text:?}"))
         }
 
-        (Standing::Open(_), _) if run.sealed.is_some() => Next::Refuse(format!(
+        (Role::Open(_), _) if run.sealed.is_some() => Next::Refuse(format!(
             "the lease was moved on while this move stood still: it is open in {from} again. Run it again if it is \
              still meant"
         )),
-        (Standing::Open(old), Standing::Absent) => prepare(rules, old.epoch, old.max_ttl(), target, fresh),
-        (Standing::Open(old), Standing::Moved(_, register, elsewhere)) => {
+        (Role::Open(old), Role::Absent) => prepare(rules, old.epoch, old.max_ttl(), target, fresh),
+        (Role::Open(old), Role::Moved(_, register, elsewhere)) => {
             // A move back, on whatever way: into what an earlier move left behind.
             if mark::came_by(old, register) {
                 prepare(rules, old.epoch, old.max_ttl(), target, fresh)
@@ -140,44 +140,42 @@ pub fn next(rules: &Rules, run: &Run, target: &Observation, now: Instant, fresh:
                 ))
             }
         }
-        (Standing::Open(old), Standing::Prepared(_, register, _)) => {
+        (Role::Open(old), Role::Prepared(_, register, _)) => {
             seal(rules, run, source, old, (register, target.lineage.clone()), now, fresh)
         }
 
-        (Standing::Moved(old, register, _), Standing::Prepared(new, prepared, _)) if register == prepared => {
+        (Role::Moved(old, register, _), Role::Prepared(new, prepared, _)) if register == prepared => {
             // A failover may have lost that it was open already: then it is waited out.
             let free = run.sealed.as_ref() == Some(&(register, target.lineage.clone()));
             let record = opened(target, new, old, free, rules, fresh);
             Next::Put(Side::Target, record, Change::Init, Step::Open { free })
         }
-        (Standing::Moved(_, _, elsewhere), _) => Next::Refuse(format!(
+        (Role::Moved(_, _, elsewhere), _) => Next::Refuse(format!(
             "{from} says that the lease was moved to {elsewhere}, and {to} does not have that register. If it is \
-             {to} that lost it, run `leasehold init --above N` there, N being the greatest epoch that anybody knows; \
-             else move it from {elsewhere}"
+             {to} that lost it, create it there with init, above the greatest epoch that anybody knows; else move it \
+             from {elsewhere}"
         )),
 
-        (Standing::Prepared(closed, prepared, _), Standing::Moved(new, register, _))
-            if register == prepared =>
-        {
+        (Role::Prepared(closed, prepared, _), Role::Moved(new, register, _)) if register == prepared => {
             let record = opened(seen, closed, new, false, rules, fresh);
             Next::Put(Side::Source, record, Change::Init, Step::Finish)
         }
-        (Standing::Prepared(_, _, elsewhere), _) => Next::Refuse(format!(
+        (Role::Prepared(_, _, elsewhere), _) => Next::Refuse(format!(
             "the lease is not in {from} yet: it was only prepared there for a move from {elsewhere}"
         )),
 
-        (Standing::Absent, Standing::Moved(_, _, elsewhere)) => Next::Refuse(format!(
-            "{to} says that the lease was moved to {elsewhere}, and {from} has no register of it: run \
-             `leasehold init --above N` where it was lost, N being the greatest epoch that anybody knows"
+        (Role::Absent, Role::Moved(_, _, elsewhere)) => Next::Refuse(format!(
+            "{to} says that the lease was moved to {elsewhere}, and {from} has no register of it: create it \
+             with init where it was lost, above the greatest epoch that anybody knows"
         )),
         // Somebody may still work under a register that was lost, so it is made anew and waited out (T-5). The new one
         // is prepared anew before that: a run that saw the old one's seal may be about to open what is there, and a
         // move the other way, which finds nothing either, would make its own (both: model).
-        (Standing::Absent, Standing::Prepared(new, register, _)) if run.anew == Some(register) => {
+        (Role::Absent, Role::Prepared(new, register, _)) if run.anew == Some(register) => {
             let closed = writes::init(seen, rules.max_ttl, new.epoch, Some(fresh.grant), fresh);
             Next::Put(Side::Source, closed, Change::Init, Step::Restore)
         }
-        (Standing::Absent, _) => match prepare(rules, seen.floor, Duration::ZERO, target, fresh) {
+        (Role::Absent, _) => match prepare(rules, seen.floor, Duration::ZERO, target, fresh) {
             Next::Put(side, record, change, _) => {
                 Next::Put(side, record, change, Step::PrepareAnew(fresh.grant))
             }
@@ -187,7 +185,7 @@ pub fn next(rules: &Rules, run: &Run, target: &Observation, now: Instant, fresh:
 }
 
 /// Closed and final: nobody takes it, whoever looks at it sees why.
-fn prepare(rules: &Rules, above: u64, max_ttl: Duration, target: &Observation, fresh: &Fresh) -> Next {
+fn prepare(rules: &MoveRules, above: u64, max_ttl: Duration, target: &Observation, fresh: &Fresh) -> Next {
     let before = target.record.as_ref();
     let above = before.map_or(0, |before| before.epoch).max(above);
     let closed = writes::init(target, rules.max_ttl.max(max_ttl), above, Some(fresh.grant), fresh);
@@ -202,7 +200,7 @@ fn prepare(rules: &Rules, above: u64, max_ttl: Duration, target: &Observation, f
 
 /// Asks for the old register, waits for it, makes it final.
 fn seal(
-    rules: &Rules,
+    rules: &MoveRules,
     run: &Run,
     source: &Sighting,
     old: &Record,
@@ -250,7 +248,7 @@ fn opened(
     prepared: &Record,
     old: &Record,
     free: bool,
-    rules: &Rules,
+    rules: &MoveRules,
     fresh: &Fresh,
 ) -> Record {
     let max_ttl = prepared.max_ttl().max(rules.max_ttl);

@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use lease_core::elector::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State};
-use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::internal::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State};
+use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{
     Certainty, Change, Grant, Instant, Lineage, Observation, PutOutcome, Record, RequestId, Tag, Term,
     WallTime,
@@ -17,7 +17,7 @@ pub(crate) const MAX_TTL: Duration = Duration::from_millis(4_000);
 pub(crate) const RETRY: Duration = Duration::from_millis(200);
 pub(crate) const RENEW: Duration = Duration::from_millis(1_000);
 
-/// What goes wrong, or what an operator does, at some moment.
+/// A fault, or an operator's action, at some moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// A process dies and starts anew after this many milliseconds.

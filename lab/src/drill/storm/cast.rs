@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use lease_spendguard::canonical;
 use lease_testbed::{Folder, Postgres, PostgresOptions, Proxy};
-use lease_workers::roles::canonical;
-use lease_workers::roles::database::Database;
+use lease_worker_common::database::Database;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 

@@ -1,15 +1,16 @@
-//! What time alone does, what each event does, and how terms begin and end.
+//! The effect of time, of each event, and the beginning and end of terms.
 
-use super::{Action, Call, CallId, Event, Kind, Loss, Note, Reply, Role, Stage, Stepper, StopReason, Tenure};
+use super::{Action, Call, CallId, Event, Kind, Note, Reply, Role, Stage, Stepper, Tenure};
 use crate::backend::PutOutcome;
 use crate::clock::Instant;
 use crate::deadline::{Deadline, SHORTEST_ATTEMPT, Sighting};
 use crate::error::Certainty;
+use crate::reasons::{Loss, StopReason};
 use crate::record::{Grant, Observation, Record, RequestId, Term};
 use crate::writes;
 
 impl Stepper<'_> {
-    // === what time alone does ===
+    // === the effect of time ===
 
     pub(super) fn expire(&mut self) {
         if let Role::Leader(tenure) = &self.state.role
@@ -32,7 +33,7 @@ impl Stepper<'_> {
         }
     }
 
-    // === what events do ===
+    // === the effect of events ===
 
     pub(super) fn take(&mut self, event: Event) {
         match event {
@@ -119,8 +120,8 @@ impl Stepper<'_> {
         }
     }
 
-    /// What a watch shows may be old, so it says nothing about a term or an acquisition of our own. A candidate may
-    /// take it for what it last saw: old news starts its wait anew (T-2), and a write on it is compared
+    /// A register that a watch shows may be old, so it says nothing about a term or an acquisition of our own. A
+    /// candidate may take it for what it last saw: old news starts its wait anew (T-2), and a write on it is compared
     /// (`docs/decisions/0007-hints-that-show.md`).
     fn shown(&mut self, observation: Observation) {
         let term = observation.record.as_ref().and_then(Record::term);
@@ -241,7 +242,7 @@ impl Stepper<'_> {
         }
     }
 
-    // === how terms begin and end ===
+    // === the beginning and end of terms ===
 
     fn begin(&mut self, term: Term, sent_at: Instant) {
         let deadline = Deadline::of_acknowledged(sent_at, self.state.rules.who.ttl);

@@ -1,8 +1,9 @@
-//! What is sent next.
+//! The choice of the next call.
 
-use super::{Action, Call, Kind, Pending, Request, Role, Stage, Stepper, StopReason};
+use super::{Action, Call, Kind, Pending, Request, Role, Stage, Stepper};
 use crate::backend::Change;
 use crate::deadline::Deadline;
+use crate::reasons::StopReason;
 use crate::record::{Observation, Record};
 use crate::writes;
 

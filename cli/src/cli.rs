@@ -1,0 +1,258 @@
+//! The command line: one tree of commands, and the settings' flags on each of them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use lease_settings::{
+    App, Block, Failure, Kind, LeaderElection, Log, Mode, Model, Modes, Operator, Settings, Sources, Workload,
+};
+use lease_worker_common::{ChosenRole, NamedRole, Role, Roles};
+
+use crate::{logs, modes, operator, run};
+
+/// Leases, leader election and fencing on the store that you already run
+#[derive(Debug, Parser)]
+#[command(name = "leasehold", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Examples:
+  leasehold init --new nightly --sqlite-path /var/lib/leasehold/leases.db
+  leasehold run --lease nightly --sqlite-path /var/lib/leasehold/leases.db -- ./report.sh
+  leasehold --config leasehold.toml worker outbox-forwarder
+  leasehold --mode postgres --postgres-url-file /etc/leasehold/url watch
+
+Settings come from flags, else the environment, else the settings file, else
+defaults. --help lists them all, `leasehold config` shows the effective ones.
+
+Exit codes: 0 done; 1 tried and failed; 2 bad input, nothing was started; 125
+`run` itself failed, else its program's own code.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Operation(operator::Operation),
+    /// Run a program only while it holds the lease
+    Run(run::Run),
+    /// Run one of the workers
+    Worker(Worker),
+}
+
+/// Run one of the workers
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without a ROLE, LEASEHOLD_ROLE says which: for the entry point of an image, where `leasehold`
+by itself does as well."
+)]
+struct Worker {
+    /// Write the log as JSON: the same as --log-format json
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// The program: the standard modes, roles and commands, and what an outsider adds.
+pub struct Cli {
+    modes: Modes,
+    roles: Roles,
+}
+
+impl Default for Cli {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A command and all that it was told.
+enum Task<'a> {
+    Operation(operator::Operation),
+    Run(run::Run),
+    Worker(&'a NamedRole, ArgMatches),
+}
+
+impl Cli {
+    /// The program as it ships.
+    pub fn new() -> Self {
+        let mut roles = Roles::default();
+        lease_spendguard::add_to(&mut roles);
+        Self { modes: modes::standard(), roles }
+    }
+
+    /// Adds a mode, or replaces the one of the same name.
+    #[must_use]
+    pub fn with_mode(mut self, mode: impl Mode) -> Self {
+        self.modes.add(mode);
+        self
+    }
+
+    /// Adds a role, or replaces the one of the same name.
+    #[must_use]
+    pub fn with_role(mut self, role: impl Role) -> Self {
+        self.roles.add(role);
+        self
+    }
+
+    /// Reads the process's arguments and environment, does what they say, and returns the exit code.
+    ///
+    /// 0 done · 1 tried and failed · 2 bad input, nothing was started · 125 `run` itself failed · else `run`'s child's.
+    ///
+    /// Call it first thing in `main`: `run` starts this very program again, as a second process that must have one
+    /// thread only.
+    pub fn run(self) -> ExitCode {
+        if let Some(code) = run::keeper() {
+            return code;
+        }
+        match self.execute() {
+            Ok(code) => code,
+            Err(failure) => {
+                let message = failure.to_string();
+                if !message.is_empty() {
+                    eprintln!("error: {message}");
+                }
+                failure.exit_code()
+            }
+        }
+    }
+
+    fn execute(self) -> Result<ExitCode, Failure> {
+        let Self { modes, roles } = self;
+        let model = model(&modes, &roles);
+        let matches = command(&roles, &model).get_matches();
+        let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let mut flags = BTreeMap::new();
+        for (_, setting) in model.settings() {
+            let from = setting.from_file;
+            let both = [(setting.flag, setting.env), (from.map(|f| f.flag), from.map_or("", |f| f.env))];
+            for (flag, id) in both.into_iter().filter_map(|(flag, id)| Some((flag?, id))) {
+                if let Some(text) = matches.get_one::<String>(id) {
+                    flags.insert(flag.to_owned(), text.clone());
+                }
+            }
+        }
+        if matches!(&arguments.command, Some(Command::Worker(Worker { json: true }))) {
+            flags.insert("log-format".to_owned(), "json".to_owned());
+        }
+        let config = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
+        let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
+        let settings = Settings::load(model, &sources)?;
+        let task = match arguments.command {
+            Some(Command::Operation(operation)) => Task::Operation(operation),
+            Some(Command::Run(run)) => Task::Run(run),
+            Some(Command::Worker(_)) => {
+                let named = matches.subcommand().and_then(|(_, worker)| worker.subcommand());
+                worker(named, true, &roles, &settings)?
+            }
+            None => worker(None, false, &roles, &settings)?,
+        };
+        let (usual, role) = match &task {
+            // Operators read answers, not logs. What kube's client has to say of failures, we say ourselves.
+            Task::Operation(_) => ("warn,kube_client=off", None),
+            Task::Run(_) => (run::LOG_FILTER, None),
+            Task::Worker(role, _) => ("info,kube_client=off", Some(role.name())),
+        };
+        logs::start(&settings.block::<Log>()?, usual, role);
+        let app = App::new(settings, modes);
+        // `config` shows the settings before it refuses them.
+        if !matches!(task, Task::Operation(operator::Operation::Config(_))) {
+            app.settings().leader_election()?;
+        }
+        match &task {
+            Task::Operation(operation) => operator::run(operation, &app),
+            Task::Run(args) => run::run(args, &app),
+            Task::Worker(role, given) => role.run(given, &app),
+        }
+    }
+}
+
+fn model(modes: &Modes, roles: &Roles) -> Model {
+    let mut sections = vec![LeaderElection::SECTION];
+    sections.extend(modes.sections());
+    sections.push(Workload::SECTION);
+    sections.extend(roles.sections());
+    sections.extend([Operator::SECTION, Log::SECTION]);
+    Model::new(sections)
+}
+
+/// The whole tree of commands.
+fn command(roles: &Roles, model: &Model) -> clap::Command {
+    let command =
+        Arguments::command().mut_subcommand("worker", |worker| worker.subcommands(roles.commands()));
+    with_flags(command, model)
+}
+
+/// The role that was named on the command line, or else by the settings.
+fn worker<'a>(
+    named: Option<(&str, &ArgMatches)>,
+    asked_for: bool,
+    roles: &'a Roles,
+    settings: &Settings,
+) -> Result<Task<'a>, Failure> {
+    let known = |name: &str| roles.find(name).expect("clap and the settings' check know the same names");
+    if let Some((name, given)) = named {
+        return Ok(Task::Worker(known(name), given.clone()));
+    }
+    match settings.block::<ChosenRole>()?.role {
+        Some(name) => {
+            let role = known(&name);
+            Ok(Task::Worker(role, role.no_arguments()))
+        }
+        None if asked_for => {
+            let why = format!(
+                "name it after `leasehold worker`, or by LEASEHOLD_ROLE; use one of {}",
+                roles.names().join(", ")
+            );
+            Err(settings.refuse::<ChosenRole>("role", why).into())
+        }
+        None => {
+            let why = "name a command, or a role by LEASEHOLD_ROLE; `leasehold --help` lists all";
+            Err(Failure::Code(2, why.to_owned()))
+        }
+    }
+}
+
+/// The id of `--config`.
+const CONFIG: &str = "LEASEHOLD_CONFIG";
+
+/// Every setting's flag, on every command. An argument's id is its variable, which no command's own argument is called.
+fn with_flags(mut command: clap::Command, model: &Model) -> clap::Command {
+    let flag = |id: &'static str, name: &'static str, help: String| {
+        Arg::new(id).long(name).help(help).global(true).hide_short_help(true).allow_negative_numbers(true)
+    };
+    let config = flag(CONFIG, "config", format!("the settings file, TOML [env: {CONFIG}]"));
+    let path = clap::value_parser!(OsString);
+    command = command.arg(config.value_name("FILE").value_parser(path).hide_short_help(false));
+    for (section, setting) in model.settings() {
+        let key = format!("{}.{}", section.name, setting.key);
+        let default = setting.default.unwrap_or(setting.unset);
+        let time = matches!(setting.kind, Kind::Millis { .. });
+        let unit = if time && setting.default.is_some() { "ms" } else { "" };
+        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}{unit}]") };
+        let seen = if setting.secret { ", visible to all users of this machine" } else { "" };
+        if let Some(name) = setting.flag {
+            let help = format!("{}{seen}{default} [env: {}] [file: {key}]", setting.help, setting.env);
+            let value = if time { "TIME" } else { "VALUE" };
+            command =
+                command.arg(flag(setting.env, name, help).value_name(value).help_heading(section.about));
+        }
+        if let Some(from) = setting.from_file {
+            let help = format!("a file that holds {key} [env: {}]", from.env);
+            command =
+                command.arg(flag(from.env, from.flag, help).value_name("FILE").help_heading(section.about));
+        }
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_settings_flag_is_also_a_commands_own() {
+        let Cli { modes, roles } = Cli::new();
+        command(&roles, &model(&modes, &roles)).debug_assert();
+    }
+}

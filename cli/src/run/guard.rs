@@ -1,0 +1,201 @@
+//! The guard: owns the grant (G-1), campaigns, and receives the signals.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use lease_core::{Elector, EventKind, LeaseEvent, LeaseName, RunError};
+use lease_settings::Failure;
+use rustix::process::{getpid, set_child_subreaper};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use tokio::sync::{Mutex, Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::keeper_handle::Keeper;
+use super::signals::{self, Heard};
+use super::{GuardPlan, OUR_FAILURE, tree};
+
+/// The command's state, which decides what a signal does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CommandState {
+    /// There is none.
+    Standby,
+    /// It runs.
+    Running,
+    /// It has ended by itself, and descendants of it have not.
+    Lingering,
+    /// It was told to stop.
+    Stopping,
+}
+
+/// Why a term's work ended in a way that isn't 'campaign again'.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Done {
+    #[error("the command ended with {0}")]
+    Code(u8),
+    #[error("the lease was lost or handed over, and --once says not to run again")]
+    Lost,
+    #[error("the keeper failed")]
+    KeeperFailed,
+    #[error("{0}")]
+    Failed(String),
+}
+
+pub(super) struct Guard<'a> {
+    pub(super) lease: LeaseName,
+    elector: Box<dyn Fn() -> Result<Elector, Failure> + 'a>,
+    pub(super) command: Vec<OsString>,
+    pub(super) grace: Duration,
+    /// SIGKILL comes this long before the deadline.
+    pub(super) margin: Duration,
+    pub(super) stop_budget: Duration,
+    pub(super) once: bool,
+    shutdown: CancellationToken,
+    /// The signal that asked for the shutdown.
+    pub(super) stop_signal: Cell<Option<i32>>,
+    pub(super) state: Cell<CommandState>,
+    /// A keeper that is started already, so that a new term needs not wait for it.
+    pub(super) warm: Cell<Option<Keeper>>,
+    order: mpsc::Sender<i32>,
+    /// Signals for the present command or keeper.
+    pub(super) orders: Mutex<mpsc::Receiver<i32>>,
+    /// A renewal was acknowledged: the deadline has moved.
+    pub(super) renewed: Notify,
+}
+
+impl<'a> Guard<'a> {
+    pub(super) fn new(plan: GuardPlan<'a>) -> Self {
+        let (order, orders) = mpsc::channel(64);
+        Self {
+            lease: plan.lease,
+            elector: plan.elector,
+            command: plan.command,
+            grace: plan.stop_grace,
+            margin: (plan.stop_grace / 4).min(Duration::from_millis(500)),
+            stop_budget: plan.stop_budget,
+            once: plan.once,
+            shutdown: CancellationToken::new(),
+            stop_signal: Cell::new(None),
+            state: Cell::new(CommandState::Standby),
+            warm: Cell::new(None),
+            order,
+            orders: Mutex::new(orders),
+            renewed: Notify::new(),
+        }
+    }
+
+    /// Campaigns until there is an exit code.
+    pub(super) async fn run(self) -> Result<u8, Failure> {
+        // If the keeper dies, its processes become this one's children.
+        let prepared =
+            set_child_subreaper(Some(getpid())).map_err(Into::into).and_then(|()| signals::listen());
+        let mut heard = prepared.map_err(|error| failed(&error))?;
+        self.warm_up();
+        loop {
+            let elector = (self.elector)()?;
+            let mut events = elector.events();
+            let shutdown = self.shutdown.clone();
+            let mut campaign = pin!(elector.run_until(shutdown.cancelled_owned(), |term| self.hold(term)));
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    outcome = &mut campaign => break outcome,
+                    Some(heard) = heard.recv() => self.hear(heard),
+                    Some(event) = events.next() => self.tell(event.ok()),
+                }
+            };
+            while let Some(Some(event)) = events.next().now_or_never() {
+                self.tell(event.ok());
+            }
+            match (outcome, self.stop_signal.get()) {
+                (Err(RunError::Work(Done::Code(code))), _) => return Ok(code),
+                // Nothing ran, or nothing more: like a command that the signal ended.
+                (Ok(_) | Err(RunError::Work(Done::KeeperFailed)), Some(signal)) => {
+                    return Ok(u8::try_from(128 + signal).unwrap_or(OUR_FAILURE));
+                }
+                (Ok(_) | Err(RunError::Work(Done::KeeperFailed)), None) => {}
+                (Err(RunError::Work(done)), _) => return Err(failed(&done)),
+                (Err(error), _) => return Err(failed(&error)),
+            }
+        }
+    }
+
+    /// The few lines that a user of `run` wants from the election; failures are logged by the core. `None`: some events
+    /// were missed.
+    fn tell(&self, event: Option<LeaseEvent>) {
+        let (lease, holder) = (self.lease.as_str(), event.as_ref().map_or("", |event| event.holder.as_str()));
+        match event.as_ref().map(|event| &event.kind) {
+            Some(EventKind::Renewed(_)) | None => self.renewed.notify_one(),
+            Some(EventKind::Following(term)) => info!(lease, holder, epoch = term.epoch, "standing by"),
+            Some(EventKind::Acquired { term, .. }) => info!(lease, holder, epoch = term.epoch, "leading"),
+            Some(EventKind::Released { term, .. }) => info!(lease, holder, epoch = term.epoch, "released"),
+            Some(_) => {}
+        }
+    }
+
+    fn warm_up(&self) {
+        match Keeper::spawn(&self.command) {
+            Ok(keeper) => self.warm.set(Some(keeper)),
+            Err(error) => {
+                warn!(lease = %self.lease, %error, "the keeper can't be started; trying again when leading")
+            }
+        }
+    }
+
+    fn hear(&self, heard: Heard) {
+        let state = self.state.get();
+        match heard.signal {
+            SIGCHLD => self.children_changed(),
+            // Ctrl-C belongs to the command while it runs: it has had it, and decides what to do about it.
+            _ if heard.from_terminal && state == CommandState::Running => {}
+            SIGTERM | SIGINT => {
+                self.shut_down(heard.signal);
+                if state == CommandState::Stopping && !heard.from_terminal {
+                    self.pass_on(heard.signal);
+                }
+            }
+            SIGHUP | SIGQUIT if matches!(state, CommandState::Standby | CommandState::Lingering) => {
+                self.shut_down(heard.signal);
+            }
+            _ if heard.from_terminal || state == CommandState::Standby => {}
+            signal => self.pass_on(signal),
+        }
+    }
+
+    fn shut_down(&self, signal: i32) {
+        if self.stop_signal.get().is_none() {
+            self.stop_signal.set(Some(signal));
+        }
+        self.shutdown.cancel();
+    }
+
+    fn pass_on(&self, signal: i32) {
+        // A full queue holds 64 signals that have not been passed on yet: the command has enough of them.
+        let _ = self.order.try_send(signal);
+    }
+
+    fn children_changed(&self) {
+        let mut dead = Vec::new();
+        tree::reap(|pid, _| dead.push(pid));
+        if self.state.get() != CommandState::Standby {
+            return self.pass_on(SIGCHLD);
+        }
+        match self.warm.take() {
+            // Another is started when a term begins: if that one dies too, something is wrong with all of them.
+            Some(keeper) if dead.contains(&keeper.pid()) => {}
+            Some(keeper) => {
+                keeper.wake();
+                self.warm.set(Some(keeper));
+            }
+            None if !self.shutdown.is_cancelled() => self.warm_up(),
+            None => {}
+        }
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Failure {
+    Failure::Code(OUR_FAILURE, error.to_string())
+}

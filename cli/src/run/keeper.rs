@@ -1,0 +1,291 @@
+//! The keeper: the second process of a guard (G-2, G-3).
+//!
+//! It is the command's parent and the subreaper of all its descendants, and so the one who can prove that none is
+//! left. It knows the deadline, and ends them all before it even when the guard is stopped, hung or dead. It has one
+//! thread, no runtime and no store: as little as possible that can go wrong.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use lease_core::{Clock, Instant};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, getpid, set_child_subreaper};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2};
+
+use super::signals::ignored;
+use super::tree::{self, Member};
+use super::wire::{FromKeeper, Link, Start, ToKeeper};
+use super::{OUR_FAILURE, sys};
+
+/// Signals that do nothing here, since the guard decides what to do about them. They are handled and not ignored, since
+/// a command would inherit an ignored signal.
+const NOT_FOR_US: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2];
+
+/// The pauses between sweeps of the killing: from the first to the last, doubled each time.
+const SWEEPS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(200)];
+
+const NEVER: Instant = Instant(u64::MAX);
+
+/// `leasehold __keeper SOCKET GROUP COMMAND…`
+pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> u8 {
+    let mut number = || arguments.next()?.to_str()?.parse::<i32>().ok();
+    let (Some(socket), Some(group)) = (number(), number()) else { return OUR_FAILURE };
+    let command = arguments.collect();
+    let keep = || -> io::Result<()> {
+        let link = Link::new(sys::inherited_socket(socket)?)?;
+        Keeper::new(link, group, command)?.run()
+    };
+    match keep() {
+        Ok(()) => 0,
+        Err(error) => {
+            say(format_args!("the keeper failed: {error}"));
+            OUR_FAILURE
+        }
+    }
+}
+
+/// To whoever reads standard error, if anybody still does. Never before the work is done: it may block.
+fn say(what: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "leasehold run: {what}");
+}
+
+struct Keeper {
+    link: Link,
+    group: i32,
+    command: Vec<OsString>,
+    clock: Clock,
+    timer: OwnedFd,
+    child_changed: UnixStream,
+    guard_is_gone: bool,
+    term: Option<Term>,
+}
+
+/// The command of one term.
+struct Term {
+    start: Start,
+    deadline: Instant,
+    command: Member,
+    /// Its exit code, once it has ended.
+    ended: Option<u8>,
+    by_itself: bool,
+    stopping: bool,
+    /// It has had the clock's SIGTERM; the guard's, which the same clock asks for, adds nothing.
+    told_by_clock: bool,
+    kill_at: Instant,
+    next_sweep: Option<(Instant, Duration)>,
+}
+
+impl Term {
+    fn stop_at(&self) -> Option<Instant> {
+        (!self.stopping).then(|| self.deadline.minus(Duration::from_nanos(self.start.grace)))
+    }
+
+    /// SIGKILL never comes later than this, whatever else was said.
+    fn kill_at(&self) -> Instant {
+        self.kill_at.min(self.deadline.minus(Duration::from_nanos(self.start.margin)))
+    }
+
+    fn wake_at(&self) -> Instant {
+        let kill = self.next_sweep.map_or(self.kill_at(), |(at, _)| at);
+        self.stop_at().map_or(kill, |stop| stop.min(kill))
+    }
+
+    fn stop(&mut self, signal: Signal, kill_at: Instant) {
+        self.stopping = true;
+        self.kill_at = self.kill_at.min(kill_at);
+        tree::signal_all(signal);
+    }
+}
+
+impl Keeper {
+    fn new(link: Link, group: i32, command: Vec<OsString>) -> io::Result<Self> {
+        tree::check().map_err(|error| {
+            io::Error::other(format!(
+                "can't read /proc/self/task/…/children ({error}): mount /proc, on a kernel with \
+                 CONFIG_PROC_CHILDREN"
+            ))
+        })?;
+        set_child_subreaper(Some(getpid()))?;
+        for signal in NOT_FOR_US.into_iter().filter(|signal| !ignored(*signal)) {
+            signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+        }
+        let (child_changed, tell) = UnixStream::pair()?;
+        child_changed.set_nonblocking(true)?;
+        signal_hook::low_level::pipe::register(SIGCHLD, tell)?;
+        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let clock = Clock::boot();
+        Ok(Self { link, group, command, clock, timer, child_changed, guard_is_gone: false, term: None })
+    }
+
+    /// Returns once there is nothing left to keep.
+    fn run(mut self) -> io::Result<()> {
+        loop {
+            let done = self.read()? || self.bury();
+            if done {
+                return Ok(());
+            }
+            self.enforce();
+            self.sleep()?;
+        }
+    }
+
+    /// Handles the guard's messages. True if there is nothing left to do.
+    fn read(&mut self) -> io::Result<bool> {
+        if self.guard_is_gone {
+            return Ok(false);
+        }
+        let Ok(messages) = self.link.receive() else {
+            self.guard_is_gone = true;
+            let Some(term) = &mut self.term else { return Ok(true) };
+            // The lease stays ours until the deadline: time enough to end in order.
+            term.stop(Signal::TERM, self.clock.now().plus(Duration::from_nanos(term.start.grace)));
+            return Ok(false);
+        };
+        for message in messages {
+            match (message, &mut self.term) {
+                (ToKeeper::Start(start), None) => {
+                    if !self.start(start)? {
+                        return Ok(true);
+                    }
+                }
+                (ToKeeper::Deadline(at), Some(term)) => term.deadline = term.deadline.max(Instant(at)),
+                (ToKeeper::Signal(signal), Some(term)) => {
+                    if let Some(signal) = Signal::from_named_raw(signal) {
+                        let _ = term.command.signal(signal);
+                    }
+                }
+                (ToKeeper::Stop { signal, kill_at }, Some(term)) => {
+                    if std::mem::take(&mut term.told_by_clock) {
+                        term.kill_at = term.kill_at.min(Instant(kill_at));
+                    } else {
+                        term.stop(Signal::from_named_raw(signal).unwrap_or(Signal::TERM), Instant(kill_at));
+                    }
+                }
+                (ToKeeper::Start(_), Some(_)) | (_, None) => {
+                    return Err(io::Error::other("the guard said something out of turn"));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// True if the command runs.
+    fn start(&mut self, start: Start) -> io::Result<bool> {
+        let (program, arguments) = self.command.split_first().expect("the guard was given a command");
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env("LEASEHOLD_LEASE", &start.lease)
+            .env("LEASEHOLD_EPOCH", start.epoch.to_string())
+            .env("LEASEHOLD_GRANT", &start.grant)
+            // The guard's own group: what the terminal sends to its foreground reaches the command too.
+            .process_group(self.group);
+        match sys::dies_with_this_thread(&mut command).spawn() {
+            Ok(child) => {
+                let command = Member::open(Pid::from_child(&child))?;
+                self.link.send(&FromKeeper::Started { pid: command.pid.as_raw_nonzero().get() });
+                let deadline = Instant(start.deadline);
+                self.term = Some(Term {
+                    start,
+                    deadline,
+                    command,
+                    ended: None,
+                    by_itself: false,
+                    stopping: false,
+                    told_by_clock: false,
+                    kill_at: NEVER,
+                    next_sweep: None,
+                });
+                Ok(true)
+            }
+            Err(error) => {
+                // As a shell, env and timeout have it.
+                let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+                let error = format!("{}: {error}", program.display());
+                self.link.send(&FromKeeper::NotStarted { code, error });
+                Ok(false)
+            }
+        }
+    }
+
+    /// Reaps the children that have died. True if no child is left.
+    fn bury(&mut self) -> bool {
+        while matches!(self.child_changed.read(&mut [0; 64]), Ok(1..)) {}
+        let Some(term) = &mut self.term else { return false };
+        let had_ended = term.ended.is_some();
+        let none_left = tree::reap(|pid, status| {
+            if pid == term.command.pid && term.ended.is_none() {
+                term.ended = Some(tree::exit_code(status));
+                term.by_itself = !term.stopping;
+            }
+        });
+        let code = term.ended.unwrap_or(OUR_FAILURE);
+        if none_left {
+            self.link.send(&FromKeeper::Gone { code, by_itself: term.by_itself });
+            if self.guard_is_gone {
+                say(format_args!(
+                    "lease {} epoch {}: the guard is gone; the command and all its descendants were ended, and the \
+                     lease runs out by itself",
+                    term.start.lease, term.start.epoch
+                ));
+            }
+            return true;
+        }
+        if term.ended.is_some() && !had_ended {
+            let left = tree::descendants().len();
+            self.link.send(&FromKeeper::CommandEnded { code, left });
+            if term.stopping {
+                // Some may not have had the first signal: out of the terminal's group, or born since.
+                tree::signal_all(Signal::TERM);
+            }
+        }
+        false
+    }
+
+    /// Stops or kills the command when its time has come.
+    fn enforce(&mut self) {
+        let now = self.clock.now();
+        let Some(term) = &mut self.term else { return };
+        // Once begun it is brought to its end, whatever is renewed meanwhile.
+        if term.next_sweep.is_some() || now >= term.kill_at() {
+            term.stopping = true;
+            let (at, pause) = term.next_sweep.unwrap_or((now, SWEEPS[0]));
+            if now >= at {
+                tree::kill_all();
+                term.next_sweep = Some((now.plus(pause), (pause * 2).min(SWEEPS[1])));
+            }
+        } else if term.stop_at().is_some_and(|at| now >= at) {
+            // If the guard lives, it sets a limit of its own; a renewal still counts.
+            term.stop(Signal::TERM, NEVER);
+            term.told_by_clock = true;
+        }
+    }
+
+    /// Until something happens. The timer counts suspended time, as the deadline does.
+    fn sleep(&mut self) -> io::Result<()> {
+        // An all-zero time would disarm the timer.
+        let at = self.term.as_ref().map_or(0, |term| term.wake_at().0.max(1));
+        let (tv_sec, tv_nsec) = ((at / 1_000_000_000) as i64, (at % 1_000_000_000) as i64);
+        let once = Itimerspec { it_interval: Timespec::default(), it_value: Timespec { tv_sec, tv_nsec } };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
+        let mut fds =
+            vec![PollFd::new(&self.timer, PollFlags::IN), PollFd::new(&self.child_changed, PollFlags::IN)];
+        if !self.guard_is_gone {
+            fds.push(PollFd::new(&self.link.socket, PollFlags::IN));
+        }
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `leasehold run`: any program, in any language, runs only while it leads (G-1 to G-4).
+//!
+//! Two processes watch over the command. The **guard** is what the user started: it campaigns and owns the grant. The
+//! **keeper** is its child, and the parent of the command: it knows the deadline and ends the command with all its
+//! descendants before it, whatever became of the guard. Either of them may be killed or stopped: the other one ends
+//! the command in time. See `docs/decisions/0006-guard-and-keeper.md`.
+
+#[cfg(target_os = "linux")]
+mod guard;
+#[cfg(target_os = "linux")]
+mod hold;
+mod init;
+#[cfg(target_os = "linux")]
+mod keeper;
+#[cfg(target_os = "linux")]
+mod keeper_handle;
+#[cfg(target_os = "linux")]
+mod signals;
+#[cfg(target_os = "linux")]
+mod sys;
+#[cfg(target_os = "linux")]
+mod tree;
+#[cfg(target_os = "linux")]
+mod wire;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lease_core::{Elector, ElectorBuilder, LeaseName};
+use lease_settings::{App, Failure, LeaderElection};
+
+use crate::modes::must_exist;
+
+/// The default log filter: the guard's own few lines, and the core's warnings.
+pub(crate) const LOG_FILTER: &str = "warn,leasehold=info,kube_client=off";
+
+/// The exit code of the guard's own failures, as `env`, `nohup` and `timeout` have it.
+const OUR_FAILURE: u8 = 125;
+
+/// The hidden subcommand that the guard starts its keeper with.
+const KEEPER: &str = "__keeper";
+
+/// Least time from the command's SIGTERM to the deadline: a quarter of it is left for killing.
+const LEAST_GRACE: Duration = Duration::from_millis(100);
+
+/// Run a program only while it holds the lease
+///
+/// The program starts when the lease is won. It gets SIGTERM, then SIGKILL, before the lease can be anybody else's;
+/// so do all processes that it started, daemons included. The lease is released as soon as none of them is left.
+/// When the lease is lost or handed over, the program is started anew once it is won again; when the program ends by
+/// itself, so does this command, with its exit code.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  leasehold run --lease nightly --sqlite-path /var/lib/leasehold/leases.db --init -- ./report.sh --all
+  leasehold --mode postgres --postgres-url-file /etc/leasehold/url run --lease server -- python3 -m http.server
+
+The program's environment has LEASEHOLD_LEASE, LEASEHOLD_EPOCH and LEASEHOLD_GRANT. A statement that it has sent to
+another machine can't be recalled when it is killed: let whoever receives it refuse epochs below the greatest it has
+seen.
+
+SIGTERM and SIGINT stop: all the program's processes get the signal, and SIGKILL shortly before --stop-budget is used
+up. Ctrl-C belongs to the program. SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on to it.
+
+Exit codes: the program's own, or 128 + n if signal n killed it; 2 bad input, nothing was started; 125 this command
+itself failed; 126 the program could not be executed, 127 not found; 128 + n signal n came while standing by.")]
+pub(crate) struct Run {
+    /// Create the lease first if it isn't there, free: first installations only
+    #[arg(long)]
+    pub(crate) init: bool,
+    /// Run the program for one term only: exit with 125 when the lease is lost or handed over
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// The program and its arguments
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// The command and the settings of its lease.
+struct GuardPlan<'a> {
+    lease: LeaseName,
+    /// Makes an elector for one campaign.
+    elector: Box<dyn Fn() -> Result<Elector, Failure> + 'a>,
+    command: Vec<OsString>,
+    /// The command gets SIGTERM this long before the deadline, and SIGKILL when a quarter of it is left.
+    stop_grace: Duration,
+    /// The longest time for the command to stop when it is asked to.
+    stop_budget: Duration,
+    once: bool,
+}
+
+/// Runs the guard. No runtime and no thread exists yet when this is called.
+pub(crate) fn run(args: &Run, app: &App) -> Result<ExitCode, Failure> {
+    let settings = app.settings();
+    let election = settings.leader_election()?;
+    let Some(store) = app.store()? else {
+        let why =
+            "there is no lease in this mode to run under; use the mode of a lease store, for example sqlite";
+        return Err(settings.refuse::<LeaderElection>("mode", why).into());
+    };
+    let lease = settings.required::<LeaderElection, _>("leaseName", election.lease_name.clone())?;
+    let ttl = Duration::from(election.ttl_ms);
+    let stop_grace = election.stop_grace_ms.map_or(ttl / 5, Duration::from);
+    if stop_grace < LEAST_GRACE {
+        let why = "use at least 100ms, so that the program can be killed before the deadline; it is ttlMs/5 by default, \
+                   so use a ttlMs of at least 500ms";
+        return Err(settings.refuse::<LeaderElection>("stopGraceMs", why).into());
+    }
+    let stop_budget = Duration::from(election.stop_budget_ms);
+    if stop_budget < LEAST_GRACE {
+        let why = "use at least 100ms, so that the program can be killed when it doesn't stop";
+        return Err(settings.refuse::<LeaderElection>("stopBudgetMs", why).into());
+    }
+    let max_ttl = election.max_ttl_ms.map_or(ttl, Duration::from);
+    if !args.init {
+        must_exist(&store).map_err(|why| Failure::Code(OUR_FAILURE, format!("{why}; or use --init")))?;
+    }
+    if let Some(caution) = store.caution() {
+        tracing::info!(lease = %lease, "{caution}");
+    }
+    let create = args.init.then_some(max_ttl);
+    let name = lease.clone();
+    let from = app.migrate_from()?;
+    let elector = move || {
+        let connector = init::MayCreate { store: store.clone(), lease: name.clone(), create };
+        let from = from.clone();
+        let refine = |builder: ElectorBuilder| match from {
+            Some(from) => builder.stop_grace(stop_grace).migrate_from(from),
+            None => builder.stop_grace(stop_grace),
+        };
+        Ok(settings.elector(connector, None, refine)?)
+    };
+    let _checked = elector()?;
+    let command = args.command.clone();
+    guard(GuardPlan { lease, elector: Box::new(elector), command, stop_grace, stop_budget, once: args.once })
+}
+
+#[cfg(target_os = "linux")]
+fn guard(plan: GuardPlan<'_>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Failure::Code(OUR_FAILURE, format!("no runtime could start: {error}")))?;
+    runtime.block_on(guard::Guard::new(plan).run()).map(ExitCode::from)
+}
+
+/// Not here: subreapers, parent-death signals and pidfds are Linux's.
+#[cfg(not(target_os = "linux"))]
+fn guard(plan: GuardPlan<'_>) -> Result<ExitCode, Failure> {
+    let GuardPlan { lease, elector, command, stop_grace, stop_budget, once } = plan;
+    let _ = (elector, command, stop_grace, stop_budget, once);
+    Err(Failure::Code(
+        OUR_FAILURE,
+        format!(
+            "lease {lease}: `leasehold run` needs Linux, for this system can't prove that a program's descendants are \
+             dead; run it in a Linux container or virtual machine, or put the program behind the library"
+        ),
+    ))
+}
+
+/// Is this process a keeper? Then this is all that it does. To be called first thing in the process, before any thread
+/// or runtime is started: the command dies with the *thread* that started it (G-3).
+pub(crate) fn keeper() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != KEEPER {
+        return None;
+    }
+    #[cfg(target_os = "linux")]
+    return Some(keeper::main(arguments).into());
+    #[cfg(not(target_os = "linux"))]
+    Some(OUR_FAILURE.into())
+}

@@ -1,0 +1,156 @@
+//! canonical-ingest by itself, as any client sees it.
+
+use lease_core::{Grant, LeaseName, Term};
+use lease_spendguard::cloudevents::{BATCH, term_headers};
+use lease_testbed::Signal;
+use lease_worker_common::http_client;
+use serde_json::{Value, json};
+
+use crate::stage::{LIMIT, Stage, Worker};
+
+async fn post(
+    to: &Worker,
+    term: Option<Term>,
+    content_type: &str,
+    body: String,
+) -> anyhow::Result<(u16, Value)> {
+    let mut request = http_client(LIMIT)?.post(format!("http://{}/v1/events", to.address));
+    if let Some(term) = term {
+        for (name, value) in term_headers(&LeaseName::new("outbox-forwarder")?, term) {
+            request = request.header(name, value);
+        }
+    }
+    let reply = request.header("content-type", content_type).body(body).send().await?;
+    Ok((reply.status().as_u16(), reply.json().await?))
+}
+
+fn event(sequence: i64, fencing_epoch: u64) -> Value {
+    json!({
+        "specversion": "1.0", "type": "com.spendguard.audit.v1", "source": "/test",
+        "id": format!("acme/ledger-0/{sequence}"), "time": "2026-01-02T03:04:05Z",
+        "datacontenttype": "application/json", "fencingepoch": fencing_epoch.to_string(), "data": { "n": sequence }
+    })
+}
+
+fn term(epoch: u64, grant: u128) -> Option<Term> {
+    Some(Term { epoch, grant: Grant(grant) })
+}
+
+async fn refuses_older_terms_but_no_rows_epoch(stage: Stage) -> anyhow::Result<()> {
+    let ingest = stage.ingest().await?;
+    let send = async |term, events: &[Value]| post(&ingest, term, BATCH, json!(events).to_string()).await;
+
+    let counts =
+        |accepted: u64, duplicates: u64| (200, json!({ "accepted": accepted, "duplicates": duplicates }));
+    assert_eq!(send(term(5, 1), &[event(0, 900), event(1, 3)]).await?, counts(2, 0));
+    assert_eq!(
+        send(term(5, 1), &[event(1, 3), event(2, 1)]).await?,
+        counts(1, 1),
+        "a repetition is no error"
+    );
+    for older in [term(4, 1), term(5, 2)] {
+        let (status, body) = send(older, &[event(3, 999)]).await?;
+        assert_eq!((status, &body["code"]), (409, &json!("FENCING_EPOCH_STALE")), "{older:?}");
+    }
+    assert_eq!(send(term(6, 9), &[event(3, 1)]).await?, counts(1, 0), "a row's own epoch is no reason");
+    let (status, _) = send(term(5, 1), &[event(0, 1)]).await?;
+    assert_eq!(status, 409, "not even what is there already may be sent by an older term");
+    assert_eq!(stage.canonical_int("SELECT count(*) FROM canonical_events").await?, 4);
+    assert_eq!(ingest.metric("spendguard_canonical_ingest_fence_refused_total").await?, 3.0);
+    assert_eq!(ingest.metric("spendguard_canonical_ingest_events_duplicate_total").await?, 1.0);
+
+    ingest.process.signal(Signal::INT)?;
+    assert_eq!(ingest.process.wait(LIMIT).await?.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn sqlite_refuses_older_terms_but_no_rows_epoch() -> anyhow::Result<()> {
+    refuses_older_terms_but_no_rows_epoch(Stage::sqlite().await?).await
+}
+
+#[tokio::test]
+async fn postgres_refuses_older_terms_but_no_rows_epoch() -> anyhow::Result<()> {
+    refuses_older_terms_but_no_rows_epoch(Stage::postgres().await?).await
+}
+
+#[tokio::test]
+async fn says_what_is_wrong_with_a_request() -> anyhow::Result<()> {
+    let stage = Stage::sqlite().await?;
+    let url = stage.canonical.clone();
+    let args = ["worker", "canonical-ingest", "--canonical-url", &url, "--max-body-bytes", "4096"];
+    let ingest = Worker::start(&args).await?;
+    let good = json!([event(0, 1)]).to_string();
+    let mut odd = event(0, 1);
+    odd["type"] = json!("com.example.other");
+    let mut nameless = event(0, 1);
+    nameless["id"] = json!("no-key");
+    for (term, content_type, body, status, code) in [
+        (None, BATCH, good.clone(), 400, "TERM_REQUIRED"),
+        (term(1, 1), "application/json", good.clone(), 415, "BAD_TYPE"),
+        (term(1, 1), BATCH, "[{".to_owned(), 400, "BAD_BATCH"),
+        (term(1, 1), BATCH, json!([odd]).to_string(), 400, "BAD_EVENT"),
+        (term(1, 1), BATCH, json!([nameless]).to_string(), 400, "BAD_EVENT"),
+        (term(1, 1), BATCH, " ".repeat(5_000), 413, "BAD_BODY"),
+    ] {
+        let (got, answer) = post(&ingest, term, content_type, body).await?;
+        assert_eq!((got, &answer["code"]), (status, &json!(code)), "{answer}");
+    }
+    assert_eq!(stage.canonical_int("SELECT count(*) FROM canonical_events").await?, 0, "nothing was kept");
+    assert_eq!(
+        post(&ingest, term(1, 1), BATCH, good).await?.0,
+        200,
+        "and no term was admitted by the wrong ones"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn under_pressure_it_says_when_to_come_back() -> anyhow::Result<()> {
+    let stage = Stage::sqlite().await?;
+    let url = stage.canonical.clone();
+    let args = ["worker", "canonical-ingest", "--canonical-url", &url, "--max-requests", "1"];
+    let ingest = Worker::start(&args).await?;
+    // One request that never ends takes the one place there is.
+    let slow = ingest.begun(100).await?;
+    let body = json!([event(0, 1)]).to_string();
+    let mut request = http_client(LIMIT)?.post(format!("http://{}/v1/events", ingest.address));
+    for (name, value) in term_headers(&LeaseName::new("outbox-forwarder")?, term(1, 1).expect("some")) {
+        request = request.header(name, value);
+    }
+    let answer = request.header("content-type", BATCH).body(body.clone()).send().await?;
+    assert_eq!(answer.status(), 503, "it is busy");
+    assert_eq!(answer.headers().get("retry-after").map(|value| value.as_bytes()), Some(&b"1"[..]));
+    assert_eq!(ingest.get("/healthz").await?.0, 200, "probes are answered all the same");
+    drop(slow);
+    lease_testbed::wait_until("there is room again", LIMIT, || async {
+        post(&ingest, term(1, 1), BATCH, body.clone()).await.is_ok_and(|(status, _)| status == 200)
+    })
+    .await
+}
+
+/// JSON can say what Postgres can't keep: asking again would never help.
+#[tokio::test]
+async fn postgres_an_event_that_can_never_be_stored_is_the_senders_fault() -> anyhow::Result<()> {
+    let stage = Stage::postgres().await?;
+    let ingest = stage.ingest().await?;
+    let mut never = event(1, 1);
+    never["data"] = json!({ "a": "\0" });
+    let (status, body) = post(&ingest, term(1, 1), BATCH, json!([event(0, 1), never]).to_string()).await?;
+    assert_eq!((status, &body["code"]), (422, &json!("BAD_EVENT")), "{body}");
+    assert_eq!(stage.canonical_int("SELECT count(*) FROM canonical_events").await?, 0, "all or none");
+    Ok(())
+}
+
+/// An answer says that the events are kept: the forwarder forgets them.
+#[tokio::test]
+async fn postgres_a_store_that_may_forget_what_it_acknowledged_is_refused() -> anyhow::Result<()> {
+    let stage = Stage::postgres().await?;
+    let forgetful = format!("{}?options=-csynchronous_commit%3Doff", stage.canonical);
+    let ingest = Worker::start(&["worker", "canonical-ingest", "--canonical-url", &forgetful]).await?;
+    let (status, _) = post(&ingest, term(1, 1), BATCH, json!([event(0, 1)]).to_string()).await?;
+    assert_eq!(status, 503);
+    ingest.process.wait_for_line("set fsync = on and synchronous_commit = on", LIMIT).await?;
+    assert_eq!(ingest.get("/readyz").await?.0, 503);
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Why work is told to stop, and why terms end.
+
+use std::fmt;
+
+use crate::record::RequestId;
+
+/// Why the work is asked to stop while its term still lasts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StopReason {
+    /// The program shuts down.
+    Shutdown,
+    /// Somebody asked for the lease (H-2).
+    StepDown {
+        /// Names the request.
+        id: RequestId,
+        /// Who asked.
+        by: String,
+    },
+    /// The deadline is near and no renewal has been acknowledged.
+    Expiring,
+}
+
+impl StopReason {
+    /// Was the lease asked for by somebody else?
+    pub fn is_step_down(&self) -> bool {
+        matches!(self, Self::StepDown { .. })
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shutdown => f.write_str("the program shuts down"),
+            Self::StepDown { id, by } => write!(f, "{by} asked for the lease (request {id})"),
+            Self::Expiring => f.write_str("the deadline is near and no renewal was acknowledged"),
+        }
+    }
+}
+
+/// Why a term is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// The deadline passed without an acknowledged renewal.
+    Expired,
+    /// A linearizable read showed another grant or freedom: taken over, or revoked by an operator.
+    Superseded,
+    /// The register is gone (T-5).
+    RegisterGone,
+    /// A resource has admitted a later term (F-4).
+    FenceRefused,
+    /// The work returned; the lease is being released.
+    Returned,
+    /// The elector was abandoned with its work still running (H-1).
+    Abandoned,
+}
+
+impl Loss {
+    /// Is it an alarm rather than a part of normal life (F-4)?
+    pub fn is_alarm(self) -> bool {
+        matches!(self, Self::FenceRefused | Self::RegisterGone)
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "no renewal was acknowledged before the deadline",
+            Self::Superseded => "another grant, or freedom, was seen: taken over or revoked",
+            Self::RegisterGone => "the register is gone from the store",
+            Self::FenceRefused => "a resource has admitted a later term",
+            Self::Returned => "the work returned",
+            Self::Abandoned => "the work did not stop in time; nothing is released",
+        })
+    }
+}

@@ -1,0 +1,261 @@
+//! The sources of settings: the file, the environment, the flags; each read and checked on its own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Format, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Metadata, Profile, Provider};
+
+use super::bad::meant;
+use super::{BadSetting, Fault, Model, Setting};
+
+/// The source of a value; later ones win.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    /// Nobody.
+    Default,
+    /// The settings file.
+    File,
+    /// The environment.
+    Environment,
+    /// The command line.
+    Flag,
+}
+
+impl Layer {
+    pub(super) const ALL: [Self; 4] = [Self::Default, Self::File, Self::Environment, Self::Flag];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::Flag => "flag",
+        }
+    }
+}
+
+/// One layer's values, by dotted key, all of them checked.
+pub(super) struct Values {
+    pub(super) layer: Layer,
+    pub(super) values: BTreeMap<String, Value>,
+    /// For values that stand in a file of their own: which file.
+    pub(super) read_from: BTreeMap<String, PathBuf>,
+}
+
+/// A setting's name as the user wrote it.
+pub(super) fn as_written(layer: Layer, section: &str, key: &str, env: &str, flag: Option<&str>) -> String {
+    match layer {
+        Layer::Environment => env.to_owned(),
+        Layer::Flag => format!("--{}", flag.unwrap_or(key)),
+        Layer::File | Layer::Default => format!("{section}.{key}"),
+    }
+}
+
+impl Values {
+    fn new(layer: Layer) -> Self {
+        Self { layer, values: BTreeMap::new(), read_from: BTreeMap::new() }
+    }
+
+    pub(super) fn defaults(model: &Model) -> Self {
+        let mut this = Self::new(Layer::Default);
+        for (section, setting) in model.settings() {
+            if let Some(text) = setting.default {
+                this.values.insert(format!("{}.{}", section.name, setting.key), setting.kind.read(text));
+            }
+        }
+        this
+    }
+
+    pub(super) fn from_environment(
+        model: &Model,
+        environment: &BTreeMap<OsString, OsString>,
+    ) -> Result<Self, BadSetting> {
+        let mut given = BTreeMap::new();
+        for (name, value) in environment {
+            let Some(name) = name.to_str() else { continue };
+            if model.is_ours(name) && !model.knows_variable(name) {
+                return Err(BadSetting {
+                    setting: format!("environment variable {name}"),
+                    fault: Fault::Unknown,
+                    why: format!(
+                        "{}unset it; `leasehold --help` lists all",
+                        meant(name, model.all_variables())
+                    ),
+                });
+            }
+            if model.is_ours(name) || model.knows_variable(name) {
+                let Some(value) = value.to_str() else {
+                    return Err(BadSetting {
+                        setting: name.to_owned(),
+                        fault: Fault::NotAllowed("(not shown: no valid UTF-8)".to_owned()),
+                        why: "use UTF-8; write it anew".to_owned(),
+                    });
+                };
+                given.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        Self::from_texts(model, Layer::Environment, |env, _| given.get(env).cloned())
+    }
+
+    pub(super) fn from_flags(model: &Model, flags: &BTreeMap<String, String>) -> Result<Self, BadSetting> {
+        Self::from_texts(model, Layer::Flag, |_, flag| flag.and_then(|flag| flags.get(flag).cloned()))
+    }
+
+    fn from_texts(
+        model: &Model,
+        layer: Layer,
+        text_of: impl Fn(&str, Option<&str>) -> Option<String>,
+    ) -> Result<Self, BadSetting> {
+        let mut this = Self::new(layer);
+        for (section, setting) in model.settings() {
+            if let Some(text) = text_of(setting.env, setting.flag) {
+                let value = match layer {
+                    Layer::Flag => setting.kind.read_flag(&text),
+                    _ => setting.kind.read(&text),
+                };
+                this.values.insert(format!("{}.{}", section.name, setting.key), value);
+            }
+            if let Some(from) = setting.from_file
+                && let Some(path) = text_of(from.env, Some(from.flag))
+            {
+                this.values.insert(format!("{}.{}", section.name, from.key), Value::from(path));
+            }
+        }
+        this.check(model, None)?;
+        Ok(this)
+    }
+
+    pub(super) fn from_file(model: &Model, path: &Path, how_named: &str) -> Result<Self, BadSetting> {
+        let bad = |why: String| BadSetting {
+            setting: how_named.to_owned(),
+            fault: Fault::NotAllowed(format!("{:?}", path.display().to_string())),
+            why,
+        };
+        let text = fs::read_to_string(path)
+            .map_err(|error| bad(format!("the file can't be read: {error}; name a readable TOML file")))?;
+        let table = Toml::from_str::<Dict>(&text).map_err(|error| {
+            bad(format!("the file is not valid TOML: {}", toml_error(&error.to_string())))
+        })?;
+        let mut this = Self::new(Layer::File);
+        this.flatten(model, path, "", &table)?;
+        this.check(model, Some(path))?;
+        Ok(this)
+    }
+
+    fn flatten(&mut self, model: &Model, path: &Path, prefix: &str, table: &Dict) -> Result<(), BadSetting> {
+        for (key, value) in table {
+            let full = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            let setting = format!("{full} in {}", path.display());
+            if model.knows_key(&full) {
+                self.values.insert(full, value.clone());
+            } else if !model.knows_table(&full) {
+                let known = model.keys_in(prefix);
+                let meant = meant(key, known.split(", "));
+                let why = format!("{meant}remove it, or use one of {known}");
+                return Err(BadSetting { setting, fault: Fault::Unknown, why });
+            } else if let Value::Dict(_, inner) = value {
+                self.flatten(model, path, &full, inner)?;
+            } else {
+                let why =
+                    format!("it is a table: write [{full}] and below it one of {}", model.keys_in(&full));
+                return Err(BadSetting { setting, fault: Fault::NotAllowed(shown(value)), why });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses values of the wrong kind, and brings in those that stand in files of their own.
+    fn check(&mut self, model: &Model, file: Option<&Path>) -> Result<(), BadSetting> {
+        for (section, setting) in model.settings() {
+            let named = |key, env, flag| {
+                let text = as_written(self.layer, section.name, key, env, flag);
+                file.map_or(text.clone(), |file| format!("{text} in {}", file.display()))
+            };
+            let key = format!("{}.{}", section.name, setting.key);
+            if let Some(value) = self.values.get(&key) {
+                let name = named(setting.key, setting.env, setting.flag);
+                check_value(setting, value, self.layer, name)?;
+            }
+            let Some(from) = setting.from_file else { continue };
+            let from_key = format!("{}.{}", section.name, from.key);
+            let Some(value) = self.values.remove(&from_key) else { continue };
+            let name = named(from.key, from.env, Some(from.flag));
+            let bad = |why: String| BadSetting {
+                setting: name.clone(),
+                fault: Fault::NotAllowed(shown(&value)),
+                why,
+            };
+            let path = value.as_str().filter(|path| !path.is_empty());
+            let path = path.ok_or_else(|| bad("use the path of a file that holds the value".to_owned()))?;
+            if self.values.contains_key(&key) {
+                let other = named(setting.key, setting.env, setting.flag);
+                return Err(bad(format!("{other} is set as well; remove one of the two")));
+            }
+            let text = fs::read_to_string(path)
+                .map_err(|error| bad(format!("the file can't be read: {error}; name a readable file")))?;
+            let inner = Value::from(text.trim());
+            check_value(setting, &inner, Layer::Environment, format!("the content of {path} ({name})"))?;
+            self.read_from.insert(key.clone(), PathBuf::from(path));
+            self.values.insert(key, inner);
+        }
+        Ok(())
+    }
+}
+
+fn check_value(setting: &Setting, value: &Value, layer: Layer, name: String) -> Result<(), BadSetting> {
+    setting.kind.check(value, layer == Layer::Flag).map_err(|allowed| {
+        let text = value.as_str();
+        let shown = text.map_or_else(|| shown(value), |text| format!("{:?}", setting.shown(text)));
+        let quotes = if text.is_none() && setting.kind.is_text() { ", in quotes" } else { "" };
+        BadSetting { setting: name, fault: Fault::NotAllowed(shown), why: format!("{allowed}{quotes}") }
+    })
+}
+
+/// A value as the user would write it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => format!("{text:?}"),
+        Value::Dict(..) => "(a table)".to_owned(),
+        Value::Array(..) => "(an array)".to_owned(),
+        other => serde_json::to_string(other).unwrap_or_else(|_| "(a value)".to_owned()),
+    }
+}
+
+/// The parser's message on one line. It quotes the offending line of the file, which may hold a secret: left out.
+fn toml_error(message: &str) -> String {
+    let lines = message.lines().filter(|line| !line.contains('|') && !line.trim().is_empty());
+    let text = lines.map(str::trim).collect::<Vec<_>>().join(": ");
+    format!("{text}; fix it there")
+}
+
+impl Provider for Values {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.layer.name())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut root = Dict::new();
+        for (key, value) in &self.values {
+            insert(&mut root, key, value.clone());
+        }
+        Ok(Profile::Default.collect(root))
+    }
+}
+
+pub(super) fn insert(table: &mut Dict, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            table.insert(key.to_owned(), value);
+        }
+        Some((head, tail)) => {
+            let inner = table.entry(head.to_owned()).or_insert_with(|| Value::from(Dict::new()));
+            if let Value::Dict(_, inner) = inner {
+                insert(inner, tail, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The database of a role's effects, and the behaviour of its connections.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use lease_core::fence::{FenceError, Stale};
+use lease_settings::Kind;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection, SqlitePool};
+
+/// The longest wait for SQLite's one write lock. Nothing is held while waiting.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A database by its URL: `sqlite:PATH` (or a plain path), or `postgres://…`.
+#[derive(Clone)]
+pub enum Database {
+    /// A file on this host.
+    Sqlite(PathBuf),
+    /// A server.
+    Postgres(Box<PgConnectOptions>),
+}
+
+impl FromStr for Database {
+    type Err = String;
+
+    fn from_str(url: &str) -> Result<Self, String> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let options = url.parse().map_err(|error| format!("no valid Postgres URL: {error}"))?;
+            return Ok(Self::Postgres(Box::new(options)));
+        }
+        let path = url.strip_prefix("sqlite:").unwrap_or(url);
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() || path.contains("://") || path.contains(":memory:") {
+            return Err(
+                "use sqlite:PATH, for example sqlite:/var/lib/spendguard/outbox.sqlite, or postgres://USER@HOST/DATABASE"
+                    .to_owned(),
+            );
+        }
+        Ok(Self::Sqlite(PathBuf::from(path)))
+    }
+}
+
+/// Without secrets.
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(at) => {
+                let database = at.get_database().unwrap_or(at.get_username());
+                write!(f, "postgres://{}@{}:{}/{database}", at.get_username(), at.get_host(), at.get_port())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Database {
+    /// For a setting that names a database.
+    pub const KIND: Kind = Kind::Checked {
+        check: |text| text.parse::<Self>().is_ok(),
+        allowed: "use sqlite:PATH, for example sqlite:/var/lib/spendguard/outbox.sqlite, or postgres://USER@HOST/DATABASE",
+    };
+}
+
+/// A store of effects did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A later term has acted there: nothing was changed, and the term is over (F-4).
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    /// The database failed. Whether a write happened is unknown; every write of the roles may be repeated.
+    #[error(transparent)]
+    Failed(#[from] sqlx::Error),
+    /// No answer in time. As for `Failed`.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl From<FenceError<sqlx::Error>> for StoreError {
+    fn from(error: FenceError<sqlx::Error>) -> Self {
+        match error {
+            FenceError::Stale(stale) => Self::Stale(stale),
+            FenceError::Store(error) => Self::Failed(error),
+        }
+    }
+}
+
+/// Waits for a store, but not for ever. What was dropped may still happen: every write of the roles may be repeated.
+pub async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, call).await.unwrap_or(Err(StoreError::TimedOut(limit)))
+}
+
+/// Connections to a file. Nothing is opened before the first use, except that `create` makes the file.
+pub async fn sqlite(path: &std::path::Path, create: bool) -> Result<SqlitePool, StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(create)
+        .journal_mode(SqliteJournalMode::Wal)
+        // Committed means on the disk: a row that was marked forwarded stays so after a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT);
+    Ok(SqlitePoolOptions::new().max_connections(4).connect_with(options).await?)
+}
+
+/// Runs a script that may be run again, while nobody else does.
+pub async fn migrate(connection: &mut sqlx::PgConnection, script: &'static str) -> Result<(), StoreError> {
+    let mut tx = connection.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtext('leasehold roles'))").execute(&mut *tx).await?;
+    sqlx::raw_sql(script).execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_and_secrets_are_not_shown() {
+        let shown = |url: &str| url.parse::<Database>().map(|database| database.to_string());
+        assert_eq!(shown("sqlite:/a/b.sqlite"), Ok("sqlite:/a/b.sqlite".into()));
+        assert_eq!(shown("sqlite:///a/b.sqlite"), Ok("sqlite:/a/b.sqlite".into()));
+        assert_eq!(shown("b.sqlite"), Ok("sqlite:b.sqlite".into()));
+        assert_eq!(shown("postgres://me:secret@db:5433/app"), Ok("postgres://me@db:5433/app".into()));
+        for bad in ["", "sqlite:", "mysql://x/y", "sqlite::memory:"] {
+            assert!(shown(bad).is_err_and(|why| why.contains("use sqlite:PATH")), "{bad}");
+        }
+    }
+}

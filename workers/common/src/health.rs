@@ -1,0 +1,160 @@
+//! `/healthz`, `/readyz` and `/metrics`, the same for every role.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::serve::Listener;
+use lease_settings::{Block, Kind, Section, Setting};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::connections::{self, Limited};
+
+/// The workers' HTTP server.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// `host:port`.
+    pub listen: String,
+}
+
+impl Block for Settings {
+    const SECTION: Section = Section {
+        name: "http",
+        about: "the workers' HTTP server",
+        settings: &[Setting::new(
+            "listen",
+            "LEASEHOLD_HTTP_LISTEN",
+            Kind::Address,
+            "where a worker serves /healthz, /readyz and /metrics, and canonical-ingest its events",
+        )
+        .default("127.0.0.1:8080")
+        .flag("listen")],
+    };
+}
+
+/// The time limit of one probe or scrape.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The time limit for answers that are still being written at the very end.
+pub const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// The buckets of calls' durations.
+const REQUEST_SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// A role's readiness, and gauges that it reads on demand.
+#[async_trait]
+pub trait Probe: Send + Sync + 'static {
+    /// Can it do its work, or take it over? Else: why not.
+    async fn ready(&self) -> Result<(), String>;
+
+    /// Brings gauges that are read from a store up to date.
+    async fn refresh(&self) {}
+}
+
+/// The process's metrics.
+///
+/// # Errors
+/// The process has metrics already.
+pub fn metrics() -> anyhow::Result<PrometheusHandle> {
+    let ages = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0];
+    Ok(PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_leader_age_seconds".to_owned()), &ages)?
+        .set_buckets_for_metric(Matcher::Suffix("_request_seconds".to_owned()), &REQUEST_SECONDS)?
+        .install_recorder()?)
+}
+
+/// The three pages. `/readyz` says no from the moment on in which the process is told to stop.
+pub fn router(metrics: PrometheusHandle, probe: Arc<dyn Probe>, stop: CancellationToken) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render))
+        .with_state(Pages { metrics, probe, stop })
+}
+
+#[derive(Clone)]
+struct Pages {
+    metrics: PrometheusHandle,
+    probe: Arc<dyn Probe>,
+    stop: CancellationToken,
+}
+
+async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
+    if pages.stop.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
+    }
+    match tokio::time::timeout(PROBE_LIMIT, pages.probe.ready()).await {
+        Ok(Ok(())) => (StatusCode::OK, "ok\n".to_owned()),
+        Ok(Err(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, format!("no answer within {PROBE_LIMIT:?}\n")),
+    }
+}
+
+async fn render(State(pages): State<Pages>) -> impl IntoResponse {
+    // A store that doesn't answer must not hide the other metrics.
+    let _ = tokio::time::timeout(PROBE_LIMIT, pages.probe.refresh()).await;
+    pages.metrics.run_upkeep();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], pages.metrics.render())
+}
+
+/// Listens on `address`; returns the address with the port that the system chose if it was 0.
+///
+/// # Errors
+/// The address can't be used; `flag` names another.
+pub async fn listen(address: &str, flag: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}; choose another {flag}"))?;
+    let local = listener.local_addr()?;
+    Ok((listener, local))
+}
+
+/// A server that runs beside the work.
+pub struct Server {
+    close: CancellationToken,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Serves until it is closed, a limited number of connections at once.
+    pub fn start<L>(listener: L, router: Router) -> Self
+    where
+        L: Listener,
+        L::Addr: std::fmt::Debug,
+    {
+        let close = CancellationToken::new();
+        let closing = close.clone().cancelled_owned();
+        let serve =
+            axum::serve(Limited::new(listener, connections::MOST), router).with_graceful_shutdown(closing);
+        Self { close, task: tokio::spawn(async move { serve.await }) }
+    }
+
+    /// Accepts no more connections; what is under way on those that it has goes on.
+    pub fn accept_no_more(&self) {
+        self.close.cancel();
+    }
+
+    /// Accepts nothing more, and lets answers that are being written reach their readers, but no longer than `limit`:
+    /// whatever counts as work under way is over by now, and a connection that says nothing holds nobody up.
+    pub async fn close(mut self, limit: Duration) {
+        self.close.cancel();
+        let _ = tokio::time::timeout(limit, &mut self.task).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

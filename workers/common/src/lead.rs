@@ -1,0 +1,180 @@
+//! The loop of a role that leads: batch after batch, at each step as if the process might be paused, killed or
+//! replaced there.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use lease_core::fence::FENCING_EPOCH_STALE;
+use lease_core::{Loss, Term};
+use metrics::counter;
+use tracing::{error, warn};
+
+use crate::database::StoreError;
+use crate::leader_metrics::LeaderMetrics;
+use crate::mandate::Mandate;
+use crate::under_way::Batch;
+
+/// The interval between searches for rows that are old enough to remove; a backlog goes batch after batch.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// Work that one of several instances does, batch by batch.
+#[async_trait]
+pub trait LeaderWork: Send + Sync {
+    /// State that lasts for one term.
+    type Memory: Default + Send;
+
+    /// Does one batch in the name of the mandate's term. The loop has just asked whether the mandate holds.
+    ///
+    /// # Errors
+    /// The batch was not finished. It is begun anew, unless the term is over.
+    async fn batch(&self, mandate: &Mandate, memory: &mut Self::Memory) -> Result<Progress, BatchError>;
+
+    /// Removes a batch of rows that are older than they are kept. Called only when no other work waits.
+    ///
+    /// # Errors
+    /// As for [`batch`](Self::batch).
+    async fn prune(&self, mandate: &Mandate) -> Result<Progress, BatchError>;
+
+    /// Mode `disabled`: a new term from the resource's own mark, admitted at once.
+    ///
+    /// # Errors
+    /// The resource's.
+    async fn take_term(&self) -> Result<Term, StoreError>;
+
+    /// The pause when no work waits.
+    fn poll_every(&self) -> Duration;
+
+    /// The pause after a failure.
+    fn retry_every(&self) -> Duration;
+
+    /// The batch under way.
+    fn under_way(&self) -> &Batch;
+
+    /// The fate of a batch that the process has to leave behind, for people.
+    fn if_abandoned(&self) -> &'static str;
+
+    /// The role's metrics of leadership.
+    fn metrics(&self) -> &'static LeaderMetrics;
+}
+
+/// Whether a batch was full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It was full: the next one begins at once.
+    MoreWaits,
+    /// Nothing is left to do for now.
+    CaughtUp,
+}
+
+impl Progress {
+    /// Whether a batch of `rows` was full.
+    pub fn of(rows: u64, batch_size: u32) -> Self {
+        if rows >= u64::from(batch_size) { Self::MoreWaits } else { Self::CaughtUp }
+    }
+}
+
+/// Why a batch was not finished.
+#[derive(Debug)]
+pub enum BatchError {
+    /// The lease has run out by this process's own clock.
+    Expired,
+    /// A resource has admitted a later term (F-4).
+    Stale {
+        /// Which one, for the log.
+        resource: &'static str,
+    },
+    /// Anything else.
+    Failed {
+        /// The value of the metric's label `reason`.
+        reason: &'static str,
+        /// For the log.
+        why: String,
+        /// The pause before the next batch.
+        retry_in: Duration,
+    },
+}
+
+/// Works for one term: until it is over or the work should stop. The batch under way is finished before it returns.
+pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate) {
+    let mut memory = Default::default();
+    let mut prune_at = Instant::now();
+    loop {
+        counter!(work.metrics().loop_iterations).increment(1);
+        let done = if !mandate.holds_now() {
+            Err(BatchError::Expired)
+        } else if mandate.should_stop() {
+            return;
+        } else {
+            round(work, mandate, &mut memory, &mut prune_at).await
+        };
+        work.under_way().over();
+        let pause = match done {
+            Ok(Progress::MoreWaits) => continue,
+            Ok(Progress::CaughtUp) => work.poll_every(),
+            Err(error) => match retry_in(work, mandate, &error) {
+                Some(pause) => pause,
+                None => break,
+            },
+        };
+        tokio::select! {
+            () = mandate.stop_requested() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    if mandate.loss() == Some(Loss::FenceRefused) {
+        // A resource that is ahead of the leases refuses every term until an operator acts (F-4): campaigning again
+        // must not become a spinning loop.
+        tokio::time::sleep(work.retry_every()).await;
+    }
+}
+
+/// One batch, and then one of old rows if nothing else waits and it is time for it.
+async fn round<W: LeaderWork>(
+    work: &W,
+    mandate: &Mandate,
+    memory: &mut W::Memory,
+    prune_at: &mut Instant,
+) -> Result<Progress, BatchError> {
+    let progress = work.batch(mandate, memory).await?;
+    work.under_way().over();
+    if progress == Progress::MoreWaits || Instant::now() < *prune_at || mandate.should_stop() {
+        return Ok(progress);
+    }
+    if !mandate.holds_now() {
+        return Err(BatchError::Expired);
+    }
+    // If this fails, the next rounds have other work to do.
+    *prune_at = Instant::now() + PRUNE_EVERY;
+    let progress = work.prune(mandate).await?;
+    if progress == Progress::MoreWaits {
+        *prune_at = Instant::now();
+    }
+    Ok(progress)
+}
+
+/// Logs and counts the failure; returns the pause before the next batch, or `None` if the term is over.
+fn retry_in(work: &impl LeaderWork, mandate: &Mandate, error: &BatchError) -> Option<Duration> {
+    let epoch = mandate.term().epoch;
+    let skip = |reason: &'static str| counter!(work.metrics().skip, "reason" => reason).increment(1);
+    // An old term says so first, whatever else the answer was.
+    let expired = !mandate.holds_now() && mandate.loss() != Some(Loss::FenceRefused);
+    if expired {
+        let expires_at = jiff::Timestamp::from_millisecond(mandate.expires_at().0).unwrap_or_default();
+        skip(LeaderMetrics::LEASE_EXPIRED);
+        warn!(epoch, %expires_at, "lease expired locally; skip batch until renewed");
+    }
+    match error {
+        BatchError::Expired => None,
+        BatchError::Stale { resource } => {
+            skip(LeaderMetrics::FENCE_REFUSED);
+            mandate.fence_refused();
+            error!(epoch, resource, code = FENCING_EPOCH_STALE, "a late write was refused by the fence");
+            None
+        }
+        BatchError::Failed { reason, why, retry_in } => {
+            skip(reason);
+            warn!(epoch, why, ?retry_in, "batch failed; retrying");
+            (!expired).then_some(*retry_in)
+        }
+    }
+}

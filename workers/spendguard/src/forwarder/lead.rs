@@ -1,0 +1,193 @@
+//! One batch of a leader: read, send, mark.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lease_core::Term;
+use lease_worker_common::database::{StoreError, within};
+use lease_worker_common::lead::{BatchError, LeaderWork, Progress};
+use lease_worker_common::leader_metrics::LeaderMetrics;
+use lease_worker_common::mandate::Mandate;
+use lease_worker_common::request_id;
+use lease_worker_common::under_way::Batch;
+use metrics::counter;
+use tracing::{debug, info};
+
+use super::metrics::{INGEST_REJECTED, INGEST_UNAVAILABLE, LEADER, OUTBOX_UNAVAILABLE, ROWS_FORWARDED};
+use super::sender::{SendError, Sender};
+use crate::outbox::{Outbox, PendingRow};
+
+/// The longest pause that canonical-ingest may ask for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+pub(super) struct Forwarder {
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) sender: Sender,
+    /// The most rows in one batch.
+    pub(super) batch_size: u32,
+    /// The pause when nothing is pending.
+    pub(super) poll_every: Duration,
+    /// The pause after a failure.
+    pub(super) retry_every: Duration,
+    /// The time limit of one call to the outbox.
+    pub(super) call_limit: Duration,
+    /// For how many days rows stay once they are forwarded; 0 is for ever.
+    pub(super) keep_days: u32,
+    pub(super) batch: Batch,
+}
+
+/// The state of one term.
+#[derive(Default)]
+pub(super) struct Memory {
+    admitted: bool,
+    /// Smaller than the batch size after a batch that was too large or was rejected; doubled by each full one.
+    size: Option<u32>,
+}
+
+/// The rows of a batch.
+#[derive(Clone, Copy)]
+struct Rows {
+    first: i64,
+    last: i64,
+    count: usize,
+}
+
+impl Rows {
+    fn of(rows: &[PendingRow]) -> Option<Self> {
+        let (first, last) = (rows.first()?.outbox_id, rows.last()?.outbox_id);
+        Some(Self { first, last, count: rows.len() })
+    }
+
+    fn half(self) -> u32 {
+        u32::try_from(self.count / 2).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            1 => write!(f, "row {} of the outbox", self.first),
+            count => write!(f, "{count} rows of the outbox from {} on", self.first),
+        }
+    }
+}
+
+#[async_trait]
+impl LeaderWork for Forwarder {
+    type Memory = Memory;
+
+    async fn batch(&self, mandate: &Mandate, memory: &mut Memory) -> Result<Progress, BatchError> {
+        let term = mandate.term();
+        if !memory.admitted {
+            // F-1: the mark is raised before the first read that any effect depends on.
+            self.ask(self.outbox.admit(term)).await?;
+            memory.admitted = true;
+        }
+        let size = memory.size.unwrap_or(self.batch_size);
+        let rows = self.ask(self.outbox.pending(size)).await?;
+        let Some(span) = Rows::of(&rows) else { return Ok(Progress::CaughtUp) };
+        holds(mandate)?;
+        let batch = format!("a batch of {} rows, outbox_id {} to {}", span.count, span.first, span.last);
+        self.batch.is_now(format_args!("{batch}, sent and not answered"));
+        let ingested = match self.sender.send(term, &rows).await {
+            Ok(ingested) => ingested,
+            Err(SendError::TooLarge) if span.count > 1 => {
+                memory.size = Some(span.half());
+                return Ok(Progress::MoreWaits);
+            }
+            Err(error) => {
+                if let SendError::Rejected(_) = error {
+                    // Until it is one row that waits for an operator, and is named.
+                    memory.size = Some(span.half());
+                }
+                return Err(self.not_sent(error, span));
+            }
+        };
+        holds(mandate)?;
+        self.batch.is_now(format_args!("{batch}, ingested and not marked"));
+        let outbox_ids: Vec<_> = rows.iter().map(|row| row.outbox_id).collect();
+        let marked = self.ask(self.outbox.mark_forwarded(term, &outbox_ids)).await?;
+        counter!(ROWS_FORWARDED).increment(marked);
+        for row in &rows {
+            if let Some(request_id) = request_id::of_payload(&row.event.payload) {
+                info!(target: request_id::TARGET, request_id, event = row.event.key.id(), "forwarded");
+            }
+        }
+        debug!(epoch = term.epoch, rows = rows.len(), ingested.accepted, ingested.duplicates, "forwarded");
+        let progress = Progress::of(rows.len() as u64, size);
+        if progress == Progress::MoreWaits {
+            memory.size = Some(size.saturating_mul(2).min(self.batch_size));
+        }
+        Ok(progress)
+    }
+
+    async fn prune(&self, mandate: &Mandate) -> Result<Progress, BatchError> {
+        if self.keep_days == 0 {
+            return Ok(Progress::CaughtUp);
+        }
+        let removing = self.outbox.prune(mandate.term(), self.keep_days, self.batch_size);
+        let removed = self.ask(removing).await?;
+        counter!(LEADER.pruned).increment(removed);
+        Ok(Progress::of(removed, self.batch_size))
+    }
+
+    async fn take_term(&self) -> Result<Term, StoreError> {
+        within(self.call_limit, self.outbox.take_term()).await
+    }
+
+    fn poll_every(&self) -> Duration {
+        self.poll_every
+    }
+
+    fn retry_every(&self) -> Duration {
+        self.retry_every
+    }
+
+    fn under_way(&self) -> &Batch {
+        &self.batch
+    }
+
+    fn if_abandoned(&self) -> &'static str {
+        "its rows stay pending and each event is kept once"
+    }
+
+    fn metrics(&self) -> &'static LeaderMetrics {
+        &LEADER
+    }
+}
+
+fn holds(mandate: &Mandate) -> Result<(), BatchError> {
+    mandate.holds_now().then_some(()).ok_or(BatchError::Expired)
+}
+
+impl Forwarder {
+    /// Asks the outbox, within the time limit.
+    async fn ask<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, BatchError> {
+        within(self.call_limit, call).await.map_err(|error| match error {
+            StoreError::Stale(_) => BatchError::Stale { resource: "outbox" },
+            why => BatchError::Failed {
+                reason: OUTBOX_UNAVAILABLE,
+                why: format!("the outbox did not answer: {why}"),
+                retry_in: self.retry_every,
+            },
+        })
+    }
+
+    fn not_sent(&self, error: SendError, rows: Rows) -> BatchError {
+        match error {
+            SendError::Stale => BatchError::Stale { resource: "canonical-ingest" },
+            SendError::Rejected(_) | SendError::TooLarge => BatchError::Failed {
+                reason: INGEST_REJECTED,
+                why: format!("{rows}: {error}"),
+                retry_in: if rows.count > 1 { Duration::ZERO } else { self.retry_every },
+            },
+            SendError::Unavailable { why, retry_after } => BatchError::Failed {
+                reason: INGEST_UNAVAILABLE,
+                why,
+                retry_in: retry_after.unwrap_or_default().clamp(self.retry_every, LONGEST_RETRY_AFTER),
+            },
+        }
+    }
+}

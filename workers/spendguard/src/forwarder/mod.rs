@@ -1,0 +1,230 @@
+//! `outbox-forwarder`: N replicas, one of which leads and forwards the audit outbox to canonical-ingest.
+//!
+//! Delivery is at least once on the wire and exactly once at canonical-ingest. A leader that is killed at any point
+//! loses nothing and doubles nothing: a row is pending until canonical-ingest has it, and canonical-ingest takes a
+//! key once.
+
+mod lead;
+pub mod metrics;
+mod sender;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::metrics::gauge;
+use async_trait::async_trait;
+use lease_settings::{App, Block, Failure, Kind, LeaseStore, Millis, Secret, Section, Setting, redacted};
+use lease_worker_common::{
+    Role,
+    campaign::{Campaign, Eligible},
+    database::Database,
+    health::{self, Probe, Server},
+    shutdown,
+    under_way::Batch,
+};
+use serde::Deserialize;
+use tracing::info;
+use url::Url;
+
+use crate::DAYS;
+use crate::outbox::{self, Outbox};
+use lead::Forwarder;
+use sender::Sender;
+
+/// The lease's name unless it is set.
+pub const LEASE: &str = "outbox-forwarder";
+
+/// The role's settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    outbox_url: Option<Secret>,
+    ingest_url: Option<String>,
+    batch_size: u32,
+    poll_interval_ms: Millis,
+    call_timeout_ms: Millis,
+    retention_days: u32,
+}
+
+impl Block for Settings {
+    const SECTION: Section = Section {
+        name: "outboxForwarder",
+        about: "worker outbox-forwarder",
+        settings: &[
+            Setting::new(
+                "outboxUrl",
+                "LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL",
+                Database::KIND,
+                "the database that holds audit_outbox",
+            )
+            .flag("outbox-url")
+            .secret()
+            .or_file(
+                "outboxUrlFile",
+                "LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL_FILE",
+                "outbox-url-file",
+            ),
+            Setting::new(
+                "ingestUrl",
+                "LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL",
+                Kind::Url(&["http", "https"]),
+                "where canonical-ingest receives events, for example http://canonical-ingest:8080/v1/events",
+            )
+            .flag("ingest-url"),
+            Setting::new(
+                "batchSize",
+                "LEASEHOLD_OUTBOX_FORWARDER_BATCH_SIZE",
+                Kind::Integer { min: 1, max: 10_000 },
+                "the most rows in one batch",
+            )
+            .default("500")
+            .flag("batch-size"),
+            Setting::new(
+                "pollIntervalMs",
+                "LEASEHOLD_OUTBOX_FORWARDER_POLL_INTERVAL_MS",
+                Kind::Millis { min: 1, max: 3_600_000 },
+                "the pause when nothing is pending",
+            )
+            .default("250")
+            .flag("poll-interval"),
+            Setting::new(
+                "callTimeoutMs",
+                "LEASEHOLD_OUTBOX_FORWARDER_CALL_TIMEOUT_MS",
+                Kind::Millis { min: 10, max: 3_600_000 },
+                "how long the outbox or canonical-ingest may take for one answer",
+            )
+            .default("10000")
+            .flag("call-timeout"),
+            Setting::new(
+                "retentionDays",
+                "LEASEHOLD_OUTBOX_FORWARDER_RETENTION_DAYS",
+                DAYS,
+                "how many days rows stay in the outbox once they are forwarded; their keys stay; 0 keeps them for ever",
+            )
+            .default("30")
+            .flag("outbox-retention-days"),
+        ],
+    };
+}
+
+/// Forward the audit outbox to canonical-ingest, while leading
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Create the outbox's tables and exit (SQLite makes them by itself)
+    #[arg(long)]
+    migrate: bool,
+}
+
+/// The role `outbox-forwarder`.
+pub struct OutboxForwarder;
+
+impl Role for OutboxForwarder {
+    type Arguments = Args;
+    const NAME: &'static str = "outbox-forwarder";
+    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+
+    fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
+        let settings = app.settings();
+        let role: Settings = settings.block()?;
+        let outbox: Database =
+            settings.parsed::<Settings, _>("outboxUrl", role.outbox_url.as_ref().map(Secret::expose))?;
+        if args.migrate {
+            return app.block_on(async {
+                migrate(&outbox).await?;
+                println!("the outbox in {outbox} is ready");
+                Ok(ExitCode::SUCCESS)
+            });
+        }
+        let plan = ForwarderPlan {
+            outbox,
+            ingest: settings.parsed::<Settings, _>("ingestUrl", role.ingest_url.as_deref())?,
+            listen: settings.block::<health::Settings>()?.listen,
+            role,
+        };
+        let campaign = Campaign::new(app, LEASE)?;
+        app.block_on(work(plan, campaign))
+    }
+}
+
+/// The role's settings, checked.
+struct ForwarderPlan {
+    outbox: Database,
+    ingest: Url,
+    listen: String,
+    role: Settings,
+}
+
+/// Creates the outbox's tables.
+async fn migrate(database: &Database) -> anyhow::Result<()> {
+    let failed = |error| anyhow::anyhow!("the outbox in {database} could not be prepared: {error}");
+    let outbox = outbox::open(database, true, Duration::from_secs(60)).await.map_err(failed)?;
+    outbox.migrate().await.map_err(failed)
+}
+
+async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failure> {
+    let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
+    let pages = health::metrics()?;
+    metrics::start();
+    if let Database::Sqlite(path) = &plan.outbox {
+        let leases = campaign.store().and_then(LeaseStore::file);
+        if leases.is_some_and(|leases| same_file(leases, path)) {
+            // Bulk writes beside the leases would delay renewals until terms are lost.
+            let why = format!(
+                "the outbox can't be in the file of the leases, {}: give it one of its own by --outbox-url",
+                path.display()
+            );
+            return Err(Failure::Code(2, why));
+        }
+        migrate(&plan.outbox).await?;
+    }
+    let outbox = outbox::open(&plan.outbox, false, campaign.transaction_limit())
+        .await
+        .map_err(|error| Failure::new(format!("the outbox in {} can't be opened: {error}", plan.outbox)))?;
+    let call_limit: Duration = plan.role.call_timeout_ms.into();
+    let forwarder = Forwarder {
+        outbox: outbox.clone(),
+        sender: Sender::new(plan.ingest.clone(), campaign.lease().clone(), call_limit)?,
+        batch_size: plan.role.batch_size,
+        poll_every: plan.role.poll_interval_ms.into(),
+        retry_every: campaign.retry_every(),
+        call_limit,
+        keep_days: plan.role.retention_days,
+        batch: Batch::default(),
+    };
+    let probe = Arc::new(Health { outbox, eligible: campaign.eligible() });
+    let (listener, address) = health::listen(&plan.listen, "--listen").await?;
+    let ingest = redacted(plan.ingest.as_str());
+    info!(%address, outbox = %plan.outbox, ingest, lease = %campaign.lease(), "outbox-forwarder started");
+    // Probes and scrapes are answered until the lease is given up.
+    let server = Server::start(listener, health::router(pages, probe, stop.clone()));
+    campaign.run(&forwarder, stop).await?;
+    drop(server);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    let full = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    full(one).is_some() && full(one) == full(other)
+}
+
+struct Health {
+    outbox: Arc<dyn Outbox>,
+    eligible: Eligible,
+}
+
+#[async_trait]
+impl Probe for Health {
+    async fn ready(&self) -> Result<(), String> {
+        self.eligible.check()?;
+        let age = self.outbox.oldest_pending_age().await;
+        age.map(drop).map_err(|error| format!("the outbox does not answer: {error}"))
+    }
+
+    async fn refresh(&self) {
+        if let Ok(age) = self.outbox.oldest_pending_age().await {
+            gauge!(metrics::OLDEST_PENDING).set(age);
+        }
+    }
+}

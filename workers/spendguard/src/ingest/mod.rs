@@ -1,0 +1,171 @@
+//! `canonical-ingest`: receives audit events, each any number of times, and keeps each once.
+//!
+//! Each request carries the forwarder's term, which is admitted in the same transaction as its events (F-1): what a
+//! replaced leader still sends is refused with 409 `FENCING_EPOCH_STALE`.
+
+mod http;
+mod metrics;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lease_settings::{App, Block, Failure, Kind, LeaderElection, Millis, Secret, Section, Setting};
+use lease_worker_common::{
+    Role,
+    database::Database,
+    health::{self, LAST_ANSWERS, Probe, Server},
+    shutdown,
+    under_way::UnderWay,
+};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tracing::info;
+
+use crate::canonical::{self, Canonical};
+
+/// The role's settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    database_url: Option<Secret>,
+    max_body_bytes: usize,
+    max_requests: u32,
+    request_timeout_ms: Millis,
+}
+
+impl Block for Settings {
+    const SECTION: Section = Section {
+        name: "canonicalIngest",
+        about: "worker canonical-ingest",
+        settings: &[
+            Setting::new(
+                "databaseUrl",
+                "LEASEHOLD_CANONICAL_INGEST_DATABASE_URL",
+                Database::KIND,
+                "the database that keeps canonical_events",
+            )
+            .flag("canonical-url")
+            .secret()
+            .or_file(
+                "databaseUrlFile",
+                "LEASEHOLD_CANONICAL_INGEST_DATABASE_URL_FILE",
+                "canonical-url-file",
+            ),
+            Setting::new(
+                "maxBodyBytes",
+                "LEASEHOLD_CANONICAL_INGEST_MAX_BODY_BYTES",
+                Kind::Integer { min: 1_024, max: 1 << 30 },
+                "the largest request",
+            )
+            .default("8388608")
+            .flag("max-body-bytes"),
+            Setting::new(
+                "maxRequests",
+                "LEASEHOLD_CANONICAL_INGEST_MAX_REQUESTS",
+                Kind::Integer { min: 1, max: 1_000 },
+                "how many requests may be under way at once; others are told to come back",
+            )
+            .default("16")
+            .flag("max-requests"),
+            Setting::new(
+                "requestTimeoutMs",
+                "LEASEHOLD_CANONICAL_INGEST_REQUEST_TIMEOUT_MS",
+                Kind::Millis { min: 10, max: 3_600_000 },
+                "the longest time for one request",
+            )
+            .default("8000")
+            .flag("request-timeout"),
+        ],
+    };
+}
+
+/// Receive audit events, idempotently
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Create the tables and exit (SQLite makes them by itself)
+    #[arg(long)]
+    migrate: bool,
+}
+
+/// The role `canonical-ingest`.
+pub struct CanonicalIngest;
+
+impl Role for CanonicalIngest {
+    type Arguments = Args;
+    const NAME: &'static str = "canonical-ingest";
+    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+
+    fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
+        let settings = app.settings();
+        let role: Settings = settings.block()?;
+        let database: Database =
+            settings.parsed::<Settings, _>("databaseUrl", role.database_url.as_ref().map(Secret::expose))?;
+        if args.migrate {
+            return app.block_on(async {
+                migrate(&database).await?;
+                println!("the canonical store in {database} is ready");
+                Ok(ExitCode::SUCCESS)
+            });
+        }
+        let listen = settings.block::<health::Settings>()?.listen;
+        let stop_budget = settings.block::<LeaderElection>()?.stop_budget_ms.into();
+        app.block_on(work(database, role, listen, stop_budget))
+    }
+}
+
+/// Creates the tables.
+async fn migrate(database: &Database) -> anyhow::Result<()> {
+    let failed = |error| anyhow::anyhow!("the canonical store in {database} could not be prepared: {error}");
+    let store = canonical::open(database, true, 1, Duration::from_secs(60)).await.map_err(failed)?;
+    store.migrate().await.map_err(failed)
+}
+
+async fn work(
+    database: Database,
+    role: Settings,
+    listen: String,
+    stop_budget: Duration,
+) -> Result<ExitCode, Failure> {
+    let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
+    let pages = health::metrics()?;
+    metrics::start();
+    if let Database::Sqlite(_) = database {
+        migrate(&database).await?;
+    }
+    let time_limit: Duration = role.request_timeout_ms.into();
+    let store = canonical::open(&database, false, role.max_requests, time_limit).await.map_err(|error| {
+        Failure::new(format!("the canonical store in {database} can't be opened: {error}"))
+    })?;
+    let ingest = http::Ingest {
+        store: store.clone(),
+        permits: Semaphore::new(role.max_requests as usize),
+        max_body_bytes: role.max_body_bytes,
+        time_limit,
+        under_way: UnderWay::default(),
+    };
+    let under_way = ingest.under_way.clone();
+    let health = health::router(pages, Arc::new(Health(store)), stop.clone());
+    let router = http::router(Arc::new(ingest)).merge(health);
+    let (listener, address) = health::listen(&listen, "--listen").await?;
+    info!(%address, %database, "canonical-ingest started");
+    let server = Server::start(listener, router);
+    stop.cancelled().await;
+    // New requests are told to come back; those that have begun get an answer.
+    under_way.close();
+    let then = "their forwarders send the events again, and each is kept once";
+    under_way.drained(stop_budget, then).await?;
+    server.close(stop_budget.min(LAST_ANSWERS)).await;
+    info!("canonical-ingest stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Health(Arc<dyn Canonical>);
+
+#[async_trait]
+impl Probe for Health {
+    async fn ready(&self) -> Result<(), String> {
+        self.0.ping().await.map_err(|error| format!("the canonical store does not answer: {error}"))
+    }
+}

@@ -1,0 +1,152 @@
+//! The ledger's settings.
+
+use std::path::PathBuf;
+
+use lease_settings::{BadSetting, Block, Kind, Millis, Secret, Section, Setting, Settings as All};
+use lease_worker_common::database::Database;
+use serde::Deserialize;
+use sqlx::postgres::PgConnectOptions;
+
+/// The role's settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    pub(super) database_url: Option<Secret>,
+    /// The gRPC server's address.
+    pub listen: String,
+    /// The server's certificate chain; with `tls_key_file`, the server speaks TLS.
+    pub tls_cert_file: Option<PathBuf>,
+    /// The certificate's key.
+    pub tls_key_file: Option<PathBuf>,
+    /// The authority that signs the clients' certificates; with it, clients must have one.
+    pub tls_client_ca_file: Option<PathBuf>,
+    /// The number of connections to the database that writes share.
+    pub max_connections: u32,
+    /// The most writes that may be under way or wait for a connection, and the most calls about scopes.
+    pub max_requests: u32,
+    /// The most calls that may wait for a scope.
+    pub max_waiters: u32,
+    /// The largest message.
+    pub max_message_bytes: usize,
+    /// The longest time for one call.
+    pub call_timeout_ms: Millis,
+    /// The polling interval of a scope that somebody waits for.
+    pub await_poll_ms: Millis,
+}
+
+impl Block for Settings {
+    const SECTION: Section = Section {
+        name: "ledger",
+        about: "worker ledger",
+        settings: &[
+            Setting::new(
+                "databaseUrl",
+                "LEASEHOLD_LEDGER_DATABASE_URL",
+                POSTGRES,
+                "the database that holds scopes, budgets, reservations and audit_outbox",
+            )
+            .flag("ledger-db-url")
+            .secret()
+            .or_file(
+                "databaseUrlFile",
+                "LEASEHOLD_LEDGER_DATABASE_URL_FILE",
+                "ledger-db-url-file",
+            ),
+            Setting::new("listen", "LEASEHOLD_LEDGER_LISTEN", Kind::Address, "where the ledger serves gRPC")
+                .default("127.0.0.1:50051")
+                .flag("grpc-listen"),
+            Setting::new(
+                "tlsCertFile",
+                "LEASEHOLD_LEDGER_TLS_CERT_FILE",
+                Kind::Path,
+                "the server's certificate chain, PEM; set it and the key for TLS",
+            )
+            .unset("no TLS")
+            .flag("ledger-tls-cert-file"),
+            Setting::new(
+                "tlsKeyFile",
+                "LEASEHOLD_LEDGER_TLS_KEY_FILE",
+                Kind::Path,
+                "the certificate's private key, PEM",
+            )
+            .unset("no TLS")
+            .flag("ledger-tls-key-file"),
+            Setting::new(
+                "tlsClientCaFile",
+                "LEASEHOLD_LEDGER_TLS_CLIENT_CA_FILE",
+                Kind::Path,
+                "the authority that signs clients' certificates, PEM; clients must then have one",
+            )
+            .unset("clients need no certificate")
+            .flag("ledger-tls-client-ca-file"),
+            Setting::new(
+                "maxConnections",
+                "LEASEHOLD_LEDGER_MAX_CONNECTIONS",
+                Kind::Integer { min: 1, max: 1_000 },
+                "how many connections to the database writes share; four more are for fencing scopes alone, one for \
+                 notifications",
+            )
+            .default("16")
+            .flag("ledger-max-connections"),
+            Setting::new(
+                "maxRequests",
+                "LEASEHOLD_LEDGER_MAX_REQUESTS",
+                Kind::Integer { min: 1, max: 100_000 },
+                "how many writes may be under way or wait for a connection, and how many calls about scopes; others are told \
+                 to come back",
+            )
+            .default("256")
+            .flag("ledger-max-requests"),
+            Setting::new(
+                "maxWaiters",
+                "LEASEHOLD_LEDGER_MAX_WAITERS",
+                Kind::Integer { min: 1, max: 100_000 },
+                "how many calls may wait for a scope; others are told to come back",
+            )
+            .default("1024")
+            .flag("ledger-max-waiters"),
+            Setting::new(
+                "maxMessageBytes",
+                "LEASEHOLD_LEDGER_MAX_MESSAGE_BYTES",
+                Kind::Integer { min: 1_024, max: 1 << 24 },
+                "the largest message",
+            )
+            .default("65536")
+            .flag("ledger-max-message-bytes"),
+            Setting::new(
+                "callTimeoutMs",
+                "LEASEHOLD_LEDGER_CALL_TIMEOUT_MS",
+                Kind::Millis { min: 10, max: 600_000 },
+                "the longest time for one call; a client's own deadline may be earlier",
+            )
+            .default("5000")
+            .flag("ledger-call-timeout"),
+            Setting::new(
+                "awaitPollMs",
+                "LEASEHOLD_LEDGER_AWAIT_POLL_MS",
+                Kind::Millis { min: 10, max: 60_000 },
+                "how often a scope that somebody waits for is looked at, besides notifications",
+            )
+            .default("1000")
+            .flag("ledger-await-poll"),
+        ],
+    };
+}
+
+/// The ledger lives in Postgres only: a scope's row is locked while its effects are written.
+pub(crate) const POSTGRES: Kind = Kind::Checked {
+    check: |text| matches!(text.parse(), Ok(Database::Postgres(_))),
+    allowed: "use postgres://USER@HOST/DATABASE",
+};
+
+/// The database that the setting `key` names, which its role can't do without.
+pub(crate) fn postgres<B: Block>(
+    all: &All,
+    key: &str,
+    url: Option<&Secret>,
+) -> Result<Box<PgConnectOptions>, BadSetting> {
+    match all.parsed::<B, _>(key, url.map(Secret::expose))? {
+        Database::Postgres(options) => Ok(options),
+        Database::Sqlite(_) => Err(all.refuse::<B>(key, "use postgres://USER@HOST/DATABASE")),
+    }
+}

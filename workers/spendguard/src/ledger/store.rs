@@ -1,0 +1,360 @@
+//! The ledger's statements: each call is one, and one round trip.
+
+use std::time::Duration;
+
+use lease_core::{Grant, Record, Tag};
+use lease_worker_common::{database::StoreError, pool::Pool};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
+use sqlx::query::Query;
+use sqlx::types::Uuid;
+use sqlx::{Postgres, Row};
+
+/// The ledger's tables in one database.
+pub struct LedgerStore {
+    pool: Pool,
+}
+
+/// A refusal that the ledger's own rules ask for; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs.
+    pub code: String,
+    /// For people: what happened and what to do.
+    pub message: String,
+}
+
+/// The term that a write speaks for.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    /// The scope.
+    pub scope: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// Who holds it.
+    pub instance: String,
+    /// The term's epoch.
+    pub epoch: i64,
+    /// The term's grant.
+    pub grant: Grant,
+}
+
+/// An attempt at a scope.
+#[derive(Clone, Debug)]
+pub struct Acquisition {
+    /// The scope.
+    pub scope: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// Who asks.
+    pub instance: String,
+    /// How long the term lasts without a renewal.
+    pub ttl_seconds: i32,
+    /// Take it whoever holds it.
+    pub force: bool,
+    /// Names the attempt; repeated, it gets the same answer.
+    pub attempt: Option<String>,
+    /// A renewal: what the caller holds.
+    pub grant: Option<Grant>,
+}
+
+/// What became of an acquisition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// The caller holds the scope.
+    Success {
+        /// acquire, renew, recover, takeover, revoke.
+        action: String,
+        /// The term's epoch.
+        epoch: i64,
+        /// The term's grant.
+        grant: Grant,
+        /// Microseconds since 1970.
+        expires_us: i64,
+    },
+    /// Somebody else does.
+    Denied {
+        /// Who.
+        holder: String,
+        /// Since which epoch.
+        epoch: i64,
+        /// Microseconds since 1970.
+        expires_us: i64,
+    },
+}
+
+/// A reservation as an answer shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationRow {
+    /// Its name.
+    pub id: Uuid,
+    /// reserved, committed, released.
+    pub state: String,
+    /// Microseconds since 1970.
+    pub expires_us: i64,
+    /// The epoch in which this answer was written.
+    pub epoch: i64,
+}
+
+/// A scope's register as it was read.
+#[derive(Clone, Debug)]
+pub struct ScopeView {
+    /// The lease record, as JSON; `None` while there is none.
+    pub record: Option<String>,
+    /// It has no live holder.
+    pub free: bool,
+    /// The database's clock says that its grant has run out.
+    pub run_out: bool,
+    /// For how long the holder is still live, by the database's clock.
+    pub remaining: Duration,
+}
+
+impl ScopeView {
+    /// The record's tag.
+    pub fn tag(&self) -> Option<Tag> {
+        let record: Record = serde_json::from_str(self.record.as_deref()?).ok()?;
+        Some(record.tag)
+    }
+}
+
+/// The outcome of a write of a scope's register.
+#[derive(Clone, Debug)]
+pub enum Put {
+    /// It was written: the change, or for an acquisition acquire, recover or takeover.
+    Written(String),
+    /// The register had another tag.
+    Conflict(ScopeView),
+}
+
+/// The ledger's answer, or its refusal.
+pub type Answer<T> = Result<Result<T, Refusal>, StoreError>;
+
+/// The first statement on each connection.
+pub(crate) const BEGIN: &str = "SELECT ledger_begin_session()";
+const SCOPE: &str = "SELECT * FROM ledger_fencing_scope($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+const VIEW: &str = "SELECT * FROM ledger_scope_view($1, $2)";
+const PUT: &str = "SELECT * FROM ledger_put_scope($1, $2, $3, $4::jsonb, $5)";
+const RESERVE: &str = "SELECT * FROM ledger_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+const SETTLE: &str = "SELECT * FROM ledger_settle($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+/// The request of `ledger_fencing_scope`, most of it optional.
+#[derive(Default)]
+struct ScopeRequest<'a> {
+    request: &'static str,
+    scope: &'a str,
+    tenant: &'a str,
+    instance: Option<&'a str>,
+    epoch: Option<i64>,
+    grant: Option<Grant>,
+    ttl_seconds: Option<i32>,
+    force: bool,
+    attempt: Option<&'a str>,
+    note: Option<&'a str>,
+}
+
+impl LedgerStore {
+    /// Connects at the first use.
+    pub fn open(options: &PgConnectOptions, connections: u32, statement_limit: Duration) -> Self {
+        let options = options.clone().application_name("leasehold ledger");
+        // Each statement is planned once a connection.
+        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
+        Self { pool: Pool::new(&options, connections, statement_limit, BEGIN) }
+    }
+
+    /// Takes a scope, or renews it.
+    pub async fn acquire(&self, asked: &Acquisition) -> Answer<Acquired> {
+        let request = ScopeRequest {
+            request: "acquire",
+            scope: &asked.scope,
+            tenant: &asked.tenant,
+            instance: Some(&asked.instance),
+            grant: asked.grant,
+            ttl_seconds: Some(asked.ttl_seconds),
+            force: asked.force,
+            attempt: asked.attempt.as_deref(),
+            ..ScopeRequest::default()
+        };
+        let row = match self.scope(request).await? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let action: String = row.try_get("o_outcome")?;
+        let (epoch, expires_us) = (row.try_get("o_epoch")?, row.try_get("o_expires_us")?);
+        Ok(Ok(if action == "denied" {
+            Acquired::Denied { holder: row.try_get("o_holder")?, epoch, expires_us }
+        } else {
+            let grant: Uuid = row.try_get("o_grant")?;
+            Acquired::Success { action, epoch, grant: Grant(grant.as_u128()), expires_us }
+        }))
+    }
+
+    /// Gives a scope up; returns its epoch.
+    pub async fn release(&self, fence: &Fence) -> Answer<i64> {
+        let request = ScopeRequest {
+            request: "release",
+            scope: &fence.scope,
+            tenant: &fence.tenant,
+            instance: Some(&fence.instance),
+            epoch: Some(fence.epoch),
+            grant: Some(fence.grant),
+            ..ScopeRequest::default()
+        };
+        match self.scope(request).await? {
+            Ok(row) => Ok(Ok(row.try_get("o_epoch")?)),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// Ends whatever term there is; returns the scope's epoch from now on, and who held it.
+    pub async fn revoke(&self, scope: &str, tenant: &str, by: &str) -> Answer<(i64, Option<String>)> {
+        let note = Some(by);
+        let request = ScopeRequest { request: "revoke", scope, tenant, note, ..ScopeRequest::default() };
+        match self.scope(request).await? {
+            Ok(row) => Ok(Ok((row.try_get("o_epoch")?, row.try_get("o_holder")?))),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    async fn scope(&self, asked: ScopeRequest<'_>) -> Answer<PgRow> {
+        let query = sqlx::query(SCOPE)
+            .bind(asked.request)
+            .bind(asked.scope)
+            .bind(asked.tenant)
+            .bind(asked.instance)
+            .bind(asked.epoch)
+            .bind(asked.grant.map(uuid))
+            .bind(asked.ttl_seconds)
+            .bind(asked.force)
+            .bind(asked.attempt)
+            .bind(uuid(Grant::random()))
+            .bind(asked.note);
+        self.answer(query).await
+    }
+
+    /// Reads a scope's register.
+    pub async fn observe(&self, scope: &str, tenant: &str) -> Answer<ScopeView> {
+        let row = match self.answer(sqlx::query(VIEW).bind(scope).bind(tenant)).await? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let remaining: i64 = row.try_get("o_remaining_ms")?;
+        Ok(Ok(ScopeView {
+            record: row.try_get("o_record")?,
+            free: row.try_get("o_free")?,
+            run_out: row.try_get("o_run_out")?,
+            remaining: Duration::from_millis(remaining.unsigned_abs()),
+        }))
+    }
+
+    /// Writes a scope's register if its tag is still `expected`. `change` is named as in JSON.
+    pub async fn put(
+        &self,
+        scope: &str,
+        tenant: &str,
+        expected: Option<Tag>,
+        record: &Record,
+        change: &str,
+    ) -> Answer<Put> {
+        let record = serde_json::to_string(record).unwrap_or_default();
+        let query = sqlx::query(PUT)
+            .bind(scope)
+            .bind(tenant)
+            .bind(expected.map(|tag| Uuid::from_u128(tag.0)))
+            .bind(record)
+            .bind(change);
+        let row = match self.answer(query).await? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let outcome: String = row.try_get("o_outcome")?;
+        if outcome != "conflict" {
+            return Ok(Ok(Put::Written(outcome)));
+        }
+        Ok(self.observe(scope, tenant).await?.map(Put::Conflict))
+    }
+
+    /// Sets an amount aside.
+    pub async fn reserve(
+        &self,
+        fence: &Fence,
+        key: &str,
+        request_id: &str,
+        amount_minor: i64,
+        currency: &str,
+        ttl_seconds: i32,
+    ) -> Answer<ReservationRow> {
+        let query = fenced(sqlx::query(RESERVE), fence)
+            .bind(key)
+            .bind(request_id)
+            .bind(uuid(Grant::random()))
+            .bind(amount_minor)
+            .bind(currency)
+            .bind(ttl_seconds);
+        self.reservation(query).await
+    }
+
+    /// Spends a reservation, or gives it back.
+    pub async fn settle(
+        &self,
+        commit: bool,
+        fence: &Fence,
+        key: &str,
+        request_id: &str,
+        reservation: Uuid,
+    ) -> Answer<ReservationRow> {
+        let query = sqlx::query(SETTLE).bind(if commit { "commit" } else { "release" });
+        let query = fenced(query, fence).bind(key).bind(request_id).bind(reservation);
+        self.reservation(query).await
+    }
+
+    async fn reservation(&self, query: Query<'_, Postgres, PgArguments>) -> Answer<ReservationRow> {
+        Ok(match self.answer(query).await? {
+            Ok(row) => Ok(ReservationRow {
+                id: row.try_get("o_reservation")?,
+                state: row.try_get("o_state")?,
+                expires_us: row.try_get("o_expires_us")?,
+                epoch: row.try_get("o_epoch")?,
+            }),
+            Err(refusal) => Err(refusal),
+        })
+    }
+
+    async fn answer(&self, query: Query<'_, Postgres, PgArguments>) -> Answer<PgRow> {
+        let mut lent = self.pool.take().await?;
+        match query.fetch_one(&mut *lent).await {
+            Ok(row) => {
+                lent.keep();
+                let code: Option<String> = row.try_get("o_code")?;
+                Ok(match code {
+                    None => Ok(row),
+                    Some(code) => Err(Refusal { code, message: row.try_get("o_message")? }),
+                })
+            }
+            Err(error) => {
+                lent.failed(&error);
+                match error.as_database_error() {
+                    Some(database) if database.code().as_deref() == Some(EXCEEDED) => Ok(Err(Refusal {
+                        code: "BUDGET_EXCEEDED".to_owned(),
+                        message: database.message().to_owned(),
+                    })),
+                    _ => Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+/// What a function raises when it must undo what it has written: the budget went to others meanwhile.
+const EXCEEDED: &str = "LH002";
+
+fn fenced<'q>(query: Query<'q, Postgres, PgArguments>, fence: &'q Fence) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(&fence.scope)
+        .bind(&fence.tenant)
+        .bind(&fence.instance)
+        .bind(fence.epoch)
+        .bind(uuid(fence.grant))
+}
+
+fn uuid(grant: Grant) -> Uuid {
+    Uuid::from_u128(grant.0)
+}

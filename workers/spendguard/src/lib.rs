@@ -1,0 +1,29 @@
+//! SpendGuard's roles for `leasehold worker`, one folder each.
+//!
+//! [`forwarder`] leads or waits: the leader polls the [`outbox`] and sends what it finds to [`ingest`], which keeps it
+//! in the [`canonical`] store. Each of the two stores is a fenced resource of its own (F-1).
+
+pub mod canonical;
+pub mod cloudevents;
+pub mod forwarder;
+pub mod ingest;
+pub mod ledger;
+pub mod outbox;
+pub mod rpc;
+pub mod sidecar;
+pub mod sweeper;
+
+use lease_settings::Kind;
+use lease_worker_common::Roles;
+
+/// Adds the roles of this package.
+pub fn add_to(roles: &mut Roles) {
+    roles.add(forwarder::OutboxForwarder);
+    roles.add(ingest::CanonicalIngest);
+    roles.add(ledger::Ledger);
+    roles.add(sidecar::Sidecar);
+    roles.add(sweeper::TtlSweeper);
+}
+
+/// For how long rows are kept: up to a hundred years, or 0 for ever.
+const DAYS: Kind = Kind::Integer { min: 0, max: 36_500 };

@@ -1,0 +1,92 @@
+//! The audit outbox: what producers wrote beside their own effects, and what of it is still to be forwarded.
+
+mod postgres;
+mod sqlite;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lease_core::Term;
+use lease_worker_common::database::{Database, StoreError};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::cloudevents::EventKey;
+pub use postgres::PostgresOutbox;
+pub use sqlite::SqliteOutbox;
+
+/// The resource that forwarders' terms are admitted on (F-1). One for each outbox, whatever the lease is called.
+pub const RESOURCE: &str = "audit_outbox";
+
+/// An event as its producer writes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NewEvent {
+    /// Unique for ever.
+    #[serde(flatten)]
+    pub key: EventKey,
+    /// When it happened, in milliseconds since 1970.
+    pub event_time: i64,
+    /// The producer's own epoch at that time.
+    pub fencing_epoch: i64,
+    /// Any JSON.
+    pub payload: Box<RawValue>,
+}
+
+/// A row that is still to be forwarded.
+#[derive(Clone, Debug)]
+pub struct PendingRow {
+    /// Rows are forwarded in this order.
+    pub outbox_id: i64,
+    /// The event.
+    pub event: NewEvent,
+}
+
+/// One outbox. Every write may be repeated.
+#[async_trait]
+pub trait Outbox: Send + Sync + 'static {
+    /// Creates the tables if they aren't there.
+    async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// Writes events, all or none; a key that was ever used is an error.
+    async fn append(&self, events: &[NewEvent]) -> Result<(), StoreError>;
+
+    /// A term's first act: admits it, before its first read (F-1).
+    async fn admit(&self, term: Term) -> Result<(), StoreError>;
+
+    /// Mode `disabled`: a new term from the outbox's own mark, admitted at once.
+    async fn take_term(&self) -> Result<Term, StoreError>;
+
+    /// The oldest rows that are still to be forwarded, oldest first.
+    async fn pending(&self, limit: u32) -> Result<Vec<PendingRow>, StoreError>;
+
+    /// Marks rows as forwarded, if the outbox admits `term` in the same transaction; returns how many weren't yet.
+    async fn mark_forwarded(&self, term: Term, outbox_ids: &[i64]) -> Result<u64, StoreError>;
+
+    /// Removes rows that were forwarded more than `days` ago, 1 or more, at most `limit`, if the outbox admits `term` in
+    /// the same transaction; returns how many. Their keys stay: each is used only once.
+    async fn prune(&self, term: Term, days: u32, limit: u32) -> Result<u64, StoreError>;
+
+    /// For how long the oldest pending row has waited, by the database's clock; zero if none is pending.
+    async fn oldest_pending_age(&self) -> Result<Duration, StoreError>;
+}
+
+/// Opens an outbox. `transaction_limit` bounds a fenced transaction where the store can do so; keep it below the ttl.
+pub async fn open(
+    database: &Database,
+    create: bool,
+    transaction_limit: Duration,
+) -> Result<Arc<dyn Outbox>, StoreError> {
+    Ok(match database {
+        Database::Sqlite(path) => Arc::new(SqliteOutbox::open(path, create).await?),
+        Database::Postgres(options) => Arc::new(PostgresOutbox::open(options, transaction_limit)),
+    })
+}
+
+fn raw(json: String) -> Result<Box<RawValue>, sqlx::Error> {
+    RawValue::from_string(json).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> Result<String, sqlx::Error> {
+    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(error.into()))
+}

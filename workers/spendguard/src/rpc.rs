@@ -1,0 +1,10 @@
+//! Generated from the protocols in `proto/`: messages, clients and servers.
+
+/// The ledger's protocol.
+pub mod ledger {
+    /// `spendguard.ledger.v1`.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("spendguard.ledger.v1");
+    }
+}

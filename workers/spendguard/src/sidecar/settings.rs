@@ -1,0 +1,302 @@
+//! The sidecar's settings.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lease_settings::{BadSetting, Block, Kind, LeaderElection, Millis, Section, Setting, Settings as All};
+use serde::Deserialize;
+
+/// The role's settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    ledger_url: Option<String>,
+    ledger_ca_file: Option<PathBuf>,
+    ledger_cert_file: Option<PathBuf>,
+    ledger_key_file: Option<PathBuf>,
+    ledger_server_name: Option<String>,
+    fencing_scope_id: Option<String>,
+    fencing_scope_mode: String,
+    tenant_id: Option<String>,
+    node_name: Option<String>,
+    fencing_ttl_seconds: u32,
+    standby: bool,
+    poll_interval_ms: Millis,
+    socket_path: Option<PathBuf>,
+    socket_mode: String,
+    max_requests: u32,
+    call_timeout_ms: Millis,
+}
+
+/// The longest path of a Unix socket, less the suffix that it has while it is made.
+const LONGEST_SOCKET_PATH: usize = 100;
+
+const SHARED: &str = "shared";
+const PER_POD: &str = "perPod";
+
+const NAME: Kind = Kind::Checked {
+    check: |text| (1..=200).contains(&text.len()) && !text.chars().any(char::is_control),
+    allowed: "use 1 to 200 characters without control characters",
+};
+
+impl Block for Settings {
+    const SECTION: Section = Section {
+        name: "sidecar",
+        about: "worker sidecar",
+        settings: &[
+            Setting::new(
+                "ledgerUrl",
+                "LEASEHOLD_SIDECAR_LEDGER_URL",
+                Kind::Url(&["http", "https"]),
+                "the ledger, for example https://ledger:9090",
+            )
+            .flag("ledger-url"),
+            Setting::new(
+                "ledgerCaFile",
+                "LEASEHOLD_SIDECAR_LEDGER_CA_FILE",
+                Kind::Path,
+                "the certificates that a ledger at https is checked against, PEM",
+            )
+            .flag("ledger-ca-file"),
+            Setting::new(
+                "ledgerCertFile",
+                "LEASEHOLD_SIDECAR_LEDGER_CERT_FILE",
+                Kind::Path,
+                "the certificate that the sidecar shows to the ledger, PEM",
+            )
+            .flag("ledger-cert-file"),
+            Setting::new(
+                "ledgerKeyFile",
+                "LEASEHOLD_SIDECAR_LEDGER_KEY_FILE",
+                Kind::Path,
+                "the key of that certificate, PEM",
+            )
+            .flag("ledger-key-file"),
+            Setting::new(
+                "ledgerServerName",
+                "LEASEHOLD_SIDECAR_LEDGER_SERVER_NAME",
+                NAME,
+                "the name in the ledger's certificate",
+            )
+            .unset("the host of ledgerUrl")
+            .flag("ledger-server-name"),
+            Setting::new("fencingScopeId", "LEASEHOLD_SIDECAR_FENCING_SCOPE_ID", NAME, "the scope to serve")
+                .flag("fencing-scope"),
+            Setting::new(
+                "fencingScopeMode",
+                "LEASEHOLD_SIDECAR_FENCING_SCOPE_MODE",
+                Kind::OneOf(&[SHARED, PER_POD]),
+                "one sidecar at a time for the scope, or one on each node for <fencingScopeId>/<nodeName>",
+            )
+            .default(SHARED)
+            .flag("fencing-scope-mode"),
+            Setting::new("tenantId", "LEASEHOLD_SIDECAR_TENANT_ID", NAME, "the tenant that owns the scope")
+                .flag("tenant"),
+            Setting::new(
+                "nodeName",
+                "LEASEHOLD_SIDECAR_NODE_NAME",
+                Kind::Checked {
+                    check: |text| {
+                        (1..=253).contains(&text.len())
+                            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+                    },
+                    allowed: "use the node's name: letters, digits, '-', '.' and '_'",
+                },
+                "the node that this sidecar serves, needed in fencingScopeMode perPod",
+            )
+            .flag("node-name"),
+            Setting::new(
+                "fencingTtlSeconds",
+                "SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS",
+                Kind::Integer { min: 1, max: 3_600 },
+                "how long the scope is held without an acknowledged renewal; a third of it lies between renewals",
+            )
+            .default("30")
+            .flag("fencing-ttl-seconds"),
+            Setting::new(
+                "standby",
+                "LEASEHOLD_SIDECAR_STANDBY",
+                Kind::Bool,
+                "wait for a scope that another sidecar holds, instead of ending with an error",
+            )
+            .default("false")
+            .flag("standby"),
+            Setting::new(
+                "pollIntervalMs",
+                "LEASEHOLD_SIDECAR_POLL_INTERVAL_MS",
+                Kind::Millis { min: 10, max: 3_600_000 },
+                "how often a standby asks for the scope, and the longest pause after a failure",
+            )
+            .default("1000")
+            .flag("sidecar-poll-interval"),
+            Setting::new(
+                "socketPath",
+                "LEASEHOLD_SIDECAR_SOCKET_PATH",
+                Kind::Checked {
+                    check: |text| {
+                        text.len() <= LONGEST_SOCKET_PATH
+                            && text.starts_with('/')
+                            && !text.ends_with('/')
+                            && !text.chars().any(char::is_control)
+                    },
+                    allowed: "use an absolute path of at most 100 bytes, for example /run/spendguard/sidecar.sock",
+                },
+                "the Unix socket that serves this node's pods",
+            )
+            .flag("socket"),
+            Setting::new(
+                "socketMode",
+                "LEASEHOLD_SIDECAR_SOCKET_MODE",
+                Kind::Checked {
+                    check: |text| socket_mode(text).is_some(),
+                    allowed: "use three or four octal digits, in quotes in a file, for example 0660",
+                },
+                "the permissions of the socket",
+            )
+            .default("0660")
+            .flag("socket-mode"),
+            Setting::new(
+                "maxRequests",
+                "LEASEHOLD_SIDECAR_MAX_REQUESTS",
+                Kind::Integer { min: 1, max: 10_000 },
+                "how many requests may be under way at once; others are told to come back",
+            )
+            .default("256")
+            .flag("sidecar-max-requests"),
+            Setting::new(
+                "callTimeoutMs",
+                "LEASEHOLD_SIDECAR_CALL_TIMEOUT_MS",
+                Kind::Millis { min: 10, max: 3_600_000 },
+                "how long the ledger may take for one request",
+            )
+            .default("5000")
+            .flag("sidecar-call-timeout"),
+        ],
+    };
+}
+
+fn socket_mode(text: &str) -> Option<u32> {
+    let fine = (3..=4).contains(&text.len());
+    u32::from_str_radix(text, 8).ok().filter(|mode| fine && *mode <= 0o777)
+}
+
+/// The ledger's URL and TLS settings.
+#[derive(Clone, Debug)]
+pub(super) struct LedgerAt {
+    pub(super) url: String,
+    pub(super) tls: Option<Tls>,
+}
+
+/// Certificates and key for TLS, read at the start so that a missing file is refused as a bad setting.
+#[derive(Clone)]
+pub(super) struct Tls {
+    pub(super) ca_pem: Vec<u8>,
+    pub(super) identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    pub(super) server_name: Option<String>,
+}
+
+/// Without the key.
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+/// Which scope, as whom, and for how long.
+#[derive(Clone, Debug)]
+pub(super) struct ScopePlan {
+    pub(super) scope: String,
+    pub(super) tenant: String,
+    pub(super) instance: String,
+    pub(super) ttl_seconds: u32,
+    pub(super) standby: bool,
+    pub(super) poll_every: Duration,
+}
+
+/// The role's checked settings.
+#[derive(Clone, Debug)]
+pub(super) struct SidecarPlan {
+    pub(super) ledger: LedgerAt,
+    pub(super) scope: ScopePlan,
+    pub(super) socket: PathBuf,
+    pub(super) socket_mode: u32,
+    pub(super) max_requests: usize,
+    pub(super) call_limit: Duration,
+    pub(super) stop_budget: Duration,
+    pub(super) listen: String,
+}
+
+impl SidecarPlan {
+    pub(super) fn of(all: &All) -> Result<Self, BadSetting> {
+        let role: Settings = all.block()?;
+        let url = all.required::<Settings, _>("ledgerUrl", role.ledger_url.clone())?;
+        let scope = all.required::<Settings, _>("fencingScopeId", role.fencing_scope_id.clone())?;
+        let tenant = all.required::<Settings, _>("tenantId", role.tenant_id.clone())?;
+        let socket = all.required::<Settings, _>("socketPath", role.socket_path.clone())?;
+        let scope = match role.fencing_scope_mode.as_str() {
+            PER_POD => {
+                let node = all.required::<Settings, _>("nodeName", role.node_name.clone())?;
+                format!("{scope}/{node}")
+            }
+            _ => scope,
+        };
+        let ledger = LedgerAt { tls: tls(all, &role, &url)?, url };
+        let mode = socket_mode(&role.socket_mode);
+        let mode = mode.ok_or_else(|| all.refuse::<Settings>("socketMode", "use octal digits"))?;
+        Ok(Self {
+            ledger,
+            scope: ScopePlan {
+                scope,
+                tenant,
+                instance: all.workload_id()?.as_str().to_owned(),
+                ttl_seconds: role.fencing_ttl_seconds,
+                standby: role.standby,
+                poll_every: role.poll_interval_ms.into(),
+            },
+            socket,
+            socket_mode: mode,
+            max_requests: role.max_requests as usize,
+            call_limit: role.call_timeout_ms.into(),
+            stop_budget: all.block::<LeaderElection>()?.stop_budget_ms.into(),
+            listen: all.block::<lease_worker_common::health::Settings>()?.listen,
+        })
+    }
+}
+
+fn tls(all: &All, role: &Settings, url: &str) -> Result<Option<Tls>, BadSetting> {
+    let read = |key: &str, path: &Path| {
+        std::fs::read(path).map_err(|error| {
+            all.refuse::<Settings>(key, format!("the file can't be read: {error}; name a readable PEM file"))
+        })
+    };
+    if !url.starts_with("https:") {
+        let files = [
+            ("ledgerCaFile", &role.ledger_ca_file),
+            ("ledgerCertFile", &role.ledger_cert_file),
+            ("ledgerKeyFile", &role.ledger_key_file),
+        ];
+        if let Some((key, _)) = files.into_iter().find(|(_, file)| file.is_some()) {
+            let why = "the ledger is not at https, so it would not be used: use an https:// ledgerUrl, or remove it";
+            return Err(all.refuse::<Settings>(key, why));
+        }
+        return Ok(None);
+    }
+    let ca = all.required::<Settings, _>("ledgerCaFile", role.ledger_ca_file.clone())?;
+    let identity_pem = match (&role.ledger_cert_file, &role.ledger_key_file) {
+        (Some(cert), Some(key)) => Some((read("ledgerCertFile", cert)?, read("ledgerKeyFile", key)?)),
+        (None, None) => None,
+        (Some(_), None) => {
+            all.required::<Settings, PathBuf>("ledgerKeyFile", None)?;
+            None
+        }
+        (None, Some(_)) => {
+            all.required::<Settings, PathBuf>("ledgerCertFile", None)?;
+            None
+        }
+    };
+    Ok(Some(Tls {
+        ca_pem: read("ledgerCaFile", &ca)?,
+        identity_pem,
+        server_name: role.ledger_server_name.clone(),
+    }))
+}

@@ -1,0 +1,134 @@
+//! Expired reservations, in the ledger's database.
+
+use std::time::Duration;
+
+use lease_core::Term;
+use lease_core::fence::Stale;
+use lease_postgres::Fence;
+use lease_worker_common::{database::StoreError, pool::Pool};
+use sqlx::postgres::{PgArguments, PgConnectOptions};
+use sqlx::query::QueryScalar;
+use sqlx::types::Uuid;
+use sqlx::{Connection, Postgres};
+
+use crate::ledger::store::BEGIN;
+
+/// The resource that sweepers' terms are admitted on (F-1), as in `ledger_sweep`.
+pub const RESOURCE: &str = "ttl_sweeper";
+/// What the admission of an old term raises.
+const STALE: &str = "LH001";
+
+/// For a leader's batches, the probes of its readiness and the scrapes of its metrics.
+const CONNECTIONS: u32 = 3;
+
+/// For how many days the ledger remembers what is over; 0 is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Changes of a scope's holder.
+    pub scope_days: u32,
+    /// Changes of reservations, and the idempotency keys that they were asked for under.
+    pub audit_days: u32,
+}
+
+/// The reservations of one ledger.
+pub struct Expired {
+    pool: Pool,
+}
+
+impl Expired {
+    /// Connects at the first use.
+    pub fn open(options: &PgConnectOptions, statement_limit: Duration) -> Self {
+        let options = options.clone().application_name("leasehold");
+        // What expires draws numbers from the ledger's sequence, so it begins as the ledger does.
+        Self { pool: Pool::new(&options, CONNECTIONS, statement_limit, BEGIN) }
+    }
+
+    /// Releases at most `limit` reservations whose time is over, each with its audit row and outbox row, if the ledger
+    /// admits `term` in the same transaction; returns how many. One statement: all of it or nothing.
+    ///
+    /// # Errors
+    /// A later term has been admitted, or the database's.
+    pub async fn sweep(&self, term: Term, owner: &str, limit: u32) -> Result<u64, StoreError> {
+        let sweep = sqlx::query_scalar("SELECT ledger_sweep($1, $2, $3, $4)")
+            .bind(int(limit))
+            .bind(owner)
+            .bind(epoch(term)?)
+            .bind(Uuid::from_u128(term.grant.0));
+        self.count(sweep, term).await
+    }
+
+    /// Removes rows that are older than they are kept, at most `limit` of each table, if the ledger admits `term` in
+    /// the same transaction; returns how many. What is live or still to be forwarded stays. One statement.
+    ///
+    /// # Errors
+    /// As for [`sweep`](Self::sweep).
+    pub async fn prune(&self, term: Term, keep: Retention, limit: u32) -> Result<u64, StoreError> {
+        let prune = sqlx::query_scalar("SELECT ledger_prune($1, $2, $3, $4, $5)")
+            .bind(int(limit))
+            .bind(int(keep.scope_days))
+            .bind(int(keep.audit_days))
+            .bind(epoch(term)?)
+            .bind(Uuid::from_u128(term.grant.0));
+        self.count(prune, term).await
+    }
+
+    /// Mode `disabled`: a new term from the ledger's own mark, admitted at once.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn take_term(&self) -> Result<Term, StoreError> {
+        let mut lent = self.pool.take().await?;
+        let taken = async {
+            let mut tx = lent.begin().await?;
+            let term = Fence::new(RESOURCE).take_term(&mut tx).await?;
+            tx.commit().await?;
+            Ok(term)
+        };
+        let taken = taken.await;
+        lent.after(taken)
+    }
+
+    /// For how long the oldest reservation that is over has waited, by the database's clock; zero if none waits.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn oldest_age(&self) -> Result<Duration, StoreError> {
+        let mut lent = self.pool.take().await?;
+        let age: Result<Option<i64>, _> = sqlx::query_scalar(
+            "SELECT (extract(epoch FROM clock_timestamp() - ttl_expires_at) * 1000)::bigint
+             FROM reservations WHERE current_state = 'reserved' ORDER BY ttl_expires_at LIMIT 1",
+        )
+        .fetch_optional(&mut *lent)
+        .await;
+        let age = lent.after(age.map_err(Into::into))?;
+        Ok(Duration::from_millis(age.unwrap_or(0).max(0) as u64))
+    }
+
+    /// How many rows a fenced statement changed.
+    async fn count(
+        &self,
+        statement: QueryScalar<'_, Postgres, i64, PgArguments>,
+        term: Term,
+    ) -> Result<u64, StoreError> {
+        let mut lent = self.pool.take().await?;
+        let changed = match statement.fetch_one(&mut *lent).await {
+            Ok(rows) => Ok(rows.unsigned_abs()),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STALE) => Err(refused(term)),
+            Err(error) => Err(error.into()),
+        };
+        lent.after(changed)
+    }
+}
+
+fn refused(term: Term) -> StoreError {
+    StoreError::Stale(Stale { refused: term })
+}
+
+/// The store can't issue, nor ever admit, a greater one.
+fn epoch(term: Term) -> Result<i64, StoreError> {
+    i64::try_from(term.epoch).map_err(|_| refused(term))
+}
+
+fn int(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}

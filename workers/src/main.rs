@@ -1,7 +1,0 @@
-//! `leasehold`: workers, the guard and the operator's commands.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    lease_workers::Cli::new().run()
-}
