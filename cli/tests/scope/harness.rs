@@ -8,9 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use lease_conformance::{Attached, Facility, Harness, Missing};
-use lease_core::{BackendError, LeaseBackend};
-use lease_testbed::{Postgres, PostgresOptions, Process, Proxy};
+use lease_core::{
+    BackendError, Capabilities, Change, Hints, LeaseBackend, LeaseName, Observation, PutOutcome, Record,
+};
 use lease_spendguard::sidecar::{Ledger, Scopes, ScopesConfig};
+use lease_testbed::{Postgres, PostgresOptions, Process, Proxy};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Mutex;
 
@@ -124,7 +126,8 @@ impl Harness for LedgerHarness {
     }
 
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
-        Ok(Arc::new(self.scopes(&self.url)?))
+        let scopes = self.scopes(&self.url)?;
+        Ok(if self.run_out_is_free { Arc::new(Fenced(scopes)) } else { Arc::new(scopes) })
     }
 
     fn parallel_cases(&self) -> usize {
@@ -187,5 +190,34 @@ impl Harness for LedgerHarness {
         let mut command = Command::new(env::current_exe().ok()?);
         command.env(URL, &self.url);
         Some(command)
+    }
+}
+
+/// Marks every term as one whose effects are all fenced (F-3), as the sidecar's elector does.
+struct Fenced(Scopes);
+
+#[async_trait]
+impl LeaseBackend for Fenced {
+    async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
+        self.0.observe(name).await
+    }
+
+    async fn put_if(
+        &self,
+        name: &LeaseName,
+        expected: &Observation,
+        record: &Record,
+        change: Change,
+    ) -> Result<PutOutcome, BackendError> {
+        let record = Record { preemptible: true, ..record.clone() };
+        self.0.put_if(name, expected, &record, change).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
+        self.0.watch(prefix).await
     }
 }

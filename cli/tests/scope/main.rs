@@ -79,10 +79,14 @@ const IGNORED: &[&str] = &[
     "history::tells_the_life_of_an_elector",
 ];
 
-/// Groups of cases, and single ones of groups in which others wait out a ttl by the candidate's own clock.
+/// Groups of cases, and single ones of groups in which others wait out a ttl by the candidate's own clock, or compare
+/// a record with the one that was written before its term ran out.
 const SEEN_BY_A_SIDECAR: &[&str] = &[
-    "register::",
-    "epoch::",
+    "epoch::the_floor",
+    "epoch::rises",
+    "epoch::survives_a_release",
+    "epoch::a_raised_fence",
+    "epoch::init_above",
     "acquire::",
     "renew::",
     "release::",
@@ -90,7 +94,6 @@ const SEEN_BY_A_SIDECAR: &[&str] = &[
     "outage::",
     "watch::",
     "cancellation::",
-    "properties::",
     "process::",
     "fence::a_refused_term_ends_at_once",
     "expiry::a_dead_holder_is_followed_by_one",

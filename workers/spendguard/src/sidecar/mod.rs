@@ -73,8 +73,9 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let mut keeper = Keeper::start(ledger.clone(), plan.scope.clone(), held.clone(), &stop, budget)
         .map_err(|error| Failure::new(error.to_string()))?;
     tokio::select! {
-        first = keeper.first_term() => first.map_err(Failure::new)?,
+        biased;
         () = stop.cancelled() => return given_up(keeper).await,
+        first = keeper.first_term() => first.map_err(Failure::new)?,
     };
     // Only now: a pod that finds the socket finds somebody who may decide.
     let (listener, socket) = match socket::bind(&plan.socket, plan.socket_mode).await {

@@ -115,8 +115,8 @@ impl Scopes {
         let ours = *lock(&self.tried);
         let held = record.clone().filter(|record| !scope.run_out && record.grant.is_some());
         self.meet(name, held.filter(|record| record.grant != ours));
-        if let Some(record) = record.as_mut().filter(|_| scope.run_out && self.config.run_out_is_free) {
-            record.grant = None;
+        if scope.run_out && self.config.run_out_is_free {
+            record.iter_mut().for_each(free);
         }
         Ok(shown(record))
     }
@@ -158,6 +158,13 @@ fn parsed(scope: &FencingScope) -> Result<Option<Record>, CallError> {
 fn shown(record: Option<Record>) -> Observation {
     let floor = record.as_ref().map_or(0, |record| record.epoch);
     Observation { record, lineage: Lineage(LINEAGE.to_owned()), floor, version: String::new() }
+}
+
+/// As it is once its term has run out; a final record stays as it is.
+fn free(record: &mut Record) {
+    if record.sealed.is_none() {
+        record.grant = None;
+    }
 }
 
 /// The change as its JSON names it.
@@ -266,7 +273,7 @@ impl LeaseBackend for Scopes {
                     if scope.run_out && !run_out_is_free {
                         continue;
                     }
-                    record.grant = None;
+                    free(&mut record);
                     return Some((Hint::Shows(name, shown(Some(record))), (client, asked)));
                 }
             }
