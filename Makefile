@@ -55,19 +55,19 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 		"$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) roll $(SEED:%=--seed %)" \
-		| sh scripts/together.sh 3
+		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
 		"$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)" \
 		"$(LAB) drill storm --takeovers 100 $(SEED:%=--seed %)" \
-		| sh scripts/together.sh 3
+		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
 		"$(LAB) failover --mode sqlite --ttl 2s --times 50" \
 		"$(LAB) failover --mode postgres --ttl 2s --times 50" \
 		"$(LAB) failover --mode etcd --ttl 2s --times 50" \
 		"$(LAB) failover --mode k8s --ttl 2s --times 20" \
 		"$(LAB) failover --mode postgres --ttl 15s --times 3" \
-		| sh scripts/together.sh 5
+		| LIMIT=1800 sh scripts/together.sh 5
 
 e2e: ## the Helm chart on a real control plane, whose pods run as processes here; needs root rights
 	@sh scripts/setup.sh postgres etcd k8s helm

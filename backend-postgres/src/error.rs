@@ -5,6 +5,20 @@ use std::io::ErrorKind;
 use lease_core::BackendError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+/// The [`source`](std::error::Error::source) of the refusal of a database whose lease tables are missing, or older than
+/// this program: to be made by [`migrate`](crate::migrate).
+#[derive(Debug, thiserror::Error)]
+#[error("the lease tables are missing or too old: run migrate as a role that may create tables")]
+pub struct NotMigrated {
+    source: Option<sqlx::Error>,
+}
+
+impl NotMigrated {
+    pub(crate) fn refusal(context: impl Into<String>, source: Option<sqlx::Error>) -> BackendError {
+        BackendError::refused(context).with_source(Self { source })
+    }
+}
+
 /// The fence's own SQLSTATE; see `migrations/0002_fence.sql`.
 pub(crate) const STALE: &str = "LH001";
 
@@ -41,6 +55,9 @@ fn is_rolled_back(error: &PgDatabaseError) -> bool {
 }
 
 fn with_advice(mut failed: BackendError, error: sqlx::Error) -> BackendError {
+    if database(&error).is_some_and(|error| ["3F000", "42P01", "42703", "42883"].contains(&error.code())) {
+        return NotMigrated::refusal(failed.context, Some(error));
+    }
     if let Some(advice) = advice(&error) {
         failed.refused = advice.refused;
         failed.context = format!("{}: {}", failed.context, advice.text);
@@ -71,7 +88,6 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
         "42501" => refused(
             "the role lacks a privilege; grant it with roles.sql, or for tables to be made use a role that may",
         ),
-        "3F000" | "42P01" | "42703" | "42883" => refused(NOT_MIGRATED),
         "26000" | "42P05" => refused(LOST_STATEMENTS),
         "25006" => passing("the server is read-only: a standby, or a full disk; use the primary"),
         "55000" if error.message().contains("recovery") => {
@@ -87,8 +103,6 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
 }
 
 const TLS: &str = "no TLS connection; check sslmode and sslrootcert in the url, and the server's certificate";
-
-pub(crate) const NOT_MIGRATED: &str = "the lease tables are missing or older than this program; run `leasehold migrate-schema` as a role that may create tables";
 
 const LOST_STATEMENTS: &str = "the pooler in between loses prepared statements; use PgBouncer 1.21 or \
     later with max_prepared_statements above 0, session pooling, or a direct connection";

@@ -5,7 +5,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use crate::config::{PostgresConfig, Schema, server};
-use crate::error::{NOT_MIGRATED, not_applied};
+use crate::error::{NotMigrated, not_applied};
 use crate::pool::Pool;
 use crate::server::{CallFailed, Opened, Server};
 use crate::statements::query;
@@ -110,10 +110,12 @@ pub(crate) async fn check(pool: &Pool<Server>) -> Result<(), BackendError> {
     });
     match version.await.map_err(|failed| failed.of_read(context.as_str()))? {
         Some(version) if version as usize >= MIGRATIONS.len() => Ok(()),
-        found => Err(BackendError::refused(format!(
-            "{context}: version {} was found, {} is needed: {NOT_MIGRATED}",
-            found.unwrap_or(0),
-            MIGRATIONS.len(),
-        ))),
+        found => {
+            let (found, needed) = (found.unwrap_or(0), MIGRATIONS.len());
+            Err(NotMigrated::refusal(
+                format!("{context}: version {found} was found, {needed} is needed"),
+                None,
+            ))
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! One elector of a case: what it holds, and how the case steers it.
+//! The electors of a case that run in its own process, and how the case steers them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -8,13 +8,90 @@ use lease_core::elector::StepFn;
 use lease_core::{
     BackendError, Clock, Elector, ElectorBuilder, Leadership, LeaseBackend, LeaseName, WallTime, WorkloadId,
 };
+use lease_judge::history::What;
+use lease_judge::recording::recorded;
+use lease_judge::{Patience, Recorder};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::context::Cx;
-use crate::history::What;
-use crate::recording::recorded;
+use crate::harness::Harness;
+use crate::step::Core;
 use crate::tap::{Tap, Tapped};
+
+/// All electors of a case, and what they share.
+pub(crate) struct Cast {
+    harness: Arc<dyn Harness>,
+    pub(crate) core: Core,
+    recorder: Recorder,
+    patience: Patience,
+    members: Mutex<Vec<Member>>,
+    handles: Mutex<Vec<Handle>>,
+}
+
+struct Member {
+    name: String,
+    control: Control,
+    tap: Tap,
+}
+
+/// A term's handle, kept to see whether it is still true when a later one begins.
+struct Handle {
+    lease: LeaseName,
+    actor: String,
+    leadership: Leadership,
+    /// Reported already, or of an actor that died.
+    done: bool,
+}
+
+impl Cast {
+    pub(crate) fn new(
+        harness: Arc<dyn Harness>,
+        core: Core,
+        recorder: Recorder,
+        patience: Patience,
+    ) -> Arc<Self> {
+        let (members, handles) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { harness, core, recorder, patience, members, handles })
+    }
+
+    /// Takes note of a term that begins, and of handles of earlier ones that are still true.
+    fn begins(&self, lease: &LeaseName, actor: &str, leadership: &Leadership) {
+        let now = Clock::boot().now();
+        let mut handles = self.handles.lock().expect("not poisoned");
+        for earlier in handles.iter_mut().filter(|handle| handle.lease == *lease && !handle.done) {
+            if leadership.is_leader_now() && earlier.leadership.is_leader_now() {
+                earlier.done = true;
+                let term = earlier.leadership.term();
+                self.recorder.record(lease, now, actor, What::StillTrue { term });
+            }
+        }
+        let leadership = leadership.clone();
+        handles.push(Handle { lease: lease.clone(), actor: actor.to_owned(), leadership, done: false });
+    }
+
+    /// Takes note of a death: from here on nobody asks the actor's own check.
+    fn died(&self, lease: &LeaseName, actor: &str) {
+        let mut handles = self.handles.lock().expect("not poisoned");
+        handles.iter_mut().filter(|handle| handle.actor == actor).for_each(|handle| handle.done = true);
+        self.recorder.record(lease, Clock::boot().now(), actor, What::Died);
+    }
+
+    /// Ends all electors.
+    pub(crate) async fn end(&self) -> anyhow::Result<()> {
+        let members: Vec<_> = self.members.lock().expect("not poisoned").drain(..).collect();
+        for member in &members {
+            member.tap.cut(false);
+            if member.tap.is_dead() {
+                member.control.abort().await;
+            }
+            member.control.stop();
+        }
+        for member in &members {
+            self.patience.wait(&format!("{} to end", member.name), member.control.ended()).await?;
+        }
+        Ok(())
+    }
+}
 
 /// How an actor is made; the defaults are the harness's ttl and the case's own lease.
 pub(crate) struct ActorSpec {
@@ -39,27 +116,28 @@ pub(crate) struct Actor {
     pub(crate) name: String,
     pub(crate) tap: Tap,
     pub(crate) lease: LeaseName,
+    cast: Arc<Cast>,
     begun: mpsc::UnboundedReceiver<Leadership>,
     control: Control,
     holder_is_dead: Box<dyn Fn() + Send + Sync>,
 }
 
-/// What the case keeps of each actor, to end it.
+/// Ends an actor.
 #[derive(Clone)]
-pub(crate) struct Control {
+struct Control {
     stop: Arc<watch::Sender<bool>>,
     returns: Arc<watch::Sender<bool>>,
-    pub(crate) task: Arc<tokio::sync::Mutex<Option<JoinHandle<()>>>>,
+    task: Arc<tokio::sync::Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Control {
     /// Tells the actor to shut down, and its work to return.
-    pub(crate) fn stop(&self) {
+    fn stop(&self) {
         self.stop.send_replace(true);
         self.returns.send_replace(true);
     }
 
-    pub(crate) async fn ended(&self) {
+    async fn ended(&self) {
         let mut task = self.task.lock().await;
         if let Some(running) = task.as_mut() {
             let _ = running.await;
@@ -68,7 +146,7 @@ impl Control {
     }
 
     /// Drops the elector, as the end of its process would; nothing that it still says reaches the store.
-    pub(crate) async fn abort(&self) {
+    async fn abort(&self) {
         if let Some(task) = self.task.lock().await.take() {
             task.abort();
         }
@@ -76,9 +154,9 @@ impl Control {
 }
 
 impl ActorSpec {
-    pub(crate) fn start(self, cx: &Arc<Cx>, name: String) -> anyhow::Result<Actor> {
-        let step = self.step(cx, &name);
-        let (harness, tap, shared) = (cx.harness.clone(), self.tap.clone(), self.shared.clone());
+    pub(crate) fn start(self, cast: &Arc<Cast>, name: String) -> anyhow::Result<Actor> {
+        let step = self.step(cast, &name);
+        let (harness, tap, shared) = (cast.harness.clone(), self.tap.clone(), self.shared.clone());
         let connector = move || {
             let (harness, tap, shared) = (harness.clone(), tap.clone(), shared.clone());
             async move {
@@ -101,16 +179,16 @@ impl ActorSpec {
         let elector = (self.settings)(builder).build().map_err(|error| anyhow!("{error}"))?;
         let poll_ms = (self.ttl / 3).as_millis() as u64;
         let campaigning = What::Campaigning { ttl_ms: self.ttl.as_millis() as u64, poll_ms };
-        cx.recorder.record(&self.lease, Clock::boot().now(), &name, campaigning);
+        cast.recorder.record(&self.lease, Clock::boot().now(), &name, campaigning);
 
         let holder_is_dead = Box::new(elector.holder_is_dead());
         let (begin, begun) = mpsc::unbounded_channel();
         let (stop, mut stopped) = watch::channel(false);
         let (returns, may_return) = watch::channel(!self.drains);
         let work = {
-            let (cx, name, lease) = (cx.clone(), name.clone(), self.lease.clone());
+            let (cast, name, lease) = (cast.clone(), name.clone(), self.lease.clone());
             move |leadership: Leadership| {
-                cx.begins(&lease, &name, &leadership);
+                cast.begins(&lease, &name, &leadership);
                 let _ = begin.send(leadership.clone());
                 let mut may_return = may_return.clone();
                 async move {
@@ -126,21 +204,25 @@ impl ActorSpec {
             },
             work,
         );
+        let (recorder, lease, actor) = (cast.recorder.clone(), self.lease.clone(), name.clone());
         let task = tokio::spawn(async move {
             let _ = run.await;
+            recorder.record(&lease, Clock::boot().now(), &actor, What::Left);
         });
         let control = Control {
             stop: Arc::new(stop),
             returns: Arc::new(returns),
             task: Arc::new(tokio::sync::Mutex::new(Some(task))),
         };
-        cx.keep(name.clone(), control.clone(), self.tap.clone());
-        Ok(Actor { name, tap: self.tap, lease: self.lease, begun, control, holder_is_dead })
+        let member = Member { name: name.clone(), control: control.clone(), tap: self.tap.clone() };
+        cast.members.lock().expect("not poisoned").push(member);
+        let cast = cast.clone();
+        Ok(Actor { name, tap: self.tap, lease: self.lease, cast, begun, control, holder_is_dead })
     }
 
-    fn step(&self, cx: &Arc<Cx>, name: &str) -> StepFn {
-        let inner = (cx.core)(&self.holder, self.ttl);
-        let recorded = recorded(cx.recorder.clone(), self.lease.clone(), name.to_owned(), inner);
+    fn step(&self, cast: &Cast, name: &str) -> StepFn {
+        let inner = (cast.core)(&self.holder, self.ttl);
+        let recorded = recorded(cast.recorder.clone(), self.lease.clone(), name.to_owned(), inner);
         let off = self.wall_off_ms;
         Arc::new(move |state, now, event, fresh, jitter| {
             let mut fresh = fresh.clone();
@@ -152,10 +234,9 @@ impl ActorSpec {
 
 impl Actor {
     /// Waits for its next term.
-    pub(crate) async fn leads(&mut self, cx: &Cx) -> anyhow::Result<Leadership> {
-        let name = self.name.clone();
-        let begun = cx.soon(&format!("{name} to lead"), self.begun.recv()).await?;
-        begun.with_context(|| format!("{name}'s elector ended before it led"))
+    pub(crate) async fn leads(&mut self) -> anyhow::Result<Leadership> {
+        let begun = self.cast.patience.wait(&format!("{} to lead", self.name), self.begun.recv()).await?;
+        begun.with_context(|| format!("{}'s elector ended before it led", self.name))
     }
 
     /// Has a term begun that the case hasn't taken note of?
@@ -164,9 +245,9 @@ impl Actor {
     }
 
     /// Shuts down, and waits for the end.
-    pub(crate) async fn stop(&self, cx: &Cx) -> anyhow::Result<()> {
+    pub(crate) async fn stop(&self) -> anyhow::Result<()> {
         self.control.stop();
-        cx.soon(&format!("{} to stop", self.name), self.control.ended()).await
+        self.cast.patience.wait(&format!("{} to stop", self.name), self.control.ended()).await
     }
 
     /// Tells it to shut down; its work goes on draining if it was made to.
@@ -180,9 +261,9 @@ impl Actor {
     }
 
     /// Cuts it off for good: to everybody else it is dead.
-    pub(crate) fn kill(&self, cx: &Cx) {
+    pub(crate) fn kill(&self) {
         self.tap.kill();
-        cx.died(&self.lease, &self.name);
+        self.cast.died(&self.lease, &self.name);
     }
 
     /// Says that the present holder is dead (F-3).

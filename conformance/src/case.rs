@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use lease_core::Capabilities;
+use lease_judge::Patience;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Core, Cx};
+use crate::context::Cx;
 use crate::harness::{Facility, Harness};
+use crate::step::Core;
 
 /// How long a case waits for anything before it fails.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const PATIENCE: Patience = Patience(Duration::from_secs(30));
 
 pub(crate) type CaseFuture = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
@@ -87,9 +89,9 @@ impl Case {
     }
 
     /// Runs the case on a runtime of its own, and judges its history by every invariant.
-    pub fn run(&self, harness: Arc<dyn Harness>, core: Core, limit: Duration) -> Result<Duration, String> {
+    pub fn run(&self, harness: Arc<dyn Harness>, core: Core, patience: Patience) -> Result<Duration, String> {
         let never = CancellationToken::new();
-        self.run_until(&never, harness, core, limit).expect("never cancelled")
+        self.run_until(&never, harness, core, patience).expect("never cancelled")
     }
 
     /// The same, unless it is cancelled: then it is dropped with all that it had started, and there is no outcome.
@@ -98,14 +100,14 @@ impl Case {
         cancel: &CancellationToken,
         harness: Arc<dyn Harness>,
         core: Core,
-        limit: Duration,
+        patience: Patience,
     ) -> Option<Result<Duration, String>> {
         let began = Instant::now();
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return Some(Err(format!("no runtime: {error}"))),
         };
-        let outcome = runtime.block_on(cancel.run_until_cancelled(self.judged(harness, core, limit)));
+        let outcome = runtime.block_on(cancel.run_until_cancelled(self.judged(harness, core, patience)));
         runtime.shutdown_background();
         let told = |error: anyhow::Error| {
             let mut chain: Vec<_> = error.chain().map(ToString::to_string).collect();
@@ -115,13 +117,13 @@ impl Case {
         outcome.map(|outcome| outcome.map(|()| began.elapsed()).map_err(told))
     }
 
-    async fn judged(&self, harness: Arc<dyn Harness>, core: Core, limit: Duration) -> anyhow::Result<()> {
-        let cx = Cx::new(harness, core, limit);
+    async fn judged(&self, harness: Arc<dyn Harness>, core: Core, patience: Patience) -> anyhow::Result<()> {
+        let cx = Cx::new(harness, core, patience);
         let case = AssertUnwindSafe((self.run)(cx.clone())).catch_unwind();
-        let outcome = match tokio::time::timeout(limit * 3, case).await {
+        let outcome = match tokio::time::timeout(patience.0 * 3, case).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(anyhow::anyhow!("the case panicked")),
-            Err(_) => Err(anyhow::anyhow!("the case hung for {:?}", limit * 3)),
+            Err(_) => Err(anyhow::anyhow!("the case hung for {:?}", patience.0 * 3)),
         };
         match outcome {
             Ok(()) => cx.judge().await,

@@ -1,55 +1,42 @@
 //! What a case works with: the store, fresh names, actors, and the history that is judged at its end.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use lease_core::elector::{StepFn, step};
+use anyhow::{Context, bail};
 use lease_core::writes::{self, Candidate, Fresh};
-use lease_core::{
-    Change, Clock, Grant, Leadership, LeaseBackend, LeaseName, Observation, PutOutcome, Record, admin,
-};
+use lease_core::{Change, Grant, LeaseBackend, LeaseName, Observation, PutOutcome, Record, admin};
+use lease_judge::actor::{ActorProcess, EffectOrders, Orders};
+use lease_judge::history::{Effects, History};
+use lease_judge::recording::Recorded;
+use lease_judge::{FencedResource, Patience, Recorder, in_brief, invariants};
 
-use crate::actor::{Actor, ActorSpec, Control};
-use crate::harness::{FencedResource, Harness};
-use crate::history::{Effects, History, Recorder, What};
-use crate::invariants;
-use crate::recording::Recorded;
+use crate::actor::{Actor, ActorSpec, Cast};
+use crate::harness::Harness;
+use crate::step::Core;
 use crate::tap::Tap;
-
-/// Makes the step function of one actor, given its workload's name and ttl.
-pub type Core = Arc<dyn Fn(&str, Duration) -> StepFn + Send + Sync>;
-
-/// The real protocol.
-pub fn real_core() -> Core {
-    Arc::new(|_, _| Arc::new(step::step))
-}
 
 pub(crate) struct Cx {
     pub(crate) harness: Arc<dyn Harness>,
-    pub(crate) core: Core,
     pub(crate) recorder: Recorder,
-    /// How long anything is waited for.
-    pub(crate) limit: Duration,
+    pub(crate) patience: Patience,
+    cast: Arc<Cast>,
     unique: String,
-    kept: Mutex<Vec<(String, Control, Tap)>>,
-    handles: Mutex<Vec<Handle>>,
     resources: Mutex<Vec<Resource>>,
     actors: AtomicU64,
 }
 
 impl Cx {
-    pub(crate) fn new(harness: Arc<dyn Harness>, core: Core, limit: Duration) -> Arc<Self> {
+    pub(crate) fn new(harness: Arc<dyn Harness>, core: Core, patience: Patience) -> Arc<Self> {
         let unique = format!("{}-{:.10}", harness.prefix(), Grant::random().to_string());
+        let recorder = Recorder::default();
         Arc::new(Self {
+            cast: Cast::new(harness.clone(), core, recorder.clone(), patience),
             harness,
-            core,
-            recorder: Recorder::default(),
-            limit,
+            recorder,
+            patience,
             unique,
-            kept: Mutex::default(),
-            handles: Mutex::default(),
             resources: Mutex::default(),
             actors: AtomicU64::new(0),
         })
@@ -57,7 +44,7 @@ impl Cx {
 
     /// The same case on another store: its history is judged together with this one's.
     pub(crate) fn on(self: &Arc<Self>, harness: Arc<dyn Harness>) -> Arc<Self> {
-        Self::new(harness, self.core.clone(), self.limit)
+        Self::new(harness, self.cast.core.clone(), self.patience)
     }
 
     // === names and times ===
@@ -88,8 +75,7 @@ impl Cx {
     }
 
     pub(crate) async fn soon<T>(&self, what: &str, future: impl Future<Output = T>) -> anyhow::Result<T> {
-        let limit = self.limit;
-        tokio::time::timeout(limit, future).await.map_err(|_| anyhow!("waited {limit:?} for {what}"))
+        self.patience.wait(what, future).await
     }
 
     // === the store, by hand ===
@@ -98,7 +84,7 @@ impl Cx {
     pub(crate) async fn backend(&self) -> anyhow::Result<Arc<dyn LeaseBackend>> {
         let inner = self.harness.connect().await.context("the store must be there")?;
         let actor = self.next_name("by-hand");
-        Ok(Arc::new(Recorded { inner, recorder: self.recorder.clone(), actor, calls: AtomicU64::new(0) }))
+        Ok(Arc::new(Recorded::new(inner, self.recorder.clone(), actor)))
     }
 
     /// Creates the case's lease, free.
@@ -186,7 +172,7 @@ impl Cx {
     /// Starts an elector.
     pub(crate) fn start(self: &Arc<Self>, spec: ActorSpec) -> anyhow::Result<Actor> {
         let name = self.next_name(&spec.holder);
-        spec.start(self, name)
+        spec.start(&self.cast, name)
     }
 
     /// Starts an elector with all defaults.
@@ -194,53 +180,36 @@ impl Cx {
         self.start(self.spec(holder))
     }
 
+    /// Starts an elector in a process of its own. Its effects flow into `resource`.
+    pub(crate) fn process(
+        &self,
+        name: &str,
+        holder: &str,
+        ttl: Duration,
+        resource: Option<&str>,
+    ) -> anyhow::Result<ActorProcess> {
+        let command = self.harness.actor_command().context("the harness starts no actors")?;
+        let orders = Orders {
+            lease: self.lease(),
+            actor: name.to_owned(),
+            holder: holder.to_owned(),
+            ttl_ms: ttl.as_millis() as u64,
+            effects: resource
+                .map(|resource| EffectOrders { resource: resource.to_owned(), every_ms: Some(20) }),
+            trace: None,
+        };
+        ActorProcess::start(command, &orders, self.recorder.clone(), self.patience)
+    }
+
     fn next_name(&self, holder: &str) -> String {
-        let number = self.actors.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        format!("{holder}#{number}")
-    }
-
-    pub(crate) fn keep(&self, actor: String, control: Control, tap: Tap) {
-        self.kept.lock().expect("not poisoned").push((actor, control, tap));
-    }
-
-    /// Takes note of a term that begins, and of handles of earlier ones that are still true.
-    pub(crate) fn begins(&self, lease: &LeaseName, actor: &str, leadership: &Leadership) {
-        let now = Clock::boot().now();
-        let mut handles = self.handles.lock().expect("not poisoned");
-        for earlier in handles.iter_mut().filter(|handle| handle.lease == *lease && !handle.done) {
-            if leadership.is_leader_now() && earlier.leadership.is_leader_now() {
-                earlier.done = true;
-                let term = earlier.leadership.term();
-                self.recorder.record(lease, now, actor, What::StillTrue { term });
-            }
-        }
-        let leadership = leadership.clone();
-        handles.push(Handle { lease: lease.clone(), actor: actor.to_owned(), leadership, done: false });
-    }
-
-    /// Takes note of a death: from here on the actor's own check is nobody's concern.
-    pub(crate) fn died(&self, lease: &LeaseName, actor: &str) {
-        let mut handles = self.handles.lock().expect("not poisoned");
-        handles.iter_mut().filter(|handle| handle.actor == actor).for_each(|handle| handle.done = true);
-        self.recorder.record(lease, Clock::boot().now(), actor, What::Died);
+        format!("{holder}#{}", self.actors.fetch_add(1, Ordering::Relaxed))
     }
 
     // === the end ===
 
     /// Ends all actors.
     pub(crate) async fn end_actors(&self) -> anyhow::Result<()> {
-        let kept: Vec<_> = self.kept.lock().expect("not poisoned").drain(..).collect();
-        for (_, control, tap) in &kept {
-            tap.cut(false);
-            if tap.is_dead() {
-                control.abort().await;
-            }
-            control.stop();
-        }
-        for (actor, control, _) in &kept {
-            self.soon(&format!("{actor} to end"), control.ended()).await?;
-        }
-        Ok(())
+        self.cast.end().await
     }
 
     /// Ends all actors and judges the history of every lease by every invariant.
@@ -287,17 +256,8 @@ impl Cx {
     }
 }
 
-/// A fenced resource whose effects are judged with a lease: its name, and itself.
+/// A lease, and the name of a fenced resource whose effects are judged with it.
 type Resource = (LeaseName, String, Arc<dyn FencedResource>);
-
-/// A term's handle, kept to see whether it is still true when a later one begins.
-struct Handle {
-    lease: LeaseName,
-    actor: String,
-    leadership: Leadership,
-    /// Told, or not to be looked at any more.
-    done: bool,
-}
 
 /// Who acquires by hand.
 pub(crate) fn candidate(holder: &str, ttl: Duration) -> Candidate {
@@ -330,7 +290,7 @@ fn brief(observation: &Observation) -> String {
         None => format!("absent, lineage {}, floor {}", observation.lineage, observation.floor),
         Some(record) => format!(
             "{}, tag {}, lineage {}, floor {}",
-            crate::history::shown(record),
+            in_brief(record),
             record.tag,
             observation.lineage,
             observation.floor

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::BoxFuture;
-use lease_core::{BackendError, LeaseBackend, LeaseName, Term};
+use lease_core::{BackendError, LeaseBackend, LeaseName};
+use lease_judge::FencedResource;
 
 /// One store, as the suite meets it. `name` and `connect` are all that a first run needs; whatever a harness doesn't
 /// offer makes the cases that need it *ignored, because …*.
@@ -159,35 +159,4 @@ impl fmt::Display for Facility {
             Self::Processes => "actors in processes of their own",
         })
     }
-}
-
-/// Why an effect was not made.
-#[derive(Debug, thiserror::Error)]
-pub enum EffectError {
-    /// `FENCING_EPOCH_STALE`.
-    #[error(transparent)]
-    Stale(#[from] lease_core::fence::Stale),
-    /// Anything else.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// A resource that admits effects by F-1, in the same atomic write as the effect.
-#[async_trait]
-pub trait FencedResource: Send + Sync {
-    /// In one transaction: admits `term` and adds `id`.
-    async fn effect(&self, term: Term, id: &str) -> Result<(), EffectError>;
-
-    /// Sends an effect and has it held on its way into the store; awaits `meanwhile`, makes the effect that it
-    /// returns, and lets the held one go. Returns the outcome of the held one.
-    ///
-    /// The fault proxy holds it, or a lock that somebody else holds: never a sleep.
-    async fn late_effect(
-        &self,
-        late: (Term, &str),
-        meanwhile: BoxFuture<'_, (Term, String)>,
-    ) -> Result<(), EffectError>;
-
-    /// Epoch and id of each effect, in the order in which they happened.
-    async fn effects(&self) -> Result<Vec<(u64, String)>, EffectError>;
 }

@@ -2,7 +2,8 @@
 //!
 //! A backend's author implements [`Harness`] and calls [`run`] from a ten-line test file with `harness = false`; an
 //! operator gets the same verdicts as a [`report`]. Each case is a trial of its own; what a store or its harness
-//! doesn't offer is ignored with the reason, and every elector's case is judged by all of the [`invariants`].
+//! doesn't offer is ignored with the reason, and every elector's case is judged by all of the
+//! [invariants](lease_judge::invariants).
 //!
 //! ```no_run
 //! use lease_conformance::{MemoryHarness, Suite, run};
@@ -23,21 +24,20 @@ mod cases;
 mod context;
 mod description;
 mod harness;
-pub mod history;
-pub mod invariants;
 mod memory;
 pub mod mutants;
 mod process;
-mod recording;
 mod run;
+mod step;
 mod tap;
 
 pub use attached::Attached;
-pub use case::{Case, LIMIT, Need};
+pub use case::{Case, Need, PATIENCE};
 pub use cases::{all, find};
-pub use context::{Core, real_core};
 pub use description::{Description, table};
-pub use harness::{EffectError, Facility, FencedResource, Harness, Missing};
+pub use harness::{Facility, Harness, Missing};
+pub use lease_judge::{EffectError, FencedResource, Patience};
 pub use memory::MemoryHarness;
 pub use process::actor_main;
 pub use run::{CaseReport, Report, Suite, Verdict, report, run};
+pub use step::{Core, real_core};

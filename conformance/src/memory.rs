@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use lease_core::{BackendError, LeaseBackend, LeaseName, Memory, Term, fence};
+use lease_judge::{EffectError, FencedResource};
 
-use crate::harness::{EffectError, Facility, FencedResource, Harness, Missing};
+use crate::harness::{Facility, Harness, Missing};
 
 /// The reference backend, as a store that can lose its registers or as one that can't.
 pub struct MemoryHarness {

@@ -10,11 +10,11 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::case::LIMIT;
+use crate::case::PATIENCE;
 use crate::cases;
-use crate::context::real_core;
 use crate::description::Description;
 use crate::harness::Harness;
+use crate::step::real_core;
 
 /// One store to judge, and what its author knows to be inapplicable to it.
 pub struct Suite {
@@ -65,7 +65,7 @@ fn trials(suite: Suite) -> Vec<Trial> {
         let (harness, reachable) = (suite.harness.clone(), capabilities.clone().map(drop));
         let trial = Trial::test(id, move || {
             reachable.map_err(Failed::from)?;
-            case.run(harness, real_core(), LIMIT).map(drop).map_err(Failed::from)
+            case.run(harness, real_core(), PATIENCE).map(drop).map_err(Failed::from)
         });
         trials.push(match because {
             Some(because) => {
@@ -103,11 +103,13 @@ fn trials(suite: Suite) -> Vec<Trial> {
 fn capabilities(harness: &dyn Harness) -> Result<Capabilities, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-    let connect = async { tokio::time::timeout(LIMIT, harness.connect()).await };
+    let connect = async { tokio::time::timeout(PATIENCE.0, harness.connect()).await };
     let connected = match runtime.block_on(connect) {
         Ok(Ok(backend)) => Ok(backend.capabilities()),
         Ok(Err(error)) => Err(format!("the {} store cannot be reached: {error}", harness.name())),
-        Err(_) => Err(format!("the {} store cannot be reached: no answer in {LIMIT:?}", harness.name())),
+        Err(_) => {
+            Err(format!("the {} store cannot be reached: no answer in {:?}", harness.name(), PATIENCE.0))
+        }
     };
     runtime.shutdown_background();
     connected
@@ -196,7 +198,7 @@ pub fn report(
                     }
                     let verdict = match case.ignored_because(&*harness, &capabilities) {
                         Some(because) => Verdict::Ignored { because },
-                        None => match case.run_until(cancel, harness.clone(), real_core(), LIMIT) {
+                        None => match case.run_until(cancel, harness.clone(), real_core(), PATIENCE) {
                             Some(Ok(took)) => Verdict::Passed { seconds: took.as_secs_f64() },
                             Some(Err(why)) => Verdict::Failed { why },
                             None => break,

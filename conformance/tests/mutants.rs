@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lease_conformance::mutants;
-use lease_conformance::{MemoryHarness, find, real_core};
+use lease_conformance::{MemoryHarness, Patience, find, real_core};
 
 /// How long a trial waits for what a mutant never does.
 const LIMIT: Duration = Duration::from_secs(6);
@@ -31,7 +31,7 @@ fn the_same_trials_pass_with_the_real_core_and_store() {
     let failed: Mutex<Vec<String>> = Mutex::default();
     mutants::side_by_side(&wanted, |(losing, id)| {
         let memory = if *losing { MemoryHarness::losing() } else { MemoryHarness::keeping() };
-        if let Err(why) = find(id).unwrap().run(Arc::new(memory), real_core(), LIMIT) {
+        if let Err(why) = find(id).unwrap().run(Arc::new(memory), real_core(), Patience(LIMIT)) {
             failed.lock().unwrap().push(format!("{id}: {why}"));
         }
     });

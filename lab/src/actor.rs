@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lease_core::{Elector, EventKind, Leadership, LeaseName, WorkloadId};
+use lease_stores::Place;
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::StreamExt;
 
 use crate::effects::{Effect, Effects};
 use crate::judge::Incarnation;
-use crate::store::{Recording, Store};
+use crate::recording::Recording;
 use crate::trace::{Entry, Outcome, Trace, now};
 
 /// How often it writes down whether it may act.
@@ -25,8 +26,6 @@ const CLAIM_EVERY: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    #[command(flatten)]
-    pub(crate) store: Store,
     #[arg(long)]
     pub(crate) lease: LeaseName,
     #[arg(long)]
@@ -46,7 +45,6 @@ impl Args {
     /// The command line of such a process.
     pub(crate) fn to_args(&self) -> Vec<String> {
         let mut args = vec!["actor".to_owned()];
-        args.extend(self.store.to_args());
         for (name, value) in [
             ("--lease", self.lease.to_string()),
             ("--workload", self.workload.clone()),
@@ -62,6 +60,7 @@ impl Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let place = Place::of_this_process()?;
     let trace = Trace::append(&args.trace)?;
     let pause = pause_when_told()?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -74,7 +73,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => {}
         }
     };
-    let recording = Recording { connector: args.store.connector()?, trace: trace.clone() };
+    let recording = Recording { connector: place.connector()?, trace: trace.clone() };
     let elector = Elector::builder(recording, args.lease.clone(), WorkloadId::new(&args.workload)?)
         .ttl(Duration::from_millis(args.ttl_ms))
         .build()?;
@@ -92,9 +91,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     });
     let claimant = Claimant::start(trace.clone());
-    let effects = Effects::connect(&args.store).await.ok();
-    let worker =
-        Arc::new(Worker { args, trace: trace.clone(), pause, state: tokio::sync::Mutex::new((effects, 0)) });
+    let effects = Effects::open(&place, args.lease.as_str()).await.ok();
+    let state = tokio::sync::Mutex::new((effects, 0));
+    let worker = Arc::new(Worker { args, place, trace: trace.clone(), pause, state });
     let ended = elector
         .run_until(shutdown, |leadership| {
             let (worker, claimant, trace) = (worker.clone(), claimant.clone(), trace.clone());
@@ -128,9 +127,10 @@ fn pause_when_told() -> anyhow::Result<Arc<AtomicBool>> {
 
 struct Worker {
     args: Args,
+    place: Place,
     trace: Trace,
     pause: Arc<AtomicBool>,
-    /// The connection, and the number of the last effect.
+    /// The resource, once it could be opened, and the number of the last effect.
     state: tokio::sync::Mutex<(Option<Effects>, u64)>,
 }
 
@@ -160,9 +160,8 @@ impl Worker {
         let mut state = self.state.lock().await;
         state.1 += 1;
         let (number, term) = (state.1, leadership.term());
-        let Args { lease, incarnation, .. } = &self.args;
-        let effect = Effect { resource: lease.to_string(), term, incarnation: *incarnation, number, before };
-        // A fenced transaction is bounded below the ttl (§6).
+        let effect = Effect { term, incarnation: self.args.incarnation, number, before };
+        // A fenced transaction is bounded below the ttl (F-1).
         let limit = Duration::from_millis(self.args.ttl_ms / 2);
         let outcome = match tokio::time::timeout(limit, self.write(&mut state.0, &effect)).await {
             Ok(outcome) => outcome,
@@ -174,20 +173,15 @@ impl Worker {
         self.trace.add(&Entry::Effect { before, after: now(), number, term, outcome });
     }
 
-    /// The connection is put back only after a clean answer.
-    async fn write(&self, place: &mut Option<Effects>, effect: &Effect) -> Outcome {
-        let mut effects = match place.take() {
+    async fn write(&self, opened: &mut Option<Effects>, effect: &Effect) -> Outcome {
+        let effects = match opened {
             Some(effects) => effects,
-            None => match Effects::connect(&self.args.store).await {
-                Ok(effects) => effects,
+            None => match Effects::open(&self.place, self.args.lease.as_str()).await {
+                Ok(effects) => opened.insert(effects),
                 Err(error) => return Outcome::Failed(format!("{error:#}")),
             },
         };
-        let outcome = effects.write(effect).await;
-        if !matches!(outcome, Outcome::Failed(_)) {
-            *place = Some(effects);
-        }
-        outcome
+        effects.write(effect).await
     }
 
     fn stop_here(&self, leadership: &Leadership) {

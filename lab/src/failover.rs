@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::Context;
 use lease_core::LeaseName;
 use lease_core::deadline::lengthened;
+use lease_stores::{Mode, Place};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::arena::Arena;
 use crate::fleet::{Actor, Fleet, Part};
 use crate::stats::Spread;
-use crate::store::{Mode, Store};
 use crate::trace::{Act, Entry, Nanos, Outcome};
 
 /// SIGKILL holders and measure when their successors lead. The bar: never later than ttl·(1+1/500) + one poll + 50 ms
@@ -64,12 +64,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let leases: Vec<_> = (0..args.leases.min(args.times))
         .map(|index| LeaseName::new(format!("lease-{index}")))
         .collect::<Result<_, _>>()?;
-    let arena = Arena::start(args.mode, &fleet, &leases, args.ttl).await?;
+    let arena = Arena::start(args.mode, &leases, args.ttl).await?;
     let mut lanes = JoinSet::new();
     for (index, lease) in leases.iter().enumerate() {
         let share =
             args.times / leases.len() as u64 + u64::from((index as u64) < args.times % leases.len() as u64);
-        lanes.spawn(lane(fleet.clone(), arena.store.clone(), lease.clone(), args.ttl, share));
+        lanes.spawn(lane(fleet.clone(), arena.place.clone(), lease.clone(), args.ttl, share));
     }
     let mut measured = Vec::new();
     while let Some(lane) = lanes.join_next().await {
@@ -109,14 +109,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Failovers of one lease, one after the other.
 async fn lane(
     fleet: Arc<Fleet>,
-    store: Store,
+    place: Place,
     lease: LeaseName,
     ttl: Duration,
     times: u64,
 ) -> anyhow::Result<Vec<Failover>> {
     let limit = ttl * 4 + Duration::from_secs(30);
     let part = |index: u64| Part {
-        store: store.clone(),
+        place: place.clone(),
         lease: lease.clone(),
         workload: format!("{lease}/{index}"),
         ttl,

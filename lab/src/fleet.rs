@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use lease_core::{LeaseName, Term};
+use lease_stores::Place;
 use lease_testbed::{Folder, Process};
 
 use crate::actor;
 use crate::judge::Incarnation;
-use crate::store::Store;
 use crate::trace::{Entry, Nanos, Tail};
 
 /// How often the traces are read.
@@ -24,9 +24,9 @@ pub(crate) struct Fleet {
 }
 
 /// What distinguishes one actor from another.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Part {
-    pub(crate) store: Store,
+    pub(crate) place: Place,
     pub(crate) lease: LeaseName,
     pub(crate) workload: String,
     pub(crate) ttl: Duration,
@@ -58,10 +58,6 @@ impl Fleet {
         self.folder.path().join(name)
     }
 
-    pub(crate) fn program(&self) -> &PathBuf {
-        &self.program
-    }
-
     /// The trace of an actor.
     pub(crate) fn trace(&self, incarnation: Incarnation) -> PathBuf {
         self.path(&format!("trace-{incarnation}"))
@@ -73,7 +69,6 @@ impl Fleet {
         let trace = self.trace(incarnation);
         let millis = |span: Duration| span.as_millis() as u64;
         let args = actor::Args {
-            store: part.store.clone(),
             lease: part.lease.clone(),
             workload: part.workload.clone(),
             incarnation,
@@ -81,7 +76,8 @@ impl Fleet {
             trace: trace.clone(),
             every_ms: part.every.map(millis),
         };
-        let process = Process::command(&self.program)?.args(args.to_args()).spawn()?;
+        let process = Process::command(&self.program)?.args(args.to_args());
+        let process = process.env(Place::VARIABLE, part.place.to_json()).spawn()?;
         Ok(Actor {
             incarnation,
             process,

@@ -17,9 +17,9 @@ mod fleet;
 mod handover;
 mod interrupt;
 mod judge;
+mod recording;
 mod roll;
 mod stats;
-mod store;
 mod testbed;
 mod trace;
 
@@ -53,22 +53,17 @@ enum Command {
     Testbed(testbed::Command),
     #[command(hide = true)]
     Actor(actor::Args),
-    #[command(hide = true)]
-    ConformanceActor,
-    #[command(hide = true)]
-    HoldLock(store::HoldLock),
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    if matches!(command, Command::E2e(_)) {
-        // Before there is any thread.
-        if let Err(error) = e2e::prepare() {
-            eprintln!("error: {error:#}");
-            return ExitCode::FAILURE;
+    lease_stores::main_or_actor(|| {
+        let command = Cli::parse().command;
+        if matches!(command, Command::E2e(_)) {
+            // Before there is any thread.
+            e2e::prepare()?;
         }
-    }
-    run(command)
+        Ok(run(command))
+    })
 }
 
 #[tokio::main]
@@ -87,8 +82,6 @@ async fn run(command: Command) -> ExitCode {
         Command::Conformance(args) => conformance::run(args).await,
         Command::Testbed(command) => unless_interrupted(testbed::run(command)).await,
         Command::Actor(args) => actor::run(args).await,
-        Command::ConformanceActor => conformance::actor::run(),
-        Command::HoldLock(args) => store::hold_lock(args).await,
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

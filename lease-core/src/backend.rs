@@ -227,7 +227,7 @@ pub trait LeaseBackend: Send + Sync + 'static {
 }
 
 /// Connects a backend **on the lease thread**, so that its connections are served by that thread's runtime and a
-/// blocked runtime of the caller's can't delay a renewal (§10, "process").
+/// blocked runtime of the caller's can't delay a renewal (docs/protocol.md, "One lease thread").
 ///
 /// Any `async fn() -> Result<Arc<dyn LeaseBackend>, BackendError>` closure is one.
 #[async_trait]

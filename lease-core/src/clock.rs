@@ -1,4 +1,4 @@
-//! The only clock of the protocol: time since boot, suspend included (§3). Wall clocks decide nothing.
+//! The only clock of the protocol: time since boot, suspend included (T-1). Wall clocks decide nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! One thread and runtime per process, on which all lease I/O runs (§10, "process").
+//! One thread and runtime per process, on which all lease I/O runs (docs/protocol.md, "One lease thread").
 //!
 //! A backend is *connected* here too, so that its sockets are served by this runtime: a caller whose own runtime is
 //! blocked for seconds still renews in time. Nothing but lease I/O may ever run here.

@@ -1,4 +1,4 @@
-//! A register's content: the record, and the small values it is made of (protocol rules, E-1, §2).
+//! A register's content: the record, and the small values it is made of (R-1, R-2, E-1).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -136,7 +136,7 @@ random_id! {
     Tag
 }
 random_id! {
-    /// Names one acquisition (§2). Two processes with one workload name are still two grants.
+    /// Names one acquisition (E-1). Two processes with one workload name are still two grants.
     Grant
 }
 random_id! {
@@ -199,7 +199,7 @@ pub struct Request {
     pub by: String,
 }
 
-/// The content of a register (§2).
+/// The content of a register.
 ///
 /// Serialises as one flat JSON object. Fields that this version doesn't know are kept in [`Record::extra`] and
 /// survive a read-modify-write.

@@ -1,4 +1,4 @@
-//! Each change as a new record (§2, §5): pure, and the only place that builds one.
+//! Each change as a new record (E-1, T-5, H-2, H-3): pure, and the only place that builds one.
 
 use std::time::Duration;
 

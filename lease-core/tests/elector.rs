@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use lease_core::{
-    BackendError, Change, Elector, ElectorBuilder, Ended, EventKind, Leadership, LeaseBackend, LeaseEvent,
-    LeaseName, Loss, Memory, RunError, StopReason, WorkloadId, admin,
+    Change, Elector, ElectorBuilder, Ended, EventKind, Leadership, LeaseBackend, LeaseEvent, LeaseName, Loss,
+    Memory, RunError, StopReason, WorkloadId, admin,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
@@ -261,7 +261,7 @@ async fn nobody_acquires_from_absence() {
     assert_eq!(soon("the end", task).await.unwrap().unwrap(), Ended::Finished);
 }
 
-/// The caller's runtime is blocked for several ttls; beats must not wait for it (§10, "process").
+/// The caller's runtime is blocked for several ttls; beats must not wait for it (docs/protocol.md, "One lease thread").
 #[test]
 fn a_blocked_runtime_of_the_callers_delays_no_renewal() {
     let store = Memory::new();

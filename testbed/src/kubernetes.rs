@@ -98,7 +98,10 @@ impl ControlPlane {
     }
 
     /// Builds its programs and its etcd's unless they are in the cache, which needs the network.
-    pub(crate) async fn prepare() -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When they can't be built; the message says what to install.
+    pub async fn prepare() -> anyhow::Result<()> {
         Binaries::find().await?;
         Etcd::prepare().await
     }

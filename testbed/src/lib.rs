@@ -9,8 +9,6 @@
 //!   the same, or the one that the user names.
 //! - [`ControlPlane`]: a Kubernetes API server with its etcd, and its controllers on request, without containers;
 //!   [`KubernetesServer`]: the same, or the cluster that the user names.
-//! - [`Cluster`]: a control plane with nodes, on which pods really run, as processes with networks and roots of their
-//!   own; the program must be in a private network ([`in_private_network`]).
 //! - [`helm`]: the program, to install charts as their users do.
 //! - [`Proxy`]: stands between a client and its server and delays, drops, cuts, holds and counts.
 //! - [`Process`]: a real child process, with its lines, signals and exit code.
@@ -19,12 +17,10 @@
 
 mod cache;
 mod certificates;
-mod cluster;
 mod etcd;
 mod go;
 pub mod helm;
 mod kubernetes;
-mod node;
 mod ports;
 mod postgres;
 mod process;
@@ -38,13 +34,11 @@ pub use rustix::process::Signal;
 
 pub use self::{
     certificates::Certificates,
-    cluster::{Cluster, ClusterOptions},
     etcd::{ClusterId, Etcd, EtcdMember, EtcdOptions, EtcdServer, EtcdTls},
     kubernetes::{
         AuditEvent, AuditLog, ControlPlane, ControlPlaneOptions, Identity, KubernetesAccess,
         KubernetesServer, PlainGate, client_go_candidate,
     },
-    node::{Image, in_private_network},
     ports::{ReservedPort, free_port},
     postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive},
     process::{Process, ProcessCommand},

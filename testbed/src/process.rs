@@ -59,9 +59,20 @@ struct State {
     child: Child,
     status: Option<ExitStatus>,
     open_streams: u8,
-    lines: VecDeque<String>,
+    lines: VecDeque<Line>,
     /// How many lines were forgotten.
     forgotten: usize,
+}
+
+struct Line {
+    stream: Stream,
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Output,
+    Error,
 }
 
 // === impl ProcessCommand ===
@@ -124,12 +135,36 @@ impl ProcessCommand {
         let state = State { child, status: None, open_streams: 2, lines: VecDeque::new(), forgotten: 0 };
         let shared = Arc::new(Shared { state: Mutex::new(state), events: sender });
         let process = Process { name: self.name, pid, shared: shared.clone(), events };
-        for stream in [Box::new(stdout) as Box<dyn Read + Send>, Box::new(stderr)] {
+        let streams: [(Stream, Box<dyn Read + Send>); 2] =
+            [(Stream::Output, Box::new(stdout)), (Stream::Error, Box::new(stderr))];
+        for (stream, bytes) in streams {
             let shared = shared.clone();
-            thread::Builder::new().name("testbed-lines".into()).spawn(move || shared.read(stream))?;
+            thread::Builder::new().name("testbed-lines".into()).spawn(move || shared.read(stream, bytes))?;
         }
         thread::Builder::new().name("testbed-wait".into()).spawn(move || shared.reap(pid))?;
         Ok(process)
+    }
+}
+
+impl ProcessCommand {
+    /// Runs it to its end, which has to be a success, and returns the lines that it printed on standard output.
+    ///
+    /// # Errors
+    /// When it can't be started, fails (the message has all that it printed), or has not ended after `limit`; it is
+    /// killed then, and when the future is dropped.
+    pub async fn run(self, limit: Duration) -> anyhow::Result<Vec<String>> {
+        let process = self.spawn()?;
+        let status = process.wait(limit).await?;
+        if !status.success() {
+            bail!("{} failed ({status}): {}", process.name, process.lines().join("\n"));
+        }
+        let state = process.shared.lock();
+        Ok(state
+            .lines
+            .iter()
+            .filter(|line| line.stream == Stream::Output)
+            .map(|line| line.text.clone())
+            .collect())
     }
 }
 
@@ -252,6 +287,7 @@ impl Process {
                 .lines
                 .iter()
                 .skip(lines.saturating_sub(state.forgotten))
+                .map(|line| &line.text)
                 .find(|line| line.contains(text));
             match line {
                 Some(line) => Some(Ok(line.clone())),
@@ -277,7 +313,7 @@ impl Process {
 
     /// The lines that it has printed so far, the last 20,000 of them, both streams together.
     pub fn lines(&self) -> Vec<String> {
-        self.shared.lock().lines.iter().cloned().collect()
+        self.shared.lock().lines.iter().map(|line| line.text.clone()).collect()
     }
 
     fn tail(&self) -> String {
@@ -327,15 +363,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn read(&self, stream: impl Read) {
-        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).into_owned();
+    fn read(&self, stream: Stream, bytes: impl Read) {
+        for line in BufReader::new(bytes).split(b'\n').map_while(Result::ok) {
+            let text = String::from_utf8_lossy(&line).into_owned();
             let mut state = self.lock();
             if state.lines.len() == LINES_KEPT {
                 state.lines.pop_front();
                 state.forgotten += 1;
             }
-            state.lines.push_back(line);
+            state.lines.push_back(Line { stream, text });
             drop(state);
             self.happened();
         }

@@ -108,11 +108,6 @@ impl Supervisor {
         command.env(MARK, &self.root);
     }
 
-    /// The same for a program that is started by others, as `NAME=VALUE`.
-    pub(crate) fn marking(&self) -> String {
-        format!("{MARK}={}", self.root.display())
-    }
-
     /// Forgets a process that was waited for: its pid may soon be another's.
     pub(crate) fn forget(&self, pid: Pid) {
         // An error means that the supervisor was killed: then there is nothing that could forget.

@@ -71,7 +71,9 @@ impl Target {
 
     fn explain(&self, error: &BackendError) -> Failure {
         let (store, advice) = (&self.store, self.store.advice());
-        Failure::new(if error.refused {
+        Failure::new(if lacks_a_schema(error) {
+            format!("the lease store ({store}) refuses: {error:#}: run `leasehold migrate-schema`")
+        } else if error.refused {
             format!("the lease store ({store}) refuses: {error:#}")
         } else if error.certainty == Certainty::Unknown {
             format!("the lease store ({store}) failed: {error:#}; {UNKNOWN}")
@@ -108,8 +110,33 @@ impl Session {
         match tokio::time::timeout(self.target.limit, call).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(AdminError::Store(error))) => Err(self.target.explain(&error)),
-            Ok(Err(error)) => Err(Failure::new(error.to_string())),
+            Ok(Err(error)) => Err(Failure::new(in_commands(&error))),
             Err(_) => Err(Failure::new(format!("{}; {UNKNOWN}", self.target.silence()))),
         }
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn lacks_a_schema(error: &BackendError) -> bool {
+    error.source.as_ref().is_some_and(|source| source.is::<lease_postgres::NotMigrated>())
+}
+
+#[cfg(not(feature = "postgres"))]
+fn lacks_a_schema(_: &BackendError) -> bool {
+    false
+}
+
+/// The library's error, where the way out is one of our commands.
+fn in_commands(error: &AdminError) -> String {
+    match error {
+        AdminError::Absent(name) => {
+            format!("there is no lease {name} in this store: run `leasehold init` for it first")
+        }
+        AdminError::ExistsBelow(name, epoch, above) => {
+            format!(
+                "lease {name} exists at epoch {epoch}: use `leasehold fence raise --above {above}` instead"
+            )
+        }
+        error => error.to_string(),
     }
 }

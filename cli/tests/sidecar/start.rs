@@ -89,7 +89,7 @@ async fn the_socket_is_there_only_after_the_scope_is_held() -> anyhow::Result<()
     Ok(())
 }
 
-/// A reply to the first acquisition that is lost is no second acquisition: the ledger knows the attempt by its id.
+/// An acquisition whose reply is lost is confirmed by a renewal, and not made again (U-2).
 #[tokio::test]
 async fn an_acquisition_whose_reply_is_lost_is_adopted() -> anyhow::Result<()> {
     let stage = Stage::new().await?;

@@ -31,14 +31,14 @@ async fn nobody_acquires_from_absence(cx: Arc<Cx>) -> anyhow::Result<()> {
     let backend = cx.backend().await?;
     ensure!(backend.observe(&cx.lease()).await?.record.is_none(), "somebody created the register");
     cx.init().await?;
-    let waiting = actors.iter_mut().map(|actor| Box::pin(actor.leads(&cx)));
+    let waiting = actors.iter_mut().map(|actor| Box::pin(actor.leads()));
     let (led, ..) = futures::future::select_all(waiting).await;
     led.map(drop)
 }
 
 async fn a_store_that_keeps_its_registers_creates_them_at_the_first_look(cx: Arc<Cx>) -> anyhow::Result<()> {
     let mut actors = [cx.actor("a")?, cx.actor("b")?];
-    let waiting = actors.iter_mut().map(|actor| Box::pin(actor.leads(&cx)));
+    let waiting = actors.iter_mut().map(|actor| Box::pin(actor.leads()));
     let (led, ..) = futures::future::select_all(waiting).await;
     ensure!(led?.is_leader_now());
     Ok(())
@@ -52,7 +52,7 @@ async fn a_closed_init_is_waited_out_at_the_maximum(cx: Arc<Cx>) -> anyhow::Resu
     ensure!(created && record(&seen)?.grant.is_some(), "closed: a grant that nobody holds");
     let began = Clock::boot().now();
     let mut actor = cx.actor("a")?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     let waited = Clock::boot().now().since(began);
     ensure!(waited >= lengthened(max_ttl), "waited only {waited:?}");
     ensure!(term.term().epoch > record(&seen)?.epoch);
@@ -77,10 +77,10 @@ async fn init_changes_nothing_that_exists(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn a_vanished_register_ends_the_term_and_heals_closed(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut actor = cx.start(cx.steady("a"))?;
-    let first = actor.leads(&cx).await?;
+    let first = actor.leads().await?;
     cx.harness.delete(&cx.lease()).await?;
     ensure!(cx.soon("the loss", first.lost()).await? == Loss::RegisterGone);
-    let second = actor.leads(&cx).await?;
+    let second = actor.leads().await?;
     ensure!(second.term().epoch > first.term().epoch + 1, "the closed grant lies between");
     let history = cx.recorder.history(&cx.lease());
     let writes = history.writes();

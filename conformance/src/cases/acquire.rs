@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::ensure;
+use lease_judge::history::What;
 use tokio::sync::OnceCell;
 
 use crate::actor::ActorSpec;
 use crate::case::cases;
 use crate::context::{Cx, record};
-use crate::history::What;
 
 cases! { "acquire":
     leads_on_a_free_register,
@@ -24,11 +24,11 @@ cases! { "acquire":
 async fn leads_on_a_free_register(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut actor = cx.actor("a")?;
-    let leadership = actor.leads(&cx).await?;
+    let leadership = actor.leads().await?;
     ensure!(leadership.is_leader_now());
     let seen = backend.observe(&cx.lease()).await?;
     ensure!(record(&seen)?.term() == Some(leadership.term()), "the register names another term: {seen:?}");
-    actor.stop(&cx).await?;
+    actor.stop().await?;
     ensure!(!leadership.is_leader_now());
     Ok(())
 }
@@ -39,7 +39,7 @@ const LOOKS: u64 = 7;
 async fn only_one_of_two_leads(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut first = cx.start(cx.steady("a"))?;
-    let term = first.leads(&cx).await?;
+    let term = first.leads().await?;
     let mut second = cx.start(cx.steady("b"))?;
     cx.soon("the standby to look", second.tap.reads(LOOKS)).await?;
     ensure!(second.leads_already().is_none() && term.is_leader_now());
@@ -49,11 +49,11 @@ async fn only_one_of_two_leads(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn the_same_owner_gets_a_greater_epoch_after_expiry(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut actor = cx.actor("a")?;
-    let first = actor.leads(&cx).await?;
+    let first = actor.leads().await?;
     actor.tap.cut(true);
     cx.soon("the term to expire", first.lost()).await?;
     actor.tap.cut(false);
-    let second = actor.leads(&cx).await?;
+    let second = actor.leads().await?;
     ensure!(second.term().epoch > first.term().epoch, "{} after {}", second.term(), first.term());
     ensure!(second.term().grant != first.term().grant && !first.is_leader_now());
     Ok(())
@@ -64,8 +64,8 @@ async fn each_acquisition_has_a_grant_of_its_own(cx: Arc<Cx>) -> anyhow::Result<
     let mut grants = Vec::new();
     for _ in 0..3 {
         let mut actor = cx.actor("a")?;
-        grants.push(actor.leads(&cx).await?.term().grant);
-        actor.stop(&cx).await?;
+        grants.push(actor.leads().await?.term().grant);
+        actor.stop().await?;
     }
     grants.sort();
     grants.dedup();
@@ -76,13 +76,13 @@ async fn each_acquisition_has_a_grant_of_its_own(cx: Arc<Cx>) -> anyhow::Result<
 async fn two_electors_with_one_workload_name_are_two_grants(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut first = cx.start(cx.steady("one-name"))?;
-    let term = first.leads(&cx).await?;
+    let term = first.leads().await?;
     let mut second = cx.start(cx.steady("one-name"))?;
     cx.soon("the standby to look", second.tap.reads(LOOKS)).await?;
     ensure!(second.leads_already().is_none(), "its own name on the register is nobody's key to it");
     ensure!(term.is_leader_now());
-    first.stop(&cx).await?;
-    let next = second.leads(&cx).await?;
+    first.stop().await?;
+    let next = second.leads().await?;
     ensure!(next.term().grant != term.term().grant && next.term().epoch > term.term().epoch);
     Ok(())
 }
@@ -105,17 +105,17 @@ fn hundred(cx: &Arc<Cx>) -> anyhow::Result<Vec<crate::actor::Actor>> {
 async fn one_follows(cx: &Arc<Cx>, kill: bool) -> anyhow::Result<()> {
     cx.init().await?;
     let mut holder = cx.start(ActorSpec { ttl: cx.ttl() * 4, ..cx.spec("holder") })?;
-    let first = holder.leads(cx).await?;
+    let first = holder.leads().await?;
     let mut standbys = hundred(cx)?;
     for standby in &standbys {
         cx.soon("every standby to look", standby.tap.reads_reach(1)).await?;
     }
     if kill {
-        holder.kill(cx);
+        holder.kill();
     } else {
-        holder.stop(cx).await?;
+        holder.stop().await?;
     }
-    let waiting = standbys.iter_mut().map(|standby| Box::pin(standby.leads(cx)));
+    let waiting = standbys.iter_mut().map(|standby| Box::pin(standby.leads()));
     let (next, leader, _) = futures::future::select_all(waiting).await;
     let next = next?;
     ensure!(next.term().epoch > first.term().epoch);
@@ -144,7 +144,7 @@ async fn writes_who_leads_for_people(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut actor =
         cx.start(ActorSpec { settings: |builder| builder.region("eu-west-3"), ..cx.spec("pod-7") })?;
-    actor.leads(&cx).await?;
+    actor.leads().await?;
     let seen = backend.observe(&cx.lease()).await?;
     let shown = record(&seen)?;
     ensure!((shown.holder.as_str(), shown.region.as_str()) == ("pod-7", "eu-west-3"), "{shown:?}");

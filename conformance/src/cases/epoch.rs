@@ -97,7 +97,7 @@ async fn exceeds_the_floor_when_the_record_is_older(cx: Arc<Cx>) -> anyhow::Resu
     old.epoch = 0;
     written(backend.put_if(&cx.lease(), &absent, &old, Change::Init).await?)?;
     let mut actor = cx.actor("b")?;
-    let next = actor.leads(&cx).await?.term().epoch;
+    let next = actor.leads().await?.term().epoch;
     ensure!(next > epoch, "the elector took epoch {next} after {epoch} had been issued");
     Ok(())
 }

@@ -26,13 +26,13 @@ cases! { "expiry":
 async fn a_dead_holder_is_followed_by_one(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut holder = cx.actor("a")?;
-    let first = holder.leads(&cx).await?;
+    let first = holder.leads().await?;
     let mut standbys = [cx.actor("b")?, cx.actor("c")?, cx.actor("d")?];
     for standby in &standbys {
         cx.soon("every standby to look", standby.tap.reads(2)).await?;
     }
-    holder.kill(&cx);
-    let waiting = standbys.iter_mut().map(|standby| Box::pin(standby.leads(&cx)));
+    holder.kill();
+    let waiting = standbys.iter_mut().map(|standby| Box::pin(standby.leads()));
     let (second, leader, _) = futures::future::select_all(waiting).await;
     let second = second?;
     ensure!(second.term().epoch > first.term().epoch && !first.is_leader_now());
@@ -47,7 +47,7 @@ async fn a_dead_holder_is_followed_by_one(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn does_not_take_over_a_renewing_holder(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut holder = cx.start(cx.steady("a"))?;
-    let term = holder.leads(&cx).await?;
+    let term = holder.leads().await?;
     let mut standbys = [cx.start(cx.steady("b"))?, cx.start(cx.steady("c"))?];
     for standby in &standbys {
         // A look is a third of a ttl after the one before, but for the first ones.
@@ -61,12 +61,12 @@ async fn does_not_take_over_a_renewing_holder(cx: Arc<Cx>) -> anyhow::Result<()>
 async fn takeover_takes(cx: &Arc<Cx>, holders: Duration, own: Duration) -> anyhow::Result<()> {
     cx.init().await?;
     let mut holder = cx.start(ActorSpec { ttl: holders, max_ttl: Some(holders.max(own)), ..cx.spec("a") })?;
-    holder.leads(cx).await?;
+    holder.leads().await?;
     let mut standby = cx.start(ActorSpec { ttl: own, max_ttl: Some(holders.max(own)), ..cx.spec("b") })?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     let killed_at = Clock::boot().now();
-    holder.kill(cx);
-    standby.leads(cx).await?;
+    holder.kill();
+    standby.leads().await?;
     let took = Clock::boot().now().since(killed_at);
     // The last beat may have been received up to a beat before; L-3 judges the wait to the nanosecond.
     ensure!(took + holders / 3 >= lengthened(holders.max(own)), "the takeover took only {took:?}");
@@ -85,20 +85,20 @@ async fn wall_clocks_an_hour_off_change_nothing(cx: Arc<Cx>) -> anyhow::Result<(
     cx.init().await?;
     let hour = 3_600_000;
     let mut holder = cx.start(ActorSpec { wall_off_ms: -hour, ..cx.steady("behind") })?;
-    let term = holder.leads(&cx).await?;
+    let term = holder.leads().await?;
     let mut standby = cx.start(ActorSpec { wall_off_ms: hour, ..cx.steady("ahead") })?;
     cx.soon("the standby to look", standby.tap.reads(7)).await?;
     ensure!(
         term.is_leader_now() && standby.leads_already().is_none(),
         "two hours ahead is not two hours later"
     );
-    holder.kill(&cx);
-    let next = standby.leads(&cx).await?;
+    holder.kill();
+    let next = standby.leads().await?;
     // And the other way round: a record that says it lasts for hours is taken over in time.
     let mut slow = cx.start(ActorSpec { wall_off_ms: -hour, ..cx.spec("behind-again") })?;
     cx.soon("the standby to look", slow.tap.reads(2)).await?;
-    standby.kill(&cx);
-    let last = slow.leads(&cx).await?;
+    standby.kill();
+    let last = slow.leads().await?;
     ensure!(term.term().epoch < next.term().epoch && next.term().epoch < last.term().epoch);
     Ok(())
 }
@@ -122,7 +122,7 @@ async fn shift(cx: &Cx, backend: &dyn LeaseBackend, off_ms: i64) -> anyhow::Resu
 async fn wall_times_in_the_record_change_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut holder = cx.start(cx.steady("a"))?;
-    let term = holder.leads(&cx).await?;
+    let term = holder.leads().await?;
     let mut standby = cx.start(cx.steady("b"))?;
     cx.soon("the standby to look", standby.tap.reads_reach(2)).await?;
     for off_ms in [-3_600_000, 3_600_000, -3_600_000] {
@@ -134,16 +134,16 @@ async fn wall_times_in_the_record_change_nothing(cx: Arc<Cx>) -> anyhow::Result<
     }
     cx.soon("further looks", standby.tap.reads(4)).await?;
     ensure!(term.is_leader_now() && standby.leads_already().is_none());
-    holder.kill(&cx);
+    holder.kill();
     shift(&cx, &*backend, 3_600_000).await?;
-    standby.leads(&cx).await?;
+    standby.leads().await?;
     Ok(())
 }
 
 async fn a_killed_holders_term_ends_by_its_own_clock(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut holder = cx.actor("a")?;
-    let term = holder.leads(&cx).await?;
+    let term = holder.leads().await?;
     let left = term.remaining();
     ensure!(left <= cx.ttl());
     holder.tap.kill();
@@ -159,10 +159,10 @@ async fn a_killed_holders_term_ends_by_its_own_clock(cx: Arc<Cx>) -> anyhow::Res
 async fn a_request_does_not_postpone_the_takeover(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut holder = cx.start(cx.steady("a"))?;
-    holder.leads(&cx).await?;
+    holder.leads().await?;
     let mut standby = cx.start(cx.steady("b"))?;
     cx.soon("the standby to look", standby.tap.reads(2)).await?;
-    holder.kill(&cx);
+    holder.kill();
     // Requests keep coming; each is a new tag, none is a beat.
     let asking = async {
         loop {
@@ -171,7 +171,7 @@ async fn a_request_does_not_postpone_the_takeover(cx: Arc<Cx>) -> anyhow::Result
         }
     };
     tokio::select! {
-        led = standby.leads(&cx) => drop(led?),
+        led = standby.leads() => drop(led?),
         () = asking => {}
     }
     Ok(())

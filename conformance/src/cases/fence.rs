@@ -5,10 +5,11 @@ use std::sync::Arc;
 use anyhow::{bail, ensure};
 use futures::future::join_all;
 use lease_core::{Grant, Loss, Term};
+use lease_judge::EffectError;
 
 use crate::case::{Need, cases};
 use crate::context::Cx;
-use crate::harness::{EffectError, Facility};
+use crate::harness::Facility;
 
 cases! { "fence":
     admits_the_first_the_same_and_every_later_term needs [Need::Facility(Facility::FencedEffects)],
@@ -84,7 +85,7 @@ async fn a_paused_holders_late_effect_is_refused(cx: Arc<Cx>) -> anyhow::Result<
     cx.init().await?;
     let resource = cx.resource(&cx.lease()).await?;
     let mut old = cx.actor("a")?;
-    let first = old.leads(&cx).await?;
+    let first = old.leads().await?;
     resource.effect(first.term(), "in time").await?;
     ensure!(first.is_leader_now(), "the local check, after which the holder is paused");
     let mut new = cx.actor("b")?;
@@ -93,7 +94,7 @@ async fn a_paused_holders_late_effect_is_refused(cx: Arc<Cx>) -> anyhow::Result<
     let second = async {
         // The holder says nothing any more; its effect is on its way.
         tap.cut(true);
-        let second = new.leads(&cx).await.expect("the successor must lead");
+        let second = new.leads().await.expect("the successor must lead");
         (second.term(), "successor's".to_owned())
     };
     stale(resource.late_effect((first.term(), "late"), Box::pin(second)).await)?;
@@ -105,11 +106,11 @@ async fn a_paused_holders_late_effect_is_refused(cx: Arc<Cx>) -> anyhow::Result<
 async fn a_refused_term_ends_at_once_and_raises_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut actor = cx.actor("a")?;
-    let first = actor.leads(&cx).await?;
+    let first = actor.leads().await?;
     first.fence_refused();
     ensure!(!first.is_leader_now(), "at once");
     ensure!(cx.soon("the loss", first.lost()).await? == Loss::FenceRefused);
-    let second = actor.leads(&cx).await?;
+    let second = actor.leads().await?;
     ensure!(second.term().epoch > first.term().epoch);
     // Only the next acquisition's own step (E-1): nobody raises an epoch because a fence refused it.
     let history = cx.recorder.history(&cx.lease());

@@ -28,7 +28,7 @@ async fn releases_only_after_the_work_has_returned(cx: Arc<Cx>) -> anyhow::Resul
     let spec = ActorSpec { drains: true, ..cx.steady("a") };
     let ttl = spec.ttl;
     let mut actor = cx.start(spec)?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     actor.shut_down();
     cx.soon("the work to be told", term.stop_requested()).await?;
     ensure!(term.stop_reason() == Some(&StopReason::Shutdown) && term.is_leader_now());
@@ -39,7 +39,7 @@ async fn releases_only_after_the_work_has_returned(cx: Arc<Cx>) -> anyhow::Resul
     ensure!(seen.grant() == Some(term.term().grant), "released while the work still ran: {seen:?}");
     ensure!(term.is_leader_now(), "the lease is kept while the work drains");
     actor.work_returns();
-    actor.stop(&cx).await?;
+    actor.stop().await?;
     ensure!(backend.observe(&cx.lease()).await?.grant().is_none());
     Ok(())
 }
@@ -49,19 +49,19 @@ async fn local_false_comes_before_the_successors_grant(cx: Arc<Cx>) -> anyhow::R
     let mut terms = Vec::new();
     let mut actors = vec![cx.actor("a")?];
     for index in 0..6 {
-        let term = actors[index].leads(&cx).await?;
+        let term = actors[index].leads().await?;
         ensure!(terms.iter().all(|earlier: &lease_core::Leadership| !earlier.is_leader_now()));
         actors.push(cx.actor(&format!("next-{index}"))?);
         cx.soon("the standby to look", actors[index + 1].tap.reads(1)).await?;
         match index % 3 {
             0 => actors[index].shut_down(),
-            1 => actors[index].kill(&cx),
+            1 => actors[index].kill(),
             _ => actors[index].tap.cut(true),
         }
         terms.push(term);
     }
     // L-1 and L-6 judge the rest to the nanosecond.
-    actors[6].leads(&cx).await?;
+    actors[6].leads().await?;
     Ok(())
 }
 
@@ -70,11 +70,11 @@ async fn steps_down_when_asked_and_answers_the_request(cx: Arc<Cx>) -> anyhow::R
     // Whoever steps down holds off for a part of its ttl: long enough for the standby's look on a busy machine.
     let ttl = cx.ttl() * 10;
     let mut holder = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
-    let first = holder.leads(&cx).await?;
+    let first = holder.leads().await?;
     let mut standby = cx.start(ActorSpec { ttl, ..cx.spec("b") })?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     let (id, _) = admin::request_step_down(&*backend, &cx.lease(), "an operator").await?;
-    let second = standby.leads(&cx).await?;
+    let second = standby.leads().await?;
     ensure!(first.stop_reason() == Some(&StopReason::StepDown { id, by: "an operator".into() }));
     ensure!(second.term().epoch > first.term().epoch);
     let history = cx.recorder.history(&cx.lease());
@@ -102,7 +102,7 @@ async fn ask_for(cx: &Cx, grant: Grant) -> anyhow::Result<u64> {
 async fn a_request_for_another_grant_is_void(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut holder = cx.start(cx.steady("a"))?;
-    let term = holder.leads(&cx).await?;
+    let term = holder.leads().await?;
     let beat = ask_for(&cx, Grant::random()).await?;
     loop {
         let seen = backend.observe(&cx.lease()).await?;
@@ -119,12 +119,12 @@ async fn a_request_for_another_grant_is_void(cx: Arc<Cx>) -> anyhow::Result<()> 
 async fn a_request_dies_with_its_grant(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut holder = cx.actor("a")?;
-    let first = holder.leads(&cx).await?;
+    let first = holder.leads().await?;
     let mut standby = cx.actor("b")?;
     cx.soon("the standby to look", standby.tap.reads(2)).await?;
-    holder.kill(&cx);
+    holder.kill();
     ask_for(&cx, first.term().grant).await?;
-    let second = standby.leads(&cx).await?;
+    let second = standby.leads().await?;
     let seen = backend.observe(&cx.lease()).await?;
     ensure!(record(&seen)?.request.is_none(), "the acquisition must clear the request: {seen:?}");
     ensure!(second.stop_reason().is_none());
@@ -134,11 +134,11 @@ async fn a_request_dies_with_its_grant(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn a_revoked_term_ends_at_once_and_is_waited_out(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut holder = cx.actor("a")?;
-    let first = holder.leads(&cx).await?;
+    let first = holder.leads().await?;
     let revoked = admin::revoke(&*backend, &cx.lease(), false, "by hand").await?;
     let revoked_at = Clock::boot().now();
     ensure!(cx.soon("the loss", first.lost()).await? == Loss::Superseded);
-    let second = holder.leads(&cx).await?;
+    let second = holder.leads().await?;
     let waited = Clock::boot().now().since(revoked_at);
     ensure!(waited >= cx.ttl(), "a grant that nobody holds was waited out for only {waited:?}");
     ensure!(second.term().epoch > record(&revoked)?.epoch, "above the revocation's own epoch");
@@ -153,12 +153,12 @@ async fn a_revocation_of_a_dead_holder_frees_at_once(cx: Arc<Cx>) -> anyhow::Res
         builder.renew_every(second).retry_every(second / 5)
     };
     let mut holder = cx.start(ActorSpec { ttl, settings, ..cx.spec("a") })?;
-    let first = holder.leads(&cx).await?;
+    let first = holder.leads().await?;
     let mut standby = cx.start(ActorSpec { ttl, settings, ..cx.spec("b") })?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
-    holder.kill(&cx);
+    holder.kill();
     admin::revoke(&*backend, &cx.lease(), true, "its machine is off").await?;
-    let second = standby.leads(&cx).await?;
+    let second = standby.leads().await?;
     ensure!(second.term().epoch > first.term().epoch);
     Ok(())
 }
@@ -167,17 +167,17 @@ async fn a_fenced_holder_is_followed_at_once_on_the_callers_word(cx: Arc<Cx>) ->
     cx.init().await?;
     let ttl = cx.ttl() * 20;
     let mut holder = cx.start(ActorSpec { ttl, preemptible: true, ..cx.spec("a") })?;
-    let first = holder.leads(&cx).await?;
+    let first = holder.leads().await?;
     let mut standby = cx.start(ActorSpec { ttl, preemptible: true, ..cx.spec("b") })?;
     cx.soon("the standby to look", standby.tap.reads(2)).await?;
     // Nothing may happen now, which only time can show: far less of it than the holder's ttl.
     let clock = Clock::boot();
     clock.sleep_until(clock.now().plus(cx.ttl())).await;
     ensure!(standby.leads_already().is_none(), "pre-emption is never a candidate's choice (F-3)");
-    holder.kill(&cx);
+    holder.kill();
     let killed_at = Clock::boot().now();
     standby.says_holder_is_dead();
-    let second = standby.leads(&cx).await?;
+    let second = standby.leads().await?;
     let took = Clock::boot().now().since(killed_at);
     ensure!(took < ttl && second.term().epoch > first.term().epoch, "it took {took:?}");
     Ok(())
@@ -186,7 +186,7 @@ async fn a_fenced_holder_is_followed_at_once_on_the_callers_word(cx: Arc<Cx>) ->
 async fn an_unfenced_holder_is_waited_out_whatever_the_caller_says(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut holder = cx.start(cx.steady("a"))?;
-    let term = holder.leads(&cx).await?;
+    let term = holder.leads().await?;
     let mut standby = cx.start(cx.steady("b"))?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     standby.says_holder_is_dead();

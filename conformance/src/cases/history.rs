@@ -114,12 +114,12 @@ async fn tells_the_life_of_an_elector(cx: Arc<Cx>) -> anyhow::Result<()> {
     // Whoever steps down holds off for a part of its ttl: long enough for the standby's look on a busy machine.
     let ttl = cx.ttl() * 10;
     let mut holder = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
-    holder.leads(&cx).await?;
+    holder.leads().await?;
     let mut standby = cx.start(ActorSpec { ttl, ..cx.spec("b") })?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     admin::request_step_down(&*backend, &cx.lease(), "an operator").await?;
-    standby.leads(&cx).await?;
-    holder.stop(&cx).await?;
+    standby.leads().await?;
+    holder.stop().await?;
     let rows = rows(&cx, &*backend).await?;
     use HistoryEvent::{Acquired, SteppedDown, TakenOver};
     let expected = [(Acquired, "a", 1), (SteppedDown, "a", 1), (TakenOver, "b", 2)];

@@ -51,7 +51,7 @@ async fn free_under_a_foreign_stamp_is_not_taken_at_once(cx: Arc<Cx>) -> anyhow:
     leave_foreign(&cx, false, maximum.as_millis() as u64).await?;
     let began = Clock::boot().now();
     let mut actor = cx.actor("a")?;
-    actor.leads(&cx).await?;
+    actor.leads().await?;
     let waited = Clock::boot().now().since(began);
     ensure!(waited >= lengthened(maximum), "freedom of another lineage was taken after {waited:?}");
     Ok(())
@@ -62,7 +62,7 @@ async fn held_under_a_foreign_stamp_is_waited_out_at_the_maximum(cx: Arc<Cx>) ->
     leave_foreign(&cx, true, maximum.as_millis() as u64).await?;
     let began = Clock::boot().now();
     let mut actor = cx.actor("a")?;
-    actor.leads(&cx).await?;
+    actor.leads().await?;
     let waited = Clock::boot().now().since(began);
     ensure!(waited >= lengthened(maximum), "a lost acquisition may have had any ttl; waited {waited:?}");
     Ok(())
@@ -98,7 +98,7 @@ async fn a_change_of_lineage_starts_the_wait_anew(cx: Arc<Cx>) -> anyhow::Result
     let before = Clock::boot().now();
     cx.harness.change_lineage().await?;
     ensure!(actor.leads_already().is_none(), "the change of lineage took longer than the term");
-    actor.leads(&cx).await?;
+    actor.leads().await?;
     let waited = Clock::boot().now().since(before);
     ensure!(waited >= lengthened(ttl), "it waited only {waited:?} under the new lineage");
     cx.judge().await
@@ -108,11 +108,11 @@ async fn epochs_rise_across_a_change_of_lineage(cx: Arc<Cx>) -> anyhow::Result<(
     let cx = cx.on(cx.harness.isolated().await?);
     let (_, _) = cx.init().await?;
     let mut actor = cx.actor("a")?;
-    let first = actor.leads(&cx).await?;
+    let first = actor.leads().await?;
     cx.harness.change_lineage().await?;
-    actor.stop(&cx).await?;
+    actor.stop().await?;
     let mut next = cx.actor("b")?;
-    let second = next.leads(&cx).await?;
+    let second = next.leads().await?;
     ensure!(second.term().epoch > first.term().epoch);
     let seen = cx.backend().await?.observe(&cx.lease()).await?;
     ensure!(record(&seen)?.lineage == seen.lineage, "the new term is stamped with the new lineage");

@@ -23,7 +23,7 @@ cases! { "outage":
 async fn local_false_by_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut actor = cx.start(ActorSpec { drains: true, ..cx.spec("a") })?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     actor.tap.cut(true);
     let clock = Clock::boot();
     let deadline = clock.now().plus(cx.ttl());
@@ -33,7 +33,7 @@ async fn local_false_by_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
     actor.work_returns();
     // The old term sends nothing any more when the store is back (L-5 judges).
     actor.tap.cut(false);
-    let next = actor.leads(&cx).await?;
+    let next = actor.leads().await?;
     ensure!(next.term().epoch > term.term().epoch);
     Ok(())
 }
@@ -41,7 +41,7 @@ async fn local_false_by_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn the_work_is_told_before_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut actor = cx.start(ActorSpec { ttl: cx.ttl() * 4, drains: true, ..cx.spec("a") })?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     actor.tap.cut(true);
     cx.soon("the work to be told", term.stop_requested()).await?;
     ensure!(term.stop_reason() == Some(&StopReason::Expiring), "{:?}", term.stop_reason());
@@ -49,7 +49,7 @@ async fn the_work_is_told_before_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()>
     actor.work_returns();
     cx.soon("the loss", term.lost()).await?;
     actor.tap.cut(false);
-    actor.leads(&cx).await?;
+    actor.leads().await?;
     Ok(())
 }
 
@@ -57,7 +57,7 @@ async fn a_short_blip_loses_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let ttl = cx.ttl() * 4;
     let mut actor = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     for _ in 0..3 {
         actor.tap.cut(true);
         cx.soon("a renewal to fail", actor.tap.failures(1)).await?;
@@ -73,7 +73,7 @@ async fn failed_renewals_end_no_term_before_the_deadline(cx: Arc<Cx>) -> anyhow:
     cx.init().await?;
     let ttl = cx.ttl() * 5;
     let mut actor = cx.start(ActorSpec { ttl, drains: true, ..cx.spec("a") })?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     let clock = Clock::boot();
     actor.tap.cut(true);
     let left = term.remaining();
@@ -104,7 +104,7 @@ async fn is_extended(cx: &Cx, term: &Leadership, before: Instant) -> anyhow::Res
 async fn leads_again_when_the_store_is_back(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut holder = cx.actor("a")?;
-    let first = holder.leads(&cx).await?;
+    let first = holder.leads().await?;
     let mut actors = [holder, cx.actor("b")?];
     for actor in &actors {
         actor.tap.cut(true);
@@ -113,7 +113,7 @@ async fn leads_again_when_the_store_is_back(cx: Arc<Cx>) -> anyhow::Result<()> {
     for actor in &actors {
         actor.tap.cut(false);
     }
-    let waiting = actors.iter_mut().map(|actor| Box::pin(actor.leads(&cx)));
+    let waiting = actors.iter_mut().map(|actor| Box::pin(actor.leads()));
     let (next, ..) = futures::future::select_all(waiting).await;
     ensure!(next?.term().epoch > first.term().epoch);
     Ok(())
@@ -125,7 +125,7 @@ async fn a_restart_of_the_store_is_survived(cx: Arc<Cx>) -> anyhow::Result<()> {
     // Long enough for any restart, and a renewal is due well before patience ends.
     let ttl = (cx.ttl() * 50).min(Duration::from_secs(60));
     let mut actor = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     cx.harness.restart().await?;
     is_extended(&cx, &term, deadline(&term)).await?;
     ensure!(actor.leads_already().is_none());

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use lease_core::{Clock, Loss};
+use lease_judge::history::{Outcome, What};
 use rustix::process::Signal;
 
 use crate::case::{Need, cases};
 use crate::context::{Cx, record};
 use crate::harness::Facility;
-use crate::history::What;
-use crate::process::ActorProcess;
 
 const PROCESSES: Need = Need::Facility(Facility::Processes);
 const EFFECTS: Need = Need::Facility(Facility::FencedEffects);
@@ -26,17 +25,15 @@ cases! { "process":
 async fn a_killed_holder_is_followed(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let ttl = cx.ttl() * 2;
-    let mut holder = ActorProcess::start(&cx, "holder", "a", ttl, None)?;
-    let first = holder.leads(&cx).await?;
-    let mut standby = ActorProcess::start(&cx, "standby", "b", ttl, None)?;
-    standby
-        .tells(&cx, "it saw the holder", |what| matches!(what, What::Answered { .. }).then_some(()))
-        .await?;
+    let mut holder = cx.process("holder", "a", ttl, None)?;
+    let first = holder.leads().await?;
+    let mut standby = cx.process("standby", "b", ttl, None)?;
+    standby.tells("see the holder", |what| matches!(what, What::Answered { .. }).then_some(())).await?;
     holder.kill().await?;
-    let second = standby.leads(&cx).await?;
+    let second = standby.leads().await?;
     ensure!(second.epoch > first.epoch);
     ensure!(record(&backend.observe(&cx.lease()).await?)?.term() == Some(second));
-    standby.ends_by(&cx, Signal::TERM).await
+    standby.ends_by(Signal::TERM).await
 }
 
 async fn a_holder_stopped_past_its_ttl_writes_late_and_is_refused(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -44,57 +41,57 @@ async fn a_holder_stopped_past_its_ttl_writes_late_and_is_refused(cx: Arc<Cx>) -
     let ttl = cx.ttl() * 2;
     let name = format!("{}-resource", cx.prefix());
     let resource = cx.resource(&cx.lease()).await?;
-    let mut holder = ActorProcess::start(&cx, "holder", "a", ttl, Some(&name))?;
-    let first = holder.leads(&cx).await?;
+    let mut holder = cx.process("holder", "a", ttl, Some(&name))?;
+    let first = holder.leads().await?;
     until(&cx, "an effect of the holder", || async { Ok(!resource.effects().await?.is_empty()) }).await?;
-    holder.pause(&cx).await?;
-    let mut standby = ActorProcess::start(&cx, "standby", "b", ttl, Some(&name))?;
-    let second = standby.leads(&cx).await?;
+    holder.pause().await?;
+    let mut standby = cx.process("standby", "b", ttl, Some(&name))?;
+    let second = standby.leads().await?;
     until(&cx, "an effect of the successor", || async {
         Ok(resource.effects().await?.iter().any(|(epoch, _)| *epoch == second.epoch))
     })
     .await?;
     holder.resume()?;
     // Its work doesn't ask whether it still leads: it writes, late, and the fence refuses.
-    let refused = holder.tells(&cx, "it was refused", |what| match what {
-        What::Refused { term } => Some(*term),
+    let refused = holder.tells("be refused", |what| match what {
+        What::Effect { term, outcome: Outcome::Refused, .. } => Some(*term),
         _ => None,
     });
     ensure!(refused.await? == first);
     let effects = resource.effects().await?;
     let switch = effects.iter().position(|(epoch, _)| *epoch == second.epoch).unwrap_or(0);
     ensure!(effects[switch..].iter().all(|(epoch, _)| *epoch >= second.epoch), "a late effect was admitted");
-    holder.ends_by(&cx, Signal::TERM).await?;
-    standby.ends_by(&cx, Signal::TERM).await
+    holder.ends_by(Signal::TERM).await?;
+    standby.ends_by(Signal::TERM).await
 }
 
 async fn two_processes_with_one_workload_name_are_two_grants(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let ttl = cx.ttl() * 2;
-    let mut first = ActorProcess::start(&cx, "first", "one-name", ttl, None)?;
-    let mut second = ActorProcess::start(&cx, "second", "one-name", ttl, None)?;
+    let mut first = cx.process("first", "one-name", ttl, None)?;
+    let mut second = cx.process("second", "one-name", ttl, None)?;
     let (held, waiting) = tokio::select! {
-        held = first.leads(&cx) => (held?, false),
-        held = second.leads(&cx) => (held?, true),
+        held = first.leads() => (held?, false),
+        held = second.leads() => (held?, true),
     };
     let (mut holder, mut standby) = if waiting { (second, first) } else { (first, second) };
     let clock = Clock::boot();
     clock.sleep_until(clock.now().plus(ttl * 2)).await;
     // L-1 judges that only one led meanwhile.
-    holder.ends_by(&cx, Signal::TERM).await?;
-    let next = standby.leads(&cx).await?;
+    holder.ends_by(Signal::TERM).await?;
+    let next = standby.leads().await?;
     ensure!(next.grant != held.grant && next.epoch > held.epoch);
-    standby.ends_by(&cx, Signal::TERM).await
+    standby.ends_by(Signal::TERM).await
 }
 
 async fn sigterm_and_sigint_release_at_once(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let ttl = cx.ttl() * 10;
     for signal in [Signal::TERM, Signal::INT] {
-        let mut holder = ActorProcess::start(&cx, &format!("{signal:?}"), "a", ttl, None)?;
-        holder.leads(&cx).await?;
+        let mut holder = cx.process(&format!("{signal:?}"), "a", ttl, None)?;
+        holder.leads().await?;
         let told_at = Clock::boot().now();
-        holder.ends_by(&cx, signal).await?;
+        holder.ends_by(signal).await?;
         let took = Clock::boot().now().since(told_at);
         let seen = backend.observe(&cx.lease()).await?;
         ensure!(
@@ -115,8 +112,8 @@ async fn effects_of_many_terms_keep_their_order(cx: Arc<Cx>) -> anyhow::Result<(
     let resource = cx.resource(&cx.lease()).await?;
     let mut epochs = Vec::new();
     for round in 0..3 {
-        let mut holder = ActorProcess::start(&cx, &format!("holder-{round}"), "a", ttl, Some(&name))?;
-        let term = holder.leads(&cx).await?;
+        let mut holder = cx.process(&format!("holder-{round}"), "a", ttl, Some(&name))?;
+        let term = holder.leads().await?;
         until(&cx, "an effect of the term", || async {
             Ok(resource.effects().await?.iter().any(|(epoch, _)| *epoch == term.epoch))
         })
@@ -125,7 +122,7 @@ async fn effects_of_many_terms_keep_their_order(cx: Arc<Cx>) -> anyhow::Result<(
         if round == 1 {
             holder.kill().await?;
         } else {
-            holder.ends_by(&cx, Signal::TERM).await?;
+            holder.ends_by(Signal::TERM).await?;
         }
     }
     let mut acted: Vec<_> = resource.effects().await?.iter().map(|(epoch, _)| *epoch).collect();

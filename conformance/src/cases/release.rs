@@ -67,11 +67,11 @@ async fn hands_over_without_waiting_for_the_ttl(cx: Arc<Cx>) -> anyhow::Result<(
         builder.renew_every(second).retry_every(second / 5)
     };
     let mut holder = cx.start(ActorSpec { ttl, settings, ..cx.spec("a") })?;
-    let first = holder.leads(&cx).await?;
+    let first = holder.leads().await?;
     let mut standby = cx.start(ActorSpec { ttl, settings, ..cx.spec("b") })?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
-    holder.stop(&cx).await?;
-    let second = standby.leads(&cx).await?;
+    holder.stop().await?;
+    let second = standby.leads().await?;
     ensure!(second.term().epoch > first.term().epoch && !first.is_leader_now());
     Ok(())
 }
@@ -92,21 +92,21 @@ async fn wakes_a_watcher(cx: Arc<Cx>) -> anyhow::Result<()> {
         }
     }
     let took = Clock::boot().now().since(began);
-    ensure!(took < cx.limit / 2, "the hint took {took:?}");
+    ensure!(took < cx.patience.0 / 2, "the hint took {took:?}");
     Ok(())
 }
 
 async fn a_late_release_after_a_takeover_is_refused(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut old = cx.actor("a")?;
-    let first = old.leads(&cx).await?;
+    let first = old.leads().await?;
     let held = old.tap.hold_next(Change::Release);
     old.shut_down();
     cx.soon("the release", held.arrived()).await?;
     old.tap.cut(true);
     ensure!(!first.is_leader_now(), "local false comes before the release is sent (H-1)");
     let mut new = cx.actor("b")?;
-    let second = new.leads(&cx).await?;
+    let second = new.leads().await?;
     let outcome = cx.soon("the late release", held.let_go()).await?;
     ensure!(matches!(outcome, Some(PutOutcome::Conflict(_))), "the late release was answered {outcome:?}");
     let now = backend.observe(&cx.lease()).await?;
@@ -117,9 +117,9 @@ async fn a_late_release_after_a_takeover_is_refused(cx: Arc<Cx>) -> anyhow::Resu
 async fn an_unknown_release_is_tried_again(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut actor = cx.start(ActorSpec { ttl: cx.ttl() * 20, ..cx.spec("a") })?;
-    actor.leads(&cx).await?;
+    actor.leads().await?;
     actor.tap.lose_next_request(Change::Release);
-    actor.stop(&cx).await?;
+    actor.stop().await?;
     let seen = backend.observe(&cx.lease()).await?;
     ensure!(record(&seen)?.grant.is_none(), "it gave up after one attempt (U-3): {seen:?}");
     Ok(())

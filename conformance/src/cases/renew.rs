@@ -5,11 +5,11 @@ use std::sync::Arc;
 use anyhow::ensure;
 use lease_core::deadline::shortened;
 use lease_core::{Change, Clock, Loss, PutOutcome, admin};
+use lease_judge::history::What;
 
 use crate::actor::ActorSpec;
 use crate::case::cases;
 use crate::context::{Cx, conflict, record, written};
-use crate::history::What;
 
 cases! { "renew":
     keeps_the_term_for_many_ttls,
@@ -26,7 +26,7 @@ cases! { "renew":
 async fn keeps_the_term_for_many_ttls(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut actor = cx.start(cx.steady("a"))?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     let mut rival = cx.start(cx.steady("b"))?;
     rival.tap.reads(1).await;
     // Three beats are a ttl.
@@ -62,7 +62,7 @@ async fn does_not_renew_a_newer_term_of_the_same_holder(cx: Arc<Cx>) -> anyhow::
     // And an elector whose name is on a newer term takes it for anybody's.
     let mut actor = cx.start(ActorSpec { lease: cx.lease_named("elector"), ..cx.spec("one-name") })?;
     let (backend, _) = cx.init_named(&actor.lease.clone()).await?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     let newer = loop {
         let seen = backend.observe(&actor.lease).await?;
         let fresh = lease_core::writes::Fresh::random();
@@ -103,7 +103,7 @@ async fn a_slow_renewal_counts_from_its_sending(cx: Arc<Cx>) -> anyhow::Result<(
     cx.init().await?;
     let ttl = cx.ttl() * 4;
     let mut actor = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     let held = actor.tap.hold_next(Change::Renew);
     cx.soon("a renewal", held.arrived()).await?;
     let arrived_at = Clock::boot().now();
@@ -132,7 +132,7 @@ async fn a_read_never_moves_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut actor = cx.actor("a")?;
     actor.tap.mute_watch();
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     actor.tap.cut_writes(true);
     let began = Clock::boot().now();
     while term.is_leader_now() {
@@ -151,12 +151,12 @@ async fn a_read_never_moves_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn a_late_renewal_of_a_lost_term_is_refused(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut old = cx.actor("a")?;
-    let first = old.leads(&cx).await?;
+    let first = old.leads().await?;
     let held = old.tap.hold_next(Change::Renew);
     cx.soon("a renewal", held.arrived()).await?;
     old.tap.cut(true);
     let mut new = cx.actor("b")?;
-    let second = new.leads(&cx).await?;
+    let second = new.leads().await?;
     ensure!(!first.is_leader_now());
     let outcome = cx.soon("the late renewal", held.let_go()).await?;
     ensure!(matches!(outcome, Some(PutOutcome::Conflict(_))), "the late renewal was answered {outcome:?}");
@@ -168,7 +168,7 @@ async fn a_late_renewal_of_a_lost_term_is_refused(cx: Arc<Cx>) -> anyhow::Result
 async fn a_request_in_between_costs_no_term(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut actor = cx.start(ActorSpec { drains: true, ..cx.steady("a") })?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     for _ in 0..5 {
         // Each request makes the holder's next renewal conflict once; it must retry on what it is shown.
         admin::request_step_down(&*backend, &cx.lease(), "an operator").await?;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use lease_core::{Certainty, Change, Clock};
+use lease_judge::history::{Answer, What};
 
 use crate::actor::ActorSpec;
 use crate::case::{Need, cases};
 use crate::context::{Cx, record};
 use crate::harness::Facility;
-use crate::history::{Answer, What};
 
 cases! { "unknown":
     an_acquisition_whose_reply_was_lost_is_adopted_not_doubled,
@@ -27,7 +27,7 @@ async fn an_acquisition_whose_reply_was_lost_is_adopted_not_doubled(cx: Arc<Cx>)
     let spec = ActorSpec { ttl: cx.ttl() * 20, ..cx.spec("a") };
     spec.tap.lose_next_reply(Change::Acquire);
     let mut actor = cx.start(spec)?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     let seen = backend.observe(&cx.lease()).await?;
     let shown = record(&seen)?;
     ensure!(shown.term() == Some(term.term()), "another grant than the one that was lost: {seen:?}");
@@ -41,7 +41,7 @@ async fn an_acquisition_that_never_arrived_is_not_held(cx: Arc<Cx>) -> anyhow::R
     let spec = ActorSpec { ttl: cx.ttl() * 20, ..cx.spec("a") };
     spec.tap.lose_next_request(Change::Acquire);
     let mut actor = cx.start(spec)?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     let seen = backend.observe(&cx.lease()).await?;
     ensure!(record(&seen)?.term() == Some(term.term()), "it leads without being in the register: {seen:?}");
     Ok(())
@@ -67,7 +67,7 @@ async fn seeing_ones_own_grant_proves_nothing(cx: Arc<Cx>) -> anyhow::Result<()>
         ensure!(actor.leads_already().is_none(), "it took a read for a confirmation (U-2)");
     }
     tap.cut_writes(false);
-    actor.leads(&cx).await?;
+    actor.leads().await?;
     Ok(())
 }
 
@@ -82,7 +82,7 @@ async fn a_renewal_that_never_arrived_costs_no_term(cx: Arc<Cx>) -> anyhow::Resu
 async fn renewal_is_disturbed(cx: &Arc<Cx>, disturb: fn(&crate::actor::Actor)) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut actor = cx.start(ActorSpec { ttl: cx.ttl() * 4, ..cx.spec("a") })?;
-    let term = actor.leads(cx).await?;
+    let term = actor.leads().await?;
     let unknown = |what: &What| matches!(what, What::Answered { answer: Answer::Unknown, .. });
     for round in 1..=3 {
         disturb(&actor);
@@ -117,7 +117,7 @@ async fn an_acquisition_acknowledged_too_late_begins_no_term(cx: Arc<Cx>) -> any
     ensure!(late.is_some(), "the store must have answered");
     ensure!(actor.leads_already().is_none(), "it began a term past its own deadline (T-1)");
     tap.cut(false);
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     ensure!(term.is_leader_now());
     Ok(())
 }

@@ -47,7 +47,7 @@ async fn is_refused_clearly_where_it_is_not_offered(cx: Arc<Cx>) -> anyhow::Resu
 async fn a_hint_is_no_proof_of_freedom(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut holder = cx.start(cx.steady("a"))?;
-    let term = holder.leads(&cx).await?;
+    let term = holder.leads().await?;
     let spec = cx.steady("b");
     spec.tap.mute_watch();
     let mut standby = cx.start(spec)?;
@@ -70,7 +70,7 @@ async fn old_news_of_freedom_takes_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
     let freed = written(cx.release(&*backend, &cx.lease(), &held).await?)?;
     let mut holder = cx.start(cx.steady("a"))?;
-    let term = holder.leads(&cx).await?;
+    let term = holder.leads().await?;
     let spec = cx.steady("b");
     spec.tap.mute_watch();
     let mut standby = cx.start(spec)?;
@@ -87,15 +87,15 @@ async fn takes_over_by_polling_when_no_hint_ever_comes(cx: Arc<Cx>) -> anyhow::R
     cx.init().await?;
     let ttl = cx.ttl() * 4;
     let mut holder = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
-    let first = holder.leads(&cx).await?;
+    let first = holder.leads().await?;
     let spec = ActorSpec { ttl, ..cx.spec("b") };
     spec.tap.mute_watch();
     let mut standby = cx.start(spec)?;
     // At its start, and once it listens: by its poll it looks after that.
     cx.soon("the standby to look twice", standby.tap.reads_reach(2)).await?;
-    holder.stop(&cx).await?;
+    holder.stop().await?;
     let released_at = Clock::boot().now();
-    let second = standby.leads(&cx).await?;
+    let second = standby.leads().await?;
     let took = Clock::boot().now().since(released_at);
     ensure!(second.term().epoch > first.term().epoch);
     ensure!(took < ttl, "one poll is at most ttl/3; it took {took:?} of ttl {ttl:?}");
@@ -108,7 +108,7 @@ async fn a_storm_of_hints_costs_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     let spec = ActorSpec { ttl, ..cx.spec("a") };
     spec.tap.mute_watch();
     let mut actor = cx.start(spec)?;
-    let term = actor.leads(&cx).await?;
+    let term = actor.leads().await?;
     let clock = Clock::boot();
     let until = clock.now().plus(ttl * 3 / 2);
     while clock.now() < until {

@@ -11,7 +11,7 @@ use lease_core::{
 
 use super::views::{core, omits, right, sees, sees_record, writes};
 use super::{Kind, Mutant};
-use crate::context::Core;
+use crate::step::Core;
 
 const fn mutant(name: &'static str, make: fn() -> Core, killers: &'static [&'static str]) -> Mutant {
     Mutant { name, killers, kind: Kind::Core(make), losing: false }

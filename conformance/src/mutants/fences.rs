@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use lease_core::Term;
 use lease_core::fence::{self, Stale};
+use lease_judge::{EffectError, FencedResource};
 
 use super::{Kind, Mutant};
-use crate::harness::{EffectError, FencedResource};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {

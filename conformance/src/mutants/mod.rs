@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lease_core::{BackendError, Capabilities, LeaseBackend, LeaseName};
+use lease_judge::{FencedResource, Patience};
 
 use crate::cases;
-use crate::context::{Core, real_core};
-use crate::harness::{Facility, FencedResource, Harness, Missing};
+use crate::harness::{Facility, Harness, Missing};
 use crate::memory::MemoryHarness;
+use crate::step::{Core, real_core};
 
 /// Wraps each connection to one store.
 pub(crate) type WrongStore = Arc<dyn Fn(Arc<dyn LeaseBackend>) -> Arc<dyn LeaseBackend> + Send + Sync>;
@@ -136,7 +137,7 @@ impl Mutant {
             if case.ignored_because(&*harness, &capabilities).is_some() {
                 continue;
             }
-            match case.run(harness.clone(), core.clone(), limit) {
+            match case.run(harness.clone(), core.clone(), Patience(limit)) {
                 Ok(_) => fate.survived.push(id),
                 Err(why) => {
                     let first = why.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();

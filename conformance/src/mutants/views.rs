@@ -8,7 +8,7 @@ use lease_core::elector::step::{Action, Event, Jitter, Reply, Request, State, st
 use lease_core::writes::Fresh;
 use lease_core::{Change, Instant, Observation, PutOutcome, Record};
 
-use crate::context::Core;
+use crate::step::Core;
 
 /// What a mutant knows of its elector at a step.
 pub(super) struct At<'a> {

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lease_core::{LeaseName, Term};
+use lease_stores::Link;
 use lease_testbed::Signal;
 use tokio_util::sync::CancellationToken;
 
-use super::link::Link;
 use super::plan::{Fault, Plan, Step};
 use crate::fleet::{Actor, Fleet, LOOK_EVERY, Part};
 use crate::judge::Evidence;
@@ -92,7 +92,7 @@ impl Cell {
         Ok(self.chronicle)
     }
 
-    async fn inject(&mut self, step: Step<Fault>) -> anyhow::Result<()> {
+    async fn inject(&mut self, step: Step) -> anyhow::Result<()> {
         let Some((index, term)) = self.leader() else { return Ok(()) };
         let ttl = self.shared.ttl;
         let fault = step.fault;

@@ -1,7 +1,6 @@
 //! `leasehold-lab chaos`: real processes, real faults, and a judgement from outside.
 
 mod cell;
-mod link;
 mod plan;
 mod report;
 mod store;
@@ -13,18 +12,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lease_core::LeaseName;
+use lease_stores::{Mode, Place};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::cell::{Cell, Chronicle, Shared};
-use self::link::Link;
 use self::plan::{Plan, StorePlan};
 use self::report::Report;
 use crate::arena::Arena;
 use crate::effects::Effects;
 use crate::fleet::{Fleet, Part};
 use crate::judge;
-use crate::store::{Mode, Store};
 
 /// Kill, stop, pause and cut off real processes at random, crash their store, and judge by what they leave behind
 /// whether two ever led at once, an epoch came back, an old term changed anything, or a late effect got through.
@@ -75,9 +73,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let fleet = Fleet::new()?;
     let leases: Vec<_> =
         (0..args.leases).map(|index| LeaseName::new(format!("lease-{index}"))).collect::<Result<_, _>>()?;
-    let arena = Arena::start(args.mode, &fleet, &leases, args.ttl).await?;
+    let arena = Arena::start(args.mode, &leases, args.ttl).await?;
     if args.sabotage_admission {
-        Effects::sabotage(&arena.store).await?;
+        for lease in &leases {
+            arena.place.admit_everybody(lease.as_str()).await?;
+        }
     }
     let enough = CancellationToken::new();
     let shared =
@@ -85,8 +85,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut cells = JoinSet::new();
     for (index, lease) in leases.iter().enumerate() {
-        let part = |actor: u64, store: Store| Part {
-            store,
+        let part = |actor: u64, place: Place| Part {
+            place,
             lease: lease.clone(),
             // The last two share a name, as two pods of a careless deployment would.
             workload: format!("{lease}/{}", actor.min(args.actors - 2)),
@@ -95,18 +95,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         };
         let mut parts = Vec::new();
         for actor in 0..args.actors {
-            let linked =
-                arena.server.as_ref().map(|server| Link::before(&arena.store, server)).transpose()?;
-            let (link, store) =
-                linked.map_or((None, arena.store.clone()), |(link, store)| (Some(link), store));
-            parts.push((part(actor, store), link));
+            let linked = arena.store.link()?;
+            let (link, place) =
+                linked.map_or((None, arena.place.clone()), |(link, place)| (Some(link), place));
+            parts.push((part(actor, place), link));
         }
+        let linked = parts.iter().all(|(_, link)| link.is_some());
         let cell = Cell::new(lease.clone(), parts, shared.clone());
-        let (lease, plan) = (lease.clone(), Plan::new(seed, index, args.mode));
+        let (lease, plan) = (lease.clone(), Plan::new(seed, index, linked));
         cells.spawn(async move { cell.run(plan).await.map(|chronicle| (lease, chronicle)) });
     }
     let limit = args.time_limit.unwrap_or(Duration::from_secs(60 + 2 * args.takeovers));
-    let store_plan = StorePlan::new(seed, args.mode, args.ttl);
+    let store_plan = StorePlan::new(seed, arena.store.faults(), args.ttl);
     let (store_faults, sightings, chronicles) = tokio::join!(
         async {
             let faults = store::break_by(&arena, store_plan, &enough).await;
@@ -129,11 +129,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let took = start.elapsed();
 
     let backend = arena.backend().await?;
-    let mut effects = Effects::connect(&arena.store).await?;
     let mut violations = Vec::new();
     for (lease, chronicle) in &mut chronicles {
         let evidence = &mut chronicle.evidence;
-        evidence.effects = effects.all(lease.as_str()).await?;
+        evidence.effects = Effects::open(&arena.place, lease.as_str()).await?.all().await?;
         if backend.capabilities().history {
             evidence.history = backend.history(lease, u32::MAX).await?;
         }

@@ -5,11 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use lease_core::LeaseName;
+use lease_stores::StoreFault;
 use serde::Serialize;
 
 use super::Args;
 use super::cell::{Chronicle, Mark};
-use super::plan::StoreFault;
 use crate::judge::{RULES, Violation};
 use crate::stats::Spread;
 use crate::trace::Nanos;

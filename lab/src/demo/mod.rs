@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use cast::Cast;
+use lease_stores::Mode;
 use screen::Screen;
 use stage::Stage;
 pub(crate) use writer::Writer;
@@ -44,18 +45,6 @@ pub(crate) struct Args {
     /// Keep the folder with the databases and the logs
     #[arg(long)]
     keep: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Mode {
-    /// Two files beside the lease file, in a throw-away folder
-    Sqlite,
-    /// A PostgreSQL server of our own, in a throw-away folder
-    Postgres,
-    /// An etcd cluster of our own, of three nodes, for the lease; two SQLite files for the data
-    Etcd,
-    /// A Kubernetes control plane of our own for the lease; two SQLite files for the data
-    K8s,
 }
 
 /// Runs the demo. Dropped, it ends everything that it started.

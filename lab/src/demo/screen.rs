@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
 use super::witness::Witness;
-use super::{Args, Mode, TTL, timeline};
+use super::{Args, TTL, timeline};
 
 /// The forwarders.
 pub(super) const NAMES: [&str; 3] = ["forwarder-a", "forwarder-b", "forwarder-c"];
@@ -126,16 +126,6 @@ impl Screen {
 
     /// Says what is going to happen.
     pub(super) fn title(&self, args: &Args) {
-        let store = match args.mode {
-            Mode::Sqlite => "SQLite: one file for the lease, one for each store",
-            Mode::Postgres => {
-                "PostgreSQL, a real server of our own (epoch 1·7: its timeline 1, acquisition 7)"
-            }
-            Mode::Etcd => {
-                "etcd, a real cluster of three nodes for the lease; SQLite, one file for each store"
-            }
-            Mode::K8s => "Kubernetes, a real API server for the lease; SQLite, one file for each store",
-        };
         self.line(&format!(
             "{}",
             style("Leasehold: three forwarders, one lease, a minute of trouble").bold()
@@ -143,8 +133,9 @@ impl Screen {
         self.line(&format!(
             "  A ledger writes {} audit rows a second into an outbox. Whichever forwarder holds the lease sends them\n  \
              on to an ingest. We stop, kill and pause the leaders meanwhile. Every process is the real program.\n  \
-             store: {store} · ttl {} s (a short one, so that you needn't wait) · at least {} rows\n",
+             store: {} · ttl {} s (a short one, so that you needn't wait) · at least {} rows\n",
             args.rate,
+            args.mode.about(),
             TTL.as_secs(),
             grouped(args.rows),
         ));

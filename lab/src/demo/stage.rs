@@ -1,29 +1,22 @@
 //! The stores of one demo, in a throw-away folder.
 
-use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use lease_core::LeaseName;
 use lease_core::admin::{self, Init};
-use lease_core::{LeaseBackend, LeaseName};
-use lease_etcd::EtcdConfig;
-use lease_k8s::{K8s, K8sConfig};
-use lease_postgres::{Postgres, PostgresConfig};
 use lease_spendguard::{canonical, forwarder, outbox};
-use lease_sqlite::{Sqlite, SqliteConfig};
-use lease_testbed::{
-    ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Folder, Postgres as Server, PostgresOptions,
-    wait_for,
-};
+use lease_stores::{Mode, Place, TestStore};
+use lease_testbed::Folder;
 use lease_worker_common::database::Database;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{PgPool, SqlitePool};
 
+use super::TTL;
 use super::screen::Screen;
 use super::witness::{Effects, Seen, Witness};
-use super::{Mode, TTL};
 
 /// Where everything is.
 pub(crate) struct Stage {
@@ -35,7 +28,7 @@ pub(crate) struct Stage {
     /// The canonical store's URL.
     pub(crate) canonical: String,
     witness: Arc<Witness>,
-    _server: Option<Box<dyn Any + Send + Sync>>,
+    _store: Arc<dyn TestStore>,
 }
 
 impl Stage {
@@ -43,69 +36,21 @@ impl Stage {
     pub(crate) async fn set(mode: Mode) -> anyhow::Result<Self> {
         let folder = Folder::new("demo")?;
         let lease = LeaseName::new(forwarder::LEASE)?;
-        let file = |name: &str| folder.path().join(name).display().to_string();
-        let (lease_flags, lease_file, outbox, canonical, server, backend): (
-            _,
-            _,
-            _,
-            _,
-            Option<Box<dyn Any + Send + Sync>>,
-            Arc<dyn LeaseBackend>,
-        );
-        match mode {
-            Mode::Sqlite => {
-                let leases = file("leases.sqlite");
-                lease_flags = vec!["--mode".into(), "sqlite".into(), "--sqlite-path".into(), leases.clone()];
-                outbox = format!("sqlite:{}", file("outbox.sqlite"));
-                canonical = format!("sqlite:{}", file("canonical.sqlite"));
-                lease_file = Some(PathBuf::from(&leases));
-                backend = Arc::new(Sqlite::connect(SqliteConfig::new(leases)?).await?);
-                server = None;
-            }
-            Mode::Postgres => {
-                let started = Server::start(PostgresOptions::default()).await?;
-                let leases = started.create_database("leases").await?;
-                lease_flags =
-                    vec!["--mode".into(), "postgres".into(), "--postgres-url".into(), leases.clone()];
-                outbox = started.create_database("outbox").await?;
-                canonical = started.create_database("canonical").await?;
-                let config = PostgresConfig::new(&leases)?;
-                lease_postgres::migrate(&config).await?;
-                backend = Arc::new(Postgres::connect(config).await?);
-                // A first installation: written free, so that nobody has to wait.
-                admin::init(&*backend, &lease, Init { new: true, above: 0, max_ttl: TTL }).await?;
-                lease_file = None;
-                server = Some(Box::new(started));
-            }
-            Mode::Etcd => {
-                let started = Etcd::start(EtcdOptions::default().nodes(3)).await?;
-                let endpoints = started.endpoints();
-                lease_flags =
-                    vec!["--mode".into(), "etcd".into(), "--etcd-endpoints".into(), endpoints.join(",")];
-                outbox = format!("sqlite:{}", file("outbox.sqlite"));
-                canonical = format!("sqlite:{}", file("canonical.sqlite"));
-                backend = Arc::new(lease_etcd::Etcd::connect(EtcdConfig::new(endpoints)?).await?);
-                admin::init(&*backend, &lease, Init { new: true, above: 0, max_ttl: TTL }).await?;
-                lease_file = None;
-                server = Some(Box::new(started));
-            }
-            Mode::K8s => {
-                let started = ControlPlane::start(ControlPlaneOptions::default()).await?;
-                let kubeconfig = started.kubeconfig().to_owned();
-                let path = kubeconfig.display().to_string();
-                lease_flags = vec!["--mode".into(), "k8s".into(), "--k8s-kubeconfig".into(), path];
-                outbox = format!("sqlite:{}", file("outbox.sqlite"));
-                canonical = format!("sqlite:{}", file("canonical.sqlite"));
-                wait_for("its namespace is there", Duration::from_secs(30), async || {
-                    started.access().request("GET", "/api/v1/namespaces/default", None).await
-                })
-                .await?;
-                backend = Arc::new(K8s::connect(K8sConfig::kubeconfig(Some(kubeconfig))).await?);
-                admin::init(&*backend, &lease, Init { new: true, above: 0, max_ttl: TTL }).await?;
-                lease_file = None;
-                server = Some(Box::new(started));
-            }
+        let store = mode.start().await?;
+        let place = store.place();
+        let lease_file = match &place {
+            Place::Sqlite(place) => Some(place.leases()),
+            _ => None,
+        };
+        let backend = place.connect().await?;
+        if !backend.capabilities().creates_registers {
+            // A first installation: written free, so that nobody has to wait.
+            admin::init(&*backend, &lease, Init { new: true, above: 0, max_ttl: TTL }).await?;
         }
+        // A store that holds nothing but leases has the data in files beside it.
+        let file = |name: &str| format!("sqlite:{}", folder.path().join(name).display());
+        let outbox = store.database("outbox").await?.unwrap_or_else(|| file("outbox.sqlite"));
+        let canonical = store.database("canonical").await?.unwrap_or_else(|| file("canonical.sqlite"));
         let limit = Duration::from_secs(10);
         let database = |url: &str| url.parse::<Database>().map_err(anyhow::Error::msg);
         outbox::open(&database(&outbox)?, true, limit).await?.migrate().await?;
@@ -128,7 +73,7 @@ impl Stage {
             false => Some(Seen::from_now_on(&backend, &lease).await?),
         };
         let witness = Arc::new(Witness { backend, lease, effects, seen, lease_file });
-        Ok(Self { folder, lease_flags, outbox, canonical, witness, _server: server })
+        Ok(Self { folder, lease_flags: place.flags(), outbox, canonical, witness, _store: store })
     }
 
     /// Who looks at the stores from outside.

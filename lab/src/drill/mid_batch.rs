@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use lease_core::HistoryEvent;
+use lease_stores::{postgres, sqlite};
 use lease_testbed::{Proxy, wait_for};
+use lease_worker_common::database::Database;
 
 use super::Sabotage;
 use super::pods::{PATIENCE, Pod, operator};
@@ -13,7 +15,6 @@ use crate::demo::screen::epoch_in_words;
 use crate::demo::stage::Stage;
 use crate::demo::witness::Witness;
 use crate::demo::{TTL, Writer};
-use crate::effects::Effects;
 
 const WARNING: &str = "lease expired locally; skip batch until renewed";
 const REFUSED: &str = "a late write was refused by the fence";
@@ -36,8 +37,8 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     let written = Writer::start(&stage.outbox, Default::default(), 2_000, 2_000).await?;
     hold.held().await?;
     if sabotage == Some(Sabotage::Admission) {
-        Effects::admit_everybody(&stage.outbox).await?;
-        Effects::admit_everybody(&stage.canonical).await?;
+        admit_everybody(&stage.outbox).await?;
+        admit_everybody(&stage.canonical).await?;
         story.step("SABOTAGE: both stores admit every term from now on");
     }
     if sabotage == Some(Sabotage::UniqueKey) {
@@ -191,5 +192,13 @@ async fn pause(witness: &Witness, pod: &Pod) -> anyhow::Result<()> {
         }
         pod.process.resume()?;
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Breaks the fences of a worker's database.
+async fn admit_everybody(database: &str) -> anyhow::Result<()> {
+    match database.parse().map_err(anyhow::Error::msg)? {
+        Database::Sqlite(file) => sqlite::admit_everybody(&file).await,
+        Database::Postgres(_) => postgres::admit_everybody(database, "public").await,
     }
 }

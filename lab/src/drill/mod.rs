@@ -13,7 +13,8 @@ pub(crate) mod story;
 
 use std::process::ExitCode;
 
-use crate::demo::Mode;
+use lease_stores::Mode;
+
 use crate::demo::stage::Stage;
 
 use self::story::Story;

@@ -29,13 +29,13 @@ pub(crate) struct Args {
 /// Makes what the run needs from outside, and moves the program into its private network.
 pub(crate) fn prepare() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
-        // Says what is needed, before anything is built in vain.
-        return lease_testbed::in_private_network();
+        // Fails with a message before anything is built.
+        return lease_node::in_private_network();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(lease_testbed::helm::program())?;
     drop(runtime);
-    lease_testbed::in_private_network()
+    lease_node::in_private_network()
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {

@@ -62,7 +62,7 @@ async fn exactly(stage: &Stage, sql: &'static str, count: i64) -> anyhow::Result
     Ok(now)
 }
 
-/// Runs such a line on our release, and waits until all is ready.
+/// Runs one of these lines on our release, and waits until all is ready.
 async fn run(stage: &Stage, line: &str) -> anyhow::Result<()> {
     let theirs = line.strip_prefix("upgrade leasehold deploy/helm/leasehold -n prod ");
     let more = theirs.with_context(|| format!("the page says {line:?}"))?.split_whitespace();

@@ -20,7 +20,7 @@ const FORWARDER: &str = "outbox-forwarder";
 const SWEEPER: &str = "ttl-sweeper";
 const POSTGRES: &str = "leaderElection.mode=postgres";
 
-/// What a rollout of three forwarders may leave without a leader, in all.
+/// The time in all that a rollout of three forwarders may leave without a leader.
 const GAPS_MS: i64 = 1000;
 
 pub(super) async fn play(stage: &Stage, story: &Story) -> anyhow::Result<()> {
@@ -65,7 +65,7 @@ pub(super) async fn play(stage: &Stage, story: &Story) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All that happens to it under load.
+/// The part of its life that is under load.
 async fn live(stage: &Stage, story: &Story, load: &Load, granted: &mut Granted) -> anyhow::Result<()> {
     works(stage, story, load, "k8s").await?;
     stage.helm(&["test", RELEASE]).await?;
@@ -100,7 +100,7 @@ async fn live(stage: &Stage, story: &Story, load: &Load, granted: &mut Granted) 
     works(stage, story, load, "postgres").await
 }
 
-/// What helm has applied, its hooks among it.
+/// The manifests that helm has applied, hooks included.
 async fn rendered(stage: &Stage) -> anyhow::Result<String> {
     let (manifest, hooks) =
         (stage.helm(&["get", "manifest", RELEASE]).await?, stage.helm(&["get", "hooks", RELEASE]).await?);
@@ -114,7 +114,7 @@ async fn works(stage: &Stage, story: &Story, load: &Load, mode: &str) -> anyhow:
     flow(stage, load).await?;
     story.check(
         format!("mode {mode}: exactly one leader of each lease, and rows flow"),
-        true, // else the run has ended
+        true, // otherwise the run has ended with an error
         format!("{} and {}", forwarder.name, sweeper.name),
     );
     Ok(())
@@ -183,7 +183,7 @@ async fn lose_a_node(stage: &Stage, story: &Story, load: &Load) -> anyhow::Resul
     let (lost, began, lost_at) = (leader.node.as_str(), Instant::now(), lease_int(stage, NOW_MS).await?);
     stage.cluster.lose_node(lost).await?;
     let next = one_leader(stage, FORWARDER, Some(lost)).await?;
-    // By the store: how long it takes to ask all pods is not counted.
+    // Measured by the store, so that the time to ask all pods isn't counted.
     let sql = "SELECT (extract(epoch FROM max(event_at)) * 1000)::bigint - $1 FROM coordination_lease_history
         WHERE lease_name = 'outbox-forwarder' AND event_type = 'taken_over'";
     let took = since(stage, sql, lost_at).await?;
@@ -196,7 +196,7 @@ async fn lose_a_node(stage: &Stage, story: &Story, load: &Load) -> anyhow::Resul
     let away = async || {
         let lost_pods = pods::all(&stage.client).await?;
         let left = lost_pods.iter().filter(|pod| pod.node == lost && !pod.terminating);
-        // The DaemonSet's stays for its node.
+        // A DaemonSet's pod stays bound to its node.
         let left = left.filter(|pod| pod.role != "sidecar").count();
         ensure!(left == 0, "{left} pods are still bound to {lost}");
         pods::deployed(&stage.client).await
@@ -210,7 +210,7 @@ async fn lose_a_node(stage: &Stage, story: &Story, load: &Load) -> anyhow::Resul
     Ok(())
 }
 
-/// A release whose forwarders can't start, and the one before it again.
+/// A release whose forwarders can't start, and the rollback to the one before it.
 async fn roll_back(stage: &Stage, story: &Story, good: &[&str]) -> anyhow::Result<()> {
     let before = one_leader(stage, FORWARDER, None).await?;
     let nonsense = "outboxForwarder.env.LEASEHOLD_OUTBOX_FORWARDER_BATCH_SIZE=nonsense";
@@ -290,7 +290,7 @@ async fn since(stage: &Stage, sql: &'static str, began: i64) -> anyhow::Result<i
     Ok(sqlx::query_scalar(sql).bind(began).fetch_one(&stage.leases).await?)
 }
 
-/// The time without a holder since then, in all.
+/// The total time without a holder since then.
 async fn gaps_ms(stage: &Stage, began: i64) -> anyhow::Result<i64> {
     let sql = "SELECT coalesce(sum(extract(epoch FROM next - event_at) * 1000), 0)::bigint FROM (
         SELECT history_id, event_type, event_at, lead(event_at) OVER (ORDER BY history_id) AS next
@@ -305,7 +305,7 @@ async fn taken_over(stage: &Stage, began: i64) -> anyhow::Result<i64> {
     since(stage, sql, began).await
 }
 
-/// Was each term since then given up before the next one began?
+/// True if each term since then was released before the next one began.
 async fn clean(stage: &Stage, began: i64) -> anyhow::Result<bool> {
     let sql = "SELECT count(*) FROM (
         SELECT history_id, event_type, lag(event_type) OVER (ORDER BY history_id) AS before

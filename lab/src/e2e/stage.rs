@@ -5,9 +5,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lease_testbed::{
-    Cluster, ClusterOptions, Etcd, EtcdOptions, Folder, Image, Postgres, PostgresOptions, helm, wait_for,
-};
+use lease_node::{Cluster, ClusterOptions, Image};
+use lease_testbed::{Etcd, EtcdOptions, Folder, Postgres, PostgresOptions, helm, wait_for};
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -18,11 +17,11 @@ use crate::drill::pods::binary;
 pub(super) const NAMESPACE: &str = "spendguard";
 pub(super) const RELEASE: &str = "e2e";
 pub(super) const NODES: [&str; 2] = ["node-a", "node-b"];
-/// The leases' and the scope's.
+/// The ttl of the leases and of the scope.
 pub(super) const TTL: Duration = Duration::from_secs(3);
 pub(super) const SCOPE: &str = "payments";
 
-/// Generous: three servers and a dozen pods share the machine.
+/// Generous, since three servers and a dozen pods share the machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(super) struct Stage {
@@ -61,7 +60,7 @@ impl Stage {
             postgres.create_database("canonical").await?,
         ];
         let client = cluster.client().await?;
-        // Its sidecars' hostPath needs this; everything else would do with `restricted`.
+        // The hostPath of its sidecars needs this; everything else meets `restricted`.
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
             "name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
         cluster.access().request("POST", "/api/v1/namespaces", Some(namespace)).await?;
@@ -135,7 +134,7 @@ impl Stage {
         self.ask_for(verb, sets, &["--wait"]).await
     }
 
-    /// The same without waiting for more than the hooks.
+    /// The same, but waits only for the hooks.
     pub(super) async fn ask_for(&self, verb: &str, sets: &[&str], more: &[&str]) -> anyhow::Result<()> {
         let (chart, values) = (self.chart.display().to_string(), self.folder.path().join("values.json"));
         let values = values.display().to_string();
@@ -145,7 +144,7 @@ impl Stage {
         self.helm(&args).await.map(drop)
     }
 
-    /// What helm prints.
+    /// Runs helm and returns its output.
     pub(super) async fn helm(&self, args: &[&str]) -> anyhow::Result<String> {
         let mut command = tokio::process::Command::new(&self.helm);
         let limit = format!("{}s", PATIENCE.as_secs());
@@ -161,16 +160,16 @@ impl Stage {
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
         if !output.status.success() {
             let told = String::from_utf8_lossy(&output.stderr);
-            bail!("helm {}: {}\n{}", args.join(" "), told.trim_end(), self.troubles().await);
+            bail!("helm {}: {}\n{}", args.join(" "), told.trim_end(), self.unready().await);
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// The last lines of every pod that isn't ready, for whoever has to find out why.
-    pub(super) async fn troubles(&self) -> String {
+    /// The last lines of every pod that isn't ready, for error messages.
+    pub(super) async fn unready(&self) -> String {
         let pods = super::pods::all(&self.client).await.unwrap_or_default();
-        let troubled = pods.iter().filter(|pod| !pod.ready);
-        let told = troubled.map(|pod| {
+        let unready = pods.iter().filter(|pod| !pod.ready);
+        let told = unready.map(|pod| {
             let logs = self.cluster.logs(NAMESPACE, &pod.name);
             let lines: Vec<_> = logs.lines().collect();
             let last = lines[lines.len().saturating_sub(8)..].join("\n");
@@ -179,7 +178,7 @@ impl Stage {
         told.collect::<Vec<_>>().join("\n")
     }
 
-    /// Waits until `what` holds, within the patience of the whole run.
+    /// Waits until `holds` succeeds, within the patience of the whole run; `what` names it.
     pub(super) async fn until<T, F: Future<Output = anyhow::Result<T>>>(
         &self,
         what: &str,
@@ -187,7 +186,7 @@ impl Stage {
     ) -> anyhow::Result<T> {
         match wait_for(what, PATIENCE, holds).await {
             Ok(value) => Ok(value),
-            Err(why) => Err(why.context(self.troubles().await)),
+            Err(why) => Err(why.context(self.unready().await)),
         }
     }
 }

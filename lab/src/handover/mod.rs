@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lease_core::{Grant, LeaseName, Term};
+use lease_stores::Mode;
 use lease_testbed::Signal;
 use serde::Serialize;
 
@@ -16,7 +17,6 @@ use crate::arena::Arena;
 use crate::effects::{Effect, Effects};
 use crate::fleet::{Actor, Fleet, Part};
 use crate::stats::Spread;
-use crate::store::Mode;
 use crate::trace::{Act, Entry, Nanos, Outcome, now};
 
 /// Hand a lease over by SIGTERM, again and again, from the signal to the successor's first fenced commit; in turns with
@@ -122,11 +122,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn of_a_lease(mode: Mode, times: u64) -> anyhow::Result<Report> {
     let fleet = Fleet::new()?;
     let lease = LeaseName::new("handed-over")?;
-    let arena = Arena::start(mode, &fleet, std::slice::from_ref(&lease), TTL).await?;
+    let arena = Arena::start(mode, std::slice::from_ref(&lease), TTL).await?;
     let mut bare = Bare::prepare(&arena).await?;
     let spawn = |index: u64| {
-        let (store, lease) = (arena.store.clone(), lease.clone());
-        fleet.spawn(&Part { workload: format!("worker-{index}"), store, lease, ttl: TTL, every: None })
+        let (place, lease) = (arena.place.clone(), lease.clone());
+        fleet.spawn(&Part { workload: format!("worker-{index}"), place, lease, ttl: TTL, every: None })
     };
     let mut leader = spawn(0)?;
     let mut epoch = effect_of(&mut leader, &mut Vec::new()).await?.0;
@@ -220,8 +220,8 @@ struct Bare {
 
 impl Bare {
     async fn prepare(arena: &Arena) -> anyhow::Result<Self> {
-        let register = bare::Register::prepare(&arena.store).await?;
-        let mut bare = Self { register, effects: Effects::connect(&arena.store).await?, epoch: 0 };
+        let register = bare::Register::prepare(&arena.place).await?;
+        let mut bare = Self { register, effects: Effects::open(&arena.place, "bare").await?, epoch: 0 };
         // Once for the statements.
         bare.run().await?;
         Ok(bare)
@@ -235,8 +235,7 @@ impl Bare {
         let released = now();
         self.register.update(self.epoch, Some(term)).await?;
         let acquired = now();
-        let resource = "bare".to_owned();
-        let effect = Effect { resource, term, incarnation: 0, number: self.epoch, before: start };
+        let effect = Effect { term, incarnation: 0, number: self.epoch, before: start };
         let outcome = self.effects.write(&effect).await;
         anyhow::ensure!(outcome == Outcome::Written, "the bare client's effect: {outcome:?}");
         let span = |from: Nanos, to: Nanos| Duration::from_nanos(to - from);

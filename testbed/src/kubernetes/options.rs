@@ -55,9 +55,16 @@ impl ControlPlaneOptions {
         self
     }
 
-    /// Lets whoever shows `token` be `user` of `group`. No secret either: see the administrator's.
-    pub(crate) fn token(mut self, token: String, user: String, group: &str) -> Self {
-        self.tokens.push([token, user, group.to_owned()]);
+    /// The API server takes a client that presents `token` for `user`, a member of `group`. Not a secret: the server is
+    /// reachable from this machine only.
+    #[must_use]
+    pub fn token(
+        mut self,
+        token: impl Into<String>,
+        user: impl Into<String>,
+        group: impl Into<String>,
+    ) -> Self {
+        self.tokens.push([token.into(), user.into(), group.into()]);
         self
     }
 }

@@ -7,10 +7,14 @@ pub mod canonical;
 pub mod cloudevents;
 pub mod forwarder;
 pub mod ingest;
+#[cfg(feature = "ledger")]
 pub mod ledger;
 pub mod outbox;
+#[cfg(feature = "ledger")]
 pub mod rpc;
+#[cfg(feature = "ledger")]
 pub mod sidecar;
+#[cfg(feature = "ledger")]
 pub mod sweeper;
 
 use lease_settings::Kind;
@@ -20,9 +24,12 @@ use lease_worker_common::Roles;
 pub fn add_to(roles: &mut Roles) {
     roles.add(forwarder::OutboxForwarder);
     roles.add(ingest::CanonicalIngest);
-    roles.add(ledger::Ledger);
-    roles.add(sidecar::Sidecar);
-    roles.add(sweeper::TtlSweeper);
+    #[cfg(feature = "ledger")]
+    {
+        roles.add(ledger::Ledger);
+        roles.add(sidecar::Sidecar);
+        roles.add(sweeper::TtlSweeper);
+    }
 }
 
 /// For how long rows are kept: up to a hundred years, or 0 for ever.

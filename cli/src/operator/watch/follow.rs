@@ -157,7 +157,7 @@ fn changed(before: &Record, now: &Record, happened: &mut Vec<Happening>) {
         }
         return;
     }
-    // A release keeps the transitions; a grant, also one that nobody holds, raises them (§2).
+    // A release keeps the transitions; a grant, also one that nobody holds, raises them.
     let released = now.grant.is_none() && now.beat > 0;
     if now.transitions > before.transitions {
         if ended_by_operator(now) || (now.grant.is_none() && !released) {

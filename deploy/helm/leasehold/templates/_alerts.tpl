@@ -1,9 +1,9 @@
-{{- /* The series of one role of this release: by its Service's name, which a ServiceMonitor makes the job. */ -}}
+{{- /* The series of one role of this release, by its Service's name, which a ServiceMonitor uses as the job. */ -}}
 {{- define "leasehold.of" -}}
 namespace="{{ .root.Release.Namespace }}",job="{{ include "leasehold.fullname" .root }}-{{ .role }}"
 {{- end }}
 
-{{- /* How often a counter went up in an hour. A pod that is new has no earlier sample to have increased from, so its count itself counts. */ -}}
+{{- /* A counter's increase in an hour. A new pod has no earlier sample, so its present value is the increase. */ -}}
 {{- define "leasehold.hourly" -}}
 ({{ . }} unless {{ . }} offset 1h) or increase({{ . }}[1h])
 {{- end }}

@@ -1,4 +1,4 @@
-{{- /* Each gate fails with what is set, what is allowed, and what to do. Types and unknown keys are the schema's. */ -}}
+{{- /* Each gate's message has the setting, the allowed values, and a remedy. The schema checks types and unknown keys. */ -}}
 {{- define "leasehold.gates" -}}
 {{- $values := .Values -}}
 {{- $election := .Values.leaderElection -}}
@@ -68,7 +68,7 @@
 {{- end -}}
 {{- end }}
 
-{{- /* The elector's own arithmetic (lease-core, ElectorBuilder::build), in nanoseconds as there. */ -}}
+{{- /* The arithmetic of lease-core's ElectorBuilder::build, in nanoseconds as there. */ -}}
 {{- define "leasehold.gates.times" -}}
 {{- $election := .Values.leaderElection -}}
 {{- $day := 86400000 -}}

@@ -16,7 +16,7 @@ canonical-ingest: canonicalIngest
 sidecar: sidecar
 {{- end }}
 
-{{- /* .root, .role: what selects the role's pods. */ -}}
+{{- /* The labels that select a role's pods: .root, .role. */ -}}
 {{- define "leasehold.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -50,7 +50,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- or (eq .Values.leaderElection.mode "disabled") (eq (include "leasehold.uses" (dict "root" . "mode" "sqlite")) "true") -}}
 {{- end }}
 
-{{- /* The seconds that a pod gets to stop: its budget, and room for what ends without one. */ -}}
+{{- /* The seconds that a pod gets to stop: its stop budget, and time for the rest of its shutdown. */ -}}
 {{- define "leasehold.neededGrace" -}}
 {{- add 10 (div (add (int64 .Values.leaderElection.stopBudgetMs) 999) 1000) -}}
 {{- end }}
@@ -60,7 +60,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- default (printf "%s://%s-ledger:50051" $scheme (include "leasehold.fullname" .)) .Values.sidecar.ledgerUrl -}}
 {{- end }}
 
-{{- /* What it takes to use the lease store: variables, and Secrets by the folder that they are mounted at. */ -}}
+{{- /* Access to the lease store: variables, and Secrets by the folder that they are mounted at. */ -}}
 {{- define "leasehold.store" -}}
 {{- $election := .Values.leaderElection -}}
 env:
@@ -103,7 +103,7 @@ secrets:
   {{- end }}
 {{- end }}
 
-{{- /* Each role's own, in the same form. */ -}}
+{{- /* The variables and Secrets of each role, in the same form. */ -}}
 {{- define "leasehold.role.outbox-forwarder" -}}
 {{- $own := .Values.databases.outbox.secretName -}}
 env:
@@ -174,7 +174,7 @@ secrets:
   {{- end }}
 {{- end }}
 
-{{- /* A container: .root, .name, .args, .env, .secrets; and perhaps .fields (downward), .mounts, .ports, .more. */ -}}
+{{- /* A container: .root, .name, .args, .env, .secrets; optional: .fields (downward API), .mounts, .ports, .more. */ -}}
 {{- define "leasehold.container" -}}
 - name: {{ .name }}
   image: {{ include "leasehold.image" .root }}
@@ -217,7 +217,7 @@ secrets:
   {{- end }}
 {{- end }}
 
-{{- /* Volumes of Secrets, by their folders. Readable by any user of the pod, of which there is one. */ -}}
+{{- /* Volumes of Secrets, by their folders. Readable by any user in the pod; there is only one. */ -}}
 {{- define "leasehold.secretVolumes" -}}
 {{- range $folder, $secret := . }}
 - name: {{ $folder }}
@@ -227,9 +227,9 @@ secrets:
 {{- end }}
 {{- end }}
 
-{{- /* What all pods have: .root, .group. */ -}}
+{{- /* Fields of every pod: .root, .group. */ -}}
 {{- define "leasehold.podBasics" -}}
-# Else a Service of ours would put variables into every pod that look like settings of ours.
+# Otherwise our Services would put variables into every pod that look like our settings.
 enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:

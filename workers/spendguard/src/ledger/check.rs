@@ -3,7 +3,7 @@
 use lease_core::{Change, Grant, Record, Tag};
 use sqlx::types::Uuid;
 
-use super::store::{Acquisition, Fence, Refusal};
+use super::store::{Acquisition, Refusal, ScopeTerm};
 use crate::rpc::ledger::v1;
 
 /// The longest name of anything but a scope.
@@ -118,10 +118,10 @@ pub(super) fn tag(field: &str, bytes: &[u8]) -> Result<Option<Tag>, Refusal> {
     }
 }
 
-pub(super) fn fence(given: Option<&v1::Fence>) -> Result<Fence, Refusal> {
+pub(super) fn fence(given: Option<&v1::Fence>) -> Result<ScopeTerm, Refusal> {
     let given = given.ok_or_else(|| invalid("fence: every write speaks for a term; send it".to_owned()))?;
     let epoch = i64::try_from(given.epoch).ok().filter(|epoch| *epoch >= 1);
-    Ok(Fence {
+    Ok(ScopeTerm {
         scope: scope(&given.fencing_scope_id)?,
         tenant: name("tenant_id", &given.tenant_id)?,
         instance: instance(&given.workload_instance_id)?,

@@ -13,7 +13,7 @@ use tracing::info;
 use super::calls::{Calls, limit_of};
 use super::check::{self, ScopeWrite};
 use super::metrics::{ACTIONS, REQUESTS, WAITERS};
-use super::store::{Acquired, LedgerStore, Put, Refusal, ReservationRow, ScopeView};
+use super::store::{Acquired, LedgerError, LedgerStore, Put, Refusal, ReservationRow, ScopeState};
 use super::wake::Wakes;
 use crate::rpc::ledger::v1;
 use v1::{
@@ -46,12 +46,7 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         request: Request<v1::AcquireFencingLeaseRequest>,
     ) -> Result<Response<v1::AcquireFencingLeaseResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
-        let work = async {
-            match check::acquisition(&asked) {
-                Ok(asked) => self.scopes.acquire(&asked).await,
-                Err(refusal) => Ok(Err(refusal)),
-            }
-        };
+        let work = async { self.scopes.acquire(&check::acquisition(&asked)?).await };
         let answer =
             self.scope_calls.run("AcquireFencingLease", &metadata, &asked.audit_event_id, work).await?;
         let (scope, instance) = (&asked.fencing_scope_id, &asked.workload_instance_id);
@@ -87,21 +82,10 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
     ) -> Result<Response<v1::ReleaseFencingLeaseResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
         let work = async {
-            match check::fence(asked.fence.as_ref()) {
-                Ok(fence) => {
-                    let released = self.scopes.release(&fence).await;
-                    if let Ok(Ok(epoch)) = released {
-                        info!(
-                            scope = fence.scope,
-                            instance = fence.instance,
-                            epoch,
-                            "fencing scope released"
-                        );
-                    }
-                    released
-                }
-                Err(refusal) => Ok(Err(refusal)),
-            }
+            let fence = check::fence(asked.fence.as_ref())?;
+            let epoch = self.scopes.release(&fence).await?;
+            info!(scope = fence.scope, instance = fence.instance, epoch, "fencing scope released");
+            Ok(epoch)
         };
         let outcome = match self.scope_calls.run("ReleaseFencingLease", &metadata, "", work).await? {
             Ok(epoch) => released::Outcome::Released(v1::release_fencing_lease_response::Released {
@@ -118,15 +102,9 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
     ) -> Result<Response<v1::RevokeFencingLeaseResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
         let (scope, by) = (&asked.fencing_scope_id, &asked.by);
-        let checked = || {
-            check::scope_and_tenant(scope, &asked.tenant_id)?;
-            check::remark("by", by)
-        };
         let work = async {
-            match checked() {
-                Ok(by) => self.scopes.revoke(scope, &asked.tenant_id, &by).await,
-                Err(refusal) => Ok(Err(refusal)),
-            }
+            check::scope_and_tenant(scope, &asked.tenant_id)?;
+            self.scopes.revoke(scope, &asked.tenant_id, &check::remark("by", by)?).await
         };
         let outcome = match self.scope_calls.run("RevokeFencingLease", &metadata, "", work).await? {
             Ok((epoch, previous)) => {
@@ -173,10 +151,8 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
     ) -> Result<Response<v1::ObserveFencingScopeResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
         let work = async {
-            match check::scope_and_tenant(&asked.fencing_scope_id, &asked.tenant_id) {
-                Ok(()) => self.scopes.observe(&asked.fencing_scope_id, &asked.tenant_id).await,
-                Err(refusal) => Ok(Err(refusal)),
-            }
+            check::scope_and_tenant(&asked.fencing_scope_id, &asked.tenant_id)?;
+            self.scopes.observe(&asked.fencing_scope_id, &asked.tenant_id).await
         };
         let outcome = match self.scope_calls.run("ObserveFencingScope", &metadata, "", work).await? {
             Ok(view) => observed::Outcome::Scope(view.into()),
@@ -192,13 +168,9 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         let (metadata, _, asked) = request.into_parts();
         let (scope, tenant) = (&asked.fencing_scope_id, &asked.tenant_id);
         let work = async {
-            let write = match check::scope_write(&asked) {
-                Ok(write) => write,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            let ScopeWrite { expected, record, change } = &write;
-            let put = self.scopes.put(scope, tenant, *expected, record, &asked.change).await?;
-            if let Ok(Put::Written(action)) = &put {
+            let ScopeWrite { expected, record, change } = check::scope_write(&asked)?;
+            let put = self.scopes.put(scope, tenant, expected, &record, &asked.change).await?;
+            if let Put::Written(action) = &put {
                 let (instance, epoch) = (&record.holder, record.epoch);
                 match change {
                     Change::Acquire => info!(scope, instance, epoch, action, "fencing scope taken"),
@@ -226,19 +198,12 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         request: Request<v1::ReserveRequest>,
     ) -> Result<Response<v1::ReservationResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
-        let checked = || {
+        let work = async {
             let key = check::name("idempotency_key", &asked.idempotency_key)?;
             check::remark("request_id", &asked.request_id)?;
-            Ok((check::fence(asked.fence.as_ref())?, key, check::amount(&asked)?))
-        };
-        let work = async {
-            match checked() {
-                Ok((fence, key, amount)) => {
-                    let check::Amount { minor, currency, ttl_seconds } = amount;
-                    self.store.reserve(&fence, &key, &asked.request_id, minor, &currency, ttl_seconds).await
-                }
-                Err(refusal) => Ok(Err(refusal)),
-            }
+            let fence = check::fence(asked.fence.as_ref())?;
+            let check::Amount { minor, currency, ttl_seconds } = check::amount(&asked)?;
+            self.store.reserve(&fence, &key, &asked.request_id, minor, &currency, ttl_seconds).await
         };
         Ok(reservation(self.calls.run("Reserve", &metadata, &asked.request_id, work).await?))
     }
@@ -276,16 +241,12 @@ impl Service {
         request: Request<v1::SettleRequest>,
     ) -> Result<Response<v1::ReservationResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
-        let checked = || {
+        let work = async {
             let key = check::name("idempotency_key", &asked.idempotency_key)?;
             check::remark("request_id", &asked.request_id)?;
-            Ok((check::fence(asked.fence.as_ref())?, key, check::reservation(&asked.reservation_id)?))
-        };
-        let work = async {
-            match checked() {
-                Ok((fence, key, id)) => self.store.settle(commit, &fence, &key, &asked.request_id, id).await,
-                Err(refusal) => Ok(Err(refusal)),
-            }
+            let fence = check::fence(asked.fence.as_ref())?;
+            let id = check::reservation(&asked.reservation_id)?;
+            self.store.settle(commit, &fence, &key, &asked.request_id, id).await
         };
         Ok(reservation(self.calls.run(method, &metadata, &asked.request_id, work).await?))
     }
@@ -297,21 +258,20 @@ impl Service {
         asked: &v1::AwaitFencingScopeRequest,
         seen: Option<Tag>,
         until: Instant,
-    ) -> Result<Option<ScopeView>, Status> {
+    ) -> Result<Option<ScopeState>, Status> {
         let mut wake = self.wakes.subscribe();
         loop {
             let view = self.scopes.observe(&asked.fencing_scope_id, &asked.tenant_id);
             let limit = self.poll_every.max(Duration::from_secs(1));
             let pause = match tokio::time::timeout(limit, view).await {
-                Ok(Ok(Ok(view))) if view.free && view.tag() != seen => return Ok(Some(view)),
-                Ok(Ok(Ok(view))) if view.free => self.poll_every,
+                Ok(Ok(view)) if view.free && view.tag() != seen => return Ok(Some(view)),
                 // A millisecond more, since the remaining time is rounded.
-                Ok(Ok(Ok(view))) => view.remaining + Duration::from_millis(1),
-                Ok(Ok(Err(refusal))) => {
+                Ok(Ok(view)) if !view.free => view.remaining + Duration::from_millis(1),
+                Ok(Err(LedgerError::Refused(refusal))) => {
                     return Err(Status::not_found(format!("{}: {}", refusal.code, refusal.message)));
                 }
-                // The caller only wants a hint; it finds out by itself when it asks for the scope.
-                Ok(Err(_)) | Err(_) => self.poll_every,
+                // Seen already, or no answer: the caller only wants a hint.
+                _ => self.poll_every,
             };
             tokio::select! {
                 () = wake.heard(&asked.fencing_scope_id) => {}
@@ -331,8 +291,8 @@ impl Drop for Counted {
     }
 }
 
-impl From<ScopeView> for v1::FencingScope {
-    fn from(view: ScopeView) -> Self {
+impl From<ScopeState> for v1::FencingScope {
+    fn from(view: ScopeState) -> Self {
         Self { record: view.record.unwrap_or_default(), run_out: view.run_out }
     }
 }

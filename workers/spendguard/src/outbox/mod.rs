@@ -1,5 +1,6 @@
 //! The audit outbox: what producers wrote beside their own effects, and what of it is still to be forwarded.
 
+#[cfg(feature = "postgres")]
 mod postgres;
 mod sqlite;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::cloudevents::EventKey;
+#[cfg(feature = "postgres")]
 pub use postgres::PostgresOutbox;
 pub use sqlite::SqliteOutbox;
 
@@ -79,6 +81,7 @@ pub async fn open(
 ) -> Result<Arc<dyn Outbox>, StoreError> {
     Ok(match database {
         Database::Sqlite(path) => Arc::new(SqliteOutbox::open(path, create).await?),
+        #[cfg(feature = "postgres")]
         Database::Postgres(options) => Arc::new(PostgresOutbox::open(options, transaction_limit)),
     })
 }
