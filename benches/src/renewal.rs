@@ -9,7 +9,7 @@ use lease_testbed::{Postgres as Server, PostgresOptions};
 use sqlx::{Connection, PgConnection};
 use std::time::Duration;
 
-use crate::paired::{Samples, Verdict, judge};
+use crate::paired::{BarResult, Samples, judge};
 
 const TURNS: usize = 1500;
 const TTL: Duration = Duration::from_secs(15);
@@ -54,7 +54,7 @@ pub(crate) async fn renew(
     put(backend, name, seen, writes::renew(seen, before, &Fresh::random()), Change::Renew).await
 }
 
-pub(crate) async fn renewal() -> anyhow::Result<Verdict> {
+pub(crate) async fn renewal() -> anyhow::Result<BarResult> {
     let server = Server::start(PostgresOptions::default()).await?;
     let config = PostgresConfig::new(&server.url())?;
     lease_postgres::migrate(&config).await?;

@@ -12,6 +12,7 @@ mod demo;
 mod drill;
 mod e2e;
 mod effects;
+mod epoch;
 mod failover;
 mod fleet;
 mod handover;

@@ -25,7 +25,7 @@ use lease_core::Clock;
 use lease_settings::{App, Block, Failure, Section, redacted};
 use lease_worker_common::{
     Role,
-    health::{self, LAST_ANSWERS, Probe, Server},
+    health::{self, HealthServer, LAST_ANSWERS, Probe},
     shutdown,
     under_way::UnderWay,
 };
@@ -70,7 +70,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let (scope, tenant) = (&plan.scope.scope, &plan.scope.tenant);
     info!(%address, ledger = redacted(&plan.ledger.url), scope, tenant, "sidecar started");
     let probe = Arc::new(Health(held.clone()));
-    let pages = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let pages = HealthServer::start(listener, health::router(pages, probe, stop.clone()));
 
     let mut keeper = Keeper::start(ledger.clone(), plan.scope.clone(), clock, held.clone());
     let first = tokio::select! {
@@ -102,7 +102,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
         permits: Semaphore::new(plan.max_requests),
         under_way: under_way.clone(),
     };
-    let server = Server::start(listener, http::router(Arc::new(api)));
+    let server = HealthServer::start(listener, http::router(Arc::new(api)));
     info!(socket = %plan.socket.display(), "serving");
     tokio::select! {
         () = stop.cancelled() => {}
