@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use lease_spendguard::{canonical, forwarder, outbox};
 use lease_testbed::{
-    ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Postgres, PostgresOptions, Process, Signal,
+    ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Postgres, PostgresOptions, Process, Signal, field,
     wait_until,
 };
 use lease_worker_common::database::Database;
@@ -199,8 +199,7 @@ impl Stage {
             .args(["worker", "canonical-ingest", "--listen", "127.0.0.1:0", "--canonical-url", &canonical])
             .spawn()?;
         let line = ingest.wait_for_line("canonical-ingest started", LIMIT).await?;
-        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let address = address.with_context(|| format!("no address in {line:?}"))?;
+        let address = field(&line, "address")?;
         let pools = [PgPool::connect(&outbox).await?, PgPool::connect(&canonical).await?];
         let this = Self {
             ingest: format!("http://{address}/v1/events"),

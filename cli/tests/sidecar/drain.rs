@@ -21,7 +21,7 @@ async fn holder(stage: &Stage, ttl: u32, more: &[&str]) -> anyhow::Result<(Sidec
 /// A reservation of its pod's is on its way to the ledger and goes no further. Nor do signs of life on the same
 /// connection, which is given up after 10 s: all that is slow comes before this.
 async fn with_a_request_under_way(sidecar: &Sidecar, proxy: &Proxy) -> anyhow::Result<(Hold, Asked)> {
-    let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
+    let mut hold = proxy.hold(|request| request.calls("Ledger/Reserve"));
     let socket = sidecar.socket.clone();
     let asked =
         tokio::spawn(

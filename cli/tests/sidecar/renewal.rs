@@ -12,7 +12,7 @@ async fn a_lost_reply_ends_no_term() -> anyhow::Result<()> {
     let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "a", 12, &[]).await?;
     sidecar.serves().await?;
     for _ in 0..2 {
-        let mut lost = proxy.lose_reply(|request| request.sql_contains("Ledger/AcquireFencingLease"));
+        let mut lost = proxy.lose_reply(|request| request.calls("Ledger/AcquireFencingLease"));
         lost.lost().await?;
         sidecar.renews(1.0).await?;
     }
@@ -85,7 +85,7 @@ async fn no_renewal_waits_behind_requests() -> anyhow::Result<()> {
     let more = ["--sidecar-max-requests", "1", "--sidecar-call-timeout", "60s"];
     let sidecar = stage.sidecar_at(&at, "a", 4, &more).await?;
     sidecar.serves().await?;
-    let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
+    let mut hold = proxy.hold(|request| request.calls("Ledger/Reserve"));
     let socket = sidecar.socket.clone();
     let asked = tokio::spawn(async move {
         crate::stage::post(&socket, "/v1/reservations", &crate::stage::reservation("q", 1), None).await

@@ -8,6 +8,7 @@ use anyhow::Context;
 use lease_spendguard::rpc::ledger::v1::ledger_client::LedgerClient;
 use lease_spendguard::rpc::ledger::v1::revoke_fencing_lease_response::Outcome;
 use lease_spendguard::rpc::ledger::v1::{RevokeFencingLeaseRequest, revoke_fencing_lease_response::Revoked};
+pub(crate) use lease_testbed::field;
 use lease_testbed::{Postgres, PostgresOptions, Process, Proxy, wait_until};
 use lease_worker_common::http_client;
 use serde_json::{Value, json};
@@ -96,7 +97,7 @@ impl Stage {
         let args = [&args[..], &also, &[socket.to_str().context("a path")?], more].concat();
         let process = leasehold(&args)?;
         let line = process.wait_for_line("sidecar started", LIMIT).await?;
-        Ok(Sidecar { address: word(&line, "address=")?.to_owned(), process, socket })
+        Ok(Sidecar { address: field(&line, "address")?.to_owned(), process, socket })
     }
 
     /// A sidecar that serves its socket.
@@ -139,13 +140,8 @@ async fn ledger(url: &str, flags: &[&str]) -> anyhow::Result<(Process, String)> 
     let start = ["worker", "ledger", "--ledger-db-url", url, "--listen", "127.0.0.1:0"];
     let ledger = leasehold(&[&start[..], &["--grpc-listen", "127.0.0.1:0"], flags].concat())?;
     let line = ledger.wait_for_line("ledger started", LIMIT).await?;
-    let grpc = word(&line, "grpc=")?.to_owned();
+    let grpc = field(&line, "grpc")?.to_owned();
     Ok((ledger, grpc))
-}
-
-pub(crate) fn word<'a>(line: &'a str, key: &str) -> anyhow::Result<&'a str> {
-    let rest = line.split(key).nth(1).and_then(|rest| rest.split_whitespace().next());
-    rest.with_context(|| format!("no {key} in {line:?}"))
 }
 
 pub(crate) struct Sidecar {

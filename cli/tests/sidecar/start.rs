@@ -68,7 +68,7 @@ async fn refused_by_name_if_the_scope_is_unknown_or_another_tenants() -> anyhow:
 async fn the_socket_is_there_only_after_the_scope_is_held() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy()?;
-    let mut hold = proxy.hold(|request| request.sql_contains("Ledger/AcquireFencingLease"));
+    let mut hold = proxy.hold(|request| request.calls("Ledger/AcquireFencingLease"));
     let ledger = format!("http://{}", proxy.addr());
     let sidecar = stage.sidecar_at(&ledger, "a", 30, &["--socket-mode", "0622"]).await?;
     hold.held().await?;
@@ -94,7 +94,7 @@ async fn the_socket_is_there_only_after_the_scope_is_held() -> anyhow::Result<()
 async fn an_acquisition_whose_reply_is_lost_is_adopted() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy()?;
-    let mut lost = proxy.lose_reply(|request| request.sql_contains("Ledger/AcquireFencingLease"));
+    let mut lost = proxy.lose_reply(|request| request.calls("Ledger/AcquireFencingLease"));
     let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "a", 6, &[]).await?;
     lost.lost().await?;
     sidecar.serves().await?;

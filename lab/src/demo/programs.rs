@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lease_testbed::{Process, Proxy};
+use lease_testbed::{Process, Proxy, field};
 
 use super::TTL;
 use super::screen::{Condition, Screen};
@@ -131,6 +131,5 @@ pub(crate) async fn metric(address: &str, name: &str) -> anyhow::Result<u64> {
 
 async fn address(process: &Process, started: &str) -> anyhow::Result<String> {
     let line = process.wait_for_line(started, PATIENCE).await?;
-    let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-    address.map(str::to_owned).with_context(|| format!("no address in {line:?}"))
+    field(&line, "address").map(str::to_owned)
 }
