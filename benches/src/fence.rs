@@ -20,7 +20,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use tonic::transport::Channel;
 
-use crate::paired::{Samples, Verdict, judge};
+use crate::paired::{BarResult, Samples, judge};
 
 const CLIENTS: usize = 16;
 const SCOPES: usize = 64;
@@ -228,7 +228,7 @@ async fn serve(program: PathBuf, url: &str) -> anyhow::Result<(Process, Vec<Ledg
     Ok((process, clients))
 }
 
-pub(crate) async fn fence() -> anyhow::Result<Vec<Verdict>> {
+pub(crate) async fn fence() -> anyhow::Result<Vec<BarResult>> {
     // Missing requirements are reported before anything is measured.
     crate::processors::can_be_apart()?;
     let (pgbench, ledger) = (pgbench()?, ledger_beside()?);

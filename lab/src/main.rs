@@ -10,6 +10,7 @@ mod conformance;
 mod demo;
 mod drill;
 mod e2e;
+mod epoch;
 mod failover;
 mod fleet;
 mod handover;

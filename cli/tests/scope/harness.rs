@@ -182,7 +182,7 @@ impl Harness for LedgerHarness {
         let upstream = self.url.trim_start_matches("http://").parse().map_err(Missing::because)?;
         let proxy = there(async move { Proxy::grpc(upstream) }).await?;
         let scopes = self.scopes(&format!("http://{}", proxy.addr())).map_err(Missing::because)?;
-        let trap = proxy.lose_reply(|request| request.sql_contains("Ledger/PutFencingScope"));
+        let trap = proxy.lose_reply(|request| request.calls("Ledger/PutFencingScope"));
         Ok(Arc::new(Attached::new(scopes, (trap, proxy))))
     }
 

@@ -61,7 +61,7 @@ async fn at_once_after_a_revoke_and_the_old_holder_is_told_by_its_next_write() -
     let stage = Stage::new().await?;
     // Nothing that the ledger says of its own accord reaches the holder.
     let proxy = stage.proxy()?;
-    let mut deaf = proxy.hold(|request| request.sql_contains("Ledger/AwaitFencingScope"));
+    let mut deaf = proxy.hold(|request| request.calls("Ledger/AwaitFencingScope"));
     let holder = stage.sidecar_at(&format!("http://{}", proxy.addr()), "first", LONG, WAITS).await?;
     holder.serves().await?;
     deaf.held().await?;

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use lease_settings::{App, Block, Failure, Section, redacted};
 use lease_worker_common::{
     Role,
-    health::{self, LAST_ANSWERS, Probe, Server},
+    health::{self, HealthServer, LAST_ANSWERS, Probe},
     shutdown,
     under_way::UnderWay,
 };
@@ -67,7 +67,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let (scope, tenant) = (&plan.scope.scope, &plan.scope.tenant);
     info!(%address, ledger = redacted(&plan.ledger.url), scope, tenant, "sidecar started");
     let probe = Arc::new(Health(held.clone()));
-    let pages = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let pages = HealthServer::start(listener, health::router(pages, probe, stop.clone()));
 
     let budget = plan.stop_budget;
     let mut keeper = Keeper::start(ledger.clone(), plan.scope.clone(), held.clone(), &stop, budget)
@@ -96,7 +96,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
         permits: Semaphore::new(plan.max_requests),
         under_way: under_way.clone(),
     };
-    let server = Server::start(listener, http::router(Arc::new(api)));
+    let server = HealthServer::start(listener, http::router(Arc::new(api)));
     info!(socket = %plan.socket.display(), "serving");
     tokio::select! {
         biased;

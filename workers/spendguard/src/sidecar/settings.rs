@@ -258,7 +258,7 @@ impl SidecarPlan {
             max_requests: role.max_requests as usize,
             call_limit: role.call_timeout_ms.into(),
             stop_budget: all.block::<LeaderElection>()?.stop_budget_ms.into(),
-            listen: all.block::<lease_worker_common::health::Settings>()?.listen,
+            listen: all.block::<lease_worker_common::health::HealthSettings>()?.listen,
         })
     }
 }
