@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure that everything the two README commands need is here. Installs only missing pieces; silent when none are.
-# Exit code 1 and a sentence that says what to do when a piece can't be had.
+# Makes sure that everything the two README commands need is here. Installs only missing pieces; silent if none is.
+# Exit code 1 and a sentence that says what to do when a piece can't be installed.
 set -eu
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -31,7 +31,7 @@ if have dpkg && [ ! -e /usr/include/google/protobuf/timestamp.proto ] && dpkg -s
     install "protobuf's standard types" libprotobuf-dev "the ledger's protocol uses Timestamp"
 fi
 
-# What the named modes need, as in `setup.sh postgres etcd`.
+# The needs of the named modes, as in `setup.sh postgres etcd`.
 wants() { case " $modes " in *" $1 "*) ;; *) return 1 ;; esac; }
 modes="$*"
 

@@ -103,7 +103,7 @@ impl Etcd {
         let mut client = lent.opened.client.kv_client();
         let answer = client.txn(txn).await.map_err(|failure| error::of_write(what, &failure));
         let judged = answer.and_then(|answer| {
-            // Which cluster it is was settled when the connection was opened; else it was somebody else's register.
+            // A connection belongs to one cluster: another cluster's register is a different one.
             let standing =
                 self.standing(before, answer.header(), &lent.opened).map_err(BackendError::unknown)?;
             let found = answer.op_responses().into_iter().find_map(|response| match response {
@@ -280,7 +280,7 @@ impl LeaseBackend for Etcd {
         watch::hints(self.config(), self.connections.newest(), prefix).await
     }
 
-    /// As far back as 1,000 transitions.
+    /// The last 1,000 transitions at most.
     async fn history(&self, name: &LeaseName, limit: u32) -> Result<Vec<HistoryRow>, BackendError> {
         let what = format!("reading the history of lease {name}");
         let newest = GetOptions::new()
@@ -300,7 +300,7 @@ impl LeaseBackend for Etcd {
     }
 }
 
-/// A key's value is still what was seen, or there is still no such key.
+/// The compare that a key still has the value that was seen, or is still absent.
 fn is_still(key: &str, seen: Option<&str>) -> Compare {
     match seen {
         Some(value) => Compare::value(key, CompareOp::Equal, value),
@@ -308,7 +308,7 @@ fn is_still(key: &str, seen: Option<&str>) -> Compare {
     }
 }
 
-/// One more row, whose place in the order is its revision; and the oldest ones go.
+/// The operations that add a history row, ordered by its revision, and delete the oldest rows.
 fn remember(keys: &Keys, name: &LeaseName, record: &Record, event: HistoryEvent) -> [TxnOp; 2] {
     let row = HistoryRow {
         sequence: 0,

@@ -36,8 +36,8 @@ pub(crate) struct Opened {
     pub(crate) cluster: u64,
 }
 
-/// The connections of one backend. A call has its connection for itself: one that is tried beside a stuck call must
-/// not be stuck with it, since its node may be the reason (U-1, U-5).
+/// The connections of one backend. Each call has a connection of its own: an attempt beside a stuck call must not be
+/// stuck with it, since the node may be the reason (U-1, U-5).
 #[derive(Clone)]
 pub(crate) struct Connections(Arc<Shared>);
 
@@ -56,9 +56,9 @@ struct Failed {
     why: String,
 }
 
-/// A connection on loan. When its call fails or is cut, it is given up (U-1); but a call that is cut while the
-/// connection is its own new one leaves it, since it was well a moment ago: else attempts that are shorter than an
-/// opening and a call together would never succeed.
+/// A connection on loan. When its call fails or is cut off, it is closed (U-1). Only a call that is cut off on the
+/// connection that it opened itself leaves it to the next one, since it worked a moment ago: else attempts that are
+/// shorter than an opening and a call together would never succeed.
 pub(crate) struct Lent {
     shared: Arc<Shared>,
     is_kept: bool,
@@ -92,7 +92,7 @@ impl Connections {
         }
         let (opened, waits) = oneshot::channel();
         // Goes on when its caller gives up, and leaves the connection to the next one, so that attempts that are
-        // shorter than an opening get there all the same.
+        // shorter than an opening succeed in the end.
         tokio::spawn(async move {
             let done = open(&shared.config, &shared.newest, ConnectOptions::new(), false).await;
             let lent = done.map(|opened| Lent { shared, is_kept: true, opened, _slot: slot });
@@ -221,7 +221,7 @@ async fn open_one(
     let stream =
         TcpStream::connect(address(url)).await.map_err(|error| Failed::passing(error.to_string()))?;
     stream.set_nodelay(true).map_err(|error| Failed::passing(error.to_string()))?;
-    // The library would open it again by itself, maybe to another cluster: there is only this one stream to have.
+    // The library would reconnect by itself, maybe to another cluster: it gets this one stream and no other.
     let mut stream = Some(TokioIo::new(stream));
     let once = tower::service_fn(move |_| {
         std::future::ready(stream.take().ok_or_else(|| std::io::Error::other(ENDED)))
@@ -231,7 +231,7 @@ async fn open_one(
         if is_tls(&error) { Failed::refused(format!("{TLS} ({why})")) } else { Failed::passing(why) }
     })?;
     let failed = |failure: etcd_client::Error| {
-        let error = error::of_read("it does not serve", &failure);
+        let error = error::of_read("the node does not answer reads", &failure);
         // TLS 1.3 tells us only afterwards that our certificate isn't taken; so does a node that shuts down.
         let rejected = url.scheme() == "https" && failure.to_string().contains("transport error");
         let advice = if rejected { REJECTED } else { "" };

@@ -92,8 +92,8 @@ impl Values {
         Ok(())
     }
 
-    /// The register that they hold. A register exists if its beat does; whatever a hand did to the term key is put
-    /// right by the next write, which compares what was found here.
+    /// The register that they hold. A register exists if its beat does; a term key that somebody changed by hand is
+    /// corrected by the next write, which compares the values found here.
     pub(crate) fn observation(
         self,
         name: &LeaseName,

@@ -1,4 +1,4 @@
-//! The greatest revision seen of a cluster: a restored one goes back behind it, and may name itself as before.
+//! The greatest revision seen of a cluster: a restored one falls back behind it, maybe under the same cluster id.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -69,8 +69,8 @@ impl Watch {
         }
     }
 
-    /// Every write puts the beat, and the beat has the whole record. The term key says nothing more, unless a hand
-    /// changed it, which the next write's compare finds.
+    /// Every write puts the beat, and the beat has the whole record. The term key adds nothing, unless somebody
+    /// changed it by hand, which the next write's compare finds.
     fn hint(&self, event: &Event) -> Option<Hint> {
         let pair = event.kv()?;
         let (name, part) = self.keys.parse(pair.key())?;

@@ -55,7 +55,7 @@ impl K8s {
         }
     }
 
-    /// A PUT of `record` over the Lease that `expected` shows, or what stood in its way.
+    /// A PUT of `record` over the Lease that `expected` shows, or the reason why it was not made.
     async fn put(
         &self,
         name: &LeaseName,
@@ -86,7 +86,7 @@ impl K8s {
         believe(&what, record, written).map(Some)
     }
 
-    /// A new Lease, or what stood in its way.
+    /// A new Lease, or the reason why it was not made.
     async fn create(&self, name: &LeaseName, record: &Record) -> Result<Option<Observation>, BackendError> {
         let what = format!("creating lease {name}");
         let request = api::request("POST", self.api.collection(), Some(&lease::new(name, record)?))?;
@@ -109,7 +109,7 @@ impl K8s {
     }
 }
 
-/// Was somebody faster, or is the Lease gone?
+/// Did another writer come first, or is the Lease gone?
 fn stands_in_the_way(failure: &Failure) -> bool {
     matches!(failure.status(), Some(StatusCode::CONFLICT | StatusCode::NOT_FOUND))
 }
@@ -120,8 +120,8 @@ fn believe(what: &str, record: &Record, written: Observation) -> Result<Observat
         return Ok(written);
     }
     Err(BackendError::unknown(format!(
-        "{what}: the API server keeps another record than was sent; exempt these Leases from whatever changes them (a \
-         mutating admission webhook?)"
+        "{what}: the API server stored a different record than was sent; exempt these Leases from whatever changes \
+         them (a mutating admission webhook?)"
     )))
 }
 
@@ -175,7 +175,7 @@ impl LeaseBackend for K8s {
                 if found.record.is_some() && found.version == expected.version {
                     // A 409 for another reason than the one that a read can show.
                     return Err(BackendError::not_applied(format!(
-                        "writing lease {name}: the API server refuses it as a conflict, and shows none"
+                        "writing lease {name}: the API server reports a conflict, but the Lease shows none"
                     )));
                 }
                 Ok(PutOutcome::Conflict(found))
@@ -221,7 +221,7 @@ impl LeaseBackend for K8s {
 #[cfg(test)]
 mod tests {
     use http::Response;
-    use lease_core::writes::{self, Fresh};
+    use lease_core::internal::writes::{self, Fresh};
     use serde_json::json;
 
     use super::*;

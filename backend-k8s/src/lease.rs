@@ -43,8 +43,8 @@ pub(crate) fn resource_version(text: Option<&str>) -> Result<u64, BackendError> 
     let text = text.unwrap_or_default();
     text.parse().ok().filter(|version| *version > 0).ok_or_else(|| {
         BackendError::refused(format!(
-            "the API server's resourceVersion {text:?} is no number, so no epoch is certain to rise; this store can't \
-             hold leases"
+            "the API server's resourceVersion {text:?} is not a number, so epochs are not certain to rise; this store \
+             can't hold leases"
         ))
     })
 }
@@ -68,8 +68,8 @@ pub(crate) fn written(
     let stays = before.is_some_and(|before| before.grant.is_some() && before.grant == record.grant);
     if stays && before.map(identity).as_deref() != Some(shown) {
         return Err(BackendError::refused(format!(
-            "lease {name} is held by {shown:?}, which is no holder of ours and answers no request; stop that program, \
-             or revoke the lease"
+            "lease {name} is held by {shown:?}, which is not a leasehold workload and answers no requests; stop that \
+             program, or revoke the lease"
         )));
     }
     let text = serde_json::to_string(record)
@@ -161,8 +161,8 @@ fn foreign(
     lineage: &Lineage,
 ) -> Result<Record, BackendError> {
     let dense = spec.lease_transitions.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
-    // Somebody has held it since, by the rules of client-go. Else a hand has changed it under our holder, who may act
-    // on: no wait is shorter than that one's ttl, and a holder that was struck out isn't free yet.
+    // Somebody has held it since, by the rules of client-go. Or somebody changed it by hand under our holder, who may
+    // go on acting: no wait is shorter than that holder's ttl, and a holder that was removed doesn't make it free yet.
     let taken_since = kept.is_none_or(|kept| spec.lease_transitions.unwrap_or(0) > transitions(kept));
     let is_free = shown.is_empty() && taken_since;
     let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0);

@@ -19,9 +19,9 @@
 //!   requested registers, and creates a Lease that somebody has deleted.
 //! - Ttls are whole seconds; a history is not kept.
 //! - The least RBAC: `get`, `list`, `watch` and `update` on `leases` by `resourceNames`, and `create` for whoever runs
-//!   `leasehold init`. All but [`list`](lease_core::LeaseBackend::list) ask by the Lease's own name.
-//! - A restore of the cluster's etcd from a backup is invisible here: revoke the leases (`leasehold revoke`) before the
-//!   API server is opened again.
+//!   [`init`](lease_core::admin::init). All but [`list`](lease_core::LeaseBackend::list) ask by the Lease's own name.
+//! - A restore of the cluster's etcd from a backup is invisible here: revoke the leases
+//!   ([`revoke`](lease_core::admin::revoke)) before the API server is opened again.
 #![forbid(unsafe_code)]
 
 mod api;

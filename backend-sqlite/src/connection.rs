@@ -1,4 +1,4 @@
-//! The connections to the lease file, and whose turn it is.
+//! The connections to the lease file, and the queue of its writers.
 
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(crate) struct Lane(Mutex<Inner>);
 #[derive(Debug)]
 struct Inner {
     connection: SqliteConnection,
-    /// A statement was sent, and its end not seen.
+    /// A statement was sent, and its end was not seen.
     abandoned: bool,
 }
 
@@ -39,7 +39,7 @@ pub(crate) enum Durability {
     ProcessCrash,
 }
 
-/// Writes to one file, in the order in which they came as far as this process is concerned.
+/// Writes to one file, in the order of their arrival within this process.
 ///
 /// They wait for the file's one lock here and not in SQLite. That would wait on its thread, where a dropped future
 /// can't stop it, in steps of up to 100 ms: of a dozen that write at once, the unlucky ones would wait for seconds
@@ -52,7 +52,7 @@ pub(crate) struct Writer {
 }
 
 impl Lane {
-    /// For reads, which wait for nobody while the file is in WAL mode.
+    /// For reads: they wait for no writer while the file is in WAL mode.
     pub(crate) async fn open(config: &SqliteConfig) -> Result<Self, BackendError> {
         Ok(Self(Mutex::new(Inner { connection: open(config).await?, abandoned: false })))
     }

@@ -29,7 +29,7 @@ pub(crate) fn write_failed(error: sqlx::Error) -> BackendError {
             BackendError::not_applied("the lease file's disk is full or over its quota; make room on it")
         }
         Some(READONLY) => BackendError::not_applied(
-            "the lease file can't be written; look whether its disk has been remounted read-only",
+            "the lease file can't be written; check whether its disk was remounted read-only",
         ),
         Some(CONSTRAINT) => BackendError::not_applied("the lease file's schema refused the write"),
         _ => BackendError::unknown("writing to the lease file failed"),
@@ -52,7 +52,9 @@ pub(crate) fn open_failed(path: &Path, error: sqlx::Error) -> BackendError {
         Some(NOT_A_DATABASE) => BackendError::refused(format!(
             "{path} is not an SQLite database; choose another path for the leases"
         )),
-        Some(READONLY) => BackendError::refused(format!("{path} can't be written; allow this process to")),
+        Some(READONLY) => {
+            BackendError::refused(format!("{path} is read-only for this process; give it write permission"))
+        }
         Some(BUSY | LOCKED) => BackendError::not_applied(format!(
             "{path} is kept locked by another process; look for a long transaction in it"
         )),

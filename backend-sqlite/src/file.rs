@@ -80,7 +80,7 @@ pub(crate) fn check_place(path: &Path) -> Result<(), BackendError> {
     let place = if path.exists() { path.to_owned() } else { folder_of(path) };
     let shown = path.display();
     let found = rustix::fs::statfs(&place).map_err(|error| {
-        BackendError::not_applied(format!("could not look at {shown}")).with_source(error)
+        BackendError::not_applied(format!("could not read the metadata of {shown}")).with_source(error)
     })?;
     if let Some(kind) = unsuitable(&found) {
         return Err(BackendError::refused(format!(

@@ -1,7 +1,7 @@
 //! SQLite as a lease store: one file, several processes on one host.
 //!
 //! ```
-//! use lease_core::{Elector, LeaseName, WorkloadId};
+//! use lease_core::{Elector, Leadership, LeaseName, WorkloadId};
 //! use lease_sqlite::{Sqlite, SqliteConfig};
 //!
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -9,13 +9,15 @@
 //! # let path = folder.path().join("leases.sqlite");
 //! let store = Sqlite::connector(SqliteConfig::new(path)?); // nothing is opened yet
 //! let elector = Elector::builder(store, LeaseName::new("outbox-forwarder")?, WorkloadId::new("pod-1")?).build()?;
-//! let shutdown = std::future::pending(); // in earnest: SIGTERM and SIGINT
-//! elector
-//!     .run_until(shutdown, |leadership| async move {
-//!         assert!(leadership.is_leader_now());
-//!         Ok::<_, std::io::Error>(()) // finished: the lease is released
-//!     })
-//!     .await?;
+//! let shutdown = tokio::time::sleep(std::time::Duration::from_millis(100)); // in earnest: SIGTERM and SIGINT
+//! let work = async |leadership: Leadership| {
+//!     while leadership.should_continue() {
+//!         // one piece of work
+//! #       tokio::task::yield_now().await;
+//!     }
+//!     Ok::<_, std::io::Error>(()) // asked to stop, and stopped: now the lease is released
+//! };
+//! elector.run_until(shutdown, work).await?;
 //! # Ok(()) }
 //! ```
 //!
@@ -28,11 +30,12 @@
 //! - Whatever is acknowledged survives the death of any process. Grants, releases and operators' changes survive a
 //!   power cut too: they wait for the disk. A term's beats after the first don't (Q-1), so a slow disk costs no term;
 //!   a power cut that takes one with it has ended every process that could have relied on it. In a RAM disk nothing
-//!   survives it: epochs begin anew, and fences elsewhere refuse them until `leasehold fence raise`.
+//!   survives it: epochs begin anew, and fences elsewhere refuse them until they are raised
+//!   ([`fence_raise`](lease_core::admin::fence_raise)).
 //! - What is acknowledged is in the file that the path names (Q-1). If the file, its `-wal` or its `-shm` is deleted,
 //!   moved or replaced while it is open, every operation fails and says so, until the right files are back. Processes
 //!   that open the file afterwards see another store: stop them all first. **After restoring a backup** run
-//!   `leasehold fence raise --above` the greatest epoch in use.
+//!   [`fence_raise`](lease_core::admin::fence_raise) above the greatest epoch in use.
 //! - Refused when it is opened, with a sentence that says what to do: network file systems and FUSE; a file with
 //!   several names (hard links), or mounted by itself into a container, whose `-wal` the others would not see (mount
 //!   its folder); another program's database; a newer version's.

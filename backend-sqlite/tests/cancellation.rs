@@ -27,7 +27,7 @@ async fn a_write_dropped_at_any_await_leaves_no_lock_and_the_next_one_works() {
     let (mut steps, mut acquisitions, mut completed, mut applied_all_the_same) = (0, 0, 0, 0);
     // A fast answer leaves no time to be dropped in; so until there was some.
     while completed == 0 || applied_all_the_same < 5 {
-        let record = acquisition(&now, "dropped");
+        let record = acquired(&now, "dropped");
         let outcome = stopped(steps, store.put_if(&name(), &now, &record, Change::Acquire)).await;
         if let Some(outcome) = outcome {
             let Ok(PutOutcome::Written(written)) = outcome else { panic!("{outcome:?}") };
@@ -37,7 +37,7 @@ async fn a_write_dropped_at_any_await_leaves_no_lock_and_the_next_one_works() {
         }
         steps += 1;
         // The outcome is unknown: a write on what was seen before settles it.
-        let next = acquisition(&now, "next");
+        let next = acquired(&now, "next");
         now = match store.put_if(&name(), &now, &next, Change::Acquire).await.unwrap() {
             PutOutcome::Written(now) => now,
             PutOutcome::Conflict(seen) => {
@@ -65,7 +65,7 @@ async fn a_write_dropped_while_it_waits_for_the_lock_is_never_applied() {
     let mut blocker = place.shell().await;
     let transaction = blocker.begin_with("BEGIN IMMEDIATE").await.unwrap();
     for steps in 0..20 {
-        let dropped = stopped(steps, store.put_if(&name(), &held, &beat(&held), Change::Renew)).await;
+        let dropped = stopped(steps, store.put_if(&name(), &held, &renewed(&held), Change::Renew)).await;
         // On a busy machine its own wait may end first, which must say that nothing was applied.
         let harmless = |outcome: &Result<_, lease_core::BackendError>| {
             outcome.as_ref().is_err_and(|error| error.certainty == lease_core::Certainty::NotApplied)
@@ -74,7 +74,7 @@ async fn a_write_dropped_while_it_waits_for_the_lock_is_never_applied() {
         assert_eq!(observe(&store).await, held, "reads don't wait behind it");
     }
     // Whatever was sent before this one has ended when it fails.
-    let error = store.put_if(&name(), &held, &beat(&held), Change::Renew).await.unwrap_err();
+    let error = store.put_if(&name(), &held, &renewed(&held), Change::Renew).await.unwrap_err();
     assert_eq!(error.certainty, lease_core::Certainty::NotApplied, "{error}");
     transaction.rollback().await.unwrap();
     assert_eq!(observe(&store).await, held);

@@ -3,8 +3,8 @@
 mod common;
 
 use common::*;
-use lease_core::deadline::{Claim, Sighting, lengthened};
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::deadline::{Claim, Sighting, lengthened};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Change, Instant, LeaseBackend, PutOutcome};
 
 const DELETE: &str = "DELETE FROM coordination_leases WHERE lease_name = 'outbox-forwarder'";
@@ -95,7 +95,7 @@ async fn a_write_on_a_deleted_register_conflicts_and_shows_its_absence() {
     let store = place.open().await;
     let held = acquire(&store, &init(&store).await, "a").await;
     delete(&place).await;
-    let outcome = store.put_if(&name(), &held, &beat(&held), Change::Renew).await.unwrap();
+    let outcome = store.put_if(&name(), &held, &renewed(&held), Change::Renew).await.unwrap();
     assert_eq!(outcome, PutOutcome::Conflict(observe(&store).await));
     assert_eq!(observe(&store).await.record, None);
 }

@@ -47,7 +47,7 @@ fn assert_says_what_happened(place: &Place, error: &BackendError) {
 
 /// All operations are refused, and none of them says that it may have happened.
 async fn assert_all_refused(place: &Place, store: &Sqlite, held: &lease_core::Observation) {
-    let renewal = store.put_if(&name(), held, &beat(held), Change::Renew).await;
+    let renewal = store.put_if(&name(), held, &renewed(held), Change::Renew).await;
     assert_says_what_happened(place, &renewal.unwrap_err());
     assert_says_what_happened(place, &store.observe(&name()).await.unwrap_err());
     assert_says_what_happened(place, &store.list("").await.unwrap_err());
@@ -83,7 +83,7 @@ async fn a_file_replaced_by_a_copy_is_another_file() {
     let seen = observe(&new).await;
     assert_eq!(seen.record, held.record);
     assert_ne!(seen.lineage, held.lineage, "so even a free register in the copy counts as held (T-3)");
-    let outcome = new.put_if(&name(), &held, &beat(&held), Change::Renew).await.unwrap();
+    let outcome = new.put_if(&name(), &held, &renewed(&held), Change::Renew).await.unwrap();
     assert_eq!(outcome, lease_core::PutOutcome::Conflict(seen), "the tag is equal, the lineage is not (R-2)");
 }
 
@@ -120,7 +120,7 @@ async fn a_renamed_folder_is_noticed() {
     let store = Sqlite::connect(config).await.unwrap();
     let held = acquire(&store, &init(&store).await, "a").await;
     fs::rename(&folder, place.folder().join("old-data")).unwrap();
-    let error = store.put_if(&name(), &held, &beat(&held), Change::Renew).await.unwrap_err();
+    let error = store.put_if(&name(), &held, &renewed(&held), Change::Renew).await.unwrap_err();
     assert_eq!((error.certainty, error.refused), (Certainty::NotApplied, true), "{error}");
 }
 
@@ -148,7 +148,7 @@ async fn a_file_replaced_while_a_write_is_under_way_makes_its_outcome_unknown() 
     // Somebody else's lock holds the write back, after its first look at the path.
     let mut blocker = place.shell().await;
     sqlx::query("BEGIN IMMEDIATE").execute(&mut blocker).await.unwrap();
-    let record = beat(&held);
+    let record = renewed(&held);
     let lease = name();
     let mut write = store.put_if(&lease, &held, &record, Change::Renew);
     assert!(futures::poll!(&mut write).is_pending());

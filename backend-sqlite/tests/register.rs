@@ -14,7 +14,7 @@ async fn a_write_applies_once_and_only_on_the_tag_that_it_compares() {
     let held = acquire(&store, &free, "a").await;
     assert_eq!(observe(&store).await, held, "what was acknowledged is what is read");
 
-    let late = acquisition(&free, "b");
+    let late = acquired(&free, "b");
     let outcome = store.put_if(&name(), &free, &late, Change::Acquire).await.unwrap();
     assert_eq!(outcome, PutOutcome::Conflict(held.clone()), "a conflict shows the register as it is");
     assert_eq!(observe(&store).await, held);
@@ -27,7 +27,13 @@ async fn a_register_is_created_by_one_of_many() {
     let absent = observe(&other).await;
     assert_eq!((absent.record.as_ref(), absent.floor), (None, 0));
     let free = init(&one).await;
-    let record = lease_core::writes::init(&absent, TTL, 0, None, &lease_core::writes::Fresh::random());
+    let record = lease_core::internal::writes::init(
+        &absent,
+        TTL,
+        0,
+        None,
+        &lease_core::internal::writes::Fresh::random(),
+    );
     let outcome = other.put_if(&name(), &absent, &record, Change::Init).await.unwrap();
     assert_eq!(outcome, PutOutcome::Conflict(free));
 }
@@ -91,7 +97,7 @@ async fn people_read_the_tables_with_any_sqlite_shell() {
     let row = sqlx::query(sql).fetch_one(&mut place.shell().await).await.unwrap();
     assert_eq!(row.get::<String, _>("lease_name"), "outbox-forwarder");
     assert_eq!(row.get::<String, _>("holder_workload_id"), "pod-1");
-    assert_eq!(row.get::<String, _>("region"), "eu-1");
+    assert_eq!(row.get::<String, _>("region"), "here");
     assert_eq!(row.get::<i64, _>("epoch"), 1);
     assert_eq!(row.get::<String, _>("grant_id"), record.grant.unwrap().to_string());
     assert_eq!(row.get::<i64, _>("transition_count"), 1);
@@ -123,7 +129,13 @@ async fn list_shows_each_register_under_the_prefix_and_no_other() {
     for other in ["outbox-forwarder.eu", "ttl-sweeper"] {
         let other = LeaseName::new(other).unwrap();
         let absent = store.observe(&other).await.unwrap();
-        let record = lease_core::writes::init(&absent, TTL, 0, None, &lease_core::writes::Fresh::random());
+        let record = lease_core::internal::writes::init(
+            &absent,
+            TTL,
+            0,
+            None,
+            &lease_core::internal::writes::Fresh::random(),
+        );
         store.put_if(&other, &absent, &record, Change::Init).await.unwrap();
     }
     let listed = store.list("outbox").await.unwrap();
@@ -138,7 +150,7 @@ async fn an_epoch_beyond_64_bit_integers_is_an_error_and_changes_nothing() {
     let place = Place::new();
     let store = place.open().await;
     let free = init(&store).await;
-    let mut record = acquisition(&free, "a");
+    let mut record = acquired(&free, "a");
     record.epoch = i64::MAX as u64 + 1;
     let error = store.put_if(&name(), &free, &record, Change::Acquire).await.unwrap_err();
     assert_eq!(error.certainty, lease_core::Certainty::NotApplied);

@@ -1,25 +1,24 @@
 //! One request and one reply for each successful acquire, renew and release, counted on the wire by the fault proxy.
 
-use lease_core::writes::{self, Fresh};
-use lease_core::{Change, LeaseName};
+use lease_conformance::by_hand::{acquire, held, name, release, renew};
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_testbed::{Postgres as Server, PostgresOptions, Proxy, RoundTrips};
 
-use crate::paired::Verdict;
+use crate::paired::BarResult;
 use crate::renewal::{held, put, renew};
 
-pub(crate) async fn round_trips() -> anyhow::Result<Vec<Verdict>> {
+pub(crate) async fn round_trips() -> anyhow::Result<Vec<BarResult>> {
     let server = Server::start(PostgresOptions::default()).await?;
     lease_postgres::migrate(&PostgresConfig::new(&server.url())?).await?;
     let proxy = Proxy::postgres(server.addr())?;
     let backend = Postgres::connect(PostgresConfig::new(&proxy.url(&server.url())?)?).await?;
-    let name = LeaseName::new("bench")?;
+    let name = name("bench");
     let mut verdicts = Vec::new();
     let mut count = |what: &str, before: RoundTrips| {
         let trips = proxy.round_trips().since(&before).total();
         let what = format!("round trips on the wire for {what}");
         let figures = format!("{} request, {} reply", trips.requests, trips.replies);
-        verdicts.push(Verdict { holds: (trips.requests, trips.replies) == (1, 1), what, figures });
+        verdicts.push(BarResult { holds: (trips.requests, trips.replies) == (1, 1), what, figures });
     };
 
     // The first of each kind may have to be prepared; what counts is every later one.
@@ -31,24 +30,12 @@ pub(crate) async fn round_trips() -> anyhow::Result<Vec<Verdict>> {
             count("a renewal", before);
         }
         let before = proxy.round_trips();
-        let record = seen.record.clone().expect("held");
-        seen =
-            put(&backend, &name, &seen, writes::release(&seen, &record, &Fresh::random()), Change::Release)
-                .await?;
+        seen = release(&backend, &name, &seen).await?;
         if !warm {
             count("a release", before);
         }
         let before = proxy.round_trips();
-        let (record, fresh) = (seen.record.clone().expect("free"), Fresh::random());
-        let who = writes::Candidate {
-            holder: "bench".into(),
-            region: String::new(),
-            ttl: record.max_ttl(),
-            max_ttl: record.max_ttl(),
-            preemptible: false,
-        };
-        let term = writes::acquire(&seen, &record, &who, fresh.grant, &fresh);
-        seen = put(&backend, &name, &seen, term, Change::Acquire).await?;
+        seen = acquire(&backend, &name, &seen, "bench").await?;
         if !warm {
             count("an acquisition", before);
         }

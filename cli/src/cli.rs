@@ -37,7 +37,7 @@ enum Command {
     #[command(flatten)]
     Operation(operator::Operation),
     /// Run a program only while it holds the lease
-    Run(run::Run),
+    Run(run::RunArgs),
     /// Run one of the workers
     Worker(Worker),
 }
@@ -69,7 +69,7 @@ impl Default for Cli {
 /// A command and all that it was told.
 enum Task<'a> {
     Operation(operator::Operation),
-    Run(run::Run),
+    Run(run::RunArgs),
     Worker(&'a NamedRole, ArgMatches),
 }
 

@@ -19,6 +19,7 @@
 
 mod actor;
 mod attached;
+pub mod by_hand;
 mod case;
 mod cases;
 mod context;

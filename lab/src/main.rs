@@ -3,7 +3,6 @@
 //! Each subcommand has a folder or file of its own. Exit codes: 0 every verdict holds, 1 one doesn't or something
 //! failed, 2 bad input, 130 or 143 ended by SIGINT or SIGTERM.
 
-mod actor;
 mod arena;
 mod args;
 mod chaos;
@@ -11,17 +10,15 @@ mod conformance;
 mod demo;
 mod drill;
 mod e2e;
-mod effects;
+mod epoch;
 mod failover;
 mod fleet;
 mod handover;
 mod interrupt;
-mod judge;
-mod recording;
+mod judged;
 mod roll;
 mod stats;
 mod testbed;
-mod trace;
 
 use std::process::ExitCode;
 
@@ -51,8 +48,6 @@ enum Command {
     Conformance(conformance::Args),
     #[command(subcommand)]
     Testbed(testbed::Command),
-    #[command(hide = true)]
-    Actor(actor::Args),
 }
 
 fn main() -> ExitCode {
@@ -81,7 +76,6 @@ async fn run(command: Command) -> ExitCode {
         Command::Roll(args) => unless_interrupted(roll::run(args)).await,
         Command::Conformance(args) => conformance::run(args).await,
         Command::Testbed(command) => unless_interrupted(testbed::run(command)).await,
-        Command::Actor(args) => actor::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -13,7 +13,7 @@ pub(crate) enum Command {
     /// all that was in it.
     Up {
         /// Which server.
-        server: Server,
+        server: ServerKind,
         /// etcd: how many nodes.
         #[arg(long, default_value = "1", value_parser = nodes)]
         nodes: usize,
@@ -21,7 +21,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Server {
+pub(crate) enum ServerKind {
     /// PostgreSQL, with fsync on.
     Postgres,
     /// etcd, with fsync on: one node, or more by --nodes.
@@ -41,7 +41,7 @@ fn nodes(text: &str) -> Result<usize, String> {
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let Command::Up { server, nodes } = command;
     match server {
-        Server::Postgres => {
+        ServerKind::Postgres => {
             let postgres = Postgres::start(PostgresOptions::default().fsync(true)).await?;
             let url = postgres.url();
             lease_postgres::migrate(&PostgresConfig::new(&url)?).await?;
@@ -52,7 +52,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("  leasehold-lab conformance --mode postgres --url {url}");
             until_interrupted().await
         }
-        Server::Etcd => {
+        ServerKind::Etcd => {
             let etcd = Etcd::start(EtcdOptions::default().nodes(nodes).fsync(true)).await?;
             let endpoints = etcd.endpoints().join(",");
             println!("etcd is up. Its endpoints:");
@@ -63,7 +63,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("  leasehold-lab conformance --mode etcd --endpoints {endpoints}");
             until_interrupted().await
         }
-        Server::K8s => {
+        ServerKind::K8s => {
             let options = ControlPlaneOptions::default().controllers().scheduler().fsync(true);
             let plane = ControlPlane::start(options).await?;
             let kubeconfig = plane.kubeconfig().display();

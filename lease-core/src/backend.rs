@@ -200,6 +200,8 @@ pub trait LeaseBackend: Send + Sync + 'static {
     fn capabilities(&self) -> Capabilities;
 
     /// All registers whose name begins with `prefix`, by one linearizable read if the store has one.
+    ///
+    /// - **Errors**: any failure, or refused where it isn't [offered](Capabilities::list); a read changes nothing.
     async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
         let _ = prefix;
         Err(self.unsupported("list"))
@@ -207,12 +209,16 @@ pub trait LeaseBackend: Send + Sync + 'static {
 
     /// Hints about registers whose name begins with `prefix`. Resolves when the watch is live. Where `prefix` is itself
     /// a lease's name, longer names may go unmentioned (Kubernetes' least RBAC watches one name).
+    ///
+    /// - **Errors**: any failure, or refused where it isn't [offered](Capabilities::watch); the core polls meanwhile.
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
         let _ = prefix;
         Err(self.unsupported("watch"))
     }
 
     /// The newest `limit` rows of the lease's history, oldest first.
+    ///
+    /// - **Errors**: any failure, or refused where it isn't [offered](Capabilities::history).
     async fn history(&self, name: &LeaseName, limit: u32) -> Result<Vec<HistoryRow>, BackendError> {
         let _ = (name, limit);
         Err(self.unsupported("history"))

@@ -167,7 +167,8 @@ impl Sighting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Record, Tag, WallTime};
+    use crate::record::Record;
+    use crate::writes::{self, Fresh};
 
     const TTL: Duration = Duration::from_secs(15);
 
@@ -176,33 +177,11 @@ mod tests {
     }
 
     fn seen(grant: Option<u128>, beat: u64, stamp: &str, present: &str) -> Observation {
-        let record = Record {
-            tag: Tag::random(),
-            grant: grant.map(Grant),
-            epoch: 7,
-            beat,
-            holder: "somebody".into(),
-            ttl_ms: 15_000,
-            max_ttl_ms: 60_000,
-            lineage: Lineage(stamp.into()),
-            transitions: 1,
-            preemptible: false,
-            sealed: None,
-            request: None,
-            answered: None,
-            acquired_at: WallTime(0),
-            renewed_at: WallTime(0),
-            expires_at: WallTime(0),
-            region: String::new(),
-            note: String::new(),
-            extra: Default::default(),
-        };
-        Observation {
-            record: Some(record),
-            lineage: Lineage(present.into()),
-            floor: 0,
-            version: String::new(),
-        }
+        let empty =
+            Observation { record: None, lineage: Lineage(stamp.into()), floor: 0, version: String::new() };
+        let free = writes::init(&empty, Duration::from_secs(60), 7, None, &Fresh::random());
+        let record = Record { grant: grant.map(Grant), beat, ttl_ms: 15_000, ..free };
+        Observation { record: Some(record), lineage: Lineage(present.into()), ..empty }
     }
 
     fn claim_of(observation: Observation) -> Claim {

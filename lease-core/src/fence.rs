@@ -46,7 +46,11 @@ pub const FENCING_EPOCH_STALE: &str = "FENCING_EPOCH_STALE";
 
 /// **F-1**: given the greatest term that the resource has admitted, decides on `term`. Returns the resource's new mark.
 ///
-/// Admitted if and only if its epoch is greater, or equal with the same grant.
+/// Admitted if and only if its epoch is greater, or equal with the same grant. For backends and resources of your own;
+/// it must be applied in the same atomic write as the effect.
+///
+/// # Errors
+/// [`Stale`]: the effect must not be made.
 pub fn admit(mark: Option<Term>, term: Term) -> Result<Term, Stale> {
     match mark {
         Some(mark) if term.epoch < mark.epoch || (term.epoch == mark.epoch && term.grant != mark.grant) => {

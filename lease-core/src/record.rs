@@ -22,6 +22,9 @@ impl LeaseName {
     pub const MAX_LEN: usize = 253;
 
     /// Checks `name`.
+    ///
+    /// # Errors
+    /// [`InvalidName`], whose message says what is allowed.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidName> {
         let name = name.into();
         let part_is_valid = |part: &str| {

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use lease_core::deadline::Deadline;
-use lease_core::elector::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State, step};
 use lease_core::fence::{Stale, admit};
-use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::internal::deadline::Deadline;
+use lease_core::internal::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State, step};
+use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{
     Certainty, Change, Grant, Instant, Lineage, Loss, Observation, PutOutcome, Record, StopReason, Tag, Term,
     WallTime,

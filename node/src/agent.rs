@@ -27,7 +27,7 @@ use crate::{
     host::Host,
     lock::lock,
     network,
-    pod::{self, Seen, Shared},
+    pod::{self, PodState, SeenPod},
     watch as watching,
 };
 
@@ -47,8 +47,8 @@ pub(crate) struct Node {
 
 /// A pod of the node.
 struct Entry {
-    seen: watch::Sender<Seen>,
-    shared: Arc<Shared>,
+    seen: watch::Sender<SeenPod>,
+    shared: Arc<PodState>,
     life: JoinHandle<()>,
 }
 
@@ -185,8 +185,8 @@ impl Node {
                 });
                 continue;
             }
-            let shared = Arc::new(Shared::new(&pod));
-            let (seen, receiver) = watch::channel(Seen { pod, gone: false });
+            let shared = Arc::new(PodState::new(&pod));
+            let (seen, receiver) = watch::channel(SeenPod { pod, gone: false });
             let life = tokio::spawn(pod::run(self.host.clone(), receiver, shared.clone()));
             pods.insert(uid, Entry { seen, shared, life });
         }

@@ -20,7 +20,7 @@ const SETUP: &str = include_str!("container.sh");
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Everything that a container is started from.
-pub(crate) struct Plan {
+pub(crate) struct ContainerPlan {
     env: Vec<String>,
     command: Vec<String>,
     /// `ro` or `rw`, the source on this machine, the path in the container.
@@ -37,7 +37,7 @@ pub(crate) struct Running {
     pid: Pid,
 }
 
-impl Plan {
+impl ContainerPlan {
     /// `hosts` becomes /etc/hosts.
     pub(crate) fn new(
         pod: &Pod,

@@ -10,7 +10,7 @@ mkdir -p usr/local etc dev/shm proc run var/tmp tmp root
 chmod 1777 tmp var/tmp
 ln -s ../run var/run
 
-# The system's programs and libraries, as they lie. Not /usr as a whole: the image's files go into /usr/local.
+# The programs and libraries of the system, at their usual places. Not /usr as a whole: the image's files go into /usr/local.
 for each in bin sbin lib lib32 lib64 usr/bin usr/sbin usr/lib usr/lib32 usr/lib64 usr/libexec usr/share; do
     if [ -L "/$each" ]; then
         ln -s "$(readlink "/$each")" "$each"
@@ -54,7 +54,7 @@ done
 shift
 [ "$read_only" = true ] && mount -o remount,bind,ro "$root"
 
-# The outer /proc: the id is one that the machine knows.
+# From the outer /proc: its id outside of the container.
 read -r pid _ </proc/self/stat
 echo "started $pid"
 # The testbed's supervisor knows its runner's descendants by this variable; else the environment is the container's own.

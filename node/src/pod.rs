@@ -28,7 +28,7 @@ use crate::{
     lock::lock,
     network::PodNetwork,
     offered,
-    status::{self, State},
+    status::{self, ContainerState},
     volumes::{self, Volumes},
 };
 
@@ -38,14 +38,14 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
 /// The pod as the API server last showed it.
 #[derive(Clone)]
-pub(crate) struct Seen {
+pub(crate) struct SeenPod {
     pub(crate) pod: Pod,
     /// It no longer exists.
     pub(crate) gone: bool,
 }
 
 /// The present state of a pod, shared with its node.
-pub(crate) struct Shared {
+pub(crate) struct PodState {
     containers: Mutex<Vec<status::Container>>,
     /// The machine's end of its cable.
     network: Mutex<Option<String>>,
@@ -55,8 +55,8 @@ pub(crate) struct Shared {
 
 struct Life {
     host: Arc<Host>,
-    shared: Arc<Shared>,
-    seen: watch::Receiver<Seen>,
+    shared: Arc<PodState>,
+    seen: watch::Receiver<SeenPod>,
     /// As it was bound: the parts of its spec that matter here don't change.
     pod: Pod,
     spec: v1::PodSpec,
@@ -79,7 +79,7 @@ enum Kind {
 }
 
 /// Runs a pod until it no longer exists. Dropping the future kills all of its processes.
-pub(crate) async fn run(host: Arc<Host>, seen: watch::Receiver<Seen>, shared: Arc<Shared>) {
+pub(crate) async fn run(host: Arc<Host>, seen: watch::Receiver<SeenPod>, shared: Arc<PodState>) {
     let pod = seen.borrow().pod.clone();
     let life = Life {
         ip: host.next_ip(),
@@ -103,9 +103,9 @@ pub(crate) async fn run(host: Arc<Host>, seen: watch::Receiver<Seen>, shared: Ar
     let _ = fs::remove_dir_all(&life.folder);
 }
 
-// === impl Shared ===
+// === impl PodState ===
 
-impl Shared {
+impl PodState {
     pub(crate) fn new(pod: &Pod) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
         let init = spec.init_containers.unwrap_or_default().into_iter().map(|container| (container, true));
@@ -114,7 +114,10 @@ impl Shared {
             name: container.name,
             image: container.image.unwrap_or_default(),
             init,
-            state: State::Waiting(if init { "PodInitializing" } else { "ContainerCreating" }, String::new()),
+            state: ContainerState::Waiting(
+                if init { "PodInitializing" } else { "ContainerCreating" },
+                String::new(),
+            ),
             last: None,
             restarts: 0,
             ready: false,
@@ -243,7 +246,7 @@ impl Life {
 
     async fn stopping(&self) {
         let mut seen = self.seen.clone();
-        let leaving = |seen: &Seen| seen.gone || seen.pod.metadata.deletion_timestamp.is_some();
+        let leaving = |seen: &SeenPod| seen.gone || seen.pod.metadata.deletion_timestamp.is_some();
         let _ = seen.wait_for(leaving).await;
     }
 

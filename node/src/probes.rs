@@ -1,6 +1,6 @@
 //! Probes of a container, by HTTP.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use k8s_openapi::{
@@ -30,12 +30,17 @@ pub(crate) async fn attend(
     ip: Ipv4Addr,
     tell: &(impl Fn(Readiness) + Sync),
 ) -> String {
-    let (_, reason) = tokio::join!(ready(container, ip, tell), live(container, ip));
-    reason
+    tokio::select! {
+        reason = live(container, ip) => reason,
+        never = ready(container, ip, tell) => match never {},
+    }
 }
 
-async fn ready(container: &Container, ip: Ipv4Addr, tell: &(impl Fn(Readiness) + Sync)) {
-    let Some(probe) = &container.readiness_probe else { return tell(Readiness::Ready) };
+async fn ready(container: &Container, ip: Ipv4Addr, tell: &(impl Fn(Readiness) + Sync)) -> Infallible {
+    let Some(probe) = &container.readiness_probe else {
+        tell(Readiness::Ready);
+        return std::future::pending().await;
+    };
     let (mut ready, mut successes, mut failures) = (false, 0, 0);
     loop {
         match once(container, ip, probe).await {

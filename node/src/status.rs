@@ -10,8 +10,8 @@ pub(crate) struct Container {
     pub(crate) name: String,
     pub(crate) image: String,
     pub(crate) init: bool,
-    pub(crate) state: State,
-    pub(crate) last: Option<Ended>,
+    pub(crate) state: ContainerState,
+    pub(crate) last: Option<Exit>,
     pub(crate) restarts: i32,
     pub(crate) ready: bool,
     /// Its main process, while it runs.
@@ -19,15 +19,15 @@ pub(crate) struct Container {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum State {
+pub(crate) enum ContainerState {
     Waiting(&'static str, String),
     Running(Timestamp),
-    Ended(Ended),
+    Ended(Exit),
 }
 
 /// The end of a container.
 #[derive(Clone, Debug)]
-pub(crate) struct Ended {
+pub(crate) struct Exit {
     pub(crate) code: i32,
     /// Why the node ended it, if it did.
     pub(crate) message: String,
@@ -48,16 +48,16 @@ impl Container {
             "name": self.name, "image": self.image, "imageID": self.image, "restartCount": self.restarts,
             "started": self.pid.is_some(), "ready": self.ready,
             "state": self.state.status(),
-            "lastState": self.last.as_ref().map_or_else(|| json!({}), Ended::status),
+            "lastState": self.last.as_ref().map_or_else(|| json!({}), Exit::status),
         })
     }
 
     fn has_succeeded(&self) -> bool {
-        matches!(&self.state, State::Ended(ended) if ended.code == 0)
+        matches!(&self.state, ContainerState::Ended(ended) if ended.code == 0)
     }
 }
 
-impl State {
+impl ContainerState {
     fn status(&self) -> Value {
         match self {
             Self::Waiting(reason, message) => json!({"waiting": {"reason": reason, "message": message}}),
@@ -67,7 +67,7 @@ impl State {
     }
 }
 
-impl Ended {
+impl Exit {
     fn status(&self) -> Value {
         json!({"terminated": {
             "exitCode": self.code,

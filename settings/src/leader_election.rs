@@ -3,7 +3,7 @@
 use lease_core::{Connector, Elector, ElectorBuilder, InvalidSettings, LeaseName, WorkloadId};
 use serde::Deserialize;
 
-use crate::{BadSetting, Block, Fault, Kind, Millis, Section, Setting, Settings, Workload};
+use crate::{BadSetting, Block, Kind, Millis, Section, Setting, SettingFault, Settings, Workload};
 
 /// The shared settings of every role that campaigns.
 #[derive(Clone, Debug, Deserialize)]
@@ -144,7 +144,7 @@ impl Settings {
                 .find(|key| std::env::var(key).is_ok())
                 .unwrap_or("the host's name")
                 .to_owned(),
-            fault: Fault::NotAllowed(error.value),
+            fault: SettingFault::NotAllowed(error.value),
             why: format!("{}; or set LEASEHOLD_WORKLOAD_ID", error.why),
         })
     }

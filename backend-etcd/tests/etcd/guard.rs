@@ -1,7 +1,7 @@
 //! Effects inside etcd, guarded by the term key.
 
 use crate::common::*;
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Change, LeaseBackend, RequestId};
 use lease_etcd::TermGuard;
 use lease_etcd::etcd_client::{Client, Txn, TxnOp};

@@ -4,17 +4,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lease_core::writes::{self, Candidate, Fresh};
-use lease_core::{Change, LeaseBackend, LeaseName, Observation, PutOutcome, Record};
+use lease_core::LeaseName;
 use lease_k8s::{K8s, K8sConfig};
 use lease_testbed::{AuditEvent, ControlPlane, ControlPlaneOptions, Identity};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
-pub(crate) const TTL: Duration = Duration::from_secs(15);
+pub(crate) use lease_conformance::by_hand::*;
 
-/// The control plane that all undisturbing tests of one binary share.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// The control plane shared by the tests of one binary that do not disturb it.
 pub(crate) async fn plane() -> &'static ControlPlane {
     static PLANE: OnceCell<ControlPlane> = OnceCell::const_new();
     let start = async || ControlPlane::start(ControlPlaneOptions::default()).await;
@@ -92,79 +92,4 @@ impl Store<'_> {
         let events = self.plane.audit().events()?;
         Ok(events.into_iter().filter(|event| event.user == self.identity.user()).collect())
     }
-}
-
-pub(crate) fn name(text: &str) -> LeaseName {
-    LeaseName::new(text).expect("a valid name")
-}
-
-pub(crate) fn candidate(holder: &str) -> Candidate {
-    let (holder, region) = (holder.to_owned(), "here".to_owned());
-    Candidate { holder, region, ttl: TTL, max_ttl: TTL, preemptible: false }
-}
-
-pub(crate) fn written(outcome: PutOutcome) -> Observation {
-    match outcome {
-        PutOutcome::Written(observation) => observation,
-        PutOutcome::Conflict(found) => panic!("a conflict with {found:?}"),
-    }
-}
-
-pub(crate) fn conflict(outcome: PutOutcome) -> Observation {
-    match outcome {
-        PutOutcome::Conflict(observation) => observation,
-        PutOutcome::Written(wrote) => panic!("it was written: {wrote:?}"),
-    }
-}
-
-pub(crate) fn record(observation: &Observation) -> &Record {
-    observation.record.as_ref().expect("a register")
-}
-
-/// A free register.
-pub(crate) async fn init(backend: &dyn LeaseBackend, lease: &LeaseName) -> anyhow::Result<Observation> {
-    let absent = backend.observe(lease).await?;
-    let free = writes::init(&absent, TTL, 0, None, &Fresh::random());
-    Ok(written(backend.put_if(lease, &absent, &free, Change::Init).await?))
-}
-
-/// A register that `a` holds.
-pub(crate) async fn held(backend: &dyn LeaseBackend, lease: &LeaseName) -> anyhow::Result<Observation> {
-    let free = init(backend, lease).await?;
-    acquire(backend, lease, &free, "a").await
-}
-
-pub(crate) fn acquired(seen: &Observation, holder: &str) -> Record {
-    let fresh = Fresh::random();
-    writes::acquire(seen, record(seen), &candidate(holder), fresh.grant, &fresh)
-}
-
-pub(crate) async fn acquire(
-    backend: &dyn LeaseBackend,
-    lease: &LeaseName,
-    seen: &Observation,
-    holder: &str,
-) -> anyhow::Result<Observation> {
-    Ok(written(backend.put_if(lease, seen, &acquired(seen, holder), Change::Acquire).await?))
-}
-
-pub(crate) fn renewed(seen: &Observation) -> Record {
-    writes::renew(seen, record(seen), &Fresh::random())
-}
-
-pub(crate) async fn renew(
-    backend: &dyn LeaseBackend,
-    lease: &LeaseName,
-    seen: &Observation,
-) -> anyhow::Result<Observation> {
-    Ok(written(backend.put_if(lease, seen, &renewed(seen), Change::Renew).await?))
-}
-
-pub(crate) async fn release(
-    backend: &dyn LeaseBackend,
-    lease: &LeaseName,
-    seen: &Observation,
-) -> anyhow::Result<Observation> {
-    let free = writes::release(seen, record(seen), &Fresh::random());
-    Ok(written(backend.put_if(lease, seen, &free, Change::Release).await?))
 }

@@ -26,7 +26,7 @@ async fn kubectl_shows_the_holder_with_its_grant_and_nobody_when_it_is_free() ->
 /// client-go compares whole seconds.
 #[tokio::test]
 async fn each_beat_renews_at_least_a_second_later_and_a_request_does_not() -> anyhow::Result<()> {
-    use lease_core::writes::{self, Fresh};
+    use lease_core::internal::writes::{self, Fresh};
     let (store, lease) = (store().await?, name("beats"));
     let mut seen = held(&store.backend, &lease).await?;
     let seconds = |shown: &Value| -> i64 {
@@ -61,7 +61,7 @@ async fn a_created_lease_is_stamped_with_its_own_uid() -> anyhow::Result<()> {
 /// Until it is stamped it is waited out like anything restored: a crash between the two writes leaves no early leader.
 #[tokio::test]
 async fn a_created_lease_that_was_never_stamped_counts_as_foreign() -> anyhow::Result<()> {
-    use lease_core::writes::{self, Fresh};
+    use lease_core::internal::writes::{self, Fresh};
     let (store, lease) = (store().await?, name("unstamped"));
     let absent = store.backend.observe(&lease).await?;
     let free = writes::init(&absent, TTL, 0, None, &Fresh::random());

@@ -3,14 +3,13 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lease_core::writes::{self, Candidate, Fresh};
-use lease_core::{Change, LeaseBackend, LeaseName, Observation, PutOutcome, Record};
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_testbed::PostgresOptions;
 use tokio::sync::OnceCell;
 
+pub(crate) use lease_conformance::by_hand::*;
+
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
-pub(crate) const TTL: Duration = Duration::from_secs(15);
 
 /// The server that all tests of one binary share.
 pub(crate) async fn server() -> &'static lease_testbed::Postgres {
@@ -52,83 +51,4 @@ impl Store {
 /// A plain session, past the backend.
 pub(crate) async fn session(url: &str) -> sqlx::Result<sqlx::PgConnection> {
     <sqlx::PgConnection as sqlx::Connection>::connect(url).await
-}
-
-pub(crate) fn name(text: &str) -> LeaseName {
-    LeaseName::new(text).expect("a valid name")
-}
-
-pub(crate) fn candidate(holder: &str) -> Candidate {
-    Candidate {
-        holder: holder.to_owned(),
-        region: "here".to_owned(),
-        ttl: TTL,
-        max_ttl: TTL,
-        preemptible: false,
-    }
-}
-
-/// The observation that a put left, which must have written.
-pub(crate) fn written(outcome: PutOutcome) -> Observation {
-    match outcome {
-        PutOutcome::Written(observation) => observation,
-        PutOutcome::Conflict(found) => panic!("a conflict: {found:?}"),
-    }
-}
-
-/// The observation that a put found, which must not have written.
-pub(crate) fn conflict(outcome: PutOutcome) -> Observation {
-    match outcome {
-        PutOutcome::Conflict(observation) => observation,
-        PutOutcome::Written(wrote) => panic!("it was written: {wrote:?}"),
-    }
-}
-
-pub(crate) fn record(observation: &Observation) -> &Record {
-    observation.record.as_ref().expect("a register")
-}
-
-/// A free register, made on what is there now.
-pub(crate) async fn init(backend: &dyn LeaseBackend, lease: &LeaseName) -> anyhow::Result<Observation> {
-    let absent = backend.observe(lease).await?;
-    let free = writes::init(&absent, TTL, 0, None, &Fresh::random());
-    Ok(written(backend.put_if(lease, &absent, &free, Change::Init).await?))
-}
-
-pub(crate) fn acquired(seen: &Observation, holder: &str) -> Record {
-    let fresh = Fresh::random();
-    writes::acquire(seen, record(seen), &candidate(holder), fresh.grant, &fresh)
-}
-
-pub(crate) async fn acquire(
-    backend: &dyn LeaseBackend,
-    lease: &LeaseName,
-    seen: &Observation,
-    holder: &str,
-) -> anyhow::Result<Observation> {
-    Ok(written(backend.put_if(lease, seen, &acquired(seen, holder), Change::Acquire).await?))
-}
-
-pub(crate) fn renewed(seen: &Observation) -> Record {
-    writes::renew(seen, record(seen), &Fresh::random())
-}
-
-pub(crate) fn released(seen: &Observation) -> Record {
-    writes::release(seen, record(seen), &Fresh::random())
-}
-
-pub(crate) async fn renew(
-    backend: &dyn LeaseBackend,
-    lease: &LeaseName,
-    seen: &Observation,
-) -> anyhow::Result<Observation> {
-    Ok(written(backend.put_if(lease, seen, &renewed(seen), Change::Renew).await?))
-}
-
-pub(crate) async fn release(
-    backend: &dyn LeaseBackend,
-    lease: &LeaseName,
-    seen: &Observation,
-) -> anyhow::Result<Observation> {
-    Ok(written(backend.put_if(lease, seen, &released(seen), Change::Release).await?))
 }

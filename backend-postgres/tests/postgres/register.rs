@@ -1,7 +1,7 @@
 //! The register on a real server: compare, write, floor, history, listing.
 
 use crate::common::*;
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{
     Certainty, Change, Grant, HistoryEvent, LeaseBackend, Lineage, PutOutcome, Request, RequestId, WallTime,
 };

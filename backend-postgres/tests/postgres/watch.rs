@@ -6,7 +6,7 @@ use lease_core::{Change, Hint, LeaseBackend, PutOutcome, Record};
 
 #[tokio::test]
 async fn releases_requests_and_revocations_wake_a_watch_and_beats_do_not() -> anyhow::Result<()> {
-    use lease_core::writes::{self, Fresh};
+    use lease_core::internal::writes::{self, Fresh};
     let store = store().await?;
     let (lease, other) = (name("watched.one"), name("other"));
     let mut seen = init(&store.backend, &lease).await?;
@@ -47,7 +47,7 @@ async fn releases_requests_and_revocations_wake_a_watch_and_beats_do_not() -> an
 /// Whoever may connect may notify; whoever may read the table knows the tag.
 #[tokio::test]
 async fn a_forged_notification_takes_nothing_that_is_held() -> anyhow::Result<()> {
-    use lease_core::writes::{self, Fresh};
+    use lease_core::internal::writes::{self, Fresh};
     let store = store().await?;
     let lease = name("coveted");
     let held = acquire(&store.backend, &lease, &init(&store.backend, &lease).await?, "a").await?;

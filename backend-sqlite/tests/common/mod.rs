@@ -1,18 +1,18 @@
 //! Shared by the tests of this backend.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(unused_imports, reason = "as above")]
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use lease_core::writes::{self, Candidate, Fresh};
 use lease_core::{Change, LeaseBackend, LeaseName, Observation, PutOutcome, Record};
 use lease_sqlite::{Sqlite, SqliteConfig};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
 
-pub const TTL: Duration = Duration::from_secs(15);
+pub use lease_conformance::by_hand::{TTL, acquired, candidate, free, released, renewed};
 
 /// A folder of the test's own, and the lease file in it.
 pub struct Place {
@@ -83,10 +83,6 @@ pub fn name() -> LeaseName {
     LeaseName::new("outbox-forwarder").expect("a valid name")
 }
 
-pub fn candidate(holder: &str) -> Candidate {
-    Candidate { holder: holder.into(), region: "eu-1".into(), ttl: TTL, max_ttl: TTL, preemptible: false }
-}
-
 pub async fn observe(store: &Sqlite) -> Observation {
     store.observe(&name()).await.expect("the lease can be read")
 }
@@ -102,29 +98,17 @@ pub async fn put(store: &Sqlite, expected: &Observation, record: &Record, change
 /// A register that is free, as the core makes it.
 pub async fn init(store: &Sqlite) -> Observation {
     let absent = observe(store).await;
-    let record = writes::init(&absent, TTL, 0, None, &Fresh::random());
-    put(store, &absent, &record, Change::Init).await
-}
-
-pub fn acquisition(expected: &Observation, holder: &str) -> Record {
-    let fresh = Fresh::random();
-    let before = expected.record.as_ref().expect("a register");
-    writes::acquire(expected, before, &candidate(holder), fresh.grant, &fresh)
-}
-
-pub fn beat(expected: &Observation) -> Record {
-    writes::renew(expected, expected.record.as_ref().expect("a register"), &Fresh::random())
+    put(store, &absent, &free(&absent), Change::Init).await
 }
 
 pub async fn acquire(store: &Sqlite, expected: &Observation, holder: &str) -> Observation {
-    put(store, expected, &acquisition(expected, holder), Change::Acquire).await
+    put(store, expected, &acquired(expected, holder), Change::Acquire).await
 }
 
 pub async fn renew(store: &Sqlite, expected: &Observation) -> Observation {
-    put(store, expected, &beat(expected), Change::Renew).await
+    put(store, expected, &renewed(expected), Change::Renew).await
 }
 
 pub async fn release(store: &Sqlite, expected: &Observation) -> Observation {
-    let record = writes::release(expected, expected.record.as_ref().expect("a register"), &Fresh::random());
-    put(store, expected, &record, Change::Release).await
+    put(store, expected, &released(expected), Change::Release).await
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Change, LeaseBackend, LeaseName, Observation};
 use lease_sqlite::{Sqlite, SqliteConfig};
 
@@ -103,7 +103,7 @@ pub async fn beats_on_a_bad_disk(path: &Path) {
     say(&format!("renewed: beat {}", observe(&store).await.record.unwrap().beat));
     wait_for_word();
     let free = writes::release(&held, held.record.as_ref().unwrap(), &Fresh::random());
-    for (record, change) in [(free, Change::Release), (acquisition(&held, "b"), Change::Acquire)] {
+    for (record, change) in [(free, Change::Release), (acquired(&held, "b"), Change::Acquire)] {
         let error = store.put_if(&name(), &held, &record, change).await.unwrap_err();
         say(&format!("{change:?}: {:?}", error.certainty));
     }
@@ -161,12 +161,12 @@ pub async fn renew_on_a_failing_disk(path: &Path) {
     let held = acquire(&store, &init(&store).await, "a").await;
     say("held");
     wait_for_word();
-    let error = store.put_if(&name(), &held, &beat(&held), Change::Renew).await.unwrap_err();
+    let error = store.put_if(&name(), &held, &renewed(&held), Change::Renew).await.unwrap_err();
     say(&format!("{:?}", error.certainty));
     let seen = observe(&store).await;
     say(&format!("seen: beat {}", seen.record.as_ref().unwrap().beat));
     wait_for_word();
-    let mut second = beat(&seen);
+    let mut second = renewed(&seen);
     second.note = "second attempt".into();
     let now = put(&store, &seen, &second, Change::Renew).await;
     say(&format!("renewed: beat {}", now.record.unwrap().beat));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Certainty, Change, HistoryEvent, LeaseBackend, Observation, PutOutcome, Record};
 use lease_sqlite::{Sqlite, SqliteConfig};
 use rand::rngs::StdRng;
@@ -84,11 +84,11 @@ pub async fn write_for_ever(path: &str) {
             store.put_if(&name(), &seen, &free, Change::Init).await.unwrap();
             continue;
         };
-        let Some(mut held) = write(&store, &seen, acquisition(&seen, &holder), Change::Acquire).await else {
+        let Some(mut held) = write(&store, &seen, acquired(&seen, &holder), Change::Acquire).await else {
             continue;
         };
         for _ in 0..before.epoch % 4 {
-            match write(&store, &held, beat(&held), Change::Renew).await {
+            match write(&store, &held, renewed(&held), Change::Renew).await {
                 Some(now) => held = now,
                 None => break,
             }

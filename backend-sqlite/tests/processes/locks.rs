@@ -18,7 +18,7 @@ pub fn held_too_long() {
         let mut locker = Peer::start("lock", &place.file());
         assert_eq!(locker.hear(), "locked");
 
-        let error = store.put_if(&name(), &held, &beat(&held), Change::Renew).await.unwrap_err();
+        let error = store.put_if(&name(), &held, &renewed(&held), Change::Renew).await.unwrap_err();
         assert_eq!((error.certainty, error.refused), (Certainty::NotApplied, false), "{error}");
         assert!(error.to_string().contains("busy_timeout"), "{error}");
         assert_eq!(observe(&store).await, held, "reads go on, and show that nothing was applied");
@@ -39,7 +39,7 @@ pub fn held_briefly() {
         let held = acquire(&store, &init(&store).await, "a").await;
         let mut locker = Peer::start("lock", &place.file());
         assert_eq!(locker.hear(), "locked");
-        let (lease, record) = (name(), beat(&held));
+        let (lease, record) = (name(), renewed(&held));
         let mut write = store.put_if(&lease, &held, &record, Change::Renew);
         assert!(futures::poll!(&mut write).is_pending());
         locker.tell();
@@ -56,7 +56,7 @@ pub fn stopped_writer() {
         let mut locker = Peer::start("lock", &place.file());
         assert_eq!(locker.hear(), "locked");
         kill_process(locker.id(), Signal::STOP).unwrap();
-        let error = store.put_if(&name(), &held, &beat(&held), Change::Renew).await.unwrap_err();
+        let error = store.put_if(&name(), &held, &renewed(&held), Change::Renew).await.unwrap_err();
         assert_eq!(error.certainty, Certainty::NotApplied, "{error}");
         // The kernel frees what a killed process held, stopped or not.
         locker.kill();

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{BackendError, Change, LeaseBackend, PutOutcome};
 use lease_sqlite::{Sqlite, SqliteConfig};
 use sqlx::Connection;
@@ -153,7 +153,7 @@ async fn hold(path: &str) {
     let held = acquire(&store, &init(&store).await, "holder").await;
     say("held");
     wait_for_word();
-    match store.put_if(&name(), &held, &beat(&held), Change::Renew).await {
+    match store.put_if(&name(), &held, &renewed(&held), Change::Renew).await {
         Ok(outcome) => say(&format!("{outcome:?}")),
         Err(error) => say(&format!("failed: {:?} {error}", error.certainty)),
     }

@@ -89,7 +89,7 @@ pub async fn on_a_full_disk(folder: &Path) {
 
     // The log may have some room left.
     let error = loop {
-        match store.put_if(&name(), &held, &beat(&held), Change::Renew).await {
+        match store.put_if(&name(), &held, &renewed(&held), Change::Renew).await {
             Ok(outcome) => match outcome {
                 lease_core::PutOutcome::Written(now) => held = now,
                 conflict => panic!("{conflict:?}"),
@@ -100,7 +100,7 @@ pub async fn on_a_full_disk(folder: &Path) {
     assert_eq!((error.certainty, error.refused), (Certainty::NotApplied, false), "{error}");
     assert!(error.to_string().contains("disk is full"), "{error}");
     assert_eq!(observe(&store).await, held, "the register is as it was acknowledged last");
-    let error = store.put_if(&name(), &held, &acquisition(&held, "b"), Change::Acquire).await.unwrap_err();
+    let error = store.put_if(&name(), &held, &acquired(&held, "b"), Change::Acquire).await.unwrap_err();
     assert_eq!(error.certainty, Certainty::NotApplied, "{error}");
     assert_eq!(store.history(&name(), 9).await.unwrap(), rows, "no row without its change");
 

@@ -7,7 +7,7 @@ use lease_etcd::{Etcd as Backend, EtcdConfig};
 use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Secret, Section, Setting, Settings};
 use serde::Deserialize;
 
-pub(super) struct Etcd;
+pub(super) struct EtcdMode;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -92,7 +92,7 @@ impl Block for Config {
 const ADVICE: &str = "check that a majority of the nodes runs, that the endpoints are right, and that no firewall or \
     NetworkPolicy is in the way";
 
-impl Mode for Etcd {
+impl Mode for EtcdMode {
     fn name(&self) -> &'static str {
         "etcd"
     }

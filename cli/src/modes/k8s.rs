@@ -7,7 +7,7 @@ use lease_k8s::{K8s as Backend, K8sConfig};
 use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Section, Setting, Settings};
 use serde::Deserialize;
 
-pub(super) struct K8s;
+pub(super) struct K8sMode;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -63,7 +63,7 @@ fn is_namespace(text: &str) -> bool {
     text.len() <= 63 && !text.contains('.') && LeaseName::new(text).is_ok()
 }
 
-impl Mode for K8s {
+impl Mode for K8sMode {
     fn name(&self) -> &'static str {
         "k8s"
     }

@@ -22,10 +22,10 @@ pub(crate) fn standard() -> Modes {
             modes.leave_out($feature);
         };
     }
-    mode!("sqlite", sqlite::Sqlite);
-    mode!("postgres", postgres::Postgres);
-    mode!("etcd", etcd::Etcd);
-    mode!("k8s", k8s::K8s);
+    mode!("sqlite", sqlite::SqliteMode);
+    mode!("postgres", postgres::PostgresMode);
+    mode!("etcd", etcd::EtcdMode);
+    mode!("k8s", k8s::K8sMode);
     modes
 }
 

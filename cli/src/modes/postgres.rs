@@ -7,7 +7,7 @@ use lease_postgres::{Postgres as Backend, PostgresConfig};
 use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Secret, Section, Setting, Settings};
 use serde::Deserialize;
 
-pub(super) struct Postgres;
+pub(super) struct PostgresMode;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -105,7 +105,7 @@ impl Block for Config {
     };
 }
 
-impl Mode for Postgres {
+impl Mode for PostgresMode {
     fn name(&self) -> &'static str {
         "postgres"
     }

@@ -8,7 +8,7 @@ use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Section,
 use lease_sqlite::{Sqlite as Backend, SqliteConfig};
 use serde::Deserialize;
 
-pub(super) struct Sqlite;
+pub(super) struct SqliteMode;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -51,7 +51,7 @@ impl Block for Config {
     };
 }
 
-impl Mode for Sqlite {
+impl Mode for SqliteMode {
     fn name(&self) -> &'static str {
         "sqlite"
     }

@@ -10,14 +10,10 @@ use console::style;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
+use super::timeline::{self, Activity, NAMES};
 use super::witness::Witness;
-use super::{Args, TTL, timeline};
-
-/// The forwarders.
-pub(super) const NAMES: [&str; 3] = ["forwarder-a", "forwarder-b", "forwarder-c"];
-
-/// Where a Postgres epoch's timeline begins (E-1).
-const TIMELINE_SHIFT: u32 = 46;
+use super::{Args, TTL};
+use crate::epoch::epoch_in_words;
 
 /// How often the stores are looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -36,16 +32,6 @@ pub(super) enum Condition {
     Paused,
 }
 
-/// One forwarder at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cell {
-    Leads(u64),
-    StandsBy,
-    Stopped,
-    Killed,
-    Paused,
-}
-
 /// What is known at the moment.
 pub(super) struct Board {
     pub(super) written: Arc<AtomicU64>,
@@ -57,7 +43,7 @@ pub(super) struct Board {
 struct State {
     conditions: [Condition; 3],
     holder: Option<(String, u64)>,
-    samples: Vec<[Cell; 3]>,
+    samples: Vec<[Activity; 3]>,
 }
 
 impl Board {
@@ -71,20 +57,20 @@ impl Board {
     }
 
     /// The timeline's columns, one for each half second.
-    pub(super) fn samples(&self) -> Vec<[Cell; 3]> {
+    pub(super) fn samples(&self) -> Vec<[Activity; 3]> {
         self.state().samples.clone()
     }
 }
 
 impl State {
-    fn cells(&self) -> [Cell; 3] {
+    fn cells(&self) -> [Activity; 3] {
         std::array::from_fn(|number| match self.conditions[number] {
-            Condition::Stopped => Cell::Stopped,
-            Condition::Killed => Cell::Killed,
-            Condition::Paused => Cell::Paused,
+            Condition::Stopped => Activity::Stopped,
+            Condition::Killed => Activity::Killed,
+            Condition::Paused => Activity::Paused,
             Condition::Up => match &self.holder {
-                Some((holder, epoch)) if holder == NAMES[number] => Cell::Leads(*epoch),
-                _ => Cell::StandsBy,
+                Some((holder, epoch)) if holder == NAMES[number] => Activity::Leads(*epoch),
+                _ => Activity::StandsBy,
             },
         })
     }
@@ -277,19 +263,6 @@ impl Bars {
         let rows = bar("  rows         {bar:40.green/dim} {human_pos} ingested {msg}");
         Self { all, rows, forwarders }
     }
-}
-
-/// An epoch for people. In Postgres its upper part is the server's timeline: `1·7`.
-pub(crate) fn epoch_in_words(epoch: u64) -> String {
-    match epoch >> TIMELINE_SHIFT {
-        0 => epoch.to_string(),
-        timeline => format!("{timeline}·{}", within_timeline(epoch)),
-    }
-}
-
-/// The part of an epoch that counts acquisitions.
-pub(super) fn within_timeline(epoch: u64) -> u64 {
-    epoch & ((1 << TIMELINE_SHIFT) - 1)
 }
 
 /// 12,345.

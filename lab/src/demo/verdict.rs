@@ -1,14 +1,16 @@
 //! The verdicts: each claim judged by what is in the stores, not by what the programs say.
 
-use lease_core::{HistoryEvent, HistoryRow};
+use lease_core::HistoryRow;
 use serde::Serialize;
 
 use super::TTL;
-use super::screen::{Screen, epoch_in_words, grouped};
+use super::gaps::{self, is_grant};
+use super::screen::{Screen, grouped};
 use super::script::Played;
-use super::stage::Stage;
+use super::stores::DemoStores;
 use super::timeline;
-use super::witness::{TermEffects, Witness};
+use super::witness::TermEffects;
+use crate::epoch::epoch_in_words;
 
 /// What a busy machine may add to a failover: for starting a write and for finishing it.
 const MACHINE_MS: i64 = 250;
@@ -23,7 +25,7 @@ struct Verdict {
 
 /// The outcome of a demo.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct DemoReport {
     /// Every verdict holds.
     pub(super) holds: bool,
     ttl_ms: u128,
@@ -39,38 +41,16 @@ pub(super) struct Report {
     picture: String,
 }
 
-/// From each released epoch: milliseconds until the next term's first rows were let in.
-pub(super) async fn handovers(witness: &Witness, released: &[u64]) -> anyhow::Result<Vec<(u64, i64)>> {
-    let (history, terms) = (witness.history().await?, witness.terms().await?);
-    let gap = |epoch: &u64| {
-        let release =
-            history.iter().find(|row| row.epoch == *epoch && row.event_type == HistoryEvent::Released)?;
-        let next = terms.iter().find(|term| term.epoch > *epoch)?;
-        Some((*epoch, next.first_at - release.event_at.0))
-    };
-    Ok(released.iter().filter_map(gap).collect())
-}
-
-/// From each kill: milliseconds until the next grant.
-pub(super) async fn failovers(witness: &Witness, kills: &[(u64, i64)]) -> anyhow::Result<Vec<(u64, i64)>> {
-    let history = witness.history().await?;
-    let gap = |(epoch, at): &(u64, i64)| {
-        let next = history.iter().find(|row| row.epoch > *epoch && is_grant(row))?;
-        Some((*epoch, next.event_at.0 - at))
-    };
-    Ok(kills.iter().filter_map(gap).collect())
-}
-
-fn is_grant(row: &HistoryRow) -> bool {
-    matches!(row.event_type, HistoryEvent::Acquired | HistoryEvent::TakenOver)
-}
-
 /// Judges what was left behind.
-pub(super) async fn judge(stage: &Stage, played: Played, screen: &Screen) -> anyhow::Result<Report> {
-    let witness = stage.witness();
+pub(super) async fn judge(
+    stores: &DemoStores,
+    played: Played,
+    screen: &Screen,
+) -> anyhow::Result<DemoReport> {
+    let witness = stores.witness();
     let (history, terms) = (witness.history().await?, witness.terms().await?);
-    let handover_ms = handovers(&witness, &played.stops).await?;
-    let failover_ms = failovers(&witness, &played.kills).await?;
+    let handover_ms = gaps::handovers(&witness, &played.stops).await?;
+    let failover_ms = gaps::failovers(&witness, &played.kills).await?;
     let mut verdicts = Vec::new();
     let mut add = |claim, holds, seen| verdicts.push(Verdict { claim, holds, seen });
 
@@ -153,7 +133,7 @@ pub(super) async fn judge(stage: &Stage, played: Played, screen: &Screen) -> any
         clean && played.exits.len() == played.stops.len() + 4,
         format!("{} clean exits, the slowest took {slowest} ms", played.exits.len()),
     );
-    Ok(Report {
+    Ok(DemoReport {
         holds: verdicts.iter().all(|verdict| verdict.holds),
         ttl_ms: TTL.as_millis(),
         verdicts,
@@ -170,7 +150,7 @@ fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-impl Report {
+impl DemoReport {
     /// Prints picture and verdicts.
     pub(super) fn show(&self, screen: &Screen) {
         screen.line(&format!("\n{}\n", self.picture));

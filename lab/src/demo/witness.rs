@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Connection, PgPool, Row, SqlitePool};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The two stores of effects.
-pub(crate) enum Effects {
+pub(crate) enum EffectStores {
     Sqlite { outbox: SqlitePool, canonical: SqlitePool },
     Postgres { outbox: PgPool, canonical: PgPool },
 }
@@ -35,12 +35,12 @@ pub(crate) struct TermEffects {
 }
 
 /// Rows as a store with history would keep them, made of what a watch shows.
-pub(crate) struct Seen {
+pub(crate) struct WatchedHistory {
     rows: Arc<Mutex<Vec<HistoryRow>>>,
     _watching: AbortOnDropHandle<()>,
 }
 
-impl Seen {
+impl WatchedHistory {
     /// Watches from here on.
     pub(crate) async fn from_now_on(
         backend: &Arc<dyn LeaseBackend>,
@@ -98,9 +98,9 @@ fn row(lease: &LeaseName, before: &Observation, now: &Observation) -> Option<His
 pub(crate) struct Witness {
     pub(crate) backend: Arc<dyn LeaseBackend>,
     pub(crate) lease: LeaseName,
-    pub(crate) effects: Effects,
+    pub(crate) effects: EffectStores,
     /// What the watch showed, for a store that keeps no history.
-    pub(crate) seen: Option<Seen>,
+    pub(crate) seen: Option<WatchedHistory>,
     /// The lease file, if that is what the store is.
     pub(crate) lease_file: Option<PathBuf>,
 }
@@ -142,11 +142,11 @@ impl Witness {
     /// Each term's traces, by epoch.
     pub(crate) async fn terms(&self) -> anyhow::Result<Vec<TermEffects>> {
         let sql = match self.effects {
-            Effects::Sqlite { .. } => {
+            EffectStores::Sqlite { .. } => {
                 "SELECT forwarder_epoch, count(*), min(ingest_id), max(ingest_id), min(ingested_at)
                  FROM canonical_events GROUP BY 1 ORDER BY 1"
             }
-            Effects::Postgres { .. } => {
+            EffectStores::Postgres { .. } => {
                 "SELECT forwarder_epoch, count(*), min(ingest_id), max(ingest_id),
                         CAST(extract(epoch FROM min(ingested_at)) * 1000 AS bigint)
                  FROM canonical_events GROUP BY 1 ORDER BY 1"
@@ -193,7 +193,7 @@ impl Witness {
     /// Breaks the canonical store: nothing keeps an event from arriving twice.
     pub(crate) async fn drop_unique_key(&self, canonical: &str) -> anyhow::Result<()> {
         match &self.effects {
-            Effects::Postgres { canonical: pool, .. } => {
+            EffectStores::Postgres { canonical: pool, .. } => {
                 sqlx::raw_sql(
                     "ALTER TABLE canonical_events DROP CONSTRAINT
                      canonical_events_tenant_id_workload_instance_id_producer_seq_key",
@@ -201,7 +201,7 @@ impl Witness {
                 .execute(pool)
                 .await?;
             }
-            Effects::Sqlite { .. } => {
+            EffectStores::Sqlite { .. } => {
                 let path = canonical.strip_prefix("sqlite:").unwrap_or(canonical);
                 let mut connection = SqliteConnectOptions::new().filename(path).connect().await?;
                 sqlx::raw_sql(
@@ -226,10 +226,10 @@ impl Witness {
             )
         };
         match &self.effects {
-            Effects::Postgres { canonical: pool, .. } => {
+            EffectStores::Postgres { canonical: pool, .. } => {
                 sqlx::raw_sql(sqlx::AssertSqlSafe(row("now()"))).execute(pool).await?;
             }
-            Effects::Sqlite { .. } => {
+            EffectStores::Sqlite { .. } => {
                 let path = canonical.strip_prefix("sqlite:").unwrap_or(canonical);
                 let mut connection = SqliteConnectOptions::new().filename(path).connect().await?;
                 sqlx::raw_sql(sqlx::AssertSqlSafe(row("0"))).execute(&mut connection).await?;
@@ -243,13 +243,13 @@ impl Witness {
             (0..columns).map(|column| Ok(get(column)?.unwrap_or(0))).collect::<sqlx::Result<Vec<i64>>>()
         };
         let rows: sqlx::Result<Vec<Vec<i64>>> = match (&self.effects, place) {
-            (Effects::Sqlite { outbox: pool, .. }, Where::Outbox)
-            | (Effects::Sqlite { canonical: pool, .. }, Where::Canonical) => {
+            (EffectStores::Sqlite { outbox: pool, .. }, Where::Outbox)
+            | (EffectStores::Sqlite { canonical: pool, .. }, Where::Canonical) => {
                 let rows = sqlx::query(sql).fetch_all(pool).await?;
                 rows.iter().map(|row| to_ints(row.len(), &|column| row.try_get(column))).collect()
             }
-            (Effects::Postgres { outbox: pool, .. }, Where::Outbox)
-            | (Effects::Postgres { canonical: pool, .. }, Where::Canonical) => {
+            (EffectStores::Postgres { outbox: pool, .. }, Where::Outbox)
+            | (EffectStores::Postgres { canonical: pool, .. }, Where::Canonical) => {
                 let rows = sqlx::query(sql).fetch_all(pool).await?;
                 rows.iter().map(|row| to_ints(row.len(), &|column| row.try_get(column))).collect()
             }

@@ -9,12 +9,12 @@ use lease_testbed::{Proxy, wait_for};
 use lease_worker_common::database::Database;
 
 use super::Sabotage;
-use super::pods::{PATIENCE, Pod, operator};
-use super::story::Story;
-use crate::demo::screen::epoch_in_words;
-use crate::demo::stage::Stage;
+use super::pods::{PATIENCE, Worker, operator};
+use super::report::DrillReport;
+use crate::demo::stores::DemoStores;
 use crate::demo::witness::Witness;
 use crate::demo::{TTL, Writer};
+use crate::epoch::epoch_in_words;
 
 const WARNING: &str = "lease expired locally; skip batch until renewed";
 const REFUSED: &str = "a late write was refused by the fence";
@@ -25,33 +25,37 @@ fn limit(sabotage: Option<Sabotage>, keeps_away: &[Sabotage]) -> Duration {
     if kept_away { Duration::from_secs(6) } else { PATIENCE * 4 }
 }
 
-pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Story) -> anyhow::Result<()> {
-    let witness = stage.witness();
-    let ingest = Pod::ingest(stage).await?;
+pub(super) async fn play(
+    stores: &DemoStores,
+    sabotage: Option<Sabotage>,
+    report: &DrillReport,
+) -> anyhow::Result<()> {
+    let witness = stores.witness();
+    let ingest = Worker::ingest(stores).await?;
     let proxy = Proxy::tcp(ingest.address.parse()?)?;
-    let old = Pod::forwarder(stage, "old-leader", &stage.outbox, &proxy.addr().to_string()).await?;
+    let old = Worker::forwarder(stores, "old-leader", &stores.outbox, &proxy.addr().to_string()).await?;
     let epoch = term_after(&witness, 0, PATIENCE).await.context("nobody leads")?;
-    story.step(format!("old-leader leads in epoch {}, and a ledger writes rows", epoch_in_words(epoch)));
+    report.step(format!("old-leader leads in epoch {}, and a ledger writes rows", epoch_in_words(epoch)));
     // The request is held on its way: its sender has passed its own check, and has not been answered.
     let mut hold = proxy.hold(|request| request.contains("POST /v1/events"));
-    let written = Writer::start(&stage.outbox, Default::default(), 2_000, 2_000).await?;
+    let written = Writer::start(&stores.outbox, Default::default(), 2_000, 2_000).await?;
     hold.held().await?;
     if sabotage == Some(Sabotage::Admission) {
-        admit_everybody(&stage.outbox).await?;
-        admit_everybody(&stage.canonical).await?;
-        story.step("SABOTAGE: both stores admit every term from now on");
+        admit_everybody(&stores.outbox).await?;
+        admit_everybody(&stores.canonical).await?;
+        report.step("SABOTAGE: both stores admit every term from now on");
     }
     if sabotage == Some(Sabotage::UniqueKey) {
-        witness.drop_unique_key(&stage.canonical).await?;
-        story.step("SABOTAGE: the canonical store has lost its unique key");
+        witness.drop_unique_key(&stores.canonical).await?;
+        report.step("SABOTAGE: the canonical store has lost its unique key");
     }
     let new = match sabotage {
         Some(Sabotage::NoSuccessor) => None,
-        _ => Some(Pod::forwarder(stage, "new-leader", &stage.outbox, &ingest.address).await?),
+        _ => Some(Worker::forwarder(stores, "new-leader", &stores.outbox, &ingest.address).await?),
     };
     let lines = old.process.line_count();
     pause(&witness, &old).await?;
-    story.step("SIGSTOP -> old-leader, with a batch on its way to canonical-ingest");
+    report.step("SIGSTOP -> old-leader, with a batch on its way to canonical-ingest");
     let successor = match sabotage {
         Some(Sabotage::ShortPause) => None,
         _ => {
@@ -60,7 +64,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
         }
     };
     if let Some(next) = successor {
-        story.step(format!(
+        report.step(format!(
             "the ttl of {} s is over: epoch {} leads, and acts",
             TTL.as_secs(),
             epoch_in_words(next)
@@ -68,9 +72,9 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     }
     hold.release();
     old.process.resume()?;
-    story.step("the held batch goes on its way, and SIGCONT -> old-leader");
-    let shown = operator(stage, &["status", "outbox-forwarder", "--json"]).await?;
-    story.check(
+    report.step("the held batch goes on its way, and SIGCONT -> old-leader");
+    let shown = operator(stores, &["status", "outbox-forwarder", "--json"]).await?;
+    report.check(
         "another pod took over, and `leasehold status` names it",
         successor.is_some() && shown.contains("new-leader"),
         successor
@@ -79,7 +83,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     let never = [Sabotage::Admission, Sabotage::NoSuccessor, Sabotage::ShortPause, Sabotage::UniqueKey];
     let refused = old.process.wait_for_line_after(lines, REFUSED, limit(sabotage, &never)).await;
     let (warned, late) = (old.line_of(lines, WARNING), old.line_of(lines, REFUSED));
-    story.check(
+    report.check(
         "its warning comes before any write of the old term",
         warned.is_some() && late.is_none_or(|late| warned < Some(late)),
         match warned {
@@ -91,14 +95,14 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     );
     let metric = "spendguard_outbox_forwarder_skip_total{reason=\"fence_refused\"}";
     let refusals = old.metric(metric).await.unwrap_or(0);
-    story.check(
+    report.check(
         "every late write was refused",
         refused.as_ref().is_ok_and(|line| line.contains("FENCING_EPOCH_STALE")) && refusals >= 1,
         format!("{refusals} refused, by its own count; FENCING_EPOCH_STALE in its log: {}", refused.is_ok()),
     );
     if sabotage == Some(Sabotage::LateRow) {
-        witness.add_row_of(&stage.canonical, epoch).await?;
-        story.step("SABOTAGE: a row of the old term is put into the canonical store");
+        witness.add_row_of(&stores.canonical, epoch).await?;
+        report.step("SABOTAGE: a row of the old term is put into the canonical store");
     }
     // Deterministic from here on: all is told by what the stores have.
     let written = written.finish().await?;
@@ -109,7 +113,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     })
     .await;
     let events = witness.ingested().await?;
-    story.check(
+    report.check(
         "no row is lost and none is doubled",
         arrived.is_ok() && events == written,
         format!(
@@ -121,7 +125,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     let apart = terms.windows(2).all(|pair| pair[0].last_id < pair[1].first_id);
     let (marks, rows_of_old) =
         (witness.marks_out_of_order().await?, terms.iter().find(|term| term.epoch == epoch));
-    story.check(
+    report.check(
         "no effect of the old term after the new one's first",
         apart && marks == 0,
         format!(
@@ -137,7 +141,7 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
             .rfind(|before| before.sequence < row.sequence)
             .is_none_or(|before| before.transition_count + 1 == row.transition_count)
     });
-    story.check(
+    report.check(
         "the history has a taken_over row, one transition further",
         !takeovers.is_empty() && counted,
         takeovers
@@ -148,11 +152,11 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     );
     if let Some(new) = new {
         new.process.kill().await?;
-        story.step("SIGKILL -> new-leader: old-leader must be of use again");
+        report.step("SIGKILL -> new-leader: old-leader must be of use again");
     }
     let again =
         term_after(&witness, successor.unwrap_or(epoch), limit(sabotage, &[Sabotage::ShortPause])).await;
-    story.check(
+    report.check(
         "the old leader has not crashed, and leads again when it may",
         old.process.exit_status().is_none() && again.is_ok(),
         again.map_or_else(
@@ -184,7 +188,7 @@ async fn rows_after(witness: &Witness, epoch: u64, limit: Duration) -> anyhow::R
 }
 
 /// Pauses a forwarder at a moment when it doesn't hold the lease store's lock (`docs/decisions/0014`).
-async fn pause(witness: &Witness, pod: &Pod) -> anyhow::Result<()> {
+async fn pause(witness: &Witness, pod: &Worker) -> anyhow::Result<()> {
     loop {
         pod.process.pause().await?;
         if witness.lease_store_is_writable().await {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lease_testbed::AuditEvent;
 use serde::Deserialize;
 
-use super::stage::NAMESPACE;
+use super::NAMESPACE;
 
 /// Verbs on Leases, by the name that a role shares with its ServiceAccount.
 #[derive(Debug, Default)]

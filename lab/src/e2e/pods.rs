@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::Pod as PodObject;
 use kube::api::ListParams;
 use kube::{Api, Client};
 
-use super::stage::{NAMESPACE, RELEASE};
-use crate::demo::cast::metric;
+use super::{NAMESPACE, RELEASE};
+use crate::demo::programs::metric;
 
 /// One pod of the release.
 #[derive(Clone, Debug, PartialEq, Eq)]

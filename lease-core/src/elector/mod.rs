@@ -32,6 +32,9 @@ pub struct WorkloadId(String);
 
 impl WorkloadId {
     /// Any name that isn't empty; at most 253 characters, none of them a control character.
+    ///
+    /// # Errors
+    /// The name is none of these; the message says what is allowed.
     pub fn new(name: impl Into<String>) -> Result<Self, crate::InvalidSettings> {
         let name = name.into();
         if name.is_empty() || name.len() > 253 || name.chars().any(char::is_control) {
@@ -43,6 +46,9 @@ impl WorkloadId {
     }
 
     /// From `LEASEHOLD_WORKLOAD_ID`, `POD_NAME` or `HOSTNAME`, the first that is set; else the kernel's host name.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new): correct the variable.
     pub fn from_env() -> Result<Self, crate::InvalidSettings> {
         let named =
             ["LEASEHOLD_WORKLOAD_ID", "POD_NAME", "HOSTNAME"].into_iter().find_map(|key| env::var(key).ok());

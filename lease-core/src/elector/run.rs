@@ -26,7 +26,7 @@ pub enum Ended {
     Finished,
 }
 
-/// Why [`Elector::run_until`] failed. In each case no term of this elector goes on.
+/// Why [`Elector::run_until`] failed. In each case this elector leads no more.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError<E> {
     /// The work returned an error; the lease was released. Fix the cause and run it again.

@@ -95,7 +95,12 @@ pub enum MigrateError {
 
 impl Move {
     /// Moves the lease, or finds that it was moved already. Tries for as long as it takes: whoever calls it bounds it.
+    /// A failure of a store is told as [`Progress::Failed`], and retried.
     ///
+    /// # Errors
+    /// [`MigrateError`]: an operator has to look, or to change a setting; then it may be run again.
+    ///
+    /// # Cancel safety
     /// Safe to drop at any await, to run again, and to run by several at once.
     pub async fn run(&self, clock: &Clock, mut tell: impl FnMut(Progress)) -> Result<(), MigrateError> {
         let (from, to) = (self.from.capabilities(), self.to.capabilities());

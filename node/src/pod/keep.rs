@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep};
 
 use super::{BACKOFF, Kind, LONGEST_BACKOFF, Life, Place};
 use crate::{
-    container::{Plan, Running},
+    container::{ContainerPlan, Running},
     lock::lock,
     probes::{self, Readiness},
-    status::{Ended, State},
+    status::{ContainerState, Exit},
 };
 
 /// A container that ran this long starts with the first backoff again.
@@ -28,15 +28,15 @@ impl Life {
                 Ok(running) => {
                     let began = Timestamp::now();
                     self.shared.update(name, |state| {
-                        state.state = State::Running(began);
+                        state.state = ContainerState::Running(began);
                         state.pid = Some(running.pid());
                         state.restarts = restarts;
                     });
                     restarts += 1;
                     let (code, message) = self.attend(place, container, &running, kind).await;
-                    let ended = Ended { code, message, began, ended: Timestamp::now() };
+                    let ended = Exit { code, message, began, ended: Timestamp::now() };
                     self.shared.update(name, |state| {
-                        state.state = State::Ended(ended.clone());
+                        state.state = ContainerState::Ended(ended.clone());
                         (state.pid, state.ready) = (None, kind == Kind::Init && code == 0);
                     });
                     Some(ended)
@@ -44,7 +44,7 @@ impl Life {
                 Err((reason, error)) => {
                     let error = format!("{error:#}");
                     self.tell(reason, &format!("container {name}: {error}"));
-                    self.shared.update(name, |state| state.state = State::Waiting(reason, error));
+                    self.shared.update(name, |state| state.state = ContainerState::Waiting(reason, error));
                     None
                 }
             };
@@ -64,14 +64,14 @@ impl Life {
                 let message = format!("back-off {backoff:?} restarting failed container {name}");
                 self.shared.update(name, |state| {
                     state.last = Some(ended.clone());
-                    state.state = State::Waiting("CrashLoopBackOff", message);
+                    state.state = ContainerState::Waiting("CrashLoopBackOff", message);
                 });
             }
             tokio::select! {
                 () = sleep(backoff) => {}
                 () = self.stopping() => {
                     if let Some(ended) = ended {
-                        self.shared.update(name, |state| state.state = State::Ended(ended));
+                        self.shared.update(name, |state| state.state = ContainerState::Ended(ended));
                     }
                     return code;
                 }
@@ -87,7 +87,7 @@ impl Life {
     ) -> Result<Running, (&'static str, anyhow::Error)> {
         let asked = container.image.as_deref().unwrap_or_default();
         let image = self.host.image(asked).map_err(|error| ("ErrImagePull", error))?;
-        let plan = Plan::new(&self.pod, container, image, &place.volumes, &place.hosts);
+        let plan = ContainerPlan::new(&self.pod, container, image, &place.volumes, &place.hosts);
         let plan = plan.map_err(|error| ("CreateContainerConfigError", error))?;
         let (root, log) = (self.folder.join("root").join(&container.name), self.log(&container.name));
         plan.start(&place.network, &root, &log).await.map_err(|error| ("CreateContainerError", error))

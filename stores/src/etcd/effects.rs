@@ -85,7 +85,7 @@ impl FencedResource for EtcdEffects {
     ) -> Result<(), EffectError> {
         let (proxy, place) = self.place.through_a_proxy().map_err(failed)?;
         let held_up = Self { place, idle: Arc::default(), ..self.clone() };
-        let mut hold = proxy.hold(|request| request.sql_contains("KV/Txn"));
+        let mut hold = proxy.hold(|request| request.calls("KV/Txn"));
         let id = id.to_owned();
         let late = tokio::spawn(async move { held_up.effect(term, &id).await });
         hold.held().await.map_err(failed)?;

@@ -99,7 +99,7 @@ impl Roles {
         let setting = Setting { kind: Kind::OneOf(names), ..ChosenRole::SECTION.settings[0] };
         let chosen = Section { settings: vec![setting].leak(), ..ChosenRole::SECTION };
         let own = self.0.iter().flat_map(|role| role.sections).copied();
-        std::iter::once(chosen).chain(own).chain([health::Settings::SECTION]).collect()
+        std::iter::once(chosen).chain(own).chain([health::HealthSettings::SECTION]).collect()
     }
 }
 

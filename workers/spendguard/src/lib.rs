@@ -26,7 +26,7 @@ pub fn add_to(roles: &mut Roles) {
     roles.add(ingest::CanonicalIngest);
     #[cfg(feature = "ledger")]
     {
-        roles.add(ledger::Ledger);
+        roles.add(ledger::LedgerRole);
         roles.add(sidecar::Sidecar);
         roles.add(sweeper::TtlSweeper);
     }

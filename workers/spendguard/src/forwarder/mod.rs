@@ -20,7 +20,7 @@ use lease_worker_common::{
     Role,
     campaign::{Campaign, Eligible},
     database::Database,
-    health::{self, Probe, Server},
+    health::{self, HealthServer, Probe},
     shutdown,
     under_way::Batch,
 };
@@ -39,7 +39,7 @@ pub const LEASE: &str = "outbox-forwarder";
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct ForwarderSettings {
     outbox_url: Option<Secret>,
     ingest_url: Option<String>,
     batch_size: u32,
@@ -48,7 +48,7 @@ pub struct Settings {
     retention_days: u32,
 }
 
-impl Block for Settings {
+impl Block for ForwarderSettings {
     const SECTION: Section = Section {
         name: "outboxForwarder",
         about: "worker outbox-forwarder",
@@ -123,13 +123,13 @@ pub struct OutboxForwarder;
 impl Role for OutboxForwarder {
     type Arguments = Args;
     const NAME: &'static str = "outbox-forwarder";
-    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+    const SECTIONS: &'static [Section] = &[ForwarderSettings::SECTION];
 
     fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
-        let role: Settings = settings.block()?;
-        let outbox: Database =
-            settings.parsed::<Settings, _>("outboxUrl", role.outbox_url.as_ref().map(Secret::expose))?;
+        let role: ForwarderSettings = settings.block()?;
+        let outbox: Database = settings
+            .parsed::<ForwarderSettings, _>("outboxUrl", role.outbox_url.as_ref().map(Secret::expose))?;
         if args.migrate {
             return app.block_on(async {
                 migrate(&outbox).await?;
@@ -139,8 +139,8 @@ impl Role for OutboxForwarder {
         }
         let plan = ForwarderPlan {
             outbox,
-            ingest: settings.parsed::<Settings, _>("ingestUrl", role.ingest_url.as_deref())?,
-            listen: settings.block::<health::Settings>()?.listen,
+            ingest: settings.parsed::<ForwarderSettings, _>("ingestUrl", role.ingest_url.as_deref())?,
+            listen: settings.block::<health::HealthSettings>()?.listen,
             role,
         };
         let campaign = Campaign::new(app, LEASE)?;
@@ -153,7 +153,7 @@ struct ForwarderPlan {
     outbox: Database,
     ingest: Url,
     listen: String,
-    role: Settings,
+    role: ForwarderSettings,
 }
 
 /// Creates the outbox's tables.
@@ -198,7 +198,7 @@ async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failu
     let ingest = redacted(plan.ingest.as_str());
     info!(%address, outbox = %plan.outbox, ingest, lease = %campaign.lease(), "outbox-forwarder started");
     // Probes and scrapes are answered until the lease is given up.
-    let server = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let server = HealthServer::start(listener, health::router(pages, probe, stop.clone()));
     campaign.run(&forwarder, stop).await?;
     drop(server);
     Ok(ExitCode::SUCCESS)

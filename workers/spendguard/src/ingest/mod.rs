@@ -15,7 +15,7 @@ use lease_settings::{App, Block, Failure, Kind, LeaderElection, Millis, Secret, 
 use lease_worker_common::{
     Role,
     database::Database,
-    health::{self, LAST_ANSWERS, Probe, Server},
+    health::{self, HealthServer, LAST_ANSWERS, Probe},
     shutdown,
     under_way::UnderWay,
 };
@@ -28,14 +28,14 @@ use crate::canonical::{self, Canonical};
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct IngestSettings {
     database_url: Option<Secret>,
     max_body_bytes: usize,
     max_requests: u32,
     request_timeout_ms: Millis,
 }
 
-impl Block for Settings {
+impl Block for IngestSettings {
     const SECTION: Section = Section {
         name: "canonicalIngest",
         about: "worker canonical-ingest",
@@ -95,13 +95,13 @@ pub struct CanonicalIngest;
 impl Role for CanonicalIngest {
     type Arguments = Args;
     const NAME: &'static str = "canonical-ingest";
-    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+    const SECTIONS: &'static [Section] = &[IngestSettings::SECTION];
 
     fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
-        let role: Settings = settings.block()?;
-        let database: Database =
-            settings.parsed::<Settings, _>("databaseUrl", role.database_url.as_ref().map(Secret::expose))?;
+        let role: IngestSettings = settings.block()?;
+        let database: Database = settings
+            .parsed::<IngestSettings, _>("databaseUrl", role.database_url.as_ref().map(Secret::expose))?;
         if args.migrate {
             return app.block_on(async {
                 migrate(&database).await?;
@@ -109,7 +109,7 @@ impl Role for CanonicalIngest {
                 Ok(ExitCode::SUCCESS)
             });
         }
-        let listen = settings.block::<health::Settings>()?.listen;
+        let listen = settings.block::<health::HealthSettings>()?.listen;
         let stop_budget = settings.block::<LeaderElection>()?.stop_budget_ms.into();
         app.block_on(work(database, role, listen, stop_budget))
     }
@@ -124,7 +124,7 @@ async fn migrate(database: &Database) -> anyhow::Result<()> {
 
 async fn work(
     database: Database,
-    role: Settings,
+    role: IngestSettings,
     listen: String,
     stop_budget: Duration,
 ) -> Result<ExitCode, Failure> {
@@ -150,7 +150,7 @@ async fn work(
     let router = http::router(Arc::new(ingest)).merge(health);
     let (listener, address) = health::listen(&listen, "--listen").await?;
     info!(%address, %database, "canonical-ingest started");
-    let server = Server::start(listener, router);
+    let server = HealthServer::start(listener, router);
     stop.cancelled().await;
     // New requests are told to come back; those that have begun get an answer.
     under_way.close();

@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct LedgerSettings {
     pub(super) database_url: Option<Secret>,
     /// The gRPC server's address.
     pub listen: String,
@@ -34,7 +34,7 @@ pub struct Settings {
     pub await_poll_ms: Millis,
 }
 
-impl Block for Settings {
+impl Block for LedgerSettings {
     const SECTION: Section = Section {
         name: "ledger",
         about: "worker ledger",

@@ -1,4 +1,4 @@
-//! What a sidecar is told.
+//! The sidecar's settings.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub struct Settings {
     call_timeout_ms: Millis,
 }
 
-/// The longest path of a Unix socket, less what it is called while it is made.
+/// The longest path of a Unix socket, less the suffix that it has while it is made.
 const LONGEST_SOCKET_PATH: usize = 100;
 
 const SHARED: &str = "shared";
@@ -180,14 +180,14 @@ fn socket_mode(text: &str) -> Option<u32> {
     u32::from_str_radix(text, 8).ok().filter(|mode| fine && *mode <= 0o777)
 }
 
-/// Which ledger, and how it is talked to.
+/// The ledger's URL and TLS settings.
 #[derive(Clone, Debug)]
 pub(super) struct LedgerAt {
     pub(super) url: String,
     pub(super) tls: Option<Tls>,
 }
 
-/// What TLS needs: read at the start, so that a missing file is a bad setting and no mystery later.
+/// Certificates and key for TLS, read at the start so that a missing file is refused as a bad setting.
 #[derive(Clone)]
 pub(super) struct Tls {
     pub(super) ca_pem: Vec<u8>,
@@ -213,7 +213,7 @@ pub(super) struct ScopePlan {
     pub(super) poll_every: Duration,
 }
 
-/// All that the role was told, checked.
+/// The role's checked settings.
 #[derive(Clone, Debug)]
 pub(super) struct SidecarPlan {
     pub(super) ledger: LedgerAt,
@@ -258,7 +258,7 @@ impl SidecarPlan {
             max_requests: role.max_requests as usize,
             call_limit: role.call_timeout_ms.into(),
             stop_budget: all.block::<LeaderElection>()?.stop_budget_ms.into(),
-            listen: all.block::<lease_worker_common::health::Settings>()?.listen,
+            listen: all.block::<lease_worker_common::health::HealthSettings>()?.listen,
         })
     }
 }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use ::metrics::gauge;
 use async_trait::async_trait;
-use lease_settings::{App, BadSetting, Block, Failure, Fault, Kind, Millis, Secret, Section, Setting};
+use lease_settings::{App, BadSetting, Block, Failure, Kind, Millis, Secret, Section, Setting, SettingFault};
 use lease_worker_common::{
     Role,
     campaign::{Campaign, Eligible},
     database::Database,
-    health::{self, Probe, Server},
+    health::{self, HealthServer, Probe},
     shutdown,
     under_way::Batch,
 };
@@ -37,7 +37,7 @@ pub const LEASE: &str = "ttl-sweeper";
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct SweeperSettings {
     ledger_database_url: Option<Secret>,
     batch_size: u32,
     poll_interval_ms: Millis,
@@ -46,7 +46,7 @@ pub struct Settings {
     audit_retention_days: u32,
 }
 
-impl Block for Settings {
+impl Block for SweeperSettings {
     const SECTION: Section = Section {
         name: "ttlSweeper",
         about: "worker ttl-sweeper",
@@ -120,7 +120,7 @@ pub struct TtlSweeper;
 impl Role for TtlSweeper {
     type Arguments = Args;
     const NAME: &'static str = "ttl-sweeper";
-    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+    const SECTIONS: &'static [Section] = &[SweeperSettings::SECTION];
 
     fn run(&self, _args: &Args, app: &App) -> Result<ExitCode, Failure> {
         let plan = SweeperPlan::of(app)?;
@@ -134,24 +134,24 @@ struct SweeperPlan {
     database: Box<PgConnectOptions>,
     owner: String,
     listen: String,
-    role: Settings,
+    role: SweeperSettings,
 }
 
 impl SweeperPlan {
     fn of(app: &App) -> Result<Self, BadSetting> {
         let settings = app.settings();
-        let role: Settings = settings.block()?;
+        let role: SweeperSettings = settings.block()?;
         let database =
-            postgres::<Settings>(settings, "ledgerDatabaseUrl", role.ledger_database_url.as_ref())?;
+            postgres::<SweeperSettings>(settings, "ledgerDatabaseUrl", role.ledger_database_url.as_ref())?;
         let owner = settings.workload_id()?.to_string();
         if owner.contains('/') {
             return Err(BadSetting {
                 setting: "the instance's name".to_owned(),
-                fault: Fault::NotAllowed(format!("{owner:?}")),
+                fault: SettingFault::NotAllowed(format!("{owner:?}")),
                 why: "it is part of event ids, so use one without '/': set LEASEHOLD_WORKLOAD_ID".to_owned(),
             });
         }
-        let listen = settings.block::<health::Settings>()?.listen;
+        let listen = settings.block::<health::HealthSettings>()?.listen;
         Ok(Self { database, owner, listen, role })
     }
 }
@@ -179,7 +179,7 @@ async fn work(plan: SweeperPlan, campaign: Campaign) -> Result<ExitCode, Failure
     let database = Database::Postgres(plan.database);
     info!(%address, ledger = %database, "ttl-sweeper started");
     // Probes and scrapes are answered until the lease is given up.
-    let server = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let server = HealthServer::start(listener, health::router(pages, probe, stop.clone()));
     campaign.run(&sweeper, stop).await?;
     drop(server);
     Ok(ExitCode::SUCCESS)

@@ -7,12 +7,12 @@ use lease_core::{HistoryEvent, HistoryRow};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::demo::screen::epoch_in_words;
+use crate::epoch::epoch_in_words;
 
 /// How wide the timeline is, in characters.
 const WIDTH: usize = 60;
 
-pub(crate) struct Story {
+pub(crate) struct DrillReport {
     name: &'static str,
     json: bool,
     began: Instant,
@@ -38,7 +38,7 @@ struct Verdict {
     seen: String,
 }
 
-impl Story {
+impl DrillReport {
     pub(crate) fn new(name: &'static str, json: bool) -> Self {
         Self { name, json, began: Instant::now(), told: Mutex::default() }
     }

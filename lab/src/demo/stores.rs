@@ -16,10 +16,10 @@ use sqlx::{PgPool, SqlitePool};
 
 use super::TTL;
 use super::screen::Screen;
-use super::witness::{Effects, Seen, Witness};
+use super::witness::{EffectStores, WatchedHistory, Witness};
 
 /// Where everything is.
-pub(crate) struct Stage {
+pub(crate) struct DemoStores {
     folder: Folder,
     /// Flags that name the lease store.
     pub(crate) lease_flags: Vec<String>,
@@ -31,9 +31,9 @@ pub(crate) struct Stage {
     _store: Arc<dyn TestStore>,
 }
 
-impl Stage {
+impl DemoStores {
     /// Makes the stores and their tables.
-    pub(crate) async fn set(mode: Mode) -> anyhow::Result<Self> {
+    pub(crate) async fn make(mode: Mode) -> anyhow::Result<Self> {
         let folder = Folder::new("demo")?;
         let lease = LeaseName::new(forwarder::LEASE)?;
         let store = mode.start().await?;
@@ -60,9 +60,9 @@ impl Stage {
                 let open = |path| {
                     SqlitePool::connect_with(SqliteConnectOptions::new().filename(path).read_only(true))
                 };
-                Effects::Sqlite { outbox: open(outbox).await?, canonical: open(canonical).await? }
+                EffectStores::Sqlite { outbox: open(outbox).await?, canonical: open(canonical).await? }
             }
-            (Database::Postgres(outbox), Database::Postgres(canonical)) => Effects::Postgres {
+            (Database::Postgres(outbox), Database::Postgres(canonical)) => EffectStores::Postgres {
                 outbox: PgPool::connect_with(*outbox).await?,
                 canonical: PgPool::connect_with(*canonical).await?,
             },
@@ -70,7 +70,7 @@ impl Stage {
         };
         let seen = match backend.capabilities().history {
             true => None,
-            false => Some(Seen::from_now_on(&backend, &lease).await?),
+            false => Some(WatchedHistory::from_now_on(&backend, &lease).await?),
         };
         let witness = Arc::new(Witness { backend, lease, effects, seen, lease_file });
         Ok(Self { folder, lease_flags: place.flags(), outbox, canonical, witness, _store: store })

@@ -10,12 +10,11 @@ use lease_testbed::{Etcd, EtcdOptions, Folder, Postgres, PostgresOptions, helm, 
 use serde_json::json;
 use sqlx::PgPool;
 
+use super::{NAMESPACE, RELEASE};
 use crate::drill::books::Books;
 use crate::drill::load::TENANT;
 use crate::drill::pods::binary;
 
-pub(super) const NAMESPACE: &str = "spendguard";
-pub(super) const RELEASE: &str = "e2e";
 pub(super) const NODES: [&str; 2] = ["node-a", "node-b"];
 /// The ttl of the leases and of the scope.
 pub(super) const TTL: Duration = Duration::from_secs(3);
@@ -24,7 +23,7 @@ pub(super) const SCOPE: &str = "payments";
 /// Generous, since three servers and a dozen pods share the machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
-pub(super) struct Stage {
+pub(super) struct Site {
     pub(super) cluster: Cluster,
     pub(super) client: kube::Client,
     /// The leases' own database, for mode postgres.
@@ -37,8 +36,8 @@ pub(super) struct Stage {
     _servers: (Postgres, Etcd),
 }
 
-impl Stage {
-    pub(super) async fn set(chart: &Path) -> anyhow::Result<Self> {
+impl Site {
+    pub(super) async fn start(chart: &Path) -> anyhow::Result<Self> {
         let chart = chart.canonicalize().with_context(|| {
             format!("there is no chart at {}: name its folder by --chart", chart.display())
         })?;

@@ -5,38 +5,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lease_testbed::{Process, Proxy};
+use lease_testbed::{Process, Proxy, field};
 
+use super::TTL;
 use super::screen::{Condition, Screen};
-use super::stage::Stage;
-use super::{TTL, screen};
+use super::stores::DemoStores;
+use super::timeline::NAMES;
 
 /// Generous: other programs may be using the machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is running.
-pub(super) struct Cast {
+pub(super) struct Programs {
     binary: PathBuf,
     lease_flags: Vec<String>,
     outbox: String,
     screen: Arc<Screen>,
     ingest: Process,
     ingest_address: String,
-    forwarders: Vec<Forwarder>,
+    forwarders: Vec<ForwarderProcess>,
     past_logs: Vec<(String, Vec<String>)>,
 }
 
 /// One forwarder. It reaches the ingest through a proxy of its own, where a request can be held up on its way.
-pub(super) struct Forwarder {
+pub(super) struct ForwarderProcess {
     pub(super) process: Process,
     pub(super) proxy: Proxy,
     /// Where its metrics are.
     pub(super) address: String,
 }
 
-impl Cast {
+impl Programs {
     /// Starts everybody.
-    pub(super) async fn enter(stage: &Stage, screen: Arc<Screen>) -> anyhow::Result<Self> {
+    pub(super) async fn start(stores: &DemoStores, screen: Arc<Screen>) -> anyhow::Result<Self> {
         let binary = std::env::current_exe()?.with_file_name("leasehold");
         if !binary.is_file() {
             bail!("there is no {}: run `make demo`, or `cargo build -p leasehold` first", binary.display());
@@ -49,25 +50,25 @@ impl Cast {
                 "--listen",
                 "127.0.0.1:0",
                 "--canonical-url",
-                &stage.canonical,
+                &stores.canonical,
             ])
             .spawn()?;
         let ingest_address = address(&ingest, "canonical-ingest started").await?;
         let mut this = Self {
             binary,
-            lease_flags: stage.lease_flags.clone(),
-            outbox: stage.outbox.clone(),
+            lease_flags: stores.lease_flags.clone(),
+            outbox: stores.outbox.clone(),
             screen,
             ingest,
             ingest_address,
             forwarders: Vec::new(),
             past_logs: Vec::new(),
         };
-        for name in screen::NAMES {
+        for name in NAMES {
             let proxy = Proxy::tcp(this.ingest_address.parse()?)?;
             let process = this.spawn(name, &proxy)?;
             let address = address(&process, "outbox-forwarder started").await?;
-            this.forwarders.push(Forwarder { process, proxy, address });
+            this.forwarders.push(ForwarderProcess { process, proxy, address });
         }
         Ok(this)
     }
@@ -84,13 +85,13 @@ impl Cast {
     }
 
     /// One of the forwarders.
-    pub(super) fn forwarder(&self, number: usize) -> &Forwarder {
+    pub(super) fn forwarder(&self, number: usize) -> &ForwarderProcess {
         &self.forwarders[number]
     }
 
     /// Starts one again that has ended; it keeps its name and becomes a standby.
     pub(super) async fn restart(&mut self, number: usize) -> anyhow::Result<()> {
-        let name = screen::NAMES[number];
+        let name = NAMES[number];
         let process = self.spawn(name, &self.forwarders[number].proxy)?;
         let address = address(&process, "outbox-forwarder started").await?;
         let ended = std::mem::replace(&mut self.forwarders[number].process, process);
@@ -102,7 +103,7 @@ impl Cast {
 
     /// Everybody's log so far.
     pub(super) fn logs(&self) -> Vec<(String, Vec<String>)> {
-        let now = screen::NAMES.iter().zip(&self.forwarders);
+        let now = NAMES.iter().zip(&self.forwarders);
         let now = now.map(|(name, forwarder)| ((*name).to_owned(), forwarder.process.lines()));
         let ingest = ("canonical-ingest".to_owned(), self.ingest.lines());
         self.past_logs.iter().cloned().chain(now).chain([ingest]).collect()
@@ -130,6 +131,5 @@ pub(crate) async fn metric(address: &str, name: &str) -> anyhow::Result<u64> {
 
 async fn address(process: &Process, started: &str) -> anyhow::Result<String> {
     let line = process.wait_for_line(started, PATIENCE).await?;
-    let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-    address.map(str::to_owned).with_context(|| format!("no address in {line:?}"))
+    field(&line, "address").map(str::to_owned)
 }

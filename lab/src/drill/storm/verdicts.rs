@@ -7,12 +7,8 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::cast::Cast;
-use crate::drill::story::Story;
-
-/// Each currency's budget: one that nobody can use up, and one that any two who are greedy overdraw, however slow the
-/// machine is.
-pub(super) const LIMITS: [(&str, i64); 2] = [("EUR", 100_000_000), ("USD", 7)];
+use super::installation::{Installation, LIMITS};
+use crate::drill::report::DrillReport;
 
 /// Looks all the time whether a budget is overdrawn.
 pub(super) struct Overdraft {
@@ -49,20 +45,20 @@ impl Overdraft {
 
 /// What only a storm can say, beside the books.
 pub(super) async fn judge(
-    cast: &Cast,
+    installation: &Installation,
     (most, looks): (i64, u64),
     refused: u64,
-    story: &Story,
+    report: &DrillReport,
 ) -> anyhow::Result<()> {
     let (_, limit) = LIMITS[1];
-    story.check(
+    report.check(
         "no budget was ever overdrawn",
         most <= limit && looks > 0,
         format!("at most {most} of {limit}, in {looks} looks"),
     );
-    story.check("a budget was asked for more than it had", refused > 0, format!("{refused} times"));
-    let never = cast.books().int(NEVER_LED).await?;
-    story.check(
+    report.check("a budget was asked for more than it had", refused > 0, format!("{refused} times"));
+    let never = installation.books().int(NEVER_LED).await?;
+    report.check(
         "every row of a sweeper bears an epoch that it led in",
         never == 0,
         format!("{never} do not"),

@@ -10,14 +10,17 @@ use lease_worker_common::database::Database;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
-use super::judge::LIMITS;
-use super::member::Member;
+use super::worker::StormWorker;
 use super::{prepare, socket};
 use crate::drill::books::Books;
 use crate::drill::load::TENANT;
 
 pub(super) const SCOPE: &str = "payments";
 const NAMES: [&str; 2] = ["a", "b"];
+
+/// Each currency's budget: one that nobody can use up, and one that any two who are greedy overdraw, however slow the
+/// machine is.
+pub(super) const LIMITS: [(&str, i64); 2] = [("EUR", 100_000_000), ("USD", 7)];
 
 /// Of which faults make the holder change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,23 +30,23 @@ pub(super) enum Seat {
     Scope,
 }
 
-pub(super) struct Cast {
+pub(super) struct Installation {
     pub(super) postgres: Postgres,
     /// The ledger's database, in which the leases are too.
     pub(super) pool: PgPool,
     pub(super) canonical: PgPool,
-    pub(super) ledgers: Vec<Member>,
-    pub(super) ingests: Vec<Member>,
-    forwarders: Vec<Member>,
-    sweepers: Vec<Member>,
-    sidecars: Vec<Member>,
+    pub(super) ledgers: Vec<StormWorker>,
+    pub(super) ingests: Vec<StormWorker>,
+    forwarders: Vec<StormWorker>,
+    sweepers: Vec<StormWorker>,
+    sidecars: Vec<StormWorker>,
     pub(super) sockets: Vec<PathBuf>,
     pub(super) ttl: Duration,
     _folder: Folder,
 }
 
-impl Cast {
-    pub(super) async fn enter(ttl_seconds: u64) -> anyhow::Result<Self> {
+impl Installation {
+    pub(super) async fn start(ttl_seconds: u64) -> anyhow::Result<Self> {
         let folder = Folder::new("storm")?;
         let postgres = Postgres::start(PostgresOptions::default().max_connections(200)).await?;
         let url = postgres.create_database("ledger").await?;
@@ -73,13 +76,14 @@ impl Cast {
             let args = ["--ledger-db-url", &database.url(&url)?, "--grpc-listen", "127.0.0.1:0"];
             let ledger_url = format!("http://{}", grpc.addr());
             ledgers.push(
-                Member::new("ledger", named("ledger"), words(&args), vec![database]).behind("grpc", grpc),
+                StormWorker::new("ledger", named("ledger"), words(&args), vec![database])
+                    .behind("grpc", grpc),
             );
 
             let (database, front) = (link()?, Proxy::tcp(nowhere)?);
             let args = ["--canonical-url", &database.url(&kept)?];
             let events = format!("http://{}/v1/events", front.addr());
-            let ingest = Member::new("canonical-ingest", named("ingest"), words(&args), vec![database]);
+            let ingest = StormWorker::new("canonical-ingest", named("ingest"), words(&args), vec![database]);
             ingests.push(ingest.behind("address", front));
 
             let database = link()?;
@@ -87,14 +91,14 @@ impl Cast {
             let leads = ["--mode", "postgres", "--postgres-url", &through, "--ttl", &ttl];
             let works = ["--outbox-url", &through, "--ingest-url", &events];
             let args = words(&[&leads[..], &works].concat());
-            forwarders.push(Member::new("outbox-forwarder", named("forwarder"), args, vec![database]));
+            forwarders.push(StormWorker::new("outbox-forwarder", named("forwarder"), args, vec![database]));
 
             let database = link()?;
             let through = database.url(&url)?;
             let leads = ["--mode", "postgres", "--postgres-url", &through, "--ttl", &ttl];
             let works = ["--sweeper-db-url", &through, "--sweeper-poll-interval", "100ms"];
             let args = words(&[&leads[..], &works].concat());
-            sweepers.push(Member::new("ttl-sweeper", named("sweeper"), args, vec![database]));
+            sweepers.push(StormWorker::new("ttl-sweeper", named("sweeper"), args, vec![database]));
 
             let link = Proxy::tcp(ledger_url.trim_start_matches("http://").parse()?)?;
             let path = socket(folder.path(), name);
@@ -112,7 +116,7 @@ impl Cast {
                 "--standby",
                 "true",
             ]);
-            sidecars.push(Member::new("sidecar", named("sidecar"), args, vec![link]));
+            sidecars.push(StormWorker::new("sidecar", named("sidecar"), args, vec![link]));
             sockets.push(path);
         }
         let pool = |url: String| async move {
@@ -121,7 +125,7 @@ impl Cast {
         };
         let (pool, canonical) = (pool(url).await?, pool(kept).await?);
         let ttl = Duration::from_secs(ttl_seconds);
-        let cast = Self {
+        let installation = Self {
             postgres,
             pool,
             canonical,
@@ -134,19 +138,19 @@ impl Cast {
             ttl,
             _folder: folder,
         };
-        try_join_all(cast.members().map(|member| member.start(false))).await?;
-        Ok(cast)
+        try_join_all(installation.workers().map(|worker| worker.start(false))).await?;
+        Ok(installation)
     }
 
     /// In the order in which they may be stopped: whoever asks before whoever answers.
-    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(super) fn workers(&self) -> impl Iterator<Item = &StormWorker> {
         let asking = self.sidecars.iter().chain(&self.forwarders).chain(&self.sweepers);
         asking.chain(&self.ledgers).chain(&self.ingests)
     }
 
     /// Who holds it, and in which epoch; none while nobody does, or its name is of a process that is gone.
-    pub(super) async fn holder(&self, seat: Seat) -> anyhow::Result<Option<(&Member, i64)>> {
-        let (lease, members) = match seat {
+    pub(super) async fn holder(&self, seat: Seat) -> anyhow::Result<Option<(&StormWorker, i64)>> {
+        let (lease, workers) = match seat {
             Seat::Forwarder => ("outbox-forwarder", &self.forwarders),
             Seat::Sweeper => ("ttl-sweeper", &self.sweepers),
             Seat::Scope => (SCOPE, &self.sidecars),
@@ -163,7 +167,7 @@ impl Cast {
         };
         let held: Option<(String, i64)> = sqlx::query_as(sql).bind(lease).fetch_optional(&self.pool).await?;
         Ok(held.and_then(|(holder, epoch)| {
-            members.iter().find(|member| member.workload() == holder).map(|member| (member, epoch))
+            workers.iter().find(|worker| worker.workload() == holder).map(|worker| (worker, epoch))
         }))
     }
 

@@ -9,7 +9,7 @@ use lease_testbed::{Process, Proxy, Signal};
 use crate::drill::pods::{PATIENCE, address_in, binary};
 
 /// One of a role's two.
-pub(super) struct Member {
+pub(super) struct StormWorker {
     role: &'static str,
     name: String,
     args: Vec<String>,
@@ -28,7 +28,7 @@ struct Life {
     process: Option<Arc<Process>>,
 }
 
-impl Member {
+impl StormWorker {
     pub(super) fn new(role: &'static str, name: String, args: Vec<String>, links: Vec<Proxy>) -> Self {
         Self { role, name, args, links, front: None, life: Mutex::default() }
     }

@@ -1,0 +1,182 @@
+# What every finding needs: a folder that goes away, processes that are ended, limits on every wait.
+# A finding says "source common.bash" first; it is not run by itself.
+# shellcheck shell=bash disable=SC2034
+
+postgres_version=15.20-0+deb12u1
+
+work=$(mktemp -d)
+chmod 755 "$work"
+started=()
+
+cleanup() {
+    local status=$?
+    trap - EXIT
+    local pid tries
+    for pid in "${started[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
+    for tries in {1..30}; do
+        kill -0 "${started[@]}" 2>/dev/null || break
+        sleep 0.1
+    done
+    for pid in "${started[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
+    wait 2>/dev/null || true
+    chmod -R u+w "$work" 2>/dev/null || true
+    rm -rf "$work"
+    exit "$status"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Ends the script with exit code 1: the behaviour is no longer the one that is described.
+changed() {
+    echo "CHANGED: $*" >&2
+    exit 1
+}
+
+# Ends the script with exit code 2: nothing was learnt, because something could not be installed or started.
+unusable() {
+    echo "NOT RUN: $*" >&2
+    exit 2
+}
+
+# run LIMIT COMMAND...: the observation itself; its output is shown. A program prints CHANGED and fails if it differs.
+run() {
+    local limit=$1
+    shift
+    timeout --kill-after=5 "$limit" "$@" || changed "the observation above did not hold (exit code $?)"
+}
+
+# start LOG COMMAND...: a server in the background, ended when the script ends.
+start() {
+    local log=$1
+    shift
+    "$@" >"$work/$log" 2>&1 &
+    started+=("$!")
+}
+
+# wait_for SECONDS TEXT COMMAND...: until the command succeeds.
+wait_for() {
+    local limit=$((SECONDS + $1)) text=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < limit)) || unusable "timed out waiting for $text"
+        sleep 0.1
+    done
+}
+
+# A TCP port on the loopback interface that nothing listens on.
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+listening() { (exec 3<>"/dev/tcp/127.0.0.1/$1"); }
+
+# python_packages NAME==VERSION...: into a virtual environment; afterwards $python runs it.
+python_packages() {
+    python3 -m venv "$work/venv" || unusable "python3 with venv is needed"
+    python=$work/venv/bin/python
+    "$python" -m pip install --quiet --disable-pip-version-check "$@" || unusable "pip could not install $*"
+}
+
+# debian_packages NAME=VERSION...: unpacked into $debian, not installed; needs no root.
+debian_packages() {
+    debian=$work/debian
+    mkdir -p "$debian/archives"
+    local sandbox=()
+    [[ $(id -u) != 0 ]] || sandbox=(-o APT::Sandbox::User=root)
+    (cd "$debian/archives" && apt-get "${sandbox[@]}" download -qq "$@") ||
+        unusable "apt-get could not download $* (run apt-get update; this finding is for Debian 12)"
+    local archive
+    for archive in "$debian"/archives/*.deb; do dpkg -x "$archive" "$debian"; done
+    with_debian=(env "LD_LIBRARY_PATH=$debian/usr/lib/x86_64-linux-gnu")
+}
+
+# PostgreSQL and PgBouncer refuse to run as root: "${unprivileged[@]}" COMMAND...
+unprivileged=(env)
+[[ $(id -u) != 0 ]] || unprivileged=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+
+# start_postgres: PostgreSQL 15 on port $pg_port, in $pg_url as superuser without a password.
+start_postgres() {
+    debian_packages "postgresql-15=$postgres_version" "$@"
+    local bin=$debian/usr/lib/postgresql/15/bin
+    pg_port=$(free_port)
+    pg_url=postgresql://postgres@127.0.0.1:$pg_port/postgres
+    mkdir "$work/pg"
+    [[ $(id -u) != 0 ]] || chown 65534:65534 "$work/pg"
+    (cd / && "${unprivileged[@]}" "${with_debian[@]}" "$bin/initdb" -D "$work/pg/data" -U postgres -A trust --no-sync) \
+        >"$work/initdb.log" 2>&1 || unusable "initdb failed: $(tail -1 "$work/initdb.log")"
+    start postgres.log "${unprivileged[@]}" "${with_debian[@]}" "$bin/postgres" -D "$work/pg/data" -p "$pg_port" \
+        -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c jit=off
+    wait_for 60 "PostgreSQL's port" listening "$pg_port"
+}
+
+# start_redis [OPTION...]: Redis 7.0.15 on port $redis_port, nothing written to disk.
+start_redis() {
+    debian_packages redis-tools=5:7.0.15-1~deb12u10 liblzf1=3.6-3 libjemalloc2=5.3.0-1
+    redis_port=$(free_port)
+    # The server is the same program as the checker in redis-tools, chosen by its name.
+    ln -s "$debian/usr/bin/redis-check-rdb" "$work/redis-server"
+    start redis.log "${with_debian[@]}" "$work/redis-server" --bind 127.0.0.1 --port "$redis_port" --dir "$work" \
+        --save '' --daemonize no "$@"
+    wait_for 20 "Redis' port" listening "$redis_port"
+}
+
+# java_packages DIRECTORY GROUP:ARTIFACT:VERSION...: these and what they need, as jars in DIRECTORY, by Maven.
+java_packages() {
+    local directory=$1 coordinate group artifact version dependencies=
+    shift
+    for coordinate in "$@"; do
+        IFS=: read -r group artifact version <<<"$coordinate"
+        dependencies+="<dependency><groupId>$group</groupId><artifactId>$artifact</artifactId>"
+        dependencies+="<version>$version</version></dependency>"
+    done
+    cat >"$work/pom.xml" <<XML
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>finding</groupId><artifactId>finding</artifactId><version>1</version>
+  <dependencies>$dependencies</dependencies>
+</project>
+XML
+    mvn -q -B -Dstyle.color=never -f "$work/pom.xml" dependency:copy-dependencies -DoutputDirectory="$directory" ||
+        unusable "Maven could not install $*"
+}
+
+# start_zookeeper OPTION...: a ZooKeeper server on $zookeeper with Curator beside it; the jars are in $jars.
+start_zookeeper() {
+    jars=$work/jars
+    java_packages "$jars" org.apache.curator:curator-recipes:5.9.0 org.apache.zookeeper:zookeeper:3.9.4 \
+        io.dropwizard.metrics:metrics-core:4.1.12.1 org.xerial.snappy:snappy-java:1.1.10.5 org.slf4j:slf4j-nop:2.0.13
+    local port
+    port=$(free_port)
+    zookeeper=127.0.0.1:$port
+    cat >"$work/zoo.cfg" <<CFG
+tickTime=500
+dataDir=$work/zookeeper
+clientPort=$port
+clientPortAddress=127.0.0.1
+admin.enableServer=false
+CFG
+    start zookeeper.log java -cp "$jars/*" "$@" org.apache.zookeeper.server.quorum.QuorumPeerMain "$work/zoo.cfg"
+    wait_for 60 "ZooKeeper's port" listening "$port"
+}
+
+# run_java LIMIT FILE ARGUMENT...: compiles one class and runs it with $jars.
+run_java() {
+    local limit=$1 file=$2
+    shift 2
+    javac -d "$work/classes" -cp "$jars/*" "$file" || unusable "javac failed"
+    run "$limit" java -cp "$jars/*:$work/classes" "$(basename "$file" .java)" "$@"
+}
+
+# go_packages MODULE@VERSION...: a module in $work/go that requires these; everything else follows from them.
+go_packages() {
+    mkdir -p "$work/go"
+    cd "$work/go"
+    printf 'module finding\n\ngo 1.26\n' >go.mod
+    go get "$@" 2>"$work/go-get.log" || unusable "go could not install $*: $(tail -1 "$work/go-get.log")"
+}
+
+# go_build PROGRAM PACKAGE: one program in $work/go.
+go_build() {
+    go build -mod=mod -o "$1" "$2" 2>"$work/go-build.log" || unusable "go build failed: $(tail -3 "$work/go-build.log")"
+}
