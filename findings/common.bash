@@ -180,3 +180,42 @@ go_packages() {
 go_build() {
     go build -mod=mod -o "$1" "$2" 2>"$work/go-build.log" || unusable "go build failed: $(tail -3 "$work/go-build.log")"
 }
+
+# build_etcd: etcd 3.7.3, the server as $work/go/etcd and the client as $work/go/etcdctl; it will listen on $etcd.
+build_etcd() {
+    go_packages go.etcd.io/etcd/server/v3@v3.7.3 go.etcd.io/etcd/etcdctl/v3@v3.7.3
+    mkdir etcd-program
+    cat >etcd-program/main.go <<'GO'
+// etcd's server and etcdctl, each as released, chosen by the name of the program.
+package main
+
+import (
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/etcd/etcdctl/v3/ctlv3"
+	"go.etcd.io/etcd/server/v3/etcdmain"
+)
+
+func main() {
+	if filepath.Base(os.Args[0]) == "etcdctl" {
+		ctlv3.MustStart()
+	} else {
+		etcdmain.Main(os.Args)
+	}
+}
+GO
+    go_build etcd ./etcd-program
+    ln -s etcd etcdctl
+    etcd=127.0.0.1:$(free_port)
+    etcd_peer=127.0.0.1:$(free_port)
+    export ETCDCTL_ENDPOINTS=$etcd
+}
+
+start_etcd() {
+    start etcd.log "$work/go/etcd" --data-dir "$work/etcd-data" --log-level error "$@" \
+        --listen-client-urls "http://$etcd" --advertise-client-urls "http://$etcd" \
+        --listen-peer-urls "http://$etcd_peer" --initial-advertise-peer-urls "http://$etcd_peer" \
+        --initial-cluster "default=http://$etcd_peer"
+    wait_for 60 "etcd to answer" "$work/go/etcdctl" endpoint health
+}
