@@ -3,10 +3,10 @@
 #
 # With etcd one fences an effect by comparing the lock's key in the transaction that writes the data:
 #     If(mod_revision(lock) == R).Then(Put(data, v)).Else(Get(lock))
-# kine (the etcd shim that K3s runs on SQLite, PostgreSQL, ...) takes only the few transaction shapes that the Kubernetes
-# API server sends, and says so in its README. One expects that other shapes are refused, as most of them are. But the
-# shape check looks at the kinds of the operations, not at their keys: a compare of one key with a put of another is
-# taken for "update this key", with the compare's key and the put's value.
+# kine (the etcd shim that K3s runs on SQLite, PostgreSQL, ...) takes only the few transaction shapes that the
+# Kubernetes API server sends, and says so in its README. One expects that other shapes are refused, as most of them
+# are. But the shape check looks at the kinds of the operations, not at their keys: a compare of one key with a put of
+# another is taken for "update this key", with the compare's key and the put's value.
 #
 # For leases: every client that fences works without an error, destroys its own lease record on its first effect, and
 # writes no data. The same for deletes (the revision is compared with the *deleted* key's) and for "create the data if
