@@ -8,9 +8,8 @@
 # and candidates wait for the record's seconds, not for the configured duration. With 2.9 s and 2.7 s the candidate
 # takes over after 2 s, the old leader stops after 2.7 s.
 #
-# For leases: two leaders for up to a second, from a configuration that was validated and with perfect clocks. Durations
-# below a second (the record says 0) are worse. Use whole seconds, and let RenewDeadline be a second less at least; this
-# project refuses a ttl with a fraction in mode k8s (K-2).
+# For leases: two leaders for up to a second, from a configuration that was validated and with perfect clocks. Use
+# whole seconds; this project refuses a ttl with a fraction in mode k8s (K-2).
 # Seen (client-go 0.37.2, its own fake clientset as the API server): the record says 2; once the leader is cut off, the
 # other leads after 1.4 to 2.1 s, and the first stops after 2.7 s.
 # Source: kubernetes/client-go tools/leaderelection/leaderelection.go, tryAcquireOrRenew

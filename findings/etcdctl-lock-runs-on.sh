@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# `etcdctl lock NAME COMMAND` lets the command run on after the lock is lost, starts the next one beside it, and exits
-# 0.
+# `etcdctl lock NAME COMMAND` lets the command run on after the lock is lost, and both runs end with exit code 0.
 #
 # `etcdctl lock` with a command is the usual way to run a cron job once in a cluster. From its likes (`consul lock`,
 # which ends the child) one expects that the command is stopped, or at least that the exit code tells, when the lease
-# behind the lock is gone: after a network cut longer than the ttl, a long pause, or a revocation. etcdctl 3.7.3
-# starts the command and then only waits for it. The lease is not looked at again; at the end the lock's key is
-# deleted, which is no error if it is gone.
+# behind the lock is gone: after a network cut longer than the ttl, a long pause, or a revocation.
+# etcdctl 3.7.3 starts the command and then only waits for it. The lease is not looked at again; at the end the lock's
+# key is deleted, which is no error if it is gone. (Without a command, `etcdctl lock NAME` does end when its lease does.)
 #
 # For leases: two runs overlap and both report success, so nobody learns of it. A wrapper for programs must end the
 # program before the lease can have passed to another (this project's `leasehold run`: rule G-1).

@@ -61,7 +61,8 @@ func main() {
 	}
 
 	must(ifLock(0).Then(etcd.OpPut(lock, "holder A")).Commit())
-	must(client.Put(ctx, data, "100"))
+	cluster := must(client.Put(ctx, data, "100")).Header.ClusterId
+	fmt.Println("cluster id:", cluster)
 	put := must(ifLock(revision()).Then(etcd.OpPut(data, "90")).Else(etcd.OpGet(lock)).Commit()).Succeeded
 	fmt.Printf("fenced put of data: succeeded=%v; data=%q, lock=%q\n", put, value(data), value(lock))
 	changed := !put || value(data) != "100" || value(lock) != "90"
@@ -70,7 +71,7 @@ func main() {
 	fmt.Printf("fenced delete of data, at the lock's revision: succeeded=%v; data=%q\n", del, value(data))
 	create := must(ifLock(0).Then(etcd.OpPut(other, "written")).Commit()).Succeeded
 	fmt.Printf("put if there is no lock, while there is one: succeeded=%v; other=%q\n", create, value(other))
-	if changed || del || value(data) != "100" || !create || value(other) != "written" {
+	if cluster != 0 || changed || del || value(data) != "100" || !create || value(other) != "written" {
 		fmt.Println("CHANGED: kine no longer mixes up the keys of a transaction")
 		os.Exit(1)
 	}
