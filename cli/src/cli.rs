@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lease_settings::{
-    App, Block, Failure, Kind, LeaderElection, Log, Mode, Model, Modes, Operator, Settings, Sources, Workload,
+    App, Block, Failure, LeaderElection, Log, Mode, Model, Modes, Operator, Settings, Sources, ValueKind,
+    Workload,
 };
 use lease_worker_common::{ChosenRole, NamedRole, Role, Roles};
 
@@ -227,7 +228,7 @@ fn with_flags(mut command: clap::Command, model: &Model) -> clap::Command {
     for (section, setting) in model.settings() {
         let key = format!("{}.{}", section.name, setting.key);
         let default = setting.default.unwrap_or(setting.unset);
-        let time = matches!(setting.kind, Kind::Millis { .. });
+        let time = matches!(setting.kind, ValueKind::Millis { .. });
         let unit = if time && setting.default.is_some() { "ms" } else { "" };
         let default = if default.is_empty() { String::new() } else { format!(" [default: {default}{unit}]") };
         let seen = if setting.secret { ", visible to all users of this machine" } else { "" };

@@ -35,7 +35,7 @@ pub use bad::{BadSetting, SettingFault};
 pub use failure::Failure;
 pub use layers::Layer;
 pub use leader_election::LeaderElection;
-pub use model::{Block, FromFile, Kind, Section, Setting, parse_millis};
+pub use model::{Block, FromFile, Section, Setting, ValueKind, parse_millis};
 pub use modes::{DISABLED, LeaseStore, Mode, Modes};
 pub use program::{Log, Operator, Workload};
 pub use secret::{Secret, redacted};
@@ -295,7 +295,9 @@ impl Settings {
             return BadSetting { setting: full, fault, why: format!("{why}; or set {}{flag}", setting.env) };
         }
         let value = match effective.value {
-            Some(value) if as_flag && matches!(setting.kind, Kind::Millis { .. }) => format!("{value}ms"),
+            Some(value) if as_flag && matches!(setting.kind, ValueKind::Millis { .. }) => {
+                format!("{value}ms")
+            }
             Some(value) => value.to_string(),
             None if setting.unset.is_empty() => {
                 return BadSetting { setting: full, fault: SettingFault::NotSet, why };

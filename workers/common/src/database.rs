@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use lease_core::fence::{FenceError, Stale};
-use lease_settings::Kind;
+use lease_settings::ValueKind;
 use sqlx::SqlitePool;
 #[cfg(feature = "postgres")]
 use sqlx::postgres::PgConnectOptions;
@@ -76,7 +76,8 @@ impl fmt::Debug for Database {
 
 impl Database {
     /// For a setting that names a database.
-    pub const KIND: Kind = Kind::Checked { check: |text| text.parse::<Self>().is_ok(), allowed: ALLOWED };
+    pub const KIND: ValueKind =
+        ValueKind::Checked { check: |text| text.parse::<Self>().is_ok(), allowed: ALLOWED };
 
     /// The file's path, if it is one.
     pub fn file(&self) -> Option<&Path> {

@@ -11,7 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::serve::Listener;
-use lease_settings::{Block, Kind, Section, Setting};
+use lease_settings::{Block, Section, Setting, ValueKind};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -35,7 +35,7 @@ impl Block for HealthSettings {
         settings: &[Setting::new(
             "listen",
             "LEASEHOLD_HTTP_LISTEN",
-            Kind::Address,
+            ValueKind::Address,
             "where a worker serves /healthz, /readyz and /metrics, and canonical-ingest its events",
         )
         .default("127.0.0.1:8080")

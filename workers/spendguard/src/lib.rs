@@ -17,7 +17,7 @@ pub mod sidecar;
 #[cfg(feature = "ledger")]
 pub mod sweeper;
 
-use lease_settings::Kind;
+use lease_settings::ValueKind;
 use lease_worker_common::Roles;
 
 /// Adds the roles of this package.
@@ -33,4 +33,4 @@ pub fn add_to(roles: &mut Roles) {
 }
 
 /// For how long rows are kept: up to a hundred years, or 0 for ever.
-const DAYS: Kind = Kind::Integer { min: 0, max: 36_500 };
+const DAYS: ValueKind = ValueKind::Integer { min: 0, max: 36_500 };

@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use ::metrics::gauge;
 use async_trait::async_trait;
-use lease_settings::{App, Block, Failure, Kind, LeaseStore, Millis, Secret, Section, Setting, redacted};
+use lease_settings::{
+    App, Block, Failure, LeaseStore, Millis, Secret, Section, Setting, ValueKind, redacted,
+};
 use lease_worker_common::{
     Role,
     campaign::{Campaign, Eligible},
@@ -69,14 +71,14 @@ impl Block for ForwarderSettings {
             Setting::new(
                 "ingestUrl",
                 "LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL",
-                Kind::Url(&["http", "https"]),
+                ValueKind::Url(&["http", "https"]),
                 "where canonical-ingest receives events, for example http://canonical-ingest:8080/v1/events",
             )
             .flag("ingest-url"),
             Setting::new(
                 "batchSize",
                 "LEASEHOLD_OUTBOX_FORWARDER_BATCH_SIZE",
-                Kind::Integer { min: 1, max: 10_000 },
+                ValueKind::Integer { min: 1, max: 10_000 },
                 "the most rows in one batch",
             )
             .default("500")
@@ -84,7 +86,7 @@ impl Block for ForwarderSettings {
             Setting::new(
                 "pollIntervalMs",
                 "LEASEHOLD_OUTBOX_FORWARDER_POLL_INTERVAL_MS",
-                Kind::Millis { min: 1, max: 3_600_000 },
+                ValueKind::Millis { min: 1, max: 3_600_000 },
                 "the pause when nothing is pending",
             )
             .default("250")
@@ -92,7 +94,7 @@ impl Block for ForwarderSettings {
             Setting::new(
                 "callTimeoutMs",
                 "LEASEHOLD_OUTBOX_FORWARDER_CALL_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 3_600_000 },
+                ValueKind::Millis { min: 10, max: 3_600_000 },
                 "how long the outbox or canonical-ingest may take for one answer",
             )
             .default("10000")
@@ -111,7 +113,7 @@ impl Block for ForwarderSettings {
 
 /// Forward the audit outbox to canonical-ingest, while leading
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ForwarderArgs {
     /// Create the outbox's tables and exit (SQLite makes them by itself)
     #[arg(long)]
     migrate: bool,
@@ -121,11 +123,11 @@ pub struct Args {
 pub struct OutboxForwarder;
 
 impl Role for OutboxForwarder {
-    type Arguments = Args;
+    type Arguments = ForwarderArgs;
     const NAME: &'static str = "outbox-forwarder";
     const SECTIONS: &'static [Section] = &[ForwarderSettings::SECTION];
 
-    fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, args: &ForwarderArgs, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
         let role: ForwarderSettings = settings.block()?;
         let outbox: Database = settings

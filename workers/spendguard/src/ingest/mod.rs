@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_settings::{App, Block, Failure, Kind, LeaderElection, Millis, Secret, Section, Setting};
+use lease_settings::{App, Block, Failure, LeaderElection, Millis, Secret, Section, Setting, ValueKind};
 use lease_worker_common::{
     Role,
     database::Database,
@@ -56,7 +56,7 @@ impl Block for IngestSettings {
             Setting::new(
                 "maxBodyBytes",
                 "LEASEHOLD_CANONICAL_INGEST_MAX_BODY_BYTES",
-                Kind::Integer { min: 1_024, max: 1 << 30 },
+                ValueKind::Integer { min: 1_024, max: 1 << 30 },
                 "the largest request",
             )
             .default("8388608")
@@ -64,7 +64,7 @@ impl Block for IngestSettings {
             Setting::new(
                 "maxRequests",
                 "LEASEHOLD_CANONICAL_INGEST_MAX_REQUESTS",
-                Kind::Integer { min: 1, max: 1_000 },
+                ValueKind::Integer { min: 1, max: 1_000 },
                 "how many requests may be under way at once; others are told to come back",
             )
             .default("16")
@@ -72,7 +72,7 @@ impl Block for IngestSettings {
             Setting::new(
                 "requestTimeoutMs",
                 "LEASEHOLD_CANONICAL_INGEST_REQUEST_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 3_600_000 },
+                ValueKind::Millis { min: 10, max: 3_600_000 },
                 "the longest time for one request",
             )
             .default("8000")
@@ -83,7 +83,7 @@ impl Block for IngestSettings {
 
 /// Receive audit events, idempotently
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct IngestArgs {
     /// Create the tables and exit (SQLite makes them by itself)
     #[arg(long)]
     migrate: bool,
@@ -93,11 +93,11 @@ pub struct Args {
 pub struct CanonicalIngest;
 
 impl Role for CanonicalIngest {
-    type Arguments = Args;
+    type Arguments = IngestArgs;
     const NAME: &'static str = "canonical-ingest";
     const SECTIONS: &'static [Section] = &[IngestSettings::SECTION];
 
-    fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, args: &IngestArgs, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
         let role: IngestSettings = settings.block()?;
         let database: Database = settings

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use super::metrics::{REFUSED, REQUESTS, SECONDS};
-use super::store::{LedgerAnswer, LedgerError, Refusal};
+use super::store::{LedgerAnswer, LedgerError, LedgerRefusal};
 use lease_core::fence::FENCING_EPOCH_STALE;
 
 /// Limits the number of calls under way, and the time of each.
@@ -63,7 +63,7 @@ impl Calls {
         metadata: &MetadataMap,
         request_id: &str,
         work: impl Future<Output = LedgerAnswer<T>>,
-    ) -> Result<Result<T, Refusal>, Status> {
+    ) -> Result<Result<T, LedgerRefusal>, Status> {
         let began = Instant::now();
         let limit = limit_of(metadata, self.limit);
         let answer = match self.enter() {

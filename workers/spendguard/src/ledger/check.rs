@@ -3,7 +3,7 @@
 use lease_core::{Change, Grant, Record, Tag};
 use sqlx::types::Uuid;
 
-use super::store::{Acquisition, Refusal, ScopeTerm};
+use super::store::{Acquisition, LedgerRefusal, ScopeTerm};
 use crate::rpc::ledger::v1;
 
 /// The longest name of anything but a scope.
@@ -11,16 +11,16 @@ const LONGEST: usize = 253;
 /// `<scope>/<node>`, of which a sidecar accepts up to 200 and 253 bytes.
 const LONGEST_SCOPE: usize = 200 + 1 + 253;
 
-fn invalid(message: String) -> Refusal {
-    Refusal { code: "INVALID_ARGUMENT".to_owned(), message }
+fn invalid(message: String) -> LedgerRefusal {
+    LedgerRefusal { code: "INVALID_ARGUMENT".to_owned(), message }
 }
 
 /// A name: not empty, not long, nothing that a terminal would act upon.
-pub(super) fn name(field: &str, text: &str) -> Result<String, Refusal> {
+pub(super) fn name(field: &str, text: &str) -> Result<String, LedgerRefusal> {
     short(field, text, LONGEST)
 }
 
-fn short(field: &str, text: &str, longest: usize) -> Result<String, Refusal> {
+fn short(field: &str, text: &str, longest: usize) -> Result<String, LedgerRefusal> {
     if text.is_empty() || text.len() > longest || text.chars().any(char::is_control) {
         return Err(invalid(format!("{field}: use 1 to {longest} bytes without control characters")));
     }
@@ -28,17 +28,17 @@ fn short(field: &str, text: &str, longest: usize) -> Result<String, Refusal> {
 }
 
 /// A fencing scope's name.
-pub(super) fn scope(text: &str) -> Result<String, Refusal> {
+pub(super) fn scope(text: &str) -> Result<String, LedgerRefusal> {
     short("fencing_scope_id", text, LONGEST_SCOPE)
 }
 
 /// As [`name`], but may be empty.
-pub(super) fn remark(field: &str, text: &str) -> Result<String, Refusal> {
+pub(super) fn remark(field: &str, text: &str) -> Result<String, LedgerRefusal> {
     if text.is_empty() { Ok(String::new()) } else { name(field, text) }
 }
 
 /// Part of an event's id, whose parts are separated by `/`.
-fn instance(text: &str) -> Result<String, Refusal> {
+fn instance(text: &str) -> Result<String, LedgerRefusal> {
     if text.contains('/') {
         return Err(invalid(
             "workload_instance_id: use a name without '/', for example the pod's".to_owned(),
@@ -47,21 +47,21 @@ fn instance(text: &str) -> Result<String, Refusal> {
     name("workload_instance_id", text)
 }
 
-fn grant(bytes: &[u8]) -> Result<Grant, Refusal> {
+fn grant(bytes: &[u8]) -> Result<Grant, LedgerRefusal> {
     let bytes: [u8; 16] = bytes
         .try_into()
         .map_err(|_| invalid("grant: use the 16 bytes that AcquireFencingLease returned".to_owned()))?;
     Ok(Grant(u128::from_be_bytes(bytes)))
 }
 
-fn seconds(given: u32, most: u32) -> Result<i32, Refusal> {
+fn seconds(given: u32, most: u32) -> Result<i32, LedgerRefusal> {
     match i32::try_from(given) {
         Ok(seconds) if (1..=most).contains(&given) => Ok(seconds),
         _ => Err(invalid(format!("ttl_seconds = {given}: use 1 to {most}"))),
     }
 }
 
-pub(super) fn acquisition(asked: &v1::AcquireFencingLeaseRequest) -> Result<Acquisition, Refusal> {
+pub(super) fn acquisition(asked: &v1::AcquireFencingLeaseRequest) -> Result<Acquisition, LedgerRefusal> {
     let held = if asked.grant.is_empty() { None } else { Some(grant(&asked.grant)?) };
     if asked.force && held.is_some() {
         return Err(invalid("force: a renewal needs none; leave one of force and grant out".to_owned()));
@@ -87,7 +87,7 @@ pub(super) struct ScopeWrite {
     pub(super) change: Change,
 }
 
-pub(super) fn scope_write(asked: &v1::PutFencingScopeRequest) -> Result<ScopeWrite, Refusal> {
+pub(super) fn scope_write(asked: &v1::PutFencingScopeRequest) -> Result<ScopeWrite, LedgerRefusal> {
     scope_and_tenant(&asked.fencing_scope_id, &asked.tenant_id)?;
     let record: Record = serde_json::from_str(&asked.record)
         .map_err(|error| invalid(format!("record: use a lease record as JSON: {error}")))?;
@@ -104,13 +104,13 @@ pub(super) fn scope_write(asked: &v1::PutFencingScopeRequest) -> Result<ScopeWri
 }
 
 /// A scope's name and its tenant's.
-pub(super) fn scope_and_tenant(name_of_scope: &str, tenant: &str) -> Result<(), Refusal> {
+pub(super) fn scope_and_tenant(name_of_scope: &str, tenant: &str) -> Result<(), LedgerRefusal> {
     scope(name_of_scope)?;
     name("tenant_id", tenant).map(drop)
 }
 
 /// 16 bytes, or none.
-pub(super) fn tag(field: &str, bytes: &[u8]) -> Result<Option<Tag>, Refusal> {
+pub(super) fn tag(field: &str, bytes: &[u8]) -> Result<Option<Tag>, LedgerRefusal> {
     match bytes.try_into() {
         Ok(bytes) => Ok(Some(Tag::from_bytes(bytes))),
         Err(_) if bytes.is_empty() => Ok(None),
@@ -118,7 +118,7 @@ pub(super) fn tag(field: &str, bytes: &[u8]) -> Result<Option<Tag>, Refusal> {
     }
 }
 
-pub(super) fn fence(given: Option<&v1::Fence>) -> Result<ScopeTerm, Refusal> {
+pub(super) fn fence(given: Option<&v1::Fence>) -> Result<ScopeTerm, LedgerRefusal> {
     let given = given.ok_or_else(|| invalid("fence: every write speaks for a term; send it".to_owned()))?;
     let epoch = i64::try_from(given.epoch).ok().filter(|epoch| *epoch >= 1);
     Ok(ScopeTerm {
@@ -137,7 +137,7 @@ pub(super) struct Amount {
     pub(super) ttl_seconds: i32,
 }
 
-pub(super) fn amount(asked: &v1::ReserveRequest) -> Result<Amount, Refusal> {
+pub(super) fn amount(asked: &v1::ReserveRequest) -> Result<Amount, LedgerRefusal> {
     if asked.amount_minor <= 0 {
         return Err(invalid(format!("amount_minor = {}: use more than 0", asked.amount_minor)));
     }
@@ -149,14 +149,14 @@ pub(super) fn amount(asked: &v1::ReserveRequest) -> Result<Amount, Refusal> {
     })
 }
 
-pub(super) fn currency(code: &str) -> Result<(), Refusal> {
+pub(super) fn currency(code: &str) -> Result<(), LedgerRefusal> {
     if code.len() != 3 || !code.bytes().all(|letter| letter.is_ascii_uppercase()) {
         return Err(invalid("currency: use the three capitals of ISO 4217, for example EUR".to_owned()));
     }
     Ok(())
 }
 
-pub(super) fn reservation(id: &str) -> Result<Uuid, Refusal> {
+pub(super) fn reservation(id: &str) -> Result<Uuid, LedgerRefusal> {
     id.parse().map_err(|_| invalid("reservation_id: use the one that Reserve returned".to_owned()))
 }
 

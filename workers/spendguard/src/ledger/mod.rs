@@ -50,7 +50,7 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Serve fencing scopes, reservations and the audit outbox over gRPC
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct LedgerArgs {
     /// Create or upgrade the tables, then do the other preparations, and exit
     #[arg(long)]
     migrate: bool,
@@ -66,7 +66,7 @@ pub struct Args {
     revoke_scope: Vec<String>,
 }
 
-impl Args {
+impl LedgerArgs {
     fn prepares(&self) -> bool {
         let repeated = [&self.add_scope, &self.set_budget, &self.revoke_scope];
         self.migrate || repeated.iter().any(|given| !given.is_empty())
@@ -77,11 +77,11 @@ impl Args {
 pub struct LedgerRole;
 
 impl Role for LedgerRole {
-    type Arguments = Args;
+    type Arguments = LedgerArgs;
     const NAME: &'static str = "ledger";
     const SECTIONS: &'static [Section] = &[LedgerSettings::SECTION];
 
-    fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, args: &LedgerArgs, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
         let role: LedgerSettings = settings.block()?;
         let database = postgres::<LedgerSettings>(settings, "databaseUrl", role.database_url.as_ref())?;
@@ -119,7 +119,11 @@ struct LedgerPlan {
     stop_budget: Duration,
 }
 
-async fn prepare_all(args: &Args, by: &str, options: Box<PgConnectOptions>) -> Result<ExitCode, Failure> {
+async fn prepare_all(
+    args: &LedgerArgs,
+    by: &str,
+    options: Box<PgConnectOptions>,
+) -> Result<ExitCode, Failure> {
     let database = Database::Postgres(options.clone());
     let failed =
         |error: String| Failure::new(format!("the ledger in {database} could not be prepared: {error}"));
@@ -175,7 +179,7 @@ fn budget(words: &[String]) -> Result<(&str, &str, i64), Failure> {
 }
 
 /// Refuses to make something that no request could name.
-fn asked<T>(flag: &str, checked: Result<T, store::Refusal>) -> Result<(), Failure> {
+fn asked<T>(flag: &str, checked: Result<T, store::LedgerRefusal>) -> Result<(), Failure> {
     checked.map(drop).map_err(|refusal| Failure::Code(2, format!("{flag}: {}", refusal.message)))
 }
 

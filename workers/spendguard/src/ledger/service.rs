@@ -13,7 +13,7 @@ use tracing::info;
 use super::calls::{Calls, limit_of};
 use super::check::{self, ScopeWrite};
 use super::metrics::{ACTIONS, REQUESTS, WAITERS};
-use super::store::{Acquired, LedgerError, LedgerStore, Put, Refusal, ReservationRow, ScopeState};
+use super::store::{Acquired, LedgerError, LedgerRefusal, LedgerStore, ReservationRow, ScopePut, ScopeState};
 use super::wake::Wakes;
 use crate::rpc::ledger::v1;
 use v1::{
@@ -170,7 +170,7 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         let work = async {
             let ScopeWrite { expected, record, change } = check::scope_write(&asked)?;
             let put = self.scopes.put(scope, tenant, expected, &record, &asked.change).await?;
-            if let Put::Written(action) = &put {
+            if let ScopePut::Written(action) = &put {
                 let (instance, epoch) = (&record.holder, record.epoch);
                 match change {
                     Change::Acquire => info!(scope, instance, epoch, action, "fencing scope taken"),
@@ -184,10 +184,10 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
             Ok(put)
         };
         let outcome = match self.scope_calls.run("PutFencingScope", &metadata, "", work).await? {
-            Ok(Put::Written(action)) => {
+            Ok(ScopePut::Written(action)) => {
                 put::Outcome::Written(v1::put_fencing_scope_response::Written { action })
             }
-            Ok(Put::Conflict(view)) => put::Outcome::Conflict(view.into()),
+            Ok(ScopePut::Conflict(view)) => put::Outcome::Conflict(view.into()),
             Err(refusal) => put::Outcome::Error(refusal.into()),
         };
         Ok(Response::new(v1::PutFencingScopeResponse { outcome: Some(outcome) }))
@@ -297,13 +297,13 @@ impl From<ScopeState> for v1::FencingScope {
     }
 }
 
-impl From<Refusal> for v1::Error {
-    fn from(refusal: Refusal) -> Self {
+impl From<LedgerRefusal> for v1::Error {
+    fn from(refusal: LedgerRefusal) -> Self {
         Self { code: refusal.code, message: refusal.message }
     }
 }
 
-fn reservation(answer: Result<ReservationRow, Refusal>) -> Response<v1::ReservationResponse> {
+fn reservation(answer: Result<ReservationRow, LedgerRefusal>) -> Response<v1::ReservationResponse> {
     let outcome = match answer {
         Ok(row) => reserved::Outcome::Reservation(v1::Reservation {
             reservation_id: row.id.to_string(),

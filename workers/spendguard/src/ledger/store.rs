@@ -18,7 +18,7 @@ pub struct LedgerStore {
 /// A refusal that the ledger's own rules ask for; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Refusal {
+pub struct LedgerRefusal {
     /// For programs.
     pub code: String,
     /// For people: what happened and what to do.
@@ -120,7 +120,7 @@ impl ScopeState {
 
 /// The outcome of a write of a scope's register.
 #[derive(Clone, Debug)]
-pub enum Put {
+pub enum ScopePut {
     /// It was written: the change, or for an acquisition acquire, recover or takeover.
     Written(String),
     /// The register had another tag.
@@ -132,7 +132,7 @@ pub enum Put {
 pub enum LedgerError {
     /// It refuses.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] LedgerRefusal),
     /// Its database failed.
     #[error(transparent)]
     Failed(#[from] StoreError),
@@ -261,7 +261,7 @@ impl LedgerStore {
         expected: Option<Tag>,
         record: &Record,
         change: &str,
-    ) -> LedgerAnswer<Put> {
+    ) -> LedgerAnswer<ScopePut> {
         let record = serde_json::to_string(record).unwrap_or_default();
         let query = sqlx::query(PUT)
             .bind(scope)
@@ -271,8 +271,8 @@ impl LedgerStore {
             .bind(change);
         let outcome: String = self.answer(query).await?.try_get("o_outcome")?;
         match outcome.as_str() {
-            "conflict" => self.observe(scope, tenant).await.map(Put::Conflict),
-            _ => Ok(Put::Written(outcome)),
+            "conflict" => self.observe(scope, tenant).await.map(ScopePut::Conflict),
+            _ => Ok(ScopePut::Written(outcome)),
         }
     }
 
@@ -328,14 +328,14 @@ impl LedgerStore {
                 if error.code().as_deref() == Some(BUDGET_EXCEEDED) =>
             {
                 let message = error.message().to_owned();
-                return Err(Refusal { code: "BUDGET_EXCEEDED".to_owned(), message }.into());
+                return Err(LedgerRefusal { code: "BUDGET_EXCEEDED".to_owned(), message }.into());
             }
             answer => answer?,
         };
         let code: Option<String> = row.try_get("o_code")?;
         match code {
             None => Ok(row),
-            Some(code) => Err(Refusal { code, message: row.try_get("o_message")? }.into()),
+            Some(code) => Err(LedgerRefusal { code, message: row.try_get("o_message")? }.into()),
         }
     }
 }

@@ -6,16 +6,27 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use lease_core::Leadership;
 use lease_core::fence::FENCING_EPOCH_STALE;
+use serde::Deserialize;
 use tonic::transport::Channel;
 use tracing::error;
 
 use super::held::Held;
-use super::http::ReserveBody;
-use super::ledger::{CallError, request, within};
+use super::ledger::{LedgerCallError, request, within};
 use super::refusal::{Refusal, refuse};
 use crate::rpc::ledger::v1::ledger_client::LedgerClient;
 use crate::rpc::ledger::v1::reservation_response::Outcome;
 use crate::rpc::ledger::v1::{Reservation, ReservationResponse, ReserveRequest, SettleRequest};
+
+/// The body of `POST /v1/reservations`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReserveBody {
+    pub(super) tenant: String,
+    pub(super) amount_minor: i64,
+    pub(super) currency: String,
+    pub(super) ttl_seconds: u32,
+    pub(super) idempotency_key: String,
+}
 
 /// The two ways to settle a reservation.
 #[derive(Clone, Copy, Debug)]
@@ -98,9 +109,9 @@ impl Decider {
     fn outcome(
         &self,
         term: &Leadership,
-        answer: Result<ReservationResponse, CallError>,
+        answer: Result<ReservationResponse, LedgerCallError>,
     ) -> Result<Reservation, Refusal> {
-        let unclear = || CallError::Unknown("it gave an answer without an outcome".to_owned());
+        let unclear = || LedgerCallError::Unknown("it gave an answer without an outcome".to_owned());
         match answer?.outcome.ok_or_else(unclear)? {
             Outcome::Reservation(reservation) => Ok(reservation),
             Outcome::Error(refused) => {

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tracing::info;
 
-use super::decide::{Decider, Settle};
+use super::decide::{Decider, ReserveBody, Settle};
 use super::held::fresh_id;
 use super::metrics;
 use super::refusal::{Refusal, refuse};
@@ -28,7 +28,7 @@ const MAX_BODY_BYTES: usize = 16 * 1024;
 const BODY_LIMIT: Duration = Duration::from_secs(5);
 
 /// The state that the handlers share.
-pub(super) struct Api {
+pub(super) struct PodApi {
     pub(super) decider: Decider,
     /// One permit for each request under way; there is no queue behind them.
     pub(super) permits: Semaphore,
@@ -37,24 +37,13 @@ pub(super) struct Api {
 }
 
 /// The routes.
-pub(super) fn router(api: Arc<Api>) -> Router {
+pub(super) fn router(api: Arc<PodApi>) -> Router {
     Router::new()
         .route("/v1/reservations", post(reserve))
         .route("/v1/reservations/{id}/commit", post(commit))
         .route("/v1/reservations/{id}/release", post(release))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(api)
-}
-
-/// `POST /v1/reservations`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ReserveBody {
-    pub(super) tenant: String,
-    pub(super) amount_minor: i64,
-    pub(super) currency: String,
-    pub(super) ttl_seconds: u32,
-    pub(super) idempotency_key: String,
 }
 
 /// `POST /v1/reservations/{id}/commit` and `/release`; the body is optional.
@@ -64,7 +53,7 @@ struct SettleBody {
     idempotency_key: Option<String>,
 }
 
-async fn reserve(State(api): State<Arc<Api>>, request: Request) -> Response {
+async fn reserve(State(api): State<Arc<PodApi>>, request: Request) -> Response {
     let decide = async |id: &str, request: Request| {
         let body: ReserveBody = read(request, None).await?;
         let reservation = api.decider.reserve(body, id).await?;
@@ -73,15 +62,23 @@ async fn reserve(State(api): State<Arc<Api>>, request: Request) -> Response {
     api.answer("reserve", request, decide).await
 }
 
-async fn commit(State(api): State<Arc<Api>>, Path(reservation): Path<String>, request: Request) -> Response {
+async fn commit(
+    State(api): State<Arc<PodApi>>,
+    Path(reservation): Path<String>,
+    request: Request,
+) -> Response {
     api.settle(Settle::Commit, reservation, request).await
 }
 
-async fn release(State(api): State<Arc<Api>>, Path(reservation): Path<String>, request: Request) -> Response {
+async fn release(
+    State(api): State<Arc<PodApi>>,
+    Path(reservation): Path<String>,
+    request: Request,
+) -> Response {
     api.settle(Settle::Release, reservation, request).await
 }
 
-impl Api {
+impl PodApi {
     async fn settle(&self, what: Settle, reservation: String, request: Request) -> Response {
         let decide = async |id: &str, request: Request| {
             let body: SettleBody = read(request, Some(SettleBody::default())).await?;

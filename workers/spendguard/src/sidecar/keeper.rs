@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::held::Held;
-use super::ledger::{CallError, Ledger};
+use super::ledger::{Ledger, LedgerCallError};
 use super::scope::{Rival, Scopes, ScopesConfig};
 use super::settings::ScopePlan;
 
@@ -158,7 +158,7 @@ fn connector(
                     let why = format!("{}: {}", error.code, error.message);
                     return Err(BackendError::refused(plan.s4(&why, "fix what it says, then start again")));
                 }
-                Err(error @ (CallError::NotSent(_) | CallError::Refused(_))) if !plan.standby => {
+                Err(error @ (LedgerCallError::NotSent(_) | LedgerCallError::Refused(_))) if !plan.standby => {
                     return Err(BackendError::refused(plan.s4(&error.to_string(), advice)));
                 }
                 Err(error) => return Err(BackendError::not_applied(error.to_string())),

@@ -12,7 +12,7 @@ use crate::rpc::ledger::v1::ledger_client::LedgerClient;
 
 /// Why there is no answer of the ledger's own.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub(super) enum LedgerCallError {
     /// Nothing was done: it was not reached, or it said so before it began.
     #[error("the ledger can't be reached: {0}")]
     NotSent(String),
@@ -91,17 +91,17 @@ pub(super) fn request<T>(message: T, limit: Duration, id: &str) -> Request<T> {
 pub(super) async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, CallError> {
-    let unknown = |_| CallError::Unknown(format!("not within {limit:?}"));
+) -> Result<T, LedgerCallError> {
+    let unknown = |_| LedgerCallError::Unknown(format!("not within {limit:?}"));
     answered(tokio::time::timeout(limit, call).await.map_err(unknown)?)
 }
 
 /// The outcome of a call that has ended.
-pub(super) fn answered<T>(outcome: Result<Response<T>, Status>) -> Result<T, CallError> {
+pub(super) fn answered<T>(outcome: Result<Response<T>, Status>) -> Result<T, LedgerCallError> {
     outcome.map(Response::into_inner).map_err(|status| failed(&status))
 }
 
-fn failed(status: &Status) -> CallError {
+fn failed(status: &Status) -> LedgerCallError {
     let mut not_connected = false;
     let mut why = status.message().to_owned();
     let mut cause = status.source();
@@ -115,16 +115,16 @@ fn failed(status: &Status) -> CallError {
     }
     let why = format!("{:?}: {why}", status.code());
     match status.code() {
-        _ if not_connected => CallError::NotSent(why),
+        _ if not_connected => LedgerCallError::NotSent(why),
         // It says so before it begins.
-        Code::ResourceExhausted => CallError::NotSent(why),
+        Code::ResourceExhausted => LedgerCallError::NotSent(why),
         Code::InvalidArgument
         | Code::Unimplemented
         | Code::Unauthenticated
         | Code::PermissionDenied
         | Code::FailedPrecondition
         | Code::OutOfRange
-        | Code::NotFound => CallError::Refused(why),
-        _ => CallError::Unknown(why),
+        | Code::NotFound => LedgerCallError::Refused(why),
+        _ => LedgerCallError::Unknown(why),
     }
 }

@@ -36,22 +36,22 @@ use keeper::Keeper;
 pub use ledger::Ledger;
 pub use metrics::{ACQUIRE_ACTION, DENIED, EPOCH, REQUESTS};
 pub use scope::{Scopes, ScopesConfig};
-pub use settings::Settings;
 use settings::SidecarPlan;
+pub use settings::SidecarSettings;
 
 /// Decide for the pods of this node, while holding the fencing scope
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct SidecarArgs {}
 
 /// The role `sidecar`.
 pub struct Sidecar;
 
 impl Role for Sidecar {
-    type Arguments = Args;
+    type Arguments = SidecarArgs;
     const NAME: &'static str = "sidecar";
-    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+    const SECTIONS: &'static [Section] = &[SidecarSettings::SECTION];
 
-    fn run(&self, _args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, _args: &SidecarArgs, app: &App) -> Result<ExitCode, Failure> {
         let plan = SidecarPlan::of(app.settings())?;
         app.block_on(work(plan))
     }
@@ -86,7 +86,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
         }
     };
     let under_way = UnderWay::default();
-    let api = http::Api {
+    let api = http::PodApi {
         decider: Decider {
             held,
             tenant: plan.scope.tenant.clone(),

@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use super::ledger::{CallError, Ledger, answered};
+use super::ledger::{Ledger, LedgerCallError, answered};
 use super::metrics;
 use crate::rpc::ledger::v1::ledger_client::LedgerClient;
 use crate::rpc::ledger::v1::{self, FencingScope};
@@ -85,7 +85,10 @@ impl Scopes {
     }
 
     /// A scope as the ledger shows it, or the ledger's refusal.
-    pub(super) async fn look(&self, name: &LeaseName) -> Result<Result<Observation, v1::Error>, CallError> {
+    pub(super) async fn look(
+        &self,
+        name: &LeaseName,
+    ) -> Result<Result<Observation, v1::Error>, LedgerCallError> {
         let message = v1::ObserveFencingScopeRequest {
             fencing_scope_id: (self.config.scope_of)(name),
             tenant_id: self.config.tenant.clone(),
@@ -102,15 +105,15 @@ impl Scopes {
     async fn call<T>(
         &self,
         call: impl AsyncFnOnce(&mut LedgerClient<Channel>) -> Result<Response<T>, Status>,
-    ) -> Result<T, CallError> {
+    ) -> Result<T, LedgerCallError> {
         let mut client = lock(&self.client).clone();
         let mut suspect = Suspect { scopes: self, cleared: false };
         let answer = answered(call(&mut client).await);
-        suspect.cleared = !matches!(answer, Err(CallError::Unknown(_)));
+        suspect.cleared = !matches!(answer, Err(LedgerCallError::Unknown(_)));
         answer
     }
 
-    fn observation(&self, name: &LeaseName, scope: &FencingScope) -> Result<Observation, CallError> {
+    fn observation(&self, name: &LeaseName, scope: &FencingScope) -> Result<Observation, LedgerCallError> {
         let mut record = parsed(scope)?;
         let ours = *lock(&self.tried);
         let held = record.clone().filter(|record| !scope.run_out && record.grant.is_some());
@@ -148,10 +151,12 @@ impl Drop for Suspect<'_> {
     }
 }
 
-fn parsed(scope: &FencingScope) -> Result<Option<Record>, CallError> {
+fn parsed(scope: &FencingScope) -> Result<Option<Record>, LedgerCallError> {
     let text = Some(&scope.record).filter(|text| !text.is_empty());
     let record = text.map(|text| serde_json::from_str(text)).transpose();
-    record.map_err(|error| CallError::Refused(format!("its record of the scope is not readable: {error}")))
+    record.map_err(|error| {
+        LedgerCallError::Refused(format!("its record of the scope is not readable: {error}"))
+    })
 }
 
 /// Epochs are dense: the record's own is the floor.
@@ -173,20 +178,20 @@ fn name_of(change: Change) -> String {
     name.as_str().unwrap_or_default().to_owned()
 }
 
-fn no_outcome() -> CallError {
-    CallError::Unknown("it gave an answer without an outcome".to_owned())
+fn no_outcome() -> LedgerCallError {
+    LedgerCallError::Unknown("it gave an answer without an outcome".to_owned())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl From<CallError> for BackendError {
-    fn from(error: CallError) -> Self {
+impl From<LedgerCallError> for BackendError {
+    fn from(error: LedgerCallError) -> Self {
         match &error {
-            CallError::NotSent(_) => Self::not_applied(error.to_string()),
-            CallError::Unknown(_) => Self::unknown(error.to_string()),
-            CallError::Refused(_) => Self::refused(error.to_string()),
+            LedgerCallError::NotSent(_) => Self::not_applied(error.to_string()),
+            LedgerCallError::Unknown(_) => Self::unknown(error.to_string()),
+            LedgerCallError::Refused(_) => Self::refused(error.to_string()),
         }
     }
 }

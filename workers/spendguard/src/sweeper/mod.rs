@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use ::metrics::gauge;
 use async_trait::async_trait;
-use lease_settings::{App, BadSetting, Block, Failure, Kind, Millis, Secret, Section, Setting, SettingFault};
+use lease_settings::{
+    App, BadSetting, Block, Failure, Millis, Secret, Section, Setting, SettingFault, ValueKind,
+};
 use lease_worker_common::{
     Role,
     campaign::{Campaign, Eligible},
@@ -67,7 +69,7 @@ impl Block for SweeperSettings {
             Setting::new(
                 "batchSize",
                 "LEASEHOLD_TTL_SWEEPER_BATCH_SIZE",
-                Kind::Integer { min: 1, max: 10_000 },
+                ValueKind::Integer { min: 1, max: 10_000 },
                 "the most reservations in one batch",
             )
             .default("500")
@@ -75,7 +77,7 @@ impl Block for SweeperSettings {
             Setting::new(
                 "pollIntervalMs",
                 "LEASEHOLD_TTL_SWEEPER_POLL_INTERVAL_MS",
-                Kind::Millis { min: 1, max: 3_600_000 },
+                ValueKind::Millis { min: 1, max: 3_600_000 },
                 "the pause when no reservation is left to release",
             )
             .default("1000")
@@ -83,7 +85,7 @@ impl Block for SweeperSettings {
             Setting::new(
                 "callTimeoutMs",
                 "LEASEHOLD_TTL_SWEEPER_CALL_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 3_600_000 },
+                ValueKind::Millis { min: 10, max: 3_600_000 },
                 "how long the ledger's database may take for one answer",
             )
             .default("10000")
@@ -112,17 +114,17 @@ impl Block for SweeperSettings {
 
 /// Release expired reservations, while leading
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct SweeperArgs {}
 
 /// The role `ttl-sweeper`.
 pub struct TtlSweeper;
 
 impl Role for TtlSweeper {
-    type Arguments = Args;
+    type Arguments = SweeperArgs;
     const NAME: &'static str = "ttl-sweeper";
     const SECTIONS: &'static [Section] = &[SweeperSettings::SECTION];
 
-    fn run(&self, _args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, _args: &SweeperArgs, app: &App) -> Result<ExitCode, Failure> {
         let plan = SweeperPlan::of(app)?;
         let campaign = Campaign::new(app, LEASE)?;
         app.block_on(work(plan, campaign))
