@@ -137,8 +137,8 @@ java_packages() {
   <dependencies>$dependencies</dependencies>
 </project>
 XML
-    mvn -q -B -Dstyle.color=never -f "$work/pom.xml" dependency:copy-dependencies -DoutputDirectory="$directory" ||
-        unusable "Maven could not install $*"
+    mvn -q -B -Dstyle.color=never -f "$work/pom.xml" dependency:copy-dependencies -DoutputDirectory="$directory" \
+        >"$work/maven.log" 2>&1 || unusable "Maven could not install $*: $(grep -m 1 ERROR "$work/maven.log")"
 }
 
 # start_zookeeper OPTION...: a ZooKeeper server on $zookeeper with Curator beside it; the jars are in $jars.

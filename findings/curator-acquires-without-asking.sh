@@ -13,8 +13,8 @@
 # to be a write which the store answers.
 # Seen (Curator 5.9.0, ZooKeeper 3.9.4): the session ends, the other client acquires, the first reconnects with another
 # session; acquire(2 s) returns true after some 10 microseconds; its node does not exist; both hold the lock.
-# Source: Curator, InterProcessMutex.internalLock (threadData); its documentation recommends a listener for SUSPENDED and
-# LOST.
+# Source: Curator, InterProcessMutex.internalLock (threadData); its documentation recommends a listener for SUSPENDED
+# and LOST.
 set -euo pipefail
 # shellcheck source=common.bash
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"

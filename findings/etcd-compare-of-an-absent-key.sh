@@ -12,8 +12,8 @@
 # Compare create_revision = 0 for absence, in a transaction of its own or nested in Else.
 # Seen (etcd 3.7.3): value = "x": fails; value != "x": fails; value < "x", value > "x": fail; version = 0: succeeds;
 # mod_revision < 1: succeeds; with the key present, value != "x" succeeds.
-# Source: etcd server/etcdserver/txn/txn.go, applyCompare, where a comment gives the reason: the protocol's messages can't
-# tell a missing value from an empty one.
+# Source: etcd server/etcdserver/txn/txn.go, applyCompare, where a comment gives the reason: the protocol's messages
+# can't tell a missing value from an empty one.
 set -euo pipefail
 # shellcheck source=common.bash
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"

@@ -5,7 +5,7 @@
 # which ends the child) one expects that the command is stopped, or at least that the exit code tells, when the lease
 # behind the lock is gone: after a network cut longer than the ttl, a long pause, or a revocation.
 # etcdctl 3.7.3 starts the command and then only waits for it. The lease is not looked at again; at the end the lock's
-# key is deleted, which is no error if it is gone. (Without a command, `etcdctl lock NAME` does end when its lease does.)
+# key is deleted, which is no error if it is gone. (Without a command it does end.)
 #
 # For leases: two runs overlap and both report success, so nobody learns of it. A wrapper for programs must end the
 # program before the lease can have passed to another (this project's `leasehold run`: rule G-1).
