@@ -169,7 +169,7 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         let (scope, tenant) = (&asked.fencing_scope_id, &asked.tenant_id);
         let work = async {
             let ScopeWrite { expected, record, change } = check::scope_write(&asked)?;
-            let put = self.scopes.put(scope, tenant, expected, &record, &asked.change).await?;
+            let put = self.scopes.put(scope, tenant, expected, &asked.record, &asked.change).await?;
             if let ScopePut::Written(action) = &put {
                 let (instance, epoch) = (&record.holder, record.epoch);
                 match change {

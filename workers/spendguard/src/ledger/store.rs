@@ -253,16 +253,15 @@ impl LedgerStore {
         })
     }
 
-    /// Writes a scope's register if its tag is still `expected`. `change` is named as in JSON.
+    /// Writes a scope's register, a record as JSON, if its tag is still `expected`. `change` is named as in JSON.
     pub async fn put(
         &self,
         scope: &str,
         tenant: &str,
         expected: Option<Tag>,
-        record: &Record,
+        record: &str,
         change: &str,
     ) -> LedgerAnswer<ScopePut> {
-        let record = serde_json::to_string(record).unwrap_or_default();
         let query = sqlx::query(PUT)
             .bind(scope)
             .bind(tenant)
