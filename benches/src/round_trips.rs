@@ -5,7 +5,6 @@ use lease_postgres::{Postgres, PostgresConfig};
 use lease_testbed::{Postgres as Server, PostgresOptions, Proxy, RoundTrips};
 
 use crate::paired::BarResult;
-use crate::renewal::{held, put, renew};
 
 pub(crate) async fn round_trips() -> anyhow::Result<Vec<BarResult>> {
     let server = Server::start(PostgresOptions::default()).await?;
