@@ -180,3 +180,142 @@ go_packages() {
 go_build() {
     go build -mod=mod -o "$1" "$2" 2>"$work/go-build.log" || unusable "go build failed: $(tail -3 "$work/go-build.log")"
 }
+
+# build_etcd: etcd 3.7.3, the server as $work/go/etcd and the client as $work/go/etcdctl; it will listen on $etcd.
+build_etcd() {
+    go_packages go.etcd.io/etcd/server/v3@v3.7.3 go.etcd.io/etcd/etcdctl/v3@v3.7.3
+    mkdir etcd-program
+    cat >etcd-program/main.go <<'GO'
+// etcd's server and etcdctl, each as released, chosen by the name of the program.
+package main
+
+import (
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/etcd/etcdctl/v3/ctlv3"
+	"go.etcd.io/etcd/server/v3/etcdmain"
+)
+
+func main() {
+	if filepath.Base(os.Args[0]) == "etcdctl" {
+		ctlv3.MustStart()
+	} else {
+		etcdmain.Main(os.Args)
+	}
+}
+GO
+    go_build etcd ./etcd-program
+    ln -s etcd etcdctl
+    etcd=127.0.0.1:$(free_port)
+    etcd_peer=127.0.0.1:$(free_port)
+    export ETCDCTL_ENDPOINTS=$etcd
+}
+
+start_etcd() {
+    start etcd.log "$work/go/etcd" --data-dir "$work/etcd-data" --log-level error "$@" \
+        --listen-client-urls "http://$etcd" --advertise-client-urls "http://$etcd" \
+        --listen-peer-urls "http://$etcd_peer" --initial-advertise-peer-urls "http://$etcd_peer" \
+        --initial-cluster "default=http://$etcd_peer"
+    wait_for 60 "etcd to answer" "$work/go/etcdctl" endpoint health
+}
+
+# build_client_go_election: in $work/go, client-go 0.37.2 with candidate(NAME), whose way to the API server can be cut.
+# The API server is client-go's own fake clientset, which stores objects; leader election is client-go's as released.
+build_client_go_election() {
+    go_packages k8s.io/client-go@v0.37.2
+    cat >candidate.go <<'GO'
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"sync/atomic"
+	"time"
+
+	coordination "k8s.io/api/coordination/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	typed "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/klog/v2"
+)
+
+func init() {
+	flags := flag.NewFlagSet("klog", flag.PanicOnError)
+	klog.InitFlags(flags)
+	_ = flags.Parse([]string{"-logtostderr=false", "-stderrthreshold=FATAL"})
+	klog.SetOutput(io.Discard)
+}
+
+var server = fake.NewClientset().CoordinationV1()
+
+var errCut = errors.New("connection refused")
+
+// cable is a client's connection to the server; once cut, its requests fail.
+type cable struct {
+	typed.LeaseInterface
+	cut *atomic.Bool
+}
+
+func (c cable) Leases(namespace string) typed.LeaseInterface {
+	return cable{server.Leases(namespace), c.cut}
+}
+
+func (c cable) Get(ctx context.Context, name string, options meta.GetOptions) (*coordination.Lease, error) {
+	if c.cut.Load() {
+		return nil, errCut
+	}
+	return c.LeaseInterface.Get(ctx, name, options)
+}
+
+func (c cable) Update(ctx context.Context, lease *coordination.Lease, options meta.UpdateOptions) (*coordination.Lease, error) {
+	if c.cut.Load() {
+		return nil, errCut
+	}
+	return c.LeaseInterface.Update(ctx, lease, options)
+}
+
+type elector struct {
+	*leaderelection.LeaderElector
+	cut              *atomic.Bool
+	started, stopped chan struct{}
+}
+
+func (e elector) cutOff() { e.cut.Store(true) }
+
+func candidate(name string) elector {
+	e := elector{nil, &atomic.Bool{}, make(chan struct{}), make(chan struct{})}
+	le, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Lock: &resourcelock.LeaseLock{
+			LeaseMeta:  meta.ObjectMeta{Namespace: "default", Name: "leader"},
+			Client:     cable{cut: e.cut},
+			LockConfig: resourcelock.ResourceLockConfig{Identity: name},
+		},
+		LeaseDuration: 2900 * time.Millisecond,
+		RenewDeadline: 2700 * time.Millisecond,
+		RetryPeriod:   200 * time.Millisecond,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(context.Context) { close(e.started) },
+			OnStoppedLeading: func() { close(e.stopped) },
+		},
+	})
+	if err != nil {
+		panic(err)
+	}
+	e.LeaderElector = le
+	return e
+}
+
+func recordedSeconds(ctx context.Context) int32 {
+	lease, err := server.Leases("default").Get(ctx, "leader", meta.GetOptions{})
+	if err != nil {
+		panic(err)
+	}
+	return *lease.Spec.LeaseDurationSeconds
+}
+GO
+}

@@ -3,18 +3,18 @@
 # the lock.
 #
 # Everybody knows that a lock may be lost while one *believes* to hold it, and that Curator wants a listener for that.
-# But `acquire()` is the question itself, so a careful worker that calls acquire() before each piece of work expects that
-# at least this call asks ZooKeeper: it should wait for the other holder, or fail.
-# The mutex is reentrant, and reentrance is decided from a map of threads in the process. A thread that has not released
-# gets true without any request, also when its session has expired, its node is gone, the client has reconnected with a
-# new session, and another process has acquired the lock meanwhile.
+# But `acquire()` is the question itself, so a careful worker that calls acquire() before each piece of work expects
+# that at least this call asks ZooKeeper: it should wait for the other holder, or fail. The mutex is reentrant, and
+# reentrance is decided from a map of threads in the process. A thread that has not released gets true without any
+# request, also when its session has expired, its node is gone, the client has reconnected with a new session, and
+# another process has acquired the lock meanwhile.
 #
-# For leases: reentrance plus expiry is unsafe by construction: "I asked again and got it" says nothing. A renewal has to
-# be a write which the store answers.
+# For leases: reentrance plus expiry is unsafe by construction: "I asked again and got it" says nothing. A renewal has
+# to be a write which the store answers.
 # Seen (Curator 5.9.0, ZooKeeper 3.9.4): the session ends, the other client acquires, the first reconnects with another
 # session; acquire(2 s) returns true after some 10 microseconds; its node does not exist; both hold the lock.
-# Source: Curator, InterProcessMutex.internalLock (the comment on threadData); its documentation recommends a listener
-# for SUSPENDED and LOST and does not say that acquire() keeps succeeding.
+# Source: Curator, InterProcessMutex.internalLock (threadData); its documentation recommends a listener for SUSPENDED and
+# LOST.
 set -euo pipefail
 # shellcheck source=common.bash
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"

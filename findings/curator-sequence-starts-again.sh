@@ -10,10 +10,10 @@
 #
 # For leases: a resource that has admitted token 2 refuses every holder after the idle minute (or, after enough
 # requests, admits an old one beside a new one). The node's czxid, a transaction id of the whole ensemble, does grow.
-# Seen (Curator 5.9.0, ZooKeeper 3.9.4, cleaner's interval set from 60 s to 2 s): numbers 0, 1, 2; the parent is deleted;
-# then 0 again. The czxid rises throughout.
-# Source: ZooKeeper Programmer's Guide, "Container Nodes"; Curator, EnsureContainers and LockInternals
-# (creatingParentContainersIfNeeded), neither of which mentions the numbers.
+# Seen (Curator 5.9.0, ZooKeeper 3.9.4, cleaner's interval set from 60 s to 2 s): numbers 0, 1, 2; the parent is
+# deleted; then 0 again. The czxid rises throughout.
+# Source: ZooKeeper Programmer's Guide, "Container Nodes"; Curator, LockInternals and StandardLockInternalsDriver
+# (creatingParentContainersIfNeeded).
 set -euo pipefail
 # shellcheck source=common.bash
 source "$(dirname "${BASH_SOURCE[0]}")/common.bash"

@@ -3,10 +3,10 @@
 #
 # With etcd one fences an effect by comparing the lock's key in the transaction that writes the data:
 #     If(mod_revision(lock) == R).Then(Put(data, v)).Else(Get(lock))
-# kine (the etcd shim that K3s runs on SQLite, PostgreSQL, ...) takes only the few transaction shapes that the Kubernetes
-# API server sends, and says so in its README. One expects that other shapes are refused, as most of them are. But the
-# shape check looks at the kinds of the operations, not at their keys: a compare of one key with a put of another is
-# taken for "update this key", with the compare's key and the put's value.
+# kine (the etcd shim that K3s runs on SQLite, PostgreSQL, ...) takes only the few transaction shapes that the
+# Kubernetes API server sends, and says so in its README. One expects that other shapes are refused, as most of them
+# are. But the shape check looks at the kinds of the operations, not at their keys: a compare of one key with a put of
+# another is taken for "update this key", with the compare's key and the put's value.
 #
 # For leases: every client that fences works without an error, destroys its own lease record on its first effect, and
 # writes no data. The same for deletes (the revision is compared with the *deleted* key's) and for "create the data if
@@ -61,7 +61,8 @@ func main() {
 	}
 
 	must(ifLock(0).Then(etcd.OpPut(lock, "holder A")).Commit())
-	must(client.Put(ctx, data, "100"))
+	cluster := must(client.Put(ctx, data, "100")).Header.ClusterId
+	fmt.Println("cluster id:", cluster)
 	put := must(ifLock(revision()).Then(etcd.OpPut(data, "90")).Else(etcd.OpGet(lock)).Commit()).Succeeded
 	fmt.Printf("fenced put of data: succeeded=%v; data=%q, lock=%q\n", put, value(data), value(lock))
 	changed := !put || value(data) != "100" || value(lock) != "90"
@@ -70,7 +71,7 @@ func main() {
 	fmt.Printf("fenced delete of data, at the lock's revision: succeeded=%v; data=%q\n", del, value(data))
 	create := must(ifLock(0).Then(etcd.OpPut(other, "written")).Commit()).Succeeded
 	fmt.Printf("put if there is no lock, while there is one: succeeded=%v; other=%q\n", create, value(other))
-	if changed || del || value(data) != "100" || !create || value(other) != "written" {
+	if cluster != 0 || changed || del || value(data) != "100" || !create || value(other) != "written" {
 		fmt.Println("CHANGED: kine no longer mixes up the keys of a transaction")
 		os.Exit(1)
 	}

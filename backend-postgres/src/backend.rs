@@ -42,8 +42,8 @@ impl Postgres {
     ///
     /// # Errors
     /// - refused, and the message says what to do: the tables are missing or too old (its source is
-    /// [`NotMigrated`](crate::NotMigrated)), a missing privilege, `synchronous_commit` or `fsync` off, an old primary,
-    /// a pooler that loses prepared statements, no synchronous standby although one was asked for;
+    ///   [`NotMigrated`](crate::NotMigrated)), a missing privilege, `synchronous_commit` or `fsync` off, an old primary,
+    ///   a pooler that loses prepared statements, no synchronous standby although one was asked for;
     /// - not applied, and worth trying again: no connection, or a standby that may be promoted yet.
     ///
     /// Cancellation safe.

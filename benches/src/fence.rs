@@ -2,9 +2,8 @@
 //!
 //! - Reservations with the admission lock against the same without it, each in a database of its own on one server:
 //!   on one hot scope, and over 64.
-//! - The ledger's store, and a real ledger over gRPC, against pgbench with the very same statement. The latter with the
-//! database on processors of its own, as where it isn't its clients' neighbour: what 16 clients do to speak gRPC would
-//! else be measured as the ledger's cost.
+//! - The ledger's store, and a real ledger over gRPC, against pgbench with the same statement. The latter with the
+//!   database on processors of its own: on shared ones the gRPC work of 16 clients would be measured as the ledger's.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,8 +85,7 @@ impl Books {
                 let mut done = 0;
                 while Instant::now() < until {
                     let fence = &fences[(client + done as usize * 7) % fences.len()];
-                    let refused = store.reserve(fence, &key(), "bench", 1, "EUR", 600).await?.err();
-                    anyhow::ensure!(refused.is_none(), "{refused:?}");
+                    store.reserve(fence, &key(), "bench", 1, "EUR", 600).await?;
                     done += 1;
                 }
                 Ok(done)

@@ -93,14 +93,14 @@ impl Cast {
     }
 }
 
-/// How an actor is made; the defaults are the harness's ttl and the case's own lease.
+/// The settings of an actor; the defaults are the harness's ttl and the case's own lease.
 pub(crate) struct ActorSpec {
     pub(crate) holder: String,
     pub(crate) lease: LeaseName,
     pub(crate) ttl: Duration,
     pub(crate) max_ttl: Option<Duration>,
     pub(crate) preemptible: bool,
-    /// How far this actor's idea of the time of day is off.
+    /// This actor's wall clock is off by this much.
     pub(crate) wall_off_ms: i64,
     /// The work goes on after being told to stop until the case lets it return.
     pub(crate) drains: bool,

@@ -1,4 +1,4 @@
-//! What a case works with: the store, fresh names, actors, and the history that is judged at its end.
+//! A case's tools: the store, fresh names, actors, and the history that is judged at its end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -59,7 +59,7 @@ impl Cx {
             .expect("the harness's prefix must be a lease name")
     }
 
-    /// What the names of this case's leases begin with.
+    /// The prefix of the names of this case's leases.
     pub(crate) fn prefix(&self) -> &str {
         &self.unique
     }
@@ -148,7 +148,7 @@ impl Cx {
 
     // === electors ===
 
-    /// What an actor named `holder` is made of, unless the case says otherwise.
+    /// The default settings of an actor named `holder`.
     pub(crate) fn spec(&self, holder: &str) -> ActorSpec {
         ActorSpec {
             holder: holder.to_owned(),
@@ -232,7 +232,7 @@ impl Cx {
         Ok(())
     }
 
-    /// What has happened to `lease` so far.
+    /// The history of `lease` so far.
     pub(crate) async fn history(
         &self,
         backend: &dyn LeaseBackend,
@@ -259,7 +259,7 @@ impl Cx {
 /// A lease, and the name of a fenced resource whose effects are judged with it.
 type Resource = (LeaseName, String, Arc<dyn FencedResource>);
 
-/// Who acquires by hand.
+/// The candidate in whose name a case acquires by hand.
 pub(crate) fn candidate(holder: &str, ttl: Duration) -> Candidate {
     Candidate { holder: holder.to_owned(), region: "here".to_owned(), ttl, max_ttl: ttl, preemptible: false }
 }

@@ -214,6 +214,18 @@ impl<'a> Facts<'a> {
         self.write_at.get(&place).map(|number| &self.writes[*number])
     }
 
+    /// The last beat of `grant` that `actor` ever saw, and the moment at which it first received it.
+    pub fn last_beat_received(&self, actor: &str, grant: Grant) -> Option<(u64, Instant)> {
+        let mut last: Option<(u64, Instant)> = None;
+        for (_, event) in self.events_of(actor) {
+            let Some(record) = event.what.view().and_then(|view| view.record.as_ref()) else { continue };
+            if record.grant == Some(grant) && last.is_none_or(|(beat, _)| beat != record.beat) {
+                last = Some((record.beat, event.at));
+            }
+        }
+        last
+    }
+
     /// Whether `actor` ran all the time in between, and no call of its failed or took more than ttl/4.
     pub fn is_healthy(&self, actor: &str, (from, to): (Instant, Instant), ttl: Duration) -> bool {
         let limit = ttl / 4;

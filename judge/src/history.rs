@@ -49,7 +49,7 @@ pub enum Answer {
     Conflict(View),
     /// Certainly not applied.
     NotApplied,
-    /// Nobody knows.
+    /// Applied or not: that is not known.
     Unknown,
 }
 
@@ -194,6 +194,17 @@ pub enum What {
         /// The earlier term.
         term: Term,
     },
+}
+
+impl What {
+    /// The register that the event showed to its actor, if it showed one.
+    pub fn view(&self) -> Option<&View> {
+        match self {
+            Self::Answered { answer, .. } => answer.view(),
+            Self::Shown { view } => Some(view),
+            _ => None,
+        }
+    }
 }
 
 /// One event.

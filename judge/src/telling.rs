@@ -4,7 +4,7 @@ use lease_core::{Instant, Record, Term};
 
 use crate::history::{Answer, Event, History, View, What};
 
-/// How many events of a history are told from its beginning, and from its end.
+/// This many events of a history are told from its beginning, and from its end.
 const TOLD: usize = 200;
 
 impl History {

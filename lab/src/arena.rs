@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lease_core::admin::{self, Init};
 use lease_core::{LeaseBackend, LeaseName};
+use lease_judge::history::{Effects, Event, History};
 use lease_stores::{Mode, Place, TestStore};
 use lease_testbed::wait_for;
 
@@ -31,5 +32,17 @@ impl Arena {
     /// A backend of our own, once the store answers.
     pub(crate) async fn backend(&self) -> anyhow::Result<Arc<dyn LeaseBackend>> {
         wait_for("the store answers", Duration::from_secs(60), async || self.place.connect().await).await
+    }
+
+    /// The history of one lease: its actors' events, and the evidence that the store itself has.
+    pub(crate) async fn history(&self, lease: &LeaseName, events: Vec<Event>) -> anyhow::Result<History> {
+        let backend = self.backend().await?;
+        let keeps = backend.capabilities().history;
+        let rows = if keeps { Some(backend.history(lease, u32::MAX).await?) } else { None };
+        let admitted = self.place.resource(lease.as_str()).await?.effects().await?;
+        let effects = vec![Effects { resource: lease.to_string(), admitted }];
+        let mut history = History { events, rows, effects };
+        history.sort();
+        Ok(history)
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::interrupt::unless_interrupted;
-use crate::{actor, chaos, conformance, drill, e2e, failover, handover, roll, testbed};
+use crate::{chaos, conformance, drill, e2e, failover, handover, roll, testbed};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Other {
@@ -19,8 +19,6 @@ pub(crate) enum Other {
     Conformance(conformance::Args),
     #[command(subcommand)]
     Testbed(testbed::Command),
-    #[command(hide = true)]
-    Actor(actor::Args),
 }
 
 impl Other {
@@ -39,7 +37,6 @@ impl Other {
             Self::Roll(args) => unless_interrupted(roll::run(args)).await,
             Self::Conformance(args) => conformance::run(args).await,
             Self::Testbed(command) => unless_interrupted(testbed::run(command)).await,
-            Self::Actor(args) => actor::run(args).await,
         }
     }
 }

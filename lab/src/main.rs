@@ -6,8 +6,6 @@
 //! failed, 2 bad input, 130 or 143 ended by SIGINT or SIGTERM.
 
 #[cfg(feature = "all")]
-mod actor;
-#[cfg(feature = "all")]
 mod arena;
 #[cfg(feature = "all")]
 mod args;
@@ -22,8 +20,6 @@ mod demo;
 mod drill;
 #[cfg(feature = "all")]
 mod e2e;
-#[cfg(feature = "all")]
-mod effects;
 mod epoch;
 #[cfg(feature = "all")]
 mod failover;
@@ -33,17 +29,13 @@ mod fleet;
 mod handover;
 mod interrupt;
 #[cfg(feature = "all")]
-mod judge;
-#[cfg(feature = "all")]
-mod recording;
+mod judged;
 #[cfg(feature = "all")]
 mod roll;
 #[cfg(feature = "all")]
 mod stats;
 #[cfg(feature = "all")]
 mod testbed;
-#[cfg(feature = "all")]
-mod trace;
 
 use std::process::ExitCode;
 

@@ -185,7 +185,7 @@ async fn is_dead(pid: Pid) {
 fn actors(lab: &Child) -> Vec<Pid> {
     let is_actor = |pid: &Pid| {
         let arguments = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
-        arguments.is_ok_and(|arguments| arguments.contains("conformance-actor"))
+        arguments.is_ok_and(|arguments| arguments.contains("\0actor\0"))
     };
     lab.id().into_iter().flat_map(children).filter(is_actor).collect()
 }

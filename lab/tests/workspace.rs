@@ -54,6 +54,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-conformance",
             "lease-core",
             "lease-etcd",
+            "lease-judge",
             "lease-k8s",
             "lease-node",
             "lease-postgres",

@@ -12,7 +12,7 @@ use lease_judge::actor::{ActorStore, actor_main};
 use crate::Place;
 
 /// The argument of a process that is an actor: of the suite, or of a run of the lab.
-pub const ACTOR_COMMAND: &str = "conformance-actor";
+pub const ACTOR_COMMAND: &str = "actor";
 
 impl Place {
     /// The environment variable by which another process is given a place.

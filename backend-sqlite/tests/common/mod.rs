@@ -1,5 +1,6 @@
 //! Shared by the tests of this backend.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(unused_imports, reason = "as above")]
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! What pods say on the socket, and what they are answered.
+//! The socket's API.
 
 use serde_json::{Value, json};
 

@@ -40,7 +40,7 @@ pub(crate) struct Stage {
     pub(crate) url: String,
     pub(crate) pool: PgPool,
     pub(crate) ledger: Process,
-    /// Where the ledger serves gRPC.
+    /// The ledger's gRPC address.
     pub(crate) grpc: String,
 }
 
@@ -129,7 +129,7 @@ impl Stage {
         Ok(sqlx::query_scalar(sql).fetch_one(&self.pool).await?)
     }
 
-    /// Who holds the scope, as the ledger's table has it.
+    /// The holder of the scope in the ledger's table.
     pub(crate) async fn holder(&self) -> anyhow::Result<Option<String>> {
         self.text("SELECT current_holder_instance_id FROM fencing_scopes WHERE fencing_scope_id = 'payments'")
             .await
@@ -146,12 +146,12 @@ async fn ledger(url: &str, flags: &[&str]) -> anyhow::Result<(Process, String)> 
 
 pub(crate) struct Sidecar {
     pub(crate) process: Process,
-    /// Where its pages are.
+    /// The address of its pages.
     pub(crate) address: String,
     pub(crate) socket: PathBuf,
 }
 
-/// What the socket answered.
+/// The socket's answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,

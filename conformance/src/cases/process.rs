@@ -1,4 +1,4 @@
-//! What only real processes and real signals can show.
+//! Real processes and real signals.
 
 use std::sync::Arc;
 

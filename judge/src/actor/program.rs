@@ -21,17 +21,19 @@ use crate::recorder::Recorder;
 use crate::recording::recorded;
 use crate::resource::{EffectError, FencedResource};
 
-/// The main function of an actor's process: does what its [`Orders`] in the environment say until SIGTERM or SIGINT,
-/// and releases. After SIGUSR1 it stops itself (SIGSTOP) between its next check and the effect that the check allowed,
-/// which it makes as soon as somebody continues it, without looking again.
+/// The main function of an actor's process: carries out its [`Orders`] until SIGTERM or SIGINT, and releases.
+///
+/// After SIGUSR1 it stops itself (SIGSTOP) between its next check and the effect that the check allowed, which it makes
+/// as soon as it is continued, without another check. To be called on the process's main thread, outside of any
+/// runtime: only there has the stop taken effect when the call that sends it returns.
 pub fn actor_main(store: Arc<dyn ActorStore>) -> ExitCode {
     let act = || {
         let orders = Orders::of_this_process()?;
         if orders.trace.is_none() {
-            end_with_whoever_started_this();
+            end_with_the_parent();
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.context("no runtime")?.block_on(act(store, orders))
+        runtime.context("cannot start a runtime")?.block_on(act(store, orders))
     };
     match act() {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,8 +44,8 @@ pub fn actor_main(store: Arc<dyn ActorStore>) -> ExitCode {
     }
 }
 
-fn end_with_whoever_started_this() {
-    // Stopped, it would not see that its standard input has ended. The thread that started it is its case's.
+fn end_with_the_parent() {
+    // A stopped process does not see that its standard input has ended. The thread that started it is its case's.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     // A thread of its own: it also ends a process whose runtime hangs.
@@ -189,8 +191,7 @@ impl Worker {
     /// Between two effects: stopped within one, it would hold the resource's lock, and nobody could act.
     fn stop_here(&self) {
         self.teller.tell(What::Paused);
+        // The kernel prefers the main thread, which stops before this returns.
         kill_process(getpid(), Signal::STOP).expect("a process may stop itself");
-        // Another thread may have been chosen to take the signal: don't get past this before it has.
-        std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -8,10 +8,10 @@ use lease_core::{Clock, Instant, Leadership};
 use super::teller::Teller;
 use crate::history::What;
 
-/// How often it asks.
+/// The pause between two questions.
 const ASK_EVERY: Duration = Duration::from_millis(5);
 
-/// How often it tells that nothing has changed.
+/// It tells at least this often, also if nothing has changed.
 const TELL_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]

@@ -38,7 +38,7 @@ pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
     each_epoch_has_one_grant(facts)
 }
 
-/// Whoever has seen it: in a write, in an answer, by a watch, in a term or an effect. Returns how many epochs.
+/// By every kind of evidence: writes, answers, watches, terms and effects. Returns how many epochs there are.
 fn each_epoch_has_one_grant(facts: &Facts<'_>) -> Result<usize, Violation> {
     let (mut by_epoch, mut by_grant) = (BTreeMap::new(), BTreeMap::new());
     let written = facts.writes.iter().filter(|write| write.is_written());
@@ -57,14 +57,11 @@ fn each_epoch_has_one_grant(facts: &Facts<'_>) -> Result<usize, Violation> {
 }
 
 fn seen(event: &Event) -> Option<Term> {
-    let view = match &event.what {
-        What::Begun { term, .. } | What::Effect { term, .. } => return Some(*term),
-        What::Answered { answer, .. } => answer.view()?,
-        What::Shown { view } => view,
-        _ => return None,
-    };
+    if let What::Begun { term, .. } | What::Effect { term, .. } = &event.what {
+        return Some(*term);
+    }
     // A seal keeps the epoch.
-    view.record.as_ref().filter(|record| record.sealed.is_none())?.term()
+    event.what.view()?.record.as_ref().filter(|record| record.sealed.is_none())?.term()
 }
 
 #[cfg(test)]

@@ -24,14 +24,19 @@ pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
         let last = facts.spans.iter().rfind(|span| span.begun_at <= death.at);
         let led = |span: &&Span| span.actor == death.actor && span.ended.is_none_or(|(at, _)| at >= death.at);
         let Some(dead) = last.filter(led) else { continue };
-        let due = facts.actors().filter(|actor| *actor != death.actor);
-        let Some(due) = due.filter_map(|actor| due_by(facts, actor, dead.term.grant)).min() else { continue };
+        let candidates = facts.actors().filter(|actor| *actor != death.actor);
+        let due = candidates.filter_map(|actor| Some((actor, due_by(facts, actor, dead.term.grant)?)));
+        let due: Vec<_> = due.collect();
         let taken_at = facts.writes.iter().find(|write| {
             write.put.change == Change::Acquire
                 && write.put.record.epoch > dead.term.epoch
                 && write.may_be_applied()
         });
         let taken_at = taken_at.map(|write| write.sent_at);
+        let fair = due.iter().filter(|(actor, due)| {
+            taken_at.is_some_and(|at| at <= due.at) || facts.is_healthy(actor, (due.seen, due.at), due.ttl)
+        });
+        let Some(due) = fair.map(|(_, due)| due.at).min() else { continue };
         if taken_at.is_none() && end <= due {
             continue;
         }
@@ -47,36 +52,27 @@ pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
     Ok(judged)
 }
 
-/// The moment by which `actor` must have taken over from `grant`; `None` if it had no fair chance.
-fn due_by(facts: &Facts<'_>, actor: &str, grant: Grant) -> Option<Instant> {
+/// A candidate's duty to take over.
+struct Due {
+    /// It first received the last beat at this moment,
+    seen: Instant,
+    /// and must have taken over by this one, if it was healthy in between.
+    at: Instant,
+    ttl: Duration,
+}
+
+/// `None` if `actor` is no candidate, or never saw the holder.
+fn due_by(facts: &Facts<'_>, actor: &str, grant: Grant) -> Option<Due> {
     let (own_ttl, poll) = facts.events_of(actor).find_map(|(_, event)| match event.what {
         What::Campaigning { ttl_ms, poll_ms } => {
             Some((Duration::from_millis(ttl_ms), Duration::from_millis(poll_ms)))
         }
         _ => None,
     })?;
-    let seen = last_beat_received(facts, actor, grant)?;
+    let (_, seen) = facts.last_beat_received(actor, grant)?;
     let of = facts.writes.iter().find(|write| write.put.record.grant == Some(grant));
     let ttl = of.map_or(Duration::ZERO, |write| write.put.record.ttl()).max(own_ttl);
-    let due = seen.plus(lengthened(ttl)).plus(poll).plus(SLACK);
-    facts.is_healthy(actor, (seen, due), ttl).then_some(due)
-}
-
-/// The moment at which `actor` first received the last beat of `grant` that it ever saw.
-fn last_beat_received(facts: &Facts<'_>, actor: &str, grant: Grant) -> Option<Instant> {
-    let mut last = None;
-    for (_, event) in facts.events_of(actor) {
-        let view = match &event.what {
-            What::Answered { answer, .. } => answer.view(),
-            What::Shown { view } => Some(view),
-            _ => None,
-        };
-        let Some(record) = view.and_then(|view| view.record.as_ref()) else { continue };
-        if record.grant == Some(grant) && last.is_none_or(|(beat, _)| beat != record.beat) {
-            last = Some((record.beat, event.at));
-        }
-    }
-    last.map(|(_, at)| at)
+    Some(Due { seen, at: seen.plus(lengthened(ttl)).plus(poll).plus(SLACK), ttl })
 }
 
 #[cfg(test)]
@@ -117,6 +113,14 @@ mod tests {
         story.campaigns(0, "a").campaigns(0, "b").leads(1, 2, "a", 1).sees(3, 4, "b", held(1, 0));
         story.event(5, "a", What::Died).sees(900, 901, "b", held(1, 0));
         assert_eq!(check(&story.history), Ok(()));
+    }
+
+    #[test]
+    fn a_takeover_in_time_counts_also_by_a_candidate_that_leaves_soon_after() {
+        let mut story = Story::default();
+        story.campaigns(0, "a").campaigns(0, "b").leads(1, 2, "a", 1).sees(3, 4, "b", held(1, 0));
+        story.event(5, "a", What::Died).takes(1010, 1011, "b", 2, held(1, 0)).event(1100, "b", What::Left);
+        assert_eq!(super::check(&Facts::of(&story.history)), Ok(1));
     }
 
     #[test]

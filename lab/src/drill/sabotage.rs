@@ -1,7 +1,7 @@
 //! Faults that a drill puts into the canonical store, so that its checks must fail.
 
-use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::ConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::demo::witness::{EffectStores, Witness};
 

@@ -66,7 +66,7 @@ pub(super) async fn run(times: u64) -> anyhow::Result<Report> {
         }
         active = next;
     }
-    Ok(Report::new(hand_overs, bares, Default::default()))
+    Ok(Report::new(hand_overs, bares, Default::default(), None))
 }
 
 fn worker(role: &str, args: &[&str]) -> anyhow::Result<Process> {

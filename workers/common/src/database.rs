@@ -1,7 +1,7 @@
 //! The database of a role's effects, and the behaviour of its connections.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -77,6 +77,15 @@ impl fmt::Debug for Database {
 impl Database {
     /// For a setting that names a database.
     pub const KIND: Kind = Kind::Checked { check: |text| text.parse::<Self>().is_ok(), allowed: ALLOWED };
+
+    /// The file's path, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(path) => Some(path),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => None,
+        }
+    }
 }
 
 /// A store of effects did not do what it was asked to.
@@ -122,7 +131,7 @@ pub async fn within<T>(
 }
 
 /// Connections to a file. Nothing is opened before the first use, except that `create` makes the file.
-pub async fn sqlite(path: &std::path::Path, create: bool) -> Result<SqlitePool, StoreError> {
+pub async fn sqlite(path: &Path, create: bool) -> Result<SqlitePool, StoreError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(create)

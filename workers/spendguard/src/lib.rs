@@ -3,11 +3,6 @@
 //! [`forwarder`] leads or waits: the leader polls the [`outbox`] and sends what it finds to [`ingest`], which keeps it
 //! in the [`canonical`] store. Each of the two stores is a fenced resource of its own (F-1).
 
-#![cfg_attr(
-    not(feature = "postgres"),
-    allow(irrefutable_let_patterns, unused_variables, reason = "SQLite is the only database then")
-)]
-
 pub mod canonical;
 pub mod cloudevents;
 pub mod forwarder;

@@ -61,6 +61,7 @@ pub trait Canonical: Send + Sync + 'static {
 }
 
 /// Opens a store. `transaction_limit` bounds a transaction where the store can do so.
+#[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "SQLite has no such limit"))]
 pub async fn open(
     database: &Database,
     create: bool,

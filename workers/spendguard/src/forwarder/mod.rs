@@ -167,7 +167,7 @@ async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failu
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
-    if let Database::Sqlite(path) = &plan.outbox {
+    if let Some(path) = plan.outbox.file() {
         let leases = campaign.store().and_then(LeaseStore::file);
         if leases.is_some_and(|leases| same_file(leases, path)) {
             // Bulk writes beside the leases would delay renewals until terms are lost.

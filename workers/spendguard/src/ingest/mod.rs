@@ -131,7 +131,7 @@ async fn work(
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
-    if let Database::Sqlite(_) = database {
+    if database.file().is_some() {
         migrate(&database).await?;
     }
     let time_limit: Duration = role.request_timeout_ms.into();

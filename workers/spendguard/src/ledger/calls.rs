@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use super::metrics::{REFUSED, REQUESTS, SECONDS};
-use super::store::{LedgerAnswer, Refusal};
+use super::store::{LedgerAnswer, LedgerError, Refusal};
 use lease_core::fence::FENCING_EPOCH_STALE;
 
 /// Limits the number of calls under way, and the time of each.
@@ -68,7 +68,9 @@ impl Calls {
         let limit = limit_of(metadata, self.limit);
         let answer = match self.enter() {
             Ok(_permit) => match tokio::time::timeout(limit, work).await {
-                Ok(answer) => answer.map_err(|error| failure(method, request_id, &error)),
+                Ok(Ok(answer)) => Ok(Ok(answer)),
+                Ok(Err(LedgerError::Refused(refusal))) => Ok(Err(refusal)),
+                Ok(Err(LedgerError::Failed(error))) => Err(failure(method, request_id, &error)),
                 Err(_) => Err(Status::deadline_exceeded(format!(
                     "not done within {limit:?}: ask again with the same key to learn what became of it"
                 ))),

@@ -1,13 +1,15 @@
 //! Checks of a request before the database is asked.
 
-use lease_core::Grant;
+use lease_core::{Change, Grant, Record, Tag};
 use sqlx::types::Uuid;
 
 use super::store::{Acquisition, Refusal, ScopeTerm};
 use crate::rpc::ledger::v1;
 
-/// The longest name of anything.
+/// The longest name of anything but a scope.
 const LONGEST: usize = 253;
+/// `<scope>/<node>`, of which a sidecar accepts up to 200 and 253 bytes.
+const LONGEST_SCOPE: usize = 200 + 1 + 253;
 
 fn invalid(message: String) -> Refusal {
     Refusal { code: "INVALID_ARGUMENT".to_owned(), message }
@@ -15,10 +17,19 @@ fn invalid(message: String) -> Refusal {
 
 /// A name: not empty, not long, nothing that a terminal would act upon.
 pub(super) fn name(field: &str, text: &str) -> Result<String, Refusal> {
-    if text.is_empty() || text.len() > LONGEST || text.chars().any(char::is_control) {
-        return Err(invalid(format!("{field}: use 1 to {LONGEST} bytes without control characters")));
+    short(field, text, LONGEST)
+}
+
+fn short(field: &str, text: &str, longest: usize) -> Result<String, Refusal> {
+    if text.is_empty() || text.len() > longest || text.chars().any(char::is_control) {
+        return Err(invalid(format!("{field}: use 1 to {longest} bytes without control characters")));
     }
     Ok(text.to_owned())
+}
+
+/// A fencing scope's name.
+pub(super) fn scope(text: &str) -> Result<String, Refusal> {
+    short("fencing_scope_id", text, LONGEST_SCOPE)
 }
 
 /// As [`name`], but may be empty.
@@ -56,7 +67,7 @@ pub(super) fn acquisition(asked: &v1::AcquireFencingLeaseRequest) -> Result<Acqu
         return Err(invalid("force: a renewal needs none; leave one of force and grant out".to_owned()));
     }
     Ok(Acquisition {
-        scope: name("fencing_scope_id", &asked.fencing_scope_id)?,
+        scope: scope(&asked.fencing_scope_id)?,
         tenant: name("tenant_id", &asked.tenant_id)?,
         instance: instance(&asked.workload_instance_id)?,
         ttl_seconds: seconds(asked.ttl_seconds, 3_600)?,
@@ -66,11 +77,52 @@ pub(super) fn acquisition(asked: &v1::AcquireFencingLeaseRequest) -> Result<Acqu
     })
 }
 
+/// The longest ttl of a scope's record: a day, as for every lease.
+const LONGEST_TTL_MS: u64 = 86_400_000;
+
+/// A write of a scope's register.
+pub(super) struct ScopeWrite {
+    pub(super) expected: Option<Tag>,
+    pub(super) record: Record,
+    pub(super) change: Change,
+}
+
+pub(super) fn scope_write(asked: &v1::PutFencingScopeRequest) -> Result<ScopeWrite, Refusal> {
+    scope_and_tenant(&asked.fencing_scope_id, &asked.tenant_id)?;
+    let record: Record = serde_json::from_str(&asked.record)
+        .map_err(|error| invalid(format!("record: use a lease record as JSON: {error}")))?;
+    let change = serde_json::from_value(asked.change.clone().into());
+    if !record.holder.is_empty() {
+        instance(&record.holder)?;
+    }
+    if record.ttl_ms > LONGEST_TTL_MS || i64::try_from(record.epoch).is_err() {
+        return Err(invalid(format!("record: use a ttl_ms up to {LONGEST_TTL_MS} and an epoch below 2^63")));
+    }
+    let change =
+        change.map_err(|_| invalid(format!("change = {:?}: use the change's name", asked.change)))?;
+    Ok(ScopeWrite { expected: tag("expected_tag", &asked.expected_tag)?, record, change })
+}
+
+/// A scope's name and its tenant's.
+pub(super) fn scope_and_tenant(name_of_scope: &str, tenant: &str) -> Result<(), Refusal> {
+    scope(name_of_scope)?;
+    name("tenant_id", tenant).map(drop)
+}
+
+/// 16 bytes, or none.
+pub(super) fn tag(field: &str, bytes: &[u8]) -> Result<Option<Tag>, Refusal> {
+    match bytes.try_into() {
+        Ok(bytes) => Ok(Some(Tag::from_bytes(bytes))),
+        Err(_) if bytes.is_empty() => Ok(None),
+        Err(_) => Err(invalid(format!("{field}: use the 16 bytes of a record's tag, or none"))),
+    }
+}
+
 pub(super) fn fence(given: Option<&v1::Fence>) -> Result<ScopeTerm, Refusal> {
     let given = given.ok_or_else(|| invalid("fence: every write speaks for a term; send it".to_owned()))?;
     let epoch = i64::try_from(given.epoch).ok().filter(|epoch| *epoch >= 1);
     Ok(ScopeTerm {
-        scope: name("fencing_scope_id", &given.fencing_scope_id)?,
+        scope: scope(&given.fencing_scope_id)?,
         tenant: name("tenant_id", &given.tenant_id)?,
         instance: instance(&given.workload_instance_id)?,
         epoch: epoch.ok_or_else(|| invalid(format!("epoch = {}: use 1 or more", given.epoch)))?,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lease_core::Grant;
+use lease_core::{Grant, Record, Tag};
 use lease_postgres::pool::Pool;
 use lease_worker_common::database::StoreError;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
@@ -16,7 +16,8 @@ pub struct LedgerStore {
 }
 
 /// A refusal that the ledger's own rules ask for; nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct Refusal {
     /// For programs.
     pub code: String,
@@ -96,21 +97,61 @@ pub struct ReservationRow {
     pub epoch: i64,
 }
 
-/// A scope, for a caller that waits for it.
-#[derive(Clone, Copy, Debug)]
+/// A scope's register as it was read.
+#[derive(Clone, Debug)]
 pub struct ScopeState {
+    /// The lease record, as JSON; `None` while there is none.
+    pub record: Option<String>,
     /// It has no live holder.
     pub free: bool,
+    /// The database's clock says that its grant has run out.
+    pub run_out: bool,
     /// The time until the holder's term runs out, by the database's clock.
     pub remaining: Duration,
 }
 
-/// The ledger's answer, or its refusal.
-pub type LedgerAnswer<T> = Result<Result<T, Refusal>, StoreError>;
+impl ScopeState {
+    /// The record's tag.
+    pub fn tag(&self) -> Option<Tag> {
+        let record: Record = serde_json::from_str(self.record.as_deref()?).ok()?;
+        Some(record.tag)
+    }
+}
+
+/// The outcome of a write of a scope's register.
+#[derive(Clone, Debug)]
+pub enum Put {
+    /// It was written: the change, or for an acquisition acquire, recover or takeover.
+    Written(String),
+    /// The register had another tag.
+    Conflict(ScopeState),
+}
+
+/// The reason why the ledger has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// It refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Its database failed.
+    #[error(transparent)]
+    Failed(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for LedgerError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The ledger's answer.
+pub type LedgerAnswer<T> = Result<T, LedgerError>;
 
 /// The first statement on each connection.
 pub(crate) const BEGIN: &str = "SELECT ledger_begin_session()";
 const SCOPE: &str = "SELECT * FROM ledger_fencing_scope($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+const VIEW: &str = "SELECT * FROM ledger_scope_view($1, $2)";
+const PUT: &str = "SELECT * FROM ledger_put_scope($1, $2, $3, $4::jsonb, $5)";
 const RESERVE: &str = "SELECT * FROM ledger_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const SETTLE: &str = "SELECT * FROM ledger_settle($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
@@ -151,18 +192,15 @@ impl LedgerStore {
             attempt: asked.attempt.as_deref(),
             ..ScopeRequest::default()
         };
-        let row = match self.scope(request).await? {
-            Ok(row) => row,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let row = self.scope(request).await?;
         let action: String = row.try_get("o_outcome")?;
         let (epoch, expires_us) = (row.try_get("o_epoch")?, row.try_get("o_expires_us")?);
-        Ok(Ok(if action == "denied" {
+        Ok(if action == "denied" {
             Acquired::Denied { holder: row.try_get("o_holder")?, epoch, expires_us }
         } else {
             let grant: Uuid = row.try_get("o_grant")?;
             Acquired::Success { action, epoch, grant: Grant(grant.as_u128()), expires_us }
-        }))
+        })
     }
 
     /// Gives a scope up; returns its epoch.
@@ -176,20 +214,15 @@ impl LedgerStore {
             grant: Some(fence.grant),
             ..ScopeRequest::default()
         };
-        match self.scope(request).await? {
-            Ok(row) => Ok(Ok(row.try_get("o_epoch")?)),
-            Err(refusal) => Ok(Err(refusal)),
-        }
+        Ok(self.scope(request).await?.try_get("o_epoch")?)
     }
 
     /// Ends whatever term there is; returns the scope's epoch from now on, and who held it.
     pub async fn revoke(&self, scope: &str, tenant: &str, by: &str) -> LedgerAnswer<(i64, Option<String>)> {
         let note = Some(by);
         let request = ScopeRequest { request: "revoke", scope, tenant, note, ..ScopeRequest::default() };
-        match self.scope(request).await? {
-            Ok(row) => Ok(Ok((row.try_get("o_epoch")?, row.try_get("o_holder")?))),
-            Err(refusal) => Ok(Err(refusal)),
-        }
+        let row = self.scope(request).await?;
+        Ok((row.try_get("o_epoch")?, row.try_get("o_holder")?))
     }
 
     async fn scope(&self, asked: ScopeRequest<'_>) -> LedgerAnswer<PgRow> {
@@ -208,21 +241,39 @@ impl LedgerStore {
         self.answer(query).await
     }
 
-    /// Whether a scope is free; `None` if there is no such scope of that tenant.
-    pub async fn scope_state(&self, scope: &str, tenant: &str) -> Result<Option<ScopeState>, StoreError> {
-        let query = sqlx::query(
-            "SELECT coalesce(ttl_expires_at <= clock_timestamp(), true) AS free,
-                    coalesce((extract(epoch FROM ttl_expires_at - clock_timestamp()) * 1000)::bigint, 0) AS remaining_ms
-             FROM fencing_scopes WHERE fencing_scope_id = $1 AND tenant_id = $2",
-        )
-        .bind(scope)
-        .bind(tenant);
-        let row: Result<_, StoreError> =
-            self.pool.call(async move |connection| Ok(query.fetch_optional(connection).await?)).await;
-        let Some(row) = row? else { return Ok(None) };
-        let remaining: i64 = row.try_get("remaining_ms")?;
-        let remaining = Duration::from_millis(remaining.max(0) as u64);
-        Ok(Some(ScopeState { free: row.try_get("free")?, remaining }))
+    /// Reads a scope's register.
+    pub async fn observe(&self, scope: &str, tenant: &str) -> LedgerAnswer<ScopeState> {
+        let row = self.answer(sqlx::query(VIEW).bind(scope).bind(tenant)).await?;
+        let remaining: i64 = row.try_get("o_remaining_ms")?;
+        Ok(ScopeState {
+            record: row.try_get("o_record")?,
+            free: row.try_get("o_free")?,
+            run_out: row.try_get("o_run_out")?,
+            remaining: Duration::from_millis(remaining.unsigned_abs()),
+        })
+    }
+
+    /// Writes a scope's register if its tag is still `expected`. `change` is named as in JSON.
+    pub async fn put(
+        &self,
+        scope: &str,
+        tenant: &str,
+        expected: Option<Tag>,
+        record: &Record,
+        change: &str,
+    ) -> LedgerAnswer<Put> {
+        let record = serde_json::to_string(record).unwrap_or_default();
+        let query = sqlx::query(PUT)
+            .bind(scope)
+            .bind(tenant)
+            .bind(expected.map(|tag| Uuid::from_u128(tag.0)))
+            .bind(record)
+            .bind(change);
+        let outcome: String = self.answer(query).await?.try_get("o_outcome")?;
+        match outcome.as_str() {
+            "conflict" => self.observe(scope, tenant).await.map(Put::Conflict),
+            _ => Ok(Put::Written(outcome)),
+        }
     }
 
     /// Sets an amount aside.
@@ -260,14 +311,12 @@ impl LedgerStore {
     }
 
     async fn reservation(&self, query: Query<'_, Postgres, PgArguments>) -> LedgerAnswer<ReservationRow> {
-        Ok(match self.answer(query).await? {
-            Ok(row) => Ok(ReservationRow {
-                id: row.try_get("o_reservation")?,
-                state: row.try_get("o_state")?,
-                expires_us: row.try_get("o_expires_us")?,
-                epoch: row.try_get("o_epoch")?,
-            }),
-            Err(refusal) => Err(refusal),
+        let row = self.answer(query).await?;
+        Ok(ReservationRow {
+            id: row.try_get("o_reservation")?,
+            state: row.try_get("o_state")?,
+            expires_us: row.try_get("o_expires_us")?,
+            epoch: row.try_get("o_epoch")?,
         })
     }
 
@@ -279,15 +328,15 @@ impl LedgerStore {
                 if error.code().as_deref() == Some(BUDGET_EXCEEDED) =>
             {
                 let message = error.message().to_owned();
-                return Ok(Err(Refusal { code: "BUDGET_EXCEEDED".to_owned(), message }));
+                return Err(Refusal { code: "BUDGET_EXCEEDED".to_owned(), message }.into());
             }
             answer => answer?,
         };
         let code: Option<String> = row.try_get("o_code")?;
-        Ok(match code {
+        match code {
             None => Ok(row),
-            Some(code) => Err(Refusal { code, message: row.try_get("o_message")? }),
-        })
+            Some(code) => Err(Refusal { code, message: row.try_get("o_message")? }.into()),
+        }
     }
 }
 

@@ -74,6 +74,7 @@ pub trait Outbox: Send + Sync + 'static {
 }
 
 /// Opens an outbox. `transaction_limit` bounds a fenced transaction where the store can do so; keep it below the ttl.
+#[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "SQLite has no such limit"))]
 pub async fn open(
     database: &Database,
     create: bool,

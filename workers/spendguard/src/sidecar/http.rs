@@ -1,4 +1,4 @@
-//! What the pods of the node say on the socket: HTTP/1.1 with JSON.
+//! The socket's API for the pods of the node: HTTP/1.1 with JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +24,10 @@ use crate::rpc::ledger::v1::Reservation;
 
 /// The largest body: a reservation is far below it.
 const MAX_BODY_BYTES: usize = 16 * 1024;
-/// How long a body may take to arrive.
+/// The time limit for a request's body to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(5);
 
-/// What the handlers work with.
+/// The state that the handlers share.
 pub(super) struct Api {
     pub(super) decider: Decider,
     /// One permit for each request under way; there is no queue behind them.
@@ -57,7 +57,7 @@ pub(super) struct ReserveBody {
     pub(super) idempotency_key: String,
 }
 
-/// `POST /v1/reservations/{id}/commit` and `/release`; there may be no body at all.
+/// `POST /v1/reservations/{id}/commit` and `/release`; the body is optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SettleBody {
@@ -91,7 +91,7 @@ impl Api {
         self.answer(what.name(), request, decide).await
     }
 
-    /// Everything around a decision: its place among those under way, its id, its line in the log.
+    /// Counts a decision as under way, gives it an id and logs it.
     async fn answer(
         &self,
         what: &'static str,
@@ -128,7 +128,7 @@ impl Api {
     }
 }
 
-/// The request's id: the caller's, if it is one, else a fresh one.
+/// The caller's request id if it is valid, else a fresh one.
 fn id_of(headers: &HeaderMap) -> String {
     let given = headers.get(request_id::HEADER).and_then(|value| value.to_str().ok());
     given.filter(|id| request_id::is_valid(id)).map_or_else(fresh_id, str::to_owned)

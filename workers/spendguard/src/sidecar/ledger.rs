@@ -1,4 +1,4 @@
-//! The way to the ledger. Every call has a time limit, and an answer says how certain it is.
+//! The connection to the ledger. An answer says how certain it is.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -24,13 +24,13 @@ pub(super) enum CallError {
     Refused(String),
 }
 
-/// How a ledger is connected.
+/// A ledger's address and TLS settings.
 #[derive(Clone, Debug)]
-pub(super) struct Ledger {
+pub struct Ledger {
     endpoint: Endpoint,
 }
 
-/// How long a connection may be silent, an attempt to connect may take: a busy ledger is no dead one.
+/// The limits of the time that a connection may be silent, or take to be made: a busy ledger is not a dead one.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 const MOST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -38,6 +38,14 @@ const MOST_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 impl Ledger {
+    /// A ledger without TLS. Connects nothing yet.
+    ///
+    /// # Errors
+    /// This is no URL.
+    pub fn at(url: &str) -> anyhow::Result<Self> {
+        Self::new(&LedgerAt { url: url.to_owned(), tls: None })
+    }
+
     /// Connects nothing yet.
     pub(super) fn new(at: &LedgerAt) -> anyhow::Result<Self> {
         // Two libraries may bring providers of their own; we choose one for the process.
@@ -84,11 +92,13 @@ pub(super) async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, CallError> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(failed(&status)),
-        Err(_) => Err(CallError::Unknown(format!("not within {limit:?}"))),
-    }
+    let unknown = |_| CallError::Unknown(format!("not within {limit:?}"));
+    answered(tokio::time::timeout(limit, call).await.map_err(unknown)?)
+}
+
+/// The outcome of a call that has ended.
+pub(super) fn answered<T>(outcome: Result<Response<T>, Status>) -> Result<T, CallError> {
+    outcome.map(Response::into_inner).map_err(|status| failed(&status))
 }
 
 fn failed(status: &Status) -> CallError {

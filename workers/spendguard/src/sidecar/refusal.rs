@@ -23,7 +23,7 @@ pub(super) fn refuse(status: StatusCode, code: &str, error: impl Into<String>) -
     Refusal { status, code: code.to_owned(), error: error.into() }
 }
 
-/// What the ledger decided, and said so.
+/// A refusal by the ledger itself.
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let status = match error.code.as_str() {

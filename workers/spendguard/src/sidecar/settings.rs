@@ -1,4 +1,4 @@
-//! What a sidecar is told.
+//! The sidecar's settings.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct SidecarSettings {
     ledger_url: Option<String>,
     ledger_ca_file: Option<PathBuf>,
     ledger_cert_file: Option<PathBuf>,
@@ -28,7 +28,7 @@ pub struct Settings {
     call_timeout_ms: Millis,
 }
 
-/// The longest path of a Unix socket, less what it is called while it is made.
+/// The longest path of a Unix socket, less the suffix that it has while it is made.
 const LONGEST_SOCKET_PATH: usize = 100;
 
 const SHARED: &str = "shared";
@@ -39,7 +39,7 @@ const NAME: Kind = Kind::Checked {
     allowed: "use 1 to 200 characters without control characters",
 };
 
-impl Block for Settings {
+impl Block for SidecarSettings {
     const SECTION: Section = Section {
         name: "sidecar",
         about: "worker sidecar",
@@ -180,14 +180,14 @@ fn socket_mode(text: &str) -> Option<u32> {
     u32::from_str_radix(text, 8).ok().filter(|mode| fine && *mode <= 0o777)
 }
 
-/// Which ledger, and how it is talked to.
+/// The ledger's URL and TLS settings.
 #[derive(Clone, Debug)]
 pub(super) struct LedgerAt {
     pub(super) url: String,
     pub(super) tls: Option<Tls>,
 }
 
-/// What TLS needs: read at the start, so that a missing file is a bad setting and no mystery later.
+/// Certificates and key for TLS, read at the start so that a missing file is refused as a bad setting.
 #[derive(Clone)]
 pub(super) struct Tls {
     pub(super) ca_pem: Vec<u8>,
@@ -213,7 +213,7 @@ pub(super) struct ScopePlan {
     pub(super) poll_every: Duration,
 }
 
-/// All that the role was told, checked.
+/// The role's checked settings.
 #[derive(Clone, Debug)]
 pub(super) struct SidecarPlan {
     pub(super) ledger: LedgerAt,
@@ -228,21 +228,21 @@ pub(super) struct SidecarPlan {
 
 impl SidecarPlan {
     pub(super) fn of(all: &All) -> Result<Self, BadSetting> {
-        let role: Settings = all.block()?;
-        let url = all.required::<Settings, _>("ledgerUrl", role.ledger_url.clone())?;
-        let scope = all.required::<Settings, _>("fencingScopeId", role.fencing_scope_id.clone())?;
-        let tenant = all.required::<Settings, _>("tenantId", role.tenant_id.clone())?;
-        let socket = all.required::<Settings, _>("socketPath", role.socket_path.clone())?;
+        let role: SidecarSettings = all.block()?;
+        let url = all.required::<SidecarSettings, _>("ledgerUrl", role.ledger_url.clone())?;
+        let scope = all.required::<SidecarSettings, _>("fencingScopeId", role.fencing_scope_id.clone())?;
+        let tenant = all.required::<SidecarSettings, _>("tenantId", role.tenant_id.clone())?;
+        let socket = all.required::<SidecarSettings, _>("socketPath", role.socket_path.clone())?;
         let scope = match role.fencing_scope_mode.as_str() {
             PER_POD => {
-                let node = all.required::<Settings, _>("nodeName", role.node_name.clone())?;
+                let node = all.required::<SidecarSettings, _>("nodeName", role.node_name.clone())?;
                 format!("{scope}/{node}")
             }
             _ => scope,
         };
         let ledger = LedgerAt { tls: tls(all, &role, &url)?, url };
         let mode = socket_mode(&role.socket_mode);
-        let mode = mode.ok_or_else(|| all.refuse::<Settings>("socketMode", "use octal digits"))?;
+        let mode = mode.ok_or_else(|| all.refuse::<SidecarSettings>("socketMode", "use octal digits"))?;
         Ok(Self {
             ledger,
             scope: ScopePlan {
@@ -263,10 +263,13 @@ impl SidecarPlan {
     }
 }
 
-fn tls(all: &All, role: &Settings, url: &str) -> Result<Option<Tls>, BadSetting> {
+fn tls(all: &All, role: &SidecarSettings, url: &str) -> Result<Option<Tls>, BadSetting> {
     let read = |key: &str, path: &Path| {
         std::fs::read(path).map_err(|error| {
-            all.refuse::<Settings>(key, format!("the file can't be read: {error}; name a readable PEM file"))
+            all.refuse::<SidecarSettings>(
+                key,
+                format!("the file can't be read: {error}; name a readable PEM file"),
+            )
         })
     };
     if !url.starts_with("https:") {
@@ -277,20 +280,20 @@ fn tls(all: &All, role: &Settings, url: &str) -> Result<Option<Tls>, BadSetting>
         ];
         if let Some((key, _)) = files.into_iter().find(|(_, file)| file.is_some()) {
             let why = "the ledger is not at https, so it would not be used: use an https:// ledgerUrl, or remove it";
-            return Err(all.refuse::<Settings>(key, why));
+            return Err(all.refuse::<SidecarSettings>(key, why));
         }
         return Ok(None);
     }
-    let ca = all.required::<Settings, _>("ledgerCaFile", role.ledger_ca_file.clone())?;
+    let ca = all.required::<SidecarSettings, _>("ledgerCaFile", role.ledger_ca_file.clone())?;
     let identity_pem = match (&role.ledger_cert_file, &role.ledger_key_file) {
         (Some(cert), Some(key)) => Some((read("ledgerCertFile", cert)?, read("ledgerKeyFile", key)?)),
         (None, None) => None,
         (Some(_), None) => {
-            all.required::<Settings, PathBuf>("ledgerKeyFile", None)?;
+            all.required::<SidecarSettings, PathBuf>("ledgerKeyFile", None)?;
             None
         }
         (None, Some(_)) => {
-            all.required::<Settings, PathBuf>("ledgerCertFile", None)?;
+            all.required::<SidecarSettings, PathBuf>("ledgerCertFile", None)?;
             None
         }
     };
