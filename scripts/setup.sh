@@ -25,9 +25,10 @@ install() {
 have cargo || fail "cargo is missing: install Rust from https://rustup.rs, then run this again"
 have cc || install "a C compiler" build-essential "SQLite and ring are compiled from source"
 
-have protoc || install protoc protobuf-compiler "etcd's client and the ledger's are generated from their protocols"
+# The demo's own build, on SQLite, has no gRPC.
+[ "$*" = sqlite ] || have protoc || install protoc protobuf-compiler "etcd's client and the ledger's are generated from their protocols"
 # Debian keeps the standard types, of which the ledger uses Timestamp, in a package of its own.
-if have dpkg && [ ! -e /usr/include/google/protobuf/timestamp.proto ] && dpkg -s protobuf-compiler >/dev/null 2>&1; then
+if [ "$*" != sqlite ] && have dpkg && [ ! -e /usr/include/google/protobuf/timestamp.proto ] && dpkg -s protobuf-compiler >/dev/null 2>&1; then
     install "protobuf's standard types" libprotobuf-dev "the ledger's protocol uses Timestamp"
 fi
 

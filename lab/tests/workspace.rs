@@ -1,4 +1,4 @@
-//! What the workspace promises about itself, read from `cargo metadata`, offline.
+//! Rules for the workspace, read from `cargo metadata`, offline.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -9,9 +9,12 @@
 mod registry;
 
 mod actor;
+#[cfg(feature = "etcd")]
 pub mod etcd;
 mod idle;
+#[cfg(feature = "k8s")]
 pub mod k8s;
+#[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod sqlite;
 mod store;
@@ -23,9 +26,12 @@ registry! {
     /// SQLite: one file for the leases, others for effects and data
     Sqlite => sqlite::{SqliteStore, SqlitePlace, SqliteArgs},
     /// PostgreSQL: a server of our own, started for the run
+    #[cfg(feature = "postgres")]
     Postgres => postgres::{PostgresStore, PostgresPlace, PostgresArgs},
     /// etcd: a cluster of our own of three nodes, started for the run; data in SQLite files
+    #[cfg(feature = "etcd")]
     Etcd => etcd::{EtcdStore, EtcdPlace, EtcdArgs},
     /// Kubernetes: a control plane of our own, started for the run; effects and data in SQLite files
+    #[cfg(feature = "k8s")]
     K8s => k8s::{K8sStore, K8sPlace, K8sArgs},
 }

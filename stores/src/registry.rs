@@ -2,7 +2,7 @@
 
 /// Makes [`Mode`](crate::Mode), [`Place`](crate::Place) and [`StoreArgs`](crate::StoreArgs).
 macro_rules! registry {
-    ($(#[doc = $about:literal] $mode:ident => $module:ident::{$store:ident, $place:ident, $args:ident},)+) => {
+    ($(#[doc = $about:literal] $(#[$if:meta])? $mode:ident => $module:ident::{$store:ident, $place:ident, $args:ident},)+) => {
         /// A store that can be chosen.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
         pub enum Mode {
@@ -31,13 +31,25 @@ macro_rules! registry {
             /// When a server can't be started; the message says what to do.
             pub async fn start(self) -> anyhow::Result<std::sync::Arc<dyn TestStore>> {
                 Ok(match self {
-                    $(Self::$mode => std::sync::Arc::new($module::$store::start().await?),)+
+                    $($(#[$if])? Self::$mode => std::sync::Arc::new($module::$store::start().await?),)+
+                    #[allow(unreachable_patterns, reason = "some modes may be left out")]
+                    mode => return Err(mode.left_out()),
                 })
+            }
+
+            /// This mode is not in this program.
+            #[allow(dead_code, reason = "no mode may be left out")]
+            fn left_out(self) -> anyhow::Error {
+                let mode = self.as_str();
+                anyhow::anyhow!(
+                    "mode {mode} is not built in: build it with `--features {mode}`, or everything by \
+                     `cargo build -p leasehold -p lease-lab`"
+                )
             }
 
             /// The data of every store in the table of what differs between stores.
             pub fn descriptions() -> Vec<&'static str> {
-                [$($module::DESCRIPTIONS),+].concat()
+                [$($(#[$if])? $module::DESCRIPTIONS),+].concat()
             }
         }
 
@@ -46,20 +58,20 @@ macro_rules! registry {
         #[derive(Clone, serde::Serialize, serde::Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Place {
-            $(#[doc = $about] $mode($module::$place),)+
+            $(#[doc = $about] $(#[$if])? $mode($module::$place),)+
         }
 
         impl Place {
             /// The store's mode.
             pub fn mode(&self) -> Mode {
                 match self {
-                    $(Self::$mode(_) => Mode::$mode,)+
+                    $($(#[$if])? Self::$mode(_) => Mode::$mode,)+
                 }
             }
 
             fn reach(&self) -> &dyn store::Reach {
                 match self {
-                    $(Self::$mode(place) => place,)+
+                    $($(#[$if])? Self::$mode(place) => place,)+
                 }
             }
         }
@@ -67,14 +79,16 @@ macro_rules! registry {
         /// Names a store that somebody else runs.
         #[derive(Clone, Debug, clap::Args)]
         pub struct StoreArgs {
-            $(#[command(flatten)] $module: $module::$args,)+
+            $($(#[$if])? #[command(flatten)] $module: $module::$args,)+
         }
 
         impl StoreArgs {
             /// Whether a server of this mode is named.
             pub fn names_a_server(&self, mode: Mode) -> bool {
                 match mode {
-                    $(Mode::$mode => self.$module.names_a_server(),)+
+                    $($(#[$if])? Mode::$mode => self.$module.names_a_server(),)+
+                    #[allow(unreachable_patterns, reason = "some modes may be left out")]
+                    _ => false,
                 }
             }
 
@@ -84,7 +98,9 @@ macro_rules! registry {
             /// When the named store can't be used, or ours can't be started; the message says what to do.
             pub async fn open(self, mode: Mode) -> anyhow::Result<std::sync::Arc<dyn TestStore>> {
                 Ok(match mode {
-                    $(Mode::$mode => std::sync::Arc::new($module::$store::open(self.$module).await?),)+
+                    $($(#[$if])? Mode::$mode => std::sync::Arc::new($module::$store::open(self.$module).await?),)+
+                    #[allow(unreachable_patterns, reason = "some modes may be left out")]
+                    mode => return Err(mode.left_out()),
                 })
             }
         }

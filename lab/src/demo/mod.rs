@@ -25,7 +25,7 @@ use screen::Screen;
 use stores::DemoStores;
 pub(crate) use writer::Writer;
 
-/// How long a lease lasts without a renewal: short, so that nobody has to wait for a failover.
+/// The leases' ttl: short, so that nobody has to wait for a failover.
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 /// Watch three forwarders share one lease through stops, kills and pauses, and judge what they leave behind
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let screen = Arc::new(Screen::new(args.json, args.rows));
     screen.title(&args);
     screen.note("  starting the stores, an ingest and three forwarders …");
-    let stores = DemoStores::make(args.mode).await.context("the stores could not be set")?;
+    let stores = DemoStores::make(args.mode).await.context("cannot prepare the stores")?;
     let mut programs = Programs::start(&stores, screen.clone()).await?;
     let writer = Writer::start(&stores.outbox, screen.board().written.clone(), args.rows, args.rate).await?;
     let watching = screen.clone().watch(stores.witness());

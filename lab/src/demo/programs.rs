@@ -15,7 +15,7 @@ use super::timeline::NAMES;
 /// Generous: other programs may be using the machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is running.
+/// All running programs.
 pub(super) struct Programs {
     binary: PathBuf,
     lease_flags: Vec<String>,
@@ -31,7 +31,7 @@ pub(super) struct Programs {
 pub(super) struct ForwarderProcess {
     pub(super) process: Process,
     pub(super) proxy: Proxy,
-    /// Where its metrics are.
+    /// The address of its metrics page.
     pub(super) address: String,
 }
 

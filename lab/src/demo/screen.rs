@@ -1,4 +1,4 @@
-//! What people see: a story line by line, and below it, on a terminal, bars that move.
+//! The output for people: events line by line and, on a terminal, progress bars below them.
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;
@@ -15,15 +15,15 @@ use super::witness::Witness;
 use super::{Args, TTL};
 use crate::epoch::epoch_in_words;
 
-/// How often the stores are looked at.
+/// The interval at which the stores are read.
 const LOOK: Duration = Duration::from_millis(100);
-/// Every how many looks a column of the timeline is drawn, rows are counted, and, without a terminal, a line printed.
+/// The number of reads after which a column of the timeline is drawn, rows are counted, and, without a terminal, a line printed.
 const LOOKS_PER_SAMPLE: u64 = 5;
 const LOOKS_PER_LINE: u64 = 50;
-/// Over how many samples rows per second are averaged.
+/// The number of samples over which rows per second are averaged.
 const SAMPLES_PER_RATE: usize = 6;
 
-/// What a forwarder's process is like, as we made it.
+/// The condition of a forwarder's process, as the script left it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     Up,
@@ -32,7 +32,7 @@ pub(super) enum Condition {
     Paused,
 }
 
-/// What is known at the moment.
+/// The current state of the demo.
 pub(super) struct Board {
     pub(super) written: Arc<AtomicU64>,
     ingested: AtomicU64,
@@ -76,7 +76,7 @@ impl State {
     }
 }
 
-/// Where the story is told.
+/// The output for people.
 pub(super) struct Screen {
     board: Arc<Board>,
     to_stderr: bool,
@@ -105,7 +105,7 @@ impl Screen {
         Self { board: Arc::new(board), to_stderr, least_rows, bars: terminal.then(|| Bars::new(to_stderr)) }
     }
 
-    /// What is known at the moment.
+    /// The current state of the demo.
     pub(super) fn board(&self) -> Arc<Board> {
         self.board.clone()
     }

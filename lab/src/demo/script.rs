@@ -1,4 +1,4 @@
-//! What happens, act by act.
+//! The events of the demo, act by act.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::epoch::epoch_in_words;
 /// Between acts, so that one sees the work going on.
 const BREATH: Duration = Duration::from_secs(3);
 
-/// What only we know, since we did it: the rest is in the stores.
+/// The script's own records; everything else is in the stores.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Played {
     /// Rows that the ledger wrote.
@@ -30,7 +30,7 @@ pub(super) struct Played {
     pub(super) kills: Vec<(u64, i64)>,
     /// The pause.
     pub(super) pause: Pause,
-    /// How each program ended that was asked to: name, exit code, milliseconds.
+    /// Each program that was asked to stop: name, exit code, milliseconds.
     pub(super) exits: Vec<(String, Option<i32>, u64)>,
     /// By the ingest's own count.
     pub(super) duplicates: u64,
@@ -38,14 +38,14 @@ pub(super) struct Played {
     pub(super) fence_refused: u64,
 }
 
-/// What the leader did that was woken after its lease had run out.
+/// The leader that was paused, and woken after its lease had expired.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Pause {
     /// Its epoch.
     pub(super) epoch: u64,
     /// Its request was still on its way when it was paused.
     pub(super) request_held: bool,
-    /// How many late writes it found refused.
+    /// The number of its late writes that were refused.
     pub(super) refused: u64,
     /// It said that its lease had expired before it said anything about a late write.
     pub(super) warned_first: bool,
@@ -71,7 +71,7 @@ pub(super) async fn play(
         stop_leader(&witness, programs, screen, &mut played).await?;
         tokio::time::sleep(BREATH).await;
     }
-    screen.act("② the leader is killed (SIGKILL), twice: nobody is told, so a standby waits the lease out");
+    screen.act("② the leader is killed (SIGKILL), twice: it releases nothing, so a standby waits until the lease expires");
     for at_its_worst in [false, true] {
         kill_leader(&witness, programs, screen, &mut played, at_its_worst).await?;
         tokio::time::sleep(BREATH).await;
@@ -149,8 +149,9 @@ async fn kill_leader(
         let mut lost =
             programs.forwarder(number).proxy.lose_reply(|request| request.contains("POST /v1/events"));
         lost.lost().await?;
-        screen
-            .say(&format!("SIGKILL → {name}, when the ingest has its batch and the outbox doesn't know yet"));
+        screen.say(&format!(
+            "SIGKILL → {name}, after the ingest has stored its batch and before the outbox knows"
+        ));
     } else {
         screen.say(&format!("SIGKILL → {name}"));
     }
@@ -181,10 +182,10 @@ async fn pause_leader(
     let lines = process.line_count();
     pause(witness, programs, number).await?;
     screen.board().set(number, Condition::Paused);
-    screen.say(&format!("SIGSTOP → {name}, with a batch on its way to the ingest (held up by the network)"));
+    screen.say(&format!("SIGSTOP → {name}, with a batch in flight to the ingest (delayed in the network)"));
     let next = epoch_in_words(first_rows(witness, epoch).await?);
     screen.say(&format!(
-        "        epoch {next} has sent rows; now the old batch arrives, and {name} wakes (SIGCONT)"
+        "        epoch {next} has sent rows; now the old batch arrives and {name} is resumed (SIGCONT)"
     ));
     hold.release();
     process.resume()?;
@@ -202,7 +203,10 @@ async fn pause_leader(
         let said = later[line].split_once("forwarder::lead: ").map_or(later[line].as_str(), |(_, said)| said);
         screen.say(&format!("        {name}: {said}"));
     }
-    ensure!(refusal.contains("FENCING_EPOCH_STALE"), "the refusal has no code: {refusal}");
+    ensure!(
+        refusal.contains("FENCING_EPOCH_STALE"),
+        "the refusal lacks the code FENCING_EPOCH_STALE: {refusal}"
+    );
     played.pause.refused =
         metric(&forwarder.address, "spendguard_outbox_forwarder_skip_total{reason=\"fence_refused\"}")
             .await?;

@@ -11,14 +11,16 @@ use lease_spendguard::{canonical, forwarder, outbox};
 use lease_stores::{Mode, Place, TestStore};
 use lease_testbed::Folder;
 use lease_worker_common::database::Database;
+#[cfg(feature = "postgres")]
+use sqlx::PgPool;
+use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{PgPool, SqlitePool};
 
 use super::TTL;
 use super::screen::Screen;
 use super::witness::{EffectStores, WatchedHistory, Witness};
 
-/// Where everything is.
+/// The stores of the demo.
 pub(crate) struct DemoStores {
     folder: Folder,
     /// Flags that name the lease store.
@@ -40,6 +42,7 @@ impl DemoStores {
         let place = store.place();
         let lease_file = match &place {
             Place::Sqlite(place) => Some(place.leases()),
+            #[allow(unreachable_patterns, reason = "other stores may be left out")]
             _ => None,
         };
         let backend = place.connect().await?;
@@ -62,11 +65,13 @@ impl DemoStores {
                 };
                 EffectStores::Sqlite { outbox: open(outbox).await?, canonical: open(canonical).await? }
             }
+            #[cfg(feature = "postgres")]
             (Database::Postgres(outbox), Database::Postgres(canonical)) => EffectStores::Postgres {
                 outbox: PgPool::connect_with(*outbox).await?,
                 canonical: PgPool::connect_with(*canonical).await?,
             },
-            _ => anyhow::bail!("both stores are of one kind"),
+            #[cfg(feature = "postgres")]
+            _ => anyhow::bail!("the outbox and the canonical store are of different kinds"),
         };
         let seen = match backend.capabilities().history {
             true => None,
@@ -76,7 +81,7 @@ impl DemoStores {
         Ok(Self { folder, lease_flags: place.flags(), outbox, canonical, witness, _store: store })
     }
 
-    /// Who looks at the stores from outside.
+    /// Reads the stores from outside the programs.
     pub(crate) fn witness(&self) -> Arc<Witness> {
         self.witness.clone()
     }
@@ -99,7 +104,7 @@ impl DemoStores {
         };
         match kept() {
             Ok(path) => screen.note(&format!("databases and logs are kept in {}", path.display())),
-            Err(error) => screen.note(&format!("databases and logs could not be kept: {error:#}")),
+            Err(error) => screen.note(&format!("cannot keep the databases and logs: {error:#}")),
         }
     }
 }

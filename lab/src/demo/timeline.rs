@@ -1,4 +1,4 @@
-//! Who led when, as a picture made of characters.
+//! The terms over time, drawn with characters.
 
 use crate::epoch::{epoch_in_words, within_timeline};
 
@@ -15,7 +15,7 @@ pub(super) enum Activity {
     Paused,
 }
 
-/// What the characters mean.
+/// The meaning of the characters.
 pub(super) const LEGEND: &str =
     "━ leads, from the epoch written there · stands by  × killed  z paused  (blank: stopped)";
 

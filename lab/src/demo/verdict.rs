@@ -12,7 +12,7 @@ use super::timeline;
 use super::witness::TermEffects;
 use crate::epoch::epoch_in_words;
 
-/// What a busy machine may add to a failover: for starting a write and for finishing it.
+/// The delay that a busy machine may add to a failover, at the start and at the end of a write.
 const MACHINE_MS: i64 = 250;
 
 /// One claim.
@@ -58,7 +58,7 @@ pub(super) async fn judge(
     let (ingested, pending) = (witness.ingested().await?, witness.pending().await?);
     let exact = keys == ingested && keys == played.written && first == 0 && last + 1 == played.written as i64;
     add(
-        "every row arrived, and arrived once",
+        "every row arrived exactly once",
         exact && pending == 0,
         format!(
             "{} written, {} ingested, {} distinct keys, {pending} still pending",
@@ -68,13 +68,13 @@ pub(super) async fn judge(
         ),
     );
     add(
-        "what was sent again was refused by its key",
+        "rows that were sent twice were rejected as duplicates",
         played.duplicates > 0,
-        format!("{} duplicates received, none kept", grouped(played.duplicates)),
+        format!("{} duplicates received, none stored", grouped(played.duplicates)),
     );
     let pause = &played.pause;
     add(
-        "the late write of the woken leader was refused by the fence",
+        "the fence refused the late write of the woken leader",
         pause.request_held && pause.refused > 0 && played.fence_refused > 0,
         format!(
             "epoch {}: {} refused (FENCING_EPOCH_STALE)",
@@ -83,15 +83,15 @@ pub(super) async fn judge(
         ),
     );
     add(
-        "it knew first: its warning came before the refusal, and it went on",
+        "the woken leader noticed its expired lease before the refusal, and kept running",
         pause.warned_first && pause.survived,
-        "\"lease expired locally; skip batch until renewed\", and it stands by again".to_owned(),
+        "it logged \"lease expired locally; skip batch until renewed\" and is a standby again".to_owned(),
     );
     let grants: Vec<_> = history.iter().filter(|row| is_grant(row)).map(|row| row.epoch).collect();
     let rising = grants.windows(2).all(|pair| pair[0] < pair[1]);
     let expected = played.stops.len() + played.kills.len() + 2;
     add(
-        "each leader's epoch exceeds the one before",
+        "each leader's epoch is greater than the one before",
         rising && grants.len() >= expected,
         format!(
             "{} grants: epochs {}",
@@ -103,16 +103,16 @@ pub(super) async fn judge(
     let marks = witness.marks_out_of_order().await?;
     let known = terms.iter().all(|term| grants.contains(&term.epoch));
     add(
-        "never two leaders, judged by their effects",
+        "there were never two leaders at a time, judged by their effects",
         apart && known && marks == 0,
-        format!("in the order of {} rows, no epoch ever follows a greater one", grouped(ingested)),
+        format!("in the order of {} rows, no epoch follows a greater one", grouped(ingested)),
     );
     let third = TTL.as_millis() as i64 / 3;
     let gaps: Vec<_> = handover_ms.iter().map(|(_, gap)| *gap).collect();
     add(
-        "a leader that is asked to stop hands over at once",
+        "a leader that is asked to stop hands over immediately",
         gaps.len() == played.stops.len() && gaps.iter().all(|gap| (0..third).contains(gap)),
-        format!("{} ms from its release to the next one's first fenced rows", list(&gaps)),
+        format!("{} ms from its release to the successor's first fenced rows", list(&gaps)),
     );
     // T-2 and T-4: ttl·(1 + 1/500) after the last beat seen, and one poll, which with a live watch is ttl/3.
     let ttl = TTL.as_millis() as i64;
@@ -129,7 +129,7 @@ pub(super) async fn judge(
     let clean = played.exits.iter().all(|(_, code, _)| *code == Some(0));
     let slowest = played.exits.iter().map(|(_, _, took)| *took).max().unwrap_or(0);
     add(
-        "whoever is asked to stop exits with 0",
+        "every program that is asked to stop exits with code 0",
         clean && played.exits.len() == played.stops.len() + 4,
         format!("{} clean exits, the slowest took {slowest} ms", played.exits.len()),
     );

@@ -1,4 +1,4 @@
-//! What the ledger's, the outbox's and the canonical store's tables must look like once all is quiet, whatever happened
+//! Checks of the tables of the ledger, the outbox and the canonical store once all is quiet, whatever happened
 //! before. All in SQL, on Postgres.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ impl Books<'_> {
 
     /// Waits until nothing is left to sweep or to forward.
     pub(crate) async fn close(&self, limit: Duration, report: &DrillReport) {
-        let closed = wait_for("all is swept and forwarded", limit, || async {
+        let closed = wait_for("everything is swept and forwarded", limit, || async {
             let live = self.int("SELECT count(*) FROM reservations WHERE current_state = 'reserved'").await?;
             let pending = self.int("SELECT count(*) FROM audit_outbox WHERE forwarded_at IS NULL").await?;
             ensure!(live == 0 && pending == 0, "{live} reserved, {pending} pending");
@@ -50,15 +50,15 @@ impl Books<'_> {
         let reserved = self.int(reserved).await?;
         let made = self.int("SELECT count(*) FROM reservations WHERE currency = 'EUR'").await?;
         report.check(
-            "reserved = committed + released + live, and no request was done twice",
+            "reserved = committed + released + live, and no request was executed twice",
             reserved == committed + released + live && made as u64 == asked,
-            format!("{reserved} = {committed} + {released} + {live}; {asked} asked for, {made} made"),
+            format!("{reserved} = {committed} + {released} + {live}; {asked} requested, {made} made"),
         );
         let wrong = self.int(WRONG_BOOKS).await?;
         report.check(
-            "the budgets' rows say what the reservations say",
+            "the budgets' totals agree with the reservations",
             wrong == 0,
-            format!("{wrong} do not"),
+            format!("{wrong} differ"),
         );
         Ok(())
     }
@@ -73,7 +73,7 @@ impl Books<'_> {
         report.check(
             "every committed reservation has exactly one canonical event, and no other has one",
             missing == 0 && extra == 0 && !all.is_empty(),
-            format!("{} committed; {missing} have none or several, {extra} events are of others", all.len()),
+            format!("{} committed; {missing} have none or several, {extra} events belong to no committed reservation", all.len()),
         );
         let rows = self.int("SELECT count(*) FROM audit_outbox").await?;
         let events = "SELECT count(*) FROM canonical_events";
@@ -90,19 +90,15 @@ impl Books<'_> {
     pub(crate) async fn in_term(&self, report: &DrillReport) -> anyhow::Result<()> {
         let stale = self.int(OUT_OF_TERM).await?;
         report.check(
-            "every row of a sidecar bears an epoch that was its writer's when it was written",
+            "every row of a sidecar has the epoch that its writer held when it wrote",
             stale == 0,
             format!("{stale} do not"),
         );
         let swept = self.int(SWEPT_BACK).await?;
-        report.check(
-            "no row came from a sweeper after one of a later term",
-            swept == 0,
-            format!("{swept} did"),
-        );
+        report.check("no sweeper wrote a row after one of a later term", swept == 0, format!("{swept} did"));
         let forwarded: i64 = sqlx::query_scalar(FORWARDED_BACK).fetch_one(self.canonical).await?;
         report.check(
-            "no event came from a forwarder after one of a later term",
+            "no forwarder sent an event after one of a later term",
             forwarded == 0,
             format!("{forwarded} did"),
         );

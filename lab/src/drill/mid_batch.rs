@@ -19,7 +19,7 @@ use crate::epoch::epoch_in_words;
 const WARNING: &str = "lease expired locally; skip batch until renewed";
 const REFUSED: &str = "a late write was refused by the fence";
 
-/// How long something is waited for: what never comes, if this sabotage keeps it away, need not be waited for long.
+/// The time limit of a wait; short where this sabotage keeps the awaited event from happening.
 fn limit(sabotage: Option<Sabotage>, keeps_away: &[Sabotage]) -> Duration {
     let kept_away = sabotage.is_some_and(|sabotage| keeps_away.contains(&sabotage));
     if kept_away { Duration::from_secs(6) } else { PATIENCE * 4 }
@@ -55,7 +55,7 @@ pub(super) async fn play(
     };
     let lines = old.process.line_count();
     pause(&witness, &old).await?;
-    report.step("SIGSTOP -> old-leader, with a batch on its way to canonical-ingest");
+    report.step("SIGSTOP -> old-leader, with a batch in flight to canonical-ingest");
     let successor = match sabotage {
         Some(Sabotage::ShortPause) => None,
         _ => {
@@ -65,20 +65,21 @@ pub(super) async fn play(
     };
     if let Some(next) = successor {
         report.step(format!(
-            "the ttl of {} s is over: epoch {} leads, and acts",
+            "the ttl of {} s has expired: epoch {} leads and writes",
             TTL.as_secs(),
             epoch_in_words(next)
         ));
     }
     hold.release();
     old.process.resume()?;
-    report.step("the held batch goes on its way, and SIGCONT -> old-leader");
+    report.step("the held batch is delivered, and SIGCONT -> old-leader");
     let shown = operator(stores, &["status", "outbox-forwarder", "--json"]).await?;
     report.check(
         "another pod took over, and `leasehold status` names it",
         successor.is_some() && shown.contains("new-leader"),
-        successor
-            .map_or("nobody did".to_owned(), |next| format!("new-leader, epoch {}", epoch_in_words(next))),
+        successor.map_or("nobody took over".to_owned(), |next| {
+            format!("new-leader, epoch {}", epoch_in_words(next))
+        }),
     );
     let never = [Sabotage::Admission, Sabotage::NoSuccessor, Sabotage::ShortPause, Sabotage::UniqueKey];
     let refused = old.process.wait_for_line_after(lines, REFUSED, limit(sabotage, &never)).await;
@@ -90,7 +91,7 @@ pub(super) async fn play(
             Some(line) => {
                 old.process.lines()[line].split_once("WARN").map_or("", |(_, said)| said).trim().to_owned()
             }
-            None => format!("it said nothing of {WARNING:?}"),
+            None => format!("it did not log {WARNING:?}"),
         },
     );
     let metric = "spendguard_outbox_forwarder_skip_total{reason=\"fence_refused\"}";
@@ -98,7 +99,7 @@ pub(super) async fn play(
     report.check(
         "every late write was refused",
         refused.as_ref().is_ok_and(|line| line.contains("FENCING_EPOCH_STALE")) && refusals >= 1,
-        format!("{refusals} refused, by its own count; FENCING_EPOCH_STALE in its log: {}", refused.is_ok()),
+        format!("its metric counts {refusals} refusals; FENCING_EPOCH_STALE in its log: {}", refused.is_ok()),
     );
     if sabotage == Some(Sabotage::LateRow) {
         witness.add_row_of(&stores.canonical, epoch).await?;
@@ -108,13 +109,13 @@ pub(super) async fn play(
     let written = written.finish().await?;
     let arrived = wait_for("every row has arrived", limit(sabotage, &[Sabotage::UniqueKey]), || async {
         let (keys, pending) = (witness.keys().await?.0, witness.pending().await?);
-        ensure!(keys >= written && pending == 0, "{keys} of {written} have, {pending} are pending");
+        ensure!(keys >= written && pending == 0, "{keys} of {written} have arrived, {pending} are pending");
         anyhow::Ok(keys)
     })
     .await;
     let events = witness.ingested().await?;
     report.check(
-        "no row is lost and none is doubled",
+        "no row is lost or duplicated",
         arrived.is_ok() && events == written,
         format!(
             "{written} written, {events} in the canonical store{}",
@@ -126,10 +127,10 @@ pub(super) async fn play(
     let (marks, rows_of_old) =
         (witness.marks_out_of_order().await?, terms.iter().find(|term| term.epoch == epoch));
     report.check(
-        "no effect of the old term after the new one's first",
+        "no effect of the old term follows the first one of the new term",
         apart && marks == 0,
         format!(
-            "{} rows of the old term, all before; {marks} marks out of order",
+            "{} rows of the old term, all before; {marks} rows were marked out of order",
             rows_of_old.map_or(0, |term| term.rows)
         ),
     );
@@ -142,7 +143,7 @@ pub(super) async fn play(
             .is_none_or(|before| before.transition_count + 1 == row.transition_count)
     });
     report.check(
-        "the history has a taken_over row, one transition further",
+        "the history has a taken_over row with the next transition number",
         !takeovers.is_empty() && counted,
         takeovers
             .iter()
@@ -152,12 +153,12 @@ pub(super) async fn play(
     );
     if let Some(new) = new {
         new.process.kill().await?;
-        report.step("SIGKILL -> new-leader: old-leader must be of use again");
+        report.step("SIGKILL -> new-leader: old-leader must lead again");
     }
     let again =
         term_after(&witness, successor.unwrap_or(epoch), limit(sabotage, &[Sabotage::ShortPause])).await;
     report.check(
-        "the old leader has not crashed, and leads again when it may",
+        "the old leader has not crashed, and leads again",
         old.process.exit_status().is_none() && again.is_ok(),
         again.map_or_else(
             |error| format!("{error:#}"),

@@ -9,6 +9,7 @@ mod mid_batch;
 mod multi_pod;
 pub(crate) mod pods;
 pub(crate) mod report;
+mod sabotage;
 mod storm;
 
 use std::process::ExitCode;
@@ -47,7 +48,7 @@ pub(crate) struct Args {
     sabotage: Option<Sabotage>,
 }
 
-/// What is broken, and which check must see it.
+/// A fault that the drill causes, so that one of its checks must fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Sabotage {
     /// Both stores of effects admit every term: late writes are not refused

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use lease_core::{HistoryEvent, WallTime};
-use lease_testbed::{Folder, Postgres, PostgresOptions, Process, wait_for};
+use lease_testbed::{Folder, Postgres, PostgresOptions, Process, field, wait_for};
 use sqlx::PgPool;
 
 use super::Sabotage;
 use super::load::{Client, Load, TENANT};
-use super::pods::{PATIENCE, Worker, address_in, binary, operator};
+use super::pods::{PATIENCE, Worker, binary, operator};
 use super::report::DrillReport;
 use crate::demo::TTL;
 use crate::demo::stores::DemoStores;
@@ -19,7 +19,7 @@ use crate::demo::stores::DemoStores;
 const SCOPE: &str = "payments";
 const NAMES: [&str; 2] = ["a", "b"];
 
-/// What a takeover may take beyond the ttl: a poll, and a busy machine.
+/// The time that a takeover may take beyond the ttl: a poll, and a busy machine.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Everything that runs.
@@ -51,7 +51,7 @@ impl Installation {
         let ledger =
             Worker::start("ledger", &["--ledger-db-url", &url, "--grpc-listen", "127.0.0.1:0"]).await?;
         let started = ledger.process.wait_for_line("ledger started", PATIENCE).await?;
-        let grpc = format!("http://{}", address_in(&started, "grpc")?);
+        let grpc = format!("http://{}", field(&started, "grpc")?);
         if sabotage != Some(Sabotage::NoRegister) {
             operator(stores, &["init", "--new", "ttl-sweeper"]).await?;
         }
@@ -89,7 +89,7 @@ impl Installation {
         Ok(sqlx::query_scalar::<_, Option<i64>>(sql).fetch_one(&self.ledger).await?.unwrap_or(0))
     }
 
-    /// Who holds the scope, and in which epoch.
+    /// The holder of the scope, and its epoch.
     async fn scope(&self) -> anyhow::Result<(String, i64)> {
         let sql = "SELECT coalesce(current_holder_instance_id, ''), current_epoch FROM fencing_scopes";
         Ok(sqlx::query_as(sql).fetch_one(&self.ledger).await?)
@@ -131,7 +131,7 @@ pub(super) async fn play(
         })
         .await
     };
-    // How long a successor is waited for; when it came is in the stores.
+    // The time limit for a successor; the moment at which it came is in the stores.
     let limit = if pods == 2 { PATIENCE } else { TTL + GRACE };
     if let Err(why) = more_commits().await {
         load.finish().await?;
@@ -146,7 +146,7 @@ pub(super) async fn play(
         forwarder.is_ok() && sweeper.is_ok() && !holder.is_empty(),
         format!("{holder} holds {SCOPE} in epoch {epoch}"),
     );
-    // Whom else to kill?
+    // Without a leader there is nobody to kill.
     let (Ok(forwarder), Ok(sweeper)) = (forwarder, sweeper) else { return load.finish().await.map(drop) };
 
     kill(stores, report, "outbox-forwarder", &installation.forwarders[forwarder], limit).await?;
@@ -157,7 +157,7 @@ pub(super) async fn play(
         .rfind(|row| matches!(row.event_type, HistoryEvent::TakenOver | HistoryEvent::Acquired));
     let before = last.and_then(|last| history.iter().rfind(|row| row.sequence < last.sequence));
     report.check(
-        "the history has a taken_over row, one transition further",
+        "the history has a taken_over row with the next transition number",
         last.zip(before).is_some_and(|(last, before)| {
             last.event_type == HistoryEvent::TakenOver && last.transition_count == before.transition_count + 1
         }),
@@ -168,7 +168,7 @@ pub(super) async fn play(
 
     let active =
         installation.sidecars.iter().zip(NAMES).find(|(_, name)| holder == format!("sidecar-{name}"));
-    let (active, _) = active.with_context(|| format!("{holder:?} is none of the sidecars"))?;
+    let (active, _) = active.with_context(|| format!("{holder:?} is not one of the sidecars"))?;
     let killed = WallTime::now();
     active.process.kill().await?;
     report.step(format!("SIGKILL -> {holder}"));
@@ -235,8 +235,8 @@ async fn kill(
     Ok(())
 }
 
-/// How long after the kill a term began, by the time that its holder or its store wrote: all on this machine. How long it
-/// takes to look is not counted.
+/// The time from the kill to the start of a term, which its holder or its store wrote on this machine. Our own polling
+/// isn't counted.
 fn after(killed: WallTime, began: i64) -> Duration {
     Duration::from_millis(began.saturating_sub(killed.0).max(0) as u64)
 }
@@ -256,18 +256,18 @@ async fn judge(
         for sweeper in installation.sweepers.iter().filter(|pod| pod.process.exit_status().is_none()) {
             sweeper.process.kill().await?;
         }
-        wait_for("something has expired and stays", PATIENCE * 4, || async {
+        wait_for("an expired reservation stays reserved", PATIENCE * 4, || async {
             let sql = "SELECT count(*) FROM reservations WHERE current_state = 'reserved'
                        AND ttl_expires_at < clock_timestamp()";
-            ensure!(installation.int(sql).await? > 0, "nothing has");
+            ensure!(installation.int(sql).await? > 0, "none has expired");
             anyhow::Ok(())
         })
         .await?;
-        report.step("SABOTAGE: the sweeper that is left is killed");
+        report.step("SABOTAGE: the remaining sweeper is killed");
     }
     let reservations = load.finish().await?;
     report.step(format!("the load ends, after {reservations} reservations"));
-    let drained = wait_for("all is swept and forwarded", PATIENCE, || async {
+    let drained = wait_for("everything is swept and forwarded", PATIENCE, || async {
         let live =
             installation.int("SELECT count(*) FROM reservations WHERE current_state = 'reserved'").await?;
         let pending =
@@ -280,7 +280,7 @@ async fn judge(
         let sql = "UPDATE audit_outbox SET fencing_epoch = 4711 WHERE outbox_id = (SELECT min(outbox_id)
             FROM audit_outbox WHERE workload_instance_id LIKE 'sidecar-%')";
         sqlx::raw_sql(sql).execute(&installation.ledger).await?;
-        report.step("SABOTAGE: an audit row is given an epoch that nobody held");
+        report.step("SABOTAGE: an audit row gets an epoch that nobody held");
     }
     if sabotage == Some(Sabotage::LateRow) {
         stores.witness().add_row_of(&stores.canonical, 1).await?;
@@ -298,7 +298,7 @@ async fn judge(
     );
     let books = installation.int("SELECT count(*) FROM budgets WHERE reserved_minor = 0 AND committed_minor = (SELECT sum(amount_minor) FROM reservations WHERE current_state = 'committed')").await?;
     report.check(
-        "reserved = committed + released, and the budget's books say the same",
+        "reserved = committed + released, and the budget's totals agree",
         all == committed + released && all as u64 == reservations && books == 1,
         format!("{all} = {committed} + {released}"),
     );
@@ -316,9 +316,9 @@ async fn judge(
                      AND event.owner_instance_id = row.workload_instance_id)",
         )
         .await?;
-    report.check("no row bears an epoch that its writer never held", stray == 0, format!("{stray} do"));
+    report.check("no row has an epoch that its writer never held", stray == 0, format!("{stray} do"));
     let doubled =
         installation.ingest.metric("spendguard_canonical_ingest_events_duplicate_total").await.unwrap_or(0);
-    report.step(format!("{doubled} events were sent twice, and kept once"));
+    report.step(format!("{doubled} events were sent twice and stored once"));
     Ok(())
 }

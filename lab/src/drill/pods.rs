@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lease_testbed::Process;
+use lease_testbed::{Process, field};
 
 use crate::demo::TTL;
 use crate::demo::programs::metric;
@@ -22,16 +22,10 @@ pub(crate) fn binary() -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-/// The address that a worker's first line gives as `word`.
-pub(crate) fn address_in(line: &str, word: &str) -> anyhow::Result<String> {
-    let address = line.split(&format!("{word}=")).nth(1).and_then(|rest| rest.split_whitespace().next());
-    Ok(address.with_context(|| format!("no {word} in {line:?}"))?.to_owned())
-}
-
 /// One worker.
 pub(super) struct Worker {
     pub(super) process: Process,
-    /// Where its pages are.
+    /// The address of its pages.
     pub(super) address: String,
 }
 
@@ -44,7 +38,7 @@ impl Worker {
             .args(args)
             .spawn()?;
         let line = process.wait_for_line(&format!("{role} started"), PATIENCE).await?;
-        let address = address_in(&line, "address")?;
+        let address = field(&line, "address")?.to_owned();
         Ok(Self { process, address })
     }
 
@@ -88,7 +82,7 @@ impl Worker {
     }
 }
 
-/// What an operator's command prints.
+/// The output of an operator's command.
 pub(super) async fn operator(stores: &DemoStores, command: &[&str]) -> anyhow::Result<String> {
     let mut program = tokio::process::Command::new(binary()?);
     program.env_clear().args(command).args(&stores.lease_flags).kill_on_drop(true);

@@ -1,4 +1,4 @@
-//! What a drill tells: its steps as they happen, a verdict for each check, and a timeline of holders and epochs.
+//! The report of a drill: its steps as they happen, a verdict for each check, and a timeline of holders and epochs.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::epoch::epoch_in_words;
 
-/// How wide the timeline is, in characters.
+/// The width of the timeline, in characters.
 const WIDTH: usize = 60;
 
 pub(crate) struct DrillReport {

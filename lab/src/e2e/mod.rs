@@ -45,7 +45,7 @@ pub(crate) fn prepare() -> anyhow::Result<()> {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let report = DrillReport::new("end to end", args.json);
     let site = Site::start(&args.chart).await?;
-    report.step("a control plane with two nodes, etcd and Postgres are up");
+    report.step("a control plane with two nodes, etcd and PostgreSQL are running");
     script::play(&site, &report).await?;
     site.cluster.stop().await;
     Ok(crate::exit_code(report.end(&[])?))

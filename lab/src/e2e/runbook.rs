@@ -14,7 +14,7 @@ const PAGE: &str = include_str!("../../../docs/operating.md");
 pub(super) async fn play(site: &Site, report: &DrillReport) -> anyhow::Result<()> {
     let lines: Vec<_> = PAGE.lines().filter_map(|line| line.strip_prefix("$ helm ")).collect();
     let [larger_batch, longer_lease, longer_scope, own_scopes, one_pod] = lines[..] else {
-        anyhow::bail!("the page has other lines: {lines:?}")
+        anyhow::bail!("the page has different helm lines: {lines:?}")
     };
 
     run(site, larger_batch).await?;

@@ -54,12 +54,12 @@ pub(super) async fn play(site: &Site, report: &DrillReport) -> anyhow::Result<()
     let (denied, unused) = (audit::denied(&events), granted.unused(&events));
     let first = |list: &[String]| list.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
     report.check(
-        "the API server refused the pods nothing",
+        "the API server refused no request of the pods",
         denied.is_empty() && audit::requests(&events) > 0,
         format!("{} of {} requests {}", denied.len(), audit::requests(&events), first(&denied)),
     );
     report.check(
-        "every verb that the chart grants was used",
+        "every verb that the chart grants is used",
         unused.is_empty() && granted.count() > 0,
         format!("{} of {} were not {}", unused.len(), granted.count(), first(&unused)),
     );
@@ -148,7 +148,7 @@ async fn delete_the_leader(site: &Site, report: &DrillReport) -> anyhow::Result<
     let next = one_leader(site, FORWARDER, None).await?;
     let (gap, handed) = (gaps_ms(site, began).await?, next.name != leader.name);
     report.check(
-        "kubectl delete pod of the leader: another leads at once",
+        "kubectl delete pod of the leader: another leads immediately",
         handed && gap <= GAPS_MS && clean(site, began).await?,
         format!("{} after {}, {gap} ms without a leader", next.name, leader.name),
     );
@@ -166,7 +166,7 @@ async fn restart_everything(site: &Site, report: &DrillReport) -> anyhow::Result
     for set in sets.list(&ours).await? {
         sets.restart(&set.metadata.name.unwrap_or_default()).await?;
     }
-    let pods = site.until("everything is new and ready", || pods::settled(&site.client)).await?;
+    let pods = site.until("every pod is new and ready", || pods::settled(&site.client)).await?;
     let (gap, terms) = (gaps_ms(site, began).await?, taken_over(site, began).await?);
     report.check(
         format!(
@@ -216,7 +216,7 @@ async fn roll_back(site: &Site, report: &DrillReport, good: &[&str]) -> anyhow::
     let nonsense = "outboxForwarder.env.LEASEHOLD_OUTBOX_FORWARDER_BATCH_SIZE=nonsense";
     site.ask_for("upgrade", &[good, &[nonsense]].concat(), &[]).await?;
     let told = site
-        .until("the new pod says what is wrong", || async {
+        .until("the new pod's log says what is wrong", || async {
             let pods = pods::all(&site.client).await?;
             let logs = pods.iter().map(|pod| site.cluster.logs(NAMESPACE, &pod.name));
             let told = logs.flat_map(|log| log.lines().map(str::to_owned).collect::<Vec<_>>());
@@ -225,7 +225,7 @@ async fn roll_back(site: &Site, report: &DrillReport, good: &[&str]) -> anyhow::
         .await?;
     let still = one_leader(site, FORWARDER, None).await?;
     report.check(
-        "a release that can't start says why, and leaves the leader alone",
+        "a release that can't start says why, and the old leader keeps the lease",
         still.name == before.name,
         format!("{} leads; {told}", still.name),
     );
@@ -272,7 +272,7 @@ async fn uninstall(site: &Site, report: &DrillReport) -> anyhow::Result<()> {
     let kept = lease_int(site, "SELECT count(*) FROM coordination_leases").await?;
     let free = lease_int(site, "SELECT count(*) FROM coordination_leases WHERE grant_id IS NULL").await?;
     report.check(
-        "helm uninstall leaves the registers and nothing else, and every leader gave up its lease",
+        "helm uninstall leaves only the registers, and every leader released its lease",
         gone.is_ok() && leases == 2 && kept == 2 && free == 2,
         format!(
             "{leases} Leases, {kept} rows in Postgres, {free} of them free{}",

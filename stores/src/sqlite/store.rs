@@ -55,6 +55,7 @@ impl SqliteStore {
         Ok(Self { place, is_named, owned: Mutex::new(Some(owned)) })
     }
 
+    #[cfg(any(feature = "etcd", feature = "k8s"))]
     pub(crate) fn sqlite_place(&self) -> SqlitePlace {
         self.place.clone()
     }

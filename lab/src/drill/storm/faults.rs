@@ -1,4 +1,4 @@
-//! What happens to whom, and when: a function of the seed, as far as it lies with us.
+//! The faults, their victims and their times. The seed determines them, as far as the timing of processes allows.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::installation::{Installation, Seat};
 
-/// What was done, in words.
+/// The faults so far, in words.
 type Done = Vec<&'static str>;
 
 /// All faults, until there were enough.
@@ -112,7 +112,7 @@ async fn succeeded(installation: &Installation, seat: Seat, epoch: i64) {
     }
 }
 
-/// What they all stand on: Postgres, ledgers, ingests.
+/// The servers that all others need: Postgres, ledgers, ingests.
 async fn foundations(
     installation: &Installation,
     mut random: StdRng,

@@ -148,7 +148,7 @@ impl Installation {
         asking.chain(&self.ledgers).chain(&self.ingests)
     }
 
-    /// Who holds it, and in which epoch; none while nobody does, or its name is of a process that is gone.
+    /// The holder and its epoch; none while nobody holds it, or if its process is gone.
     pub(super) async fn holder(&self, seat: Seat) -> anyhow::Result<Option<(&StormWorker, i64)>> {
         let (lease, workers) = match seat {
             Seat::Forwarder => ("outbox-forwarder", &self.forwarders),

@@ -23,7 +23,7 @@ use verdicts::Overdraft;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many changes of holder there must be in all
+    /// The number of changes of holder to wait for, over all leases
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     takeovers: u64,
     /// Which faults happen to whom, and when. Default: a fresh one, which is printed
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     sabotage: Option<Sabotage>,
 }
 
-/// What is broken, and which check must see it.
+/// A fault that the drill causes, so that one of its checks must fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Sabotage {
     /// The ledger admits every term: rows bear epochs that were over
@@ -51,20 +51,20 @@ enum Sabotage {
     LostEvent,
 }
 
-/// Many, who spend: what they reserve is nearly all committed.
+/// Clients that commit nearly all of their reservations.
 const SPENDERS: [Client; 2] = [
     Client { name: "spender-1", currency: "EUR", amount_minor: 1, commits: true },
     Client { name: "spender-2", currency: "EUR", amount_minor: 3, commits: true },
 ];
 
-/// Who would overdraw a small budget, all together, if they could.
+/// Clients that would together overdraw a small budget if they could.
 const GREEDY: [Client; 3] = [
     Client { name: "greedy-1", currency: "USD", amount_minor: 7, commits: false },
     Client { name: "greedy-2", currency: "USD", amount_minor: 5, commits: false },
     Client { name: "greedy-3", currency: "USD", amount_minor: 3, commits: false },
 ];
 
-/// What one takeover may take on a busy machine, on average.
+/// The average time that one takeover may take on a busy machine.
 const SLOWEST: Duration = Duration::from_secs(6);
 
 pub(super) async fn play(args: &Args, report: &DrillReport) -> anyhow::Result<()> {
@@ -121,8 +121,8 @@ pub(super) async fn play(args: &Args, report: &DrillReport) -> anyhow::Result<()
         worker.lives()?;
         clean += usize::from(worker.stop().await?);
     }
-    let (all, seen) = (workers.len(), format!("{clean} of {} ended with 0", workers.len()));
-    report.check("everybody stops cleanly when asked to", clean == all, seen);
+    let (all, seen) = (workers.len(), format!("{clean} of {} exited with code 0", workers.len()));
+    report.check("every program stops cleanly when asked to", clean == all, seen);
     Ok(())
 }
 
@@ -152,7 +152,7 @@ async fn progress(
     seen
 }
 
-/// Where a sidecar's socket is.
+/// The path of a sidecar's socket.
 fn socket(folder: &std::path::Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.sock"))
 }

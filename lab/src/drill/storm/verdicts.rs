@@ -1,4 +1,4 @@
-//! What is looked at while the storm lasts, and what the leases' history says of it.
+//! Checks that only the storm has: a budget that is watched all the time, and the leases' history.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -43,7 +43,7 @@ impl Overdraft {
     }
 }
 
-/// What only a storm can say, beside the books.
+/// Judges what the books alone don't show.
 pub(super) async fn judge(
     installation: &Installation,
     (most, looks): (i64, u64),
@@ -54,12 +54,12 @@ pub(super) async fn judge(
     report.check(
         "no budget was ever overdrawn",
         most <= limit && looks > 0,
-        format!("at most {most} of {limit}, in {looks} looks"),
+        format!("at most {most} of {limit}, in {looks} samples"),
     );
-    report.check("a budget was asked for more than it had", refused > 0, format!("{refused} times"));
+    report.check("requests exceeded a budget, and were refused", refused > 0, format!("{refused} times"));
     let never = installation.books().int(NEVER_LED).await?;
     report.check(
-        "every row of a sweeper bears an epoch that it led in",
+        "every row of a sweeper has an epoch in which it led",
         never == 0,
         format!("{never} do not"),
     );

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use lease_testbed::{Process, Proxy, Signal};
+use lease_testbed::{Process, Proxy, Signal, field};
 
-use crate::drill::pods::{PATIENCE, address_in, binary};
+use crate::drill::pods::{PATIENCE, binary};
 
 /// One of a role's two.
 pub(super) struct StormWorker {
@@ -15,14 +15,14 @@ pub(super) struct StormWorker {
     args: Vec<String>,
     /// Everything that it reaches is reached through these.
     links: Vec<Proxy>,
-    /// How others reach it, wherever it listens this time: the word before its address, and the proxy.
+    /// The way for others to reach it, on whichever port it listens: the field of its log line, and the proxy.
     front: Option<(&'static str, Proxy)>,
     life: Mutex<Life>,
 }
 
 #[derive(Default)]
 struct Life {
-    /// What it calls itself: its name, with a number once it has come back as another pod.
+    /// Its workload id: its name, with a number once it has come back as another pod.
     workload: String,
     starts: usize,
     process: Option<Arc<Process>>,
@@ -65,7 +65,7 @@ impl StormWorker {
             match process.wait_for_line(&format!("{} started", self.role), PATIENCE).await {
                 Ok(line) => {
                     if let Some((word, proxy)) = &self.front {
-                        proxy.switch_upstream(address_in(&line, word)?.parse()?);
+                        proxy.switch_upstream(field(&line, word)?.parse()?);
                     }
                     self.life().process = Some(Arc::new(process));
                     return Ok(());
@@ -125,7 +125,7 @@ impl StormWorker {
         if let Some(status) = process.exit_status() {
             let lines = process.lines();
             let last = lines[lines.len().saturating_sub(5)..].join("\n");
-            bail!("{} has ended by itself ({status}):\n{last}", self.workload());
+            bail!("{} ended unexpectedly ({status}):\n{last}", self.workload());
         }
         Ok(())
     }
