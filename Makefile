@@ -7,6 +7,10 @@ TIMES ?= 20
 CARGO ?= cargo
 LAB = target/debug/leasehold-lab
 
+# The demo alone needs half of what there is to compile; once everything is built, that serves it too.
+DEMO = --no-default-features --features "leasehold/sqlite leasehold/$(MODE) lease-lab/$(MODE)"
+ALL = target/debug/.everything-is-built
+
 # What the other commands need. `make test` has built it with its tests by then; cargo would build half of it again
 # otherwise, since tests ask for more features of what they depend on.
 BUILT = $(CARGO) build --locked --workspace
@@ -23,7 +27,7 @@ help: ## list the commands
 
 demo: ## the main job: three forwarders and an ingest under kills and stops (MODE=sqlite|postgres|etcd|k8s)
 	@sh scripts/setup.sh $(MODE)
-	@$(CARGO) build --locked -p leasehold -p lease-lab
+	@$(CARGO) build --locked -p leasehold -p lease-lab $(if $(wildcard $(ALL)),,$(DEMO))
 	@$(LAB) demo --mode $(MODE)
 
 test: lint unit bars e2e ## everything that must hold; what CI runs
@@ -31,6 +35,7 @@ test: lint unit bars e2e ## everything that must hold; what CI runs
 build: ## the binaries leasehold and leasehold-lab
 	@sh scripts/setup.sh
 	@$(CARGO) build --locked --workspace
+	@touch $(ALL)
 
 lint: ## format, clippy without warnings, documentation without warnings
 	@sh scripts/setup.sh postgres etcd k8s
@@ -41,6 +46,7 @@ lint: ## format, clippy without warnings, documentation without warnings
 unit: ## every test of the workspace, the conformance suite on each store and the mutants among them
 	@sh scripts/setup.sh postgres etcd k8s helm
 	$(CARGO) test --locked --workspace --no-run
+	@touch $(ALL)
 	@# As cargo would start them, in their packages' folders, but two at a time.
 	@$(CARGO) test --locked --workspace --no-run --quiet --message-format=json | \
 		sed -n '/"overflow_checks":[a-z]*,"test":true/s/.*"manifest_path":"\([^"]*\)\/Cargo.toml".*"executable":"\([^"]*\)".*/cd "\1" \&\& "\2"/p' | \
@@ -55,19 +61,19 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 		"$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) roll $(SEED:%=--seed %)" \
-		| sh scripts/together.sh 3
+		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
 		"$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)" \
 		"$(LAB) drill storm --takeovers 100 $(SEED:%=--seed %)" \
-		| sh scripts/together.sh 3
+		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
 		"$(LAB) failover --mode sqlite --ttl 2s --times 50" \
 		"$(LAB) failover --mode postgres --ttl 2s --times 50" \
 		"$(LAB) failover --mode etcd --ttl 2s --times 50" \
 		"$(LAB) failover --mode k8s --ttl 2s --times 20" \
 		"$(LAB) failover --mode postgres --ttl 15s --times 3" \
-		| sh scripts/together.sh 5
+		| LIMIT=1800 sh scripts/together.sh 5
 
 e2e: ## the Helm chart on a real control plane, whose pods run as processes here; needs root rights
 	@sh scripts/setup.sh postgres etcd k8s helm

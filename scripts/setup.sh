@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure that everything the two README commands need is here. Installs only missing pieces; silent when none are.
-# Exit code 1 and a sentence that says what to do when a piece can't be had.
+# Makes sure that everything the two README commands need is here. Installs only missing pieces; silent if none is.
+# Exit code 1 and a sentence that says what to do when a piece can't be installed.
 set -eu
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -25,13 +25,14 @@ install() {
 have cargo || fail "cargo is missing: install Rust from https://rustup.rs, then run this again"
 have cc || install "a C compiler" build-essential "SQLite and ring are compiled from source"
 
-have protoc || install protoc protobuf-compiler "etcd's client and the ledger's are generated from their protocols"
+# The demo's own build, on SQLite, has no gRPC.
+[ "$*" = sqlite ] || have protoc || install protoc protobuf-compiler "etcd's client and the ledger's are generated from their protocols"
 # Debian keeps the standard types, of which the ledger uses Timestamp, in a package of its own.
-if have dpkg && [ ! -e /usr/include/google/protobuf/timestamp.proto ] && dpkg -s protobuf-compiler >/dev/null 2>&1; then
+if [ "$*" != sqlite ] && have dpkg && [ ! -e /usr/include/google/protobuf/timestamp.proto ] && dpkg -s protobuf-compiler >/dev/null 2>&1; then
     install "protobuf's standard types" libprotobuf-dev "the ledger's protocol uses Timestamp"
 fi
 
-# What the named modes need, as in `setup.sh postgres etcd`.
+# The needs of the named modes, as in `setup.sh postgres etcd`.
 wants() { case " $modes " in *" $1 "*) ;; *) return 1 ;; esac; }
 modes="$*"
 

@@ -3,18 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use harness::K8sHarness;
 use lease_conformance::Harness;
 use lease_conformance::mutants::{self, Fate};
-
-#[path = "conformance/audit.rs"]
-#[allow(dead_code, reason = "mutants ask what they like")]
-mod audit;
-#[path = "conformance/harness.rs"]
-#[allow(dead_code, reason = "no actors' processes here")]
-mod harness;
-#[path = "../../backend-sqlite/tests/conformance/resource.rs"]
-mod resource;
+use lease_stores::k8s::K8sStore;
+use lease_stores::start;
 
 /// The time that a trial waits for something that a mutant never does.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -29,7 +21,7 @@ const NOT_SEEN_HERE: [&str; 3] = [
 
 #[test]
 fn every_mutant_is_killed_by_its_named_trials() {
-    let harness: Arc<dyn Harness> = Arc::new(K8sHarness::start());
+    let harness: Arc<dyn Harness> = start(K8sStore::start()).expect("a control plane must start");
     let fates = mutants::run_all(|mutant| mutant.run_on(harness.clone(), LIMIT));
     let survives = |fate: &&Fate| !fate.survived.is_empty() && !NOT_SEEN_HERE.contains(&fate.mutant.as_str());
     let survived: Vec<_> = fates.iter().filter(survives).collect();

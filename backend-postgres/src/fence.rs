@@ -90,21 +90,23 @@ impl Fence {
     /// [`FenceError::Stale`]: a later term has been admitted; [`FenceError::Store`] otherwise, among others 40001
     /// from a transaction that is not READ COMMITTED. In both cases the transaction can only be rolled back.
     pub async fn admit(&self, connection: &mut PgConnection, term: &Term) -> Result<(), FenceError> {
-        let refused = Stale { refused: *term };
-        // The store can't issue, nor ever admit, such an epoch.
-        let epoch = i64::try_from(term.epoch).map_err(|_| FenceError::Stale(refused))?;
-        let admitted = sqlx::query(AssertSqlSafe(self.admit.clone()))
+        // The store can't issue, nor ever admit, a greater epoch.
+        let epoch = i64::try_from(term.epoch).map_err(|_| FenceError::Stale(Stale { refused: *term }))?;
+        sqlx::query(AssertSqlSafe(self.admit.clone()))
             .bind(&self.resource)
             .bind(epoch)
             .bind(Uuid::from_u128(term.grant.0))
             .execute(connection)
-            .await;
-        match admitted {
-            Ok(_) => Ok(()),
-            Err(failure) if error::database(&failure).is_some_and(|e| e.code() == error::STALE) => {
-                Err(FenceError::Stale(refused))
-            }
-            Err(failure) => Err(failure.into()),
+            .await
+            .map(drop)
+            .map_err(|failure| Self::refusal(term, failure))
+    }
+
+    /// The meaning of the failure of a statement of your own that admits `term` by the SQL function `leasehold_admit`.
+    pub fn refusal(term: &Term, failure: sqlx::Error) -> FenceError {
+        match error::database(&failure) {
+            Some(raised) if raised.code() == error::STALE => FenceError::Stale(Stale { refused: *term }),
+            _ => failure.into(),
         }
     }
 

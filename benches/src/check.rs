@@ -7,7 +7,7 @@ use std::time::Instant;
 use lease_core::{BackendError, Elector, Leadership, LeaseBackend, LeaseName, Memory, WorkloadId};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::paired::{Samples, Verdict, judge};
+use crate::paired::{BarResult, Samples, judge};
 
 const TURNS: usize = 400;
 const CALLS: u32 = 20_000;
@@ -27,7 +27,7 @@ fn per_call(mut call: impl FnMut()) -> std::time::Duration {
     start.elapsed() / CALLS
 }
 
-pub(crate) async fn is_leader_now() -> anyhow::Result<Verdict> {
+pub(crate) async fn is_leader_now() -> anyhow::Result<BarResult> {
     let connector = || {
         let backend: Arc<dyn LeaseBackend> = Arc::new(Memory::new());
         std::future::ready(Ok::<_, BackendError>(backend))

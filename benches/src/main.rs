@@ -12,7 +12,7 @@ mod round_trips;
 
 use std::process::ExitCode;
 
-use paired::Verdict;
+use paired::BarResult;
 
 const HELP: &str = "\
 Measures Leasehold beside references, in turns, and judges the ratios of the medians.
@@ -37,7 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
         "unknown part {:?}: use leases or fence, or none for all",
         part.unwrap_or_default()
     );
-    let verdicts: Vec<Verdict> = runtime.block_on(async {
+    let verdicts: Vec<BarResult> = runtime.block_on(async {
         let mut verdicts = Vec::new();
         if wants("leases") {
             verdicts.push(check::is_leader_now().await?);
@@ -49,6 +49,6 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         anyhow::Ok(verdicts)
     })?;
-    println!("\n{}", verdicts.iter().map(Verdict::to_string).collect::<Vec<_>>().join("\n"));
+    println!("\n{}", verdicts.iter().map(BarResult::to_string).collect::<Vec<_>>().join("\n"));
     Ok(if verdicts.iter().all(|verdict| verdict.holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

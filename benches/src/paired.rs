@@ -4,13 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 /// Whether one bar holds, with the figures.
-pub(crate) struct Verdict {
+pub(crate) struct BarResult {
     pub(crate) holds: bool,
     pub(crate) what: String,
     pub(crate) figures: String,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for BarResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = if self.holds { "holds " } else { "MISSED" };
         write!(f, "{word}  {}: {}", self.what, self.figures)
@@ -36,10 +36,10 @@ impl Samples {
 }
 
 /// Judges the ratio of two medians taken in turns.
-pub(crate) fn judge(what: &str, bar: f64, ours: &Samples, reference: &Samples) -> Verdict {
+pub(crate) fn judge(what: &str, bar: f64, ours: &Samples, reference: &Samples) -> BarResult {
     let (a, b) = (ours.quantile(0.5), reference.quantile(0.5));
     let ratio = a.as_secs_f64() / b.as_secs_f64();
-    Verdict {
+    BarResult {
         holds: ratio <= bar,
         what: what.to_owned(),
         figures: format!(

@@ -7,11 +7,11 @@ use lease_postgres::{Postgres, PostgresConfig};
 use lease_testbed::{Postgres as Server, PostgresOptions};
 use sqlx::{Connection, PgConnection};
 
-use crate::paired::{Samples, Verdict, judge};
+use crate::paired::{BarResult, Samples, judge};
 
 const TURNS: usize = 1500;
 
-pub(crate) async fn renewal() -> anyhow::Result<Verdict> {
+pub(crate) async fn renewal() -> anyhow::Result<BarResult> {
     let server = Server::start(PostgresOptions::default()).await?;
     let config = PostgresConfig::new(&server.url())?;
     lease_postgres::migrate(&config).await?;

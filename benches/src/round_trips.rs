@@ -4,9 +4,9 @@ use lease_conformance::by_hand::{acquire, held, name, release, renew};
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_testbed::{Postgres as Server, PostgresOptions, Proxy, RoundTrips};
 
-use crate::paired::Verdict;
+use crate::paired::BarResult;
 
-pub(crate) async fn round_trips() -> anyhow::Result<Vec<Verdict>> {
+pub(crate) async fn round_trips() -> anyhow::Result<Vec<BarResult>> {
     let server = Server::start(PostgresOptions::default()).await?;
     lease_postgres::migrate(&PostgresConfig::new(&server.url())?).await?;
     let proxy = Proxy::postgres(server.addr())?;
@@ -17,7 +17,7 @@ pub(crate) async fn round_trips() -> anyhow::Result<Vec<Verdict>> {
         let trips = proxy.round_trips().since(&before).total();
         let what = format!("round trips on the wire for {what}");
         let figures = format!("{} request, {} reply", trips.requests, trips.replies);
-        verdicts.push(Verdict { holds: (trips.requests, trips.replies) == (1, 1), what, figures });
+        verdicts.push(BarResult { holds: (trips.requests, trips.replies) == (1, 1), what, figures });
     };
 
     // The first of each kind may have to be prepared; what counts is every later one.

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lease_settings::{
-    App, Block, Failure, Kind, LeaderElection, Log, Mode, Model, Modes, Operator, Settings, Sources, Workload,
+    App, Block, Failure, LeaderElection, Log, Mode, Model, Modes, Operator, Settings, Sources, ValueKind,
+    Workload,
 };
 use lease_worker_common::{ChosenRole, NamedRole, Role, Roles};
 
@@ -37,7 +38,7 @@ enum Command {
     #[command(flatten)]
     Operation(operator::Operation),
     /// Run a program only while it holds the lease
-    Run(run::Run),
+    Run(run::RunArgs),
     /// Run one of the workers
     Worker(Worker),
 }
@@ -69,7 +70,7 @@ impl Default for Cli {
 /// A command and all that it was told.
 enum Task<'a> {
     Operation(operator::Operation),
-    Run(run::Run),
+    Run(run::RunArgs),
     Worker(&'a NamedRole, ArgMatches),
 }
 
@@ -227,7 +228,7 @@ fn with_flags(mut command: clap::Command, model: &Model) -> clap::Command {
     for (section, setting) in model.settings() {
         let key = format!("{}.{}", section.name, setting.key);
         let default = setting.default.unwrap_or(setting.unset);
-        let time = matches!(setting.kind, Kind::Millis { .. });
+        let time = matches!(setting.kind, ValueKind::Millis { .. });
         let unit = if time && setting.default.is_some() { "ms" } else { "" };
         let default = if default.is_empty() { String::new() } else { format!(" [default: {default}{unit}]") };
         let seen = if setting.secret { ", visible to all users of this machine" } else { "" };

@@ -8,9 +8,9 @@ use lease_core::elector::StepFn;
 use lease_core::{
     BackendError, Clock, Elector, ElectorBuilder, Leadership, LeaseBackend, LeaseName, WallTime, WorkloadId,
 };
-use lease_judge::Patience;
-use lease_judge::history::{Recorder, What};
+use lease_judge::history::What;
 use lease_judge::recording::recorded;
+use lease_judge::{Patience, Recorder};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -93,14 +93,14 @@ impl Cast {
     }
 }
 
-/// How an actor is made; the defaults are the harness's ttl and the case's own lease.
+/// The settings of an actor; the defaults are the harness's ttl and the case's own lease.
 pub(crate) struct ActorSpec {
     pub(crate) holder: String,
     pub(crate) lease: LeaseName,
     pub(crate) ttl: Duration,
     pub(crate) max_ttl: Option<Duration>,
     pub(crate) preemptible: bool,
-    /// How far this actor's idea of the time of day is off.
+    /// This actor's wall clock is off by this much.
     pub(crate) wall_off_ms: i64,
     /// The work goes on after being told to stop until the case lets it return.
     pub(crate) drains: bool,
@@ -204,8 +204,10 @@ impl ActorSpec {
             },
             work,
         );
+        let (recorder, lease, actor) = (cast.recorder.clone(), self.lease.clone(), name.clone());
         let task = tokio::spawn(async move {
             let _ = run.await;
+            recorder.record(&lease, Clock::boot().now(), &actor, What::Left);
         });
         let control = Control {
             stop: Arc::new(stop),

@@ -15,7 +15,7 @@ use crate::context::Cx;
 use crate::harness::{Facility, Harness};
 use crate::step::Core;
 
-/// How long a case waits for anything before it fails.
+/// A case fails when anything that it waits for takes longer.
 pub const PATIENCE: Patience = Patience(Duration::from_secs(30));
 
 pub(crate) type CaseFuture = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
@@ -25,12 +25,12 @@ pub(crate) type CaseFuture = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 pub struct Case {
     /// `group::behaviour`, in the words of what it defends.
     pub id: &'static str,
-    /// What the store or its harness must offer.
+    /// The store or its harness must offer these.
     pub needs: &'static [Need],
     pub(crate) run: fn(Arc<Cx>) -> CaseFuture,
 }
 
-/// What a case needs.
+/// A precondition of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// [`Capabilities::watch`]
@@ -105,7 +105,7 @@ impl Case {
         let began = Instant::now();
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
-            Err(error) => return Some(Err(format!("no runtime: {error}"))),
+            Err(error) => return Some(Err(format!("cannot start a runtime: {error}"))),
         };
         let outcome = runtime.block_on(cancel.run_until_cancelled(self.judged(harness, core, patience)));
         runtime.shutdown_background();
@@ -123,7 +123,7 @@ impl Case {
         let outcome = match tokio::time::timeout(patience.0 * 3, case).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(anyhow::anyhow!("the case panicked")),
-            Err(_) => Err(anyhow::anyhow!("the case hung for {:?}", patience.0 * 3)),
+            Err(_) => Err(anyhow::anyhow!("the case timed out after {:?}", patience.0 * 3)),
         };
         match outcome {
             Ok(()) => cx.judge().await,

@@ -1,4 +1,4 @@
-//! What a case works with: the store, fresh names, actors, and the history that is judged at its end.
+//! A case's tools: the store, fresh names, actors, and the history that is judged at its end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use lease_core::writes::{self, Candidate, Fresh};
 use lease_core::{Change, Grant, LeaseBackend, LeaseName, Observation, PutOutcome, Record, admin};
-use lease_judge::history::{self, Effects, History, Recorder};
-use lease_judge::process::{ActorProcess, Orders};
+use lease_judge::actor::{ActorProcess, EffectOrders, Orders};
+use lease_judge::history::{Effects, History};
 use lease_judge::recording::Recorded;
-use lease_judge::{FencedResource, Patience, invariants};
+use lease_judge::{FencedResource, Patience, Recorder, in_brief, invariants};
 
 use crate::actor::{Actor, ActorSpec, Cast};
 use crate::harness::Harness;
@@ -59,7 +59,7 @@ impl Cx {
             .expect("the harness's prefix must be a lease name")
     }
 
-    /// What the names of this case's leases begin with.
+    /// The prefix of the names of this case's leases.
     pub(crate) fn prefix(&self) -> &str {
         &self.unique
     }
@@ -148,7 +148,7 @@ impl Cx {
 
     // === electors ===
 
-    /// What an actor named `holder` is made of, unless the case says otherwise.
+    /// The default settings of an actor named `holder`.
     pub(crate) fn spec(&self, holder: &str) -> ActorSpec {
         ActorSpec {
             holder: holder.to_owned(),
@@ -194,7 +194,9 @@ impl Cx {
             actor: name.to_owned(),
             holder: holder.to_owned(),
             ttl_ms: ttl.as_millis() as u64,
-            resource: resource.map(str::to_owned),
+            effects: resource
+                .map(|resource| EffectOrders { resource: resource.to_owned(), every_ms: Some(20) }),
+            trace: None,
         };
         ActorProcess::start(command, &orders, self.recorder.clone(), self.patience)
     }
@@ -230,7 +232,7 @@ impl Cx {
         Ok(())
     }
 
-    /// What has happened to `lease` so far.
+    /// The history of `lease` so far.
     pub(crate) async fn history(
         &self,
         backend: &dyn LeaseBackend,
@@ -257,7 +259,7 @@ impl Cx {
 /// A lease, and the name of a fenced resource whose effects are judged with it.
 type Resource = (LeaseName, String, Arc<dyn FencedResource>);
 
-/// Who acquires by hand.
+/// The candidate in whose name a case acquires by hand.
 pub(crate) fn candidate(holder: &str, ttl: Duration) -> Candidate {
     Candidate { holder: holder.to_owned(), region: "here".to_owned(), ttl, max_ttl: ttl, preemptible: false }
 }
@@ -288,7 +290,7 @@ fn brief(observation: &Observation) -> String {
         None => format!("absent, lineage {}, floor {}", observation.lineage, observation.floor),
         Some(record) => format!(
             "{}, tag {}, lineage {}, floor {}",
-            history::shown(record),
+            in_brief(record),
             record.tag,
             observation.lineage,
             observation.floor

@@ -1,4 +1,4 @@
-//! What legitimately differs between stores, as data: kept beside the suite, checked by each run of it, and made into
+//! The legitimate differences between stores, as data: kept beside the suite, checked by each run of it, and made into
 //! one table for people.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cases;
 use crate::harness::Harness;
 
-/// What a store offers, and which cases of the suite that leaves out. See [`Harness::description`].
+/// A store's offers, and the cases of the suite that don't apply to it. See [`Harness::description`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Description {

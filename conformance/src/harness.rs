@@ -1,4 +1,4 @@
-//! What a backend's author implements, so that the suite can judge the backend.
+//! The interface that a backend's author implements, so that the suite can judge the backend.
 
 use std::fmt;
 use std::process::Command;
@@ -38,7 +38,7 @@ pub trait Harness: Send + Sync + 'static {
     /// will use the connection.
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError>;
 
-    /// What the names of the suite's leases begin with, so that a store with other leases in it can be judged.
+    /// The prefix of the names of the suite's leases, so that a store with other leases in it can be judged.
     fn prefix(&self) -> &str {
         "conformance"
     }
@@ -49,12 +49,12 @@ pub trait Harness: Send + Sync + 'static {
         Duration::from_secs(1)
     }
 
-    /// How many cases may run at once. They mostly wait, but each has a few connections.
+    /// This many cases may run at once. They mostly wait, but each has a few connections.
     fn parallel_cases(&self) -> usize {
         16
     }
 
-    /// What this harness offers besides connections.
+    /// The facilities that this harness offers besides connections.
     fn facilities(&self) -> &[Facility] {
         &[]
     }
@@ -131,7 +131,7 @@ impl Missing {
     }
 }
 
-/// What a harness may offer besides connections.
+/// A facility that a harness may offer besides connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Facility {
     /// [`Harness::delete`]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lease_core::{BackendError, LeaseBackend};
 use lease_judge::FencedResource;
-use lease_judge::process::{self, ActorStore};
+use lease_judge::actor::{self, ActorStore};
 
 use crate::harness::Harness;
 
@@ -23,8 +23,8 @@ impl ActorStore for OfHarness {
     }
 }
 
-/// The main function of an actor in a process of its own: it does what the suite that started it orders, and prints
-/// its history. For the process that [`Harness::actor_command`] starts.
+/// The main function of an actor in a process of its own: it carries out the orders of the suite that started it, and
+/// prints its history. For the process that [`Harness::actor_command`] starts, on its main thread.
 pub fn actor_main(harness: Arc<dyn Harness>) -> ExitCode {
-    process::actor_main(Arc::new(OfHarness(harness)))
+    actor::actor_main(Arc::new(OfHarness(harness)))
 }

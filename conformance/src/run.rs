@@ -102,7 +102,7 @@ fn trials(suite: Suite) -> Vec<Trial> {
 
 fn capabilities(harness: &dyn Harness) -> Result<Capabilities, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    let runtime = runtime.map_err(|error| format!("cannot start a runtime: {error}"))?;
     let connect = async { tokio::time::timeout(PATIENCE.0, harness.connect()).await };
     let connected = match runtime.block_on(connect) {
         Ok(Ok(backend)) => Ok(backend.capabilities()),
@@ -115,27 +115,27 @@ fn capabilities(harness: &dyn Harness) -> Result<Capabilities, String> {
     connected
 }
 
-/// How one case went.
+/// One case and its verdict.
 #[derive(Clone, Debug, Serialize)]
 pub struct CaseReport {
     /// The case.
     pub id: &'static str,
-    /// How it went.
+    /// Its verdict.
     pub verdict: Verdict,
 }
 
-/// How a case went.
+/// The verdict on one case.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// As it must.
     Passed {
-        /// How long it took.
+        /// The time that it took.
         seconds: f64,
     },
     /// Not as it must.
     Failed {
-        /// What happened.
+        /// The failure, with the history that led to it.
         why: String,
     },
     /// It does not apply to this store, or needs what the harness doesn't offer.
@@ -145,7 +145,7 @@ pub enum Verdict {
     },
 }
 
-/// How a whole run went.
+/// The verdicts of a whole run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The store.

@@ -150,7 +150,7 @@ impl Tap {
         self.counted(&self.0.reads, more).await;
     }
 
-    /// How many reads have been made.
+    /// The number of reads so far.
     pub(crate) fn read_count(&self) -> u64 {
         self.0.reads.load(Ordering::SeqCst)
     }

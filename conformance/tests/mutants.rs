@@ -1,4 +1,4 @@
-//! What the suite is worth: every wrong core, store and fence is killed by each trial that is named for it.
+//! The suite can tell right from wrong: every wrong core, store and fence is killed by each trial that is named for it.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use lease_conformance::mutants;
 use lease_conformance::{MemoryHarness, Patience, find, real_core};
 
-/// How long a trial waits for what a mutant never does.
+/// A trial waits this long for what a mutant never does.
 const LIMIT: Duration = Duration::from_secs(6);
 
 #[test]

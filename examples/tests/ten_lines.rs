@@ -107,12 +107,12 @@ impl Place {
 
     /// Waits until the term with this epoch has written, and no other than it since.
     async fn writes_of(&self, epoch: i64, limit: Duration) -> anyhow::Result<()> {
-        let newest = async || {
+        let newest = async || -> Result<Option<i64>, sqlx::Error> {
             let mut outbox =
                 SqliteConnection::connect(&format!("sqlite:{}", self.path("outbox.sqlite").display()))
                     .await?;
             let newest = "SELECT epoch FROM batches ORDER BY id DESC LIMIT 1";
-            sqlx::query_scalar::<_, i64>(newest).fetch_optional(&mut outbox).await
+            sqlx::query_scalar(newest).fetch_optional(&mut outbox).await
         };
         // Before the first one has begun there is neither a file nor a table.
         let written = async || Ok(newest().await.is_ok_and(|newest| newest == Some(epoch)));

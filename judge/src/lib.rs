@@ -2,16 +2,24 @@
 //!
 //! A [`History`](history::History) is all that happened to one lease, on one host clock: each elector's calls and terms,
 //! each effect, the store's own rows. A [recorded](recording) step function or backend writes it, in one process or in
-//! several ([`process`]); [`invariants::judge`] decides. The conformance suite, chaos, failover and hand-over runs all
+//! several ([`actor`]); [`invariants::judge`] decides. The conformance suite, chaos, failover and hand-over runs all
 //! use this one format and this one judge.
 #![forbid(unsafe_code)]
 
+pub mod actor;
+mod facts;
 pub mod history;
 pub mod invariants;
 mod patience;
-pub mod process;
+mod recorder;
 pub mod recording;
 mod resource;
+mod telling;
+mod trace;
 
+pub use facts::{Facts, Span, Write};
 pub use patience::Patience;
+pub use recorder::Recorder;
 pub use resource::{EffectError, FencedResource};
+pub use telling::in_brief;
+pub use trace::Tail;

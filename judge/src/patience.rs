@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
-/// How long anything is waited for before the wait fails.
+/// A wait that takes longer fails.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience(pub Duration);
 

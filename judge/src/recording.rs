@@ -1,4 +1,4 @@
-//! How histories come about: around an elector's step function, and around a backend that a case uses by hand.
+//! Recording: around an elector's step function, and around a backend that a case uses by hand.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,8 @@ use lease_core::{
     Observation, PutOutcome, Record, Term,
 };
 
-use crate::history::{Answer, Put, Recorder, What};
+use crate::history::{Answer, Put, What};
+use crate::recorder::Recorder;
 
 fn answer(outcome: &PutOutcome) -> Answer {
     match outcome {
@@ -42,6 +43,7 @@ pub fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inner: Step
                 Some((*call, What::Answered { call: *call, answer }))
             }
             Event::Shown(observation) => Some((CallId::MAX, What::Shown { view: observation.into() })),
+            Event::Watching(live) => Some((CallId::MAX, What::Watching { live: *live })),
             Event::WorkReturned => Some((CallId::MAX, What::WorkReturned)),
             _ => None,
         };
@@ -57,7 +59,7 @@ pub fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inner: Step
                 (Action::Send(call, Request::Observe), _) => tell(What::Sent { call: *call, put: None }),
                 (Action::Send(call, Request::Put { expected, record, change }), _) => {
                     let put = Put { change: *change, expected: expected.into(), record: record.clone() };
-                    tell(What::Sent { call: *call, put: Some(put) });
+                    tell(What::Sent { call: *call, put: Some(Box::new(put)) });
                 }
                 (Action::Drop(call), _) => tell(What::Dropped { call: *call }),
                 (Action::Begin(term, deadline), _) => {
@@ -122,7 +124,7 @@ impl LeaseBackend for Recorded {
     ) -> Result<PutOutcome, BackendError> {
         let call = self.call();
         let put = Put { change, expected: expected.into(), record: record.clone() };
-        self.tell(name, What::Sent { call, put: Some(put) });
+        self.tell(name, What::Sent { call, put: Some(Box::new(put)) });
         let outcome = self.inner.put_if(name, expected, record, change).await;
         let answer = match &outcome {
             Ok(outcome) => answer(outcome),

@@ -1,96 +1,48 @@
-//! A store that is started for one run.
+//! A store that is started for one run, with the registers and resources of its leases.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lease_core::admin::{self, Init};
 use lease_core::{LeaseBackend, LeaseName};
-use lease_postgres::PostgresConfig;
-use lease_testbed::{
-    ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Identity, Postgres, PostgresOptions, wait_for,
-};
-use serde_json::json;
-
-use crate::effects::Effects;
-use crate::fleet::Fleet;
-use crate::store::{Mode, Store};
+use lease_judge::history::{Effects, Event, History};
+use lease_stores::{Mode, Place, TestStore};
+use lease_testbed::wait_for;
 
 /// A store that was started for this run alone.
 pub(crate) struct Arena {
-    /// How to reach it directly.
-    pub(crate) store: Store,
-    /// The server, if there is one.
-    pub(crate) server: Option<Server>,
-    /// This program, which can also play an outsider.
-    pub(crate) program: PathBuf,
+    pub(crate) store: Arc<dyn TestStore>,
+    /// The way to it without proxies.
+    pub(crate) place: Place,
 }
-
-/// A server that was started for a run.
-pub(crate) enum Server {
-    Postgres(Box<Postgres>),
-    Etcd(Box<Etcd>),
-    /// And who the actors are to it.
-    K8s(Box<(ControlPlane, Identity)>),
-}
-
-/// A few more than any run needs.
-const CONNECTIONS: u32 = 400;
 
 impl Arena {
-    /// Starts it, with all tables and the registers of `leases`.
-    pub(crate) async fn start(
-        mode: Mode,
-        fleet: &Fleet,
-        leases: &[LeaseName],
-        ttl: Duration,
-    ) -> anyhow::Result<Self> {
-        let (store, server) = match mode {
-            Mode::Sqlite => {
-                let path = |name: &str| fleet.path(name).display().to_string();
-                (Store { mode, leases: path("leases.sqlite"), effects: path("effects.sqlite") }, None)
-            }
-            Mode::Postgres => {
-                // A stopped client that was just connecting would hold up the server's end for a minute.
-                let options = PostgresOptions::default()
-                    .max_connections(CONNECTIONS)
-                    .setting("authentication_timeout", "3s");
-                let server = Postgres::start(options).await?;
-                lease_postgres::migrate(&PostgresConfig::new(&server.url())?).await?;
-                (
-                    Store { mode, leases: server.url(), effects: server.url() },
-                    Some(Server::Postgres(Box::new(server))),
-                )
-            }
-            Mode::Etcd => {
-                let cluster = Etcd::start(EtcdOptions::default().nodes(3).fsync(true)).await?;
-                let endpoints = cluster.endpoints().join(",");
-                let store = Store { mode, leases: endpoints.clone(), effects: endpoints };
-                (store, Some(Server::Etcd(Box::new(cluster))))
-            }
-            Mode::K8s => {
-                let plane = ControlPlane::start(ControlPlaneOptions::default().fsync(true)).await?;
-                plane.access().create_namespace("lab").await?;
-                let verbs = ["get", "list", "watch", "update", "create"];
-                let rules =
-                    json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs}]);
-                let identity = plane.access().create_identity("lab", "worker", rules).await?;
-                let leases = identity.kubeconfig().display().to_string();
-                let effects = fleet.path("effects.sqlite").display().to_string();
-                (Store { mode, leases, effects }, Some(Server::K8s(Box::new((plane, identity)))))
-            }
-        };
-        Effects::create(&store).await?;
-        let backend = store.connector()?.connect().await?;
+    /// Starts it, and makes a register and a fenced resource for each of `leases`.
+    pub(crate) async fn start(mode: Mode, leases: &[LeaseName], ttl: Duration) -> anyhow::Result<Self> {
+        let store = mode.start().await?;
+        let place = store.place();
+        let backend = place.connect().await?;
         for lease in leases {
             admin::init(&*backend, lease, Init { new: true, above: 0, max_ttl: ttl }).await?;
+            place.resource(lease.as_str()).await?;
         }
-        Ok(Self { store, server, program: fleet.program().clone() })
+        Ok(Self { store, place })
     }
 
     /// A backend of our own, once the store answers.
     pub(crate) async fn backend(&self) -> anyhow::Result<Arc<dyn LeaseBackend>> {
-        let connector = self.store.connector()?;
-        wait_for("the store answers", Duration::from_secs(60), async || connector.connect().await).await
+        wait_for("the store answers", Duration::from_secs(60), async || self.place.connect().await).await
+    }
+
+    /// The history of one lease: its actors' events, and the evidence that the store itself has.
+    pub(crate) async fn history(&self, lease: &LeaseName, events: Vec<Event>) -> anyhow::Result<History> {
+        let backend = self.backend().await?;
+        let keeps = backend.capabilities().history;
+        let rows = if keeps { Some(backend.history(lease, u32::MAX).await?) } else { None };
+        let admitted = self.place.resource(lease.as_str()).await?.effects().await?;
+        let effects = vec![Effects { resource: lease.to_string(), admitted }];
+        let mut history = History { events, rows, effects };
+        history.sort();
+        Ok(history)
     }
 }

@@ -1,4 +1,4 @@
-//! How values are read from the command line.
+//! Values on the command line.
 
 use std::time::Duration;
 

@@ -1,48 +1,50 @@
-//! Actors as real processes, each with a trace that is read while it grows.
+//! Actors as real processes, each with a history in a file that is read while it grows.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lease_core::{LeaseName, Term};
+use lease_core::{Instant, LeaseName, Term};
+use lease_judge::Tail;
+use lease_judge::actor::{EffectOrders, Orders};
+use lease_judge::history::{Event, What};
+use lease_stores::{ACTOR_COMMAND, Place};
 use lease_testbed::{Folder, Process};
 
-use crate::actor;
-use crate::judge::Incarnation;
-use crate::store::Store;
-use crate::trace::{Entry, Nanos, Tail};
-
-/// How often the traces are read.
+/// The pause between two looks at the files.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// The folder of a run, and the program that its actors are.
+/// The folder of a run, and the program that its actors run.
 pub(crate) struct Fleet {
     folder: Folder,
     program: PathBuf,
-    incarnations: AtomicU64,
+    started: AtomicU64,
 }
 
-/// What distinguishes one actor from another.
-#[derive(Clone, Debug)]
+/// The settings of one actor.
+#[derive(Clone)]
 pub(crate) struct Part {
-    pub(crate) store: Store,
+    pub(crate) place: Place,
     pub(crate) lease: LeaseName,
     pub(crate) workload: String,
     pub(crate) ttl: Duration,
-    /// The pause between two effects; without it, one effect a term.
+    /// The pause between two effects on the lease's resource; without it, one effect a term.
     pub(crate) every: Option<Duration>,
 }
 
-/// One running actor, and what its trace says of it.
+/// One running actor, and its state by its own history.
 pub(crate) struct Actor {
-    pub(crate) incarnation: Incarnation,
+    /// Its name in the history, which no other process has.
+    pub(crate) name: String,
     pub(crate) process: Process,
+    /// The file of its history.
+    pub(crate) trace: PathBuf,
     /// It hears signals by now.
     pub(crate) started: bool,
     pub(crate) leading: Option<Term>,
-    /// It has stopped itself: when, and in which term.
-    pub(crate) paused: Option<(Nanos, Term)>,
+    /// It has stopped itself at this moment, in this term.
+    pub(crate) paused: Option<(Instant, Term)>,
     tail: Tail,
 }
 
@@ -50,89 +52,96 @@ impl Fleet {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let folder = Folder::new("lab")?;
         let program = std::env::current_exe().context("cannot find this program again")?;
-        Ok(Self { folder, program, incarnations: AtomicU64::new(1) })
-    }
-
-    /// A path in the run's folder.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub(crate) fn program(&self) -> &PathBuf {
-        &self.program
-    }
-
-    /// The trace of an actor.
-    pub(crate) fn trace(&self, incarnation: Incarnation) -> PathBuf {
-        self.path(&format!("trace-{incarnation}"))
+        Ok(Self { folder, program, started: AtomicU64::new(0) })
     }
 
     /// Starts an actor.
     pub(crate) fn spawn(&self, part: &Part) -> anyhow::Result<Actor> {
-        let incarnation = self.incarnations.fetch_add(1, Ordering::SeqCst);
-        let trace = self.trace(incarnation);
+        let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
+        let trace = self.folder.path().join(format!("trace-{number}"));
         let millis = |span: Duration| span.as_millis() as u64;
-        let args = actor::Args {
-            store: part.store.clone(),
+        let resource = part.lease.to_string();
+        let orders = Orders {
             lease: part.lease.clone(),
-            workload: part.workload.clone(),
-            incarnation,
+            actor: format!("{}#{number}", part.workload),
+            holder: part.workload.clone(),
             ttl_ms: millis(part.ttl),
-            trace: trace.clone(),
-            every_ms: part.every.map(millis),
+            effects: Some(EffectOrders { resource, every_ms: part.every.map(millis) }),
+            trace: Some(trace.clone()),
         };
-        let process = Process::command(&self.program)?.args(args.to_args()).spawn()?;
+        let process = Process::command(&self.program)?.args([ACTOR_COMMAND]);
+        let process = process.env(Place::VARIABLE, part.place.to_json());
+        let process = orders.to_env().iter().fold(process, |process, (name, value)| process.env(name, value));
         Ok(Actor {
-            incarnation,
-            process,
+            name: orders.actor,
+            process: process.spawn()?,
+            tail: Tail::new(trace.clone()),
+            trace,
             started: false,
             leading: None,
             paused: None,
-            tail: Tail::new(trace),
         })
     }
 }
 
 impl Actor {
-    /// What it has done since the last call.
-    pub(crate) fn look(&mut self) -> anyhow::Result<Vec<Entry>> {
-        let entries = self.tail.read()?;
-        for entry in &entries {
-            match entry {
-                Entry::Started { .. } => self.started = true,
-                Entry::Begin { term, .. } => self.leading = Some(*term),
-                Entry::Paused { at, term } => self.paused = Some((*at, *term)),
-                Entry::Effect { .. } => self.paused = None,
-                Entry::Returned { .. } => self.leading = None,
+    /// Its events since the last call.
+    pub(crate) fn look(&mut self) -> anyhow::Result<Vec<Event>> {
+        let events = self.tail.read()?;
+        for event in &events {
+            match &event.what {
+                What::Campaigning { .. } => self.started = true,
+                What::Begun { term, .. } => self.leading = Some(*term),
+                What::Paused => self.paused = self.leading.map(|term| (event.at, term)),
+                What::Effect { .. } => self.paused = None,
+                What::WorkReturned => self.leading = None,
                 _ => {}
             }
         }
-        Ok(entries)
+        Ok(events)
     }
 
-    /// Waits for a line that `wanted` makes something of; passes over all before it.
-    pub(crate) async fn await_entry<T>(
+    /// Waits for an event for which `wanted` has an answer. All events so far are added to `seen`.
+    pub(crate) async fn await_event<T>(
         &mut self,
         what: &str,
         limit: Duration,
-        seen: &mut Vec<Entry>,
-        mut wanted: impl FnMut(&Entry) -> Option<T>,
+        seen: &mut Vec<Event>,
+        mut wanted: impl FnMut(&Event) -> Option<T>,
     ) -> anyhow::Result<T> {
         let start = std::time::Instant::now();
         loop {
-            // The exit first: lines written before it are read all the same.
+            // The exit first: events before it are read all the same.
             let ended = self.process.exit_status();
-            let entries = self.look()?;
-            let found = entries.iter().find_map(&mut wanted);
-            seen.extend(entries);
+            let events = self.look()?;
+            let found = events.iter().find_map(&mut wanted);
+            seen.extend(events);
             match found {
                 Some(found) => return Ok(found),
                 None if ended.is_some() => {
-                    bail!("{what} was awaited, but the actor ended:\n{}", self.process.lines().join("\n"))
+                    bail!("the actor ended before {what}:\n{}", self.process.lines().join("\n"))
                 }
-                None if start.elapsed() > limit => bail!("waited {limit:?} in vain for {what}"),
+                None if start.elapsed() > limit => bail!("timed out after {limit:?} waiting for {what}"),
                 None => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
     }
+
+    /// SIGKILL. Adds its last events, and its death, to `seen`.
+    pub(crate) async fn kill(&mut self, seen: &mut Vec<Event>) -> anyhow::Result<()> {
+        self.process.kill().await?;
+        seen.extend(self.look()?);
+        seen.push(self.event(What::Died));
+        Ok(())
+    }
+
+    /// An event of this moment that only an outsider can tell.
+    pub(crate) fn event(&self, what: What) -> Event {
+        Event { at: now(), actor: self.name.clone(), what }
+    }
+}
+
+/// This moment.
+pub(crate) fn now() -> Instant {
+    lease_core::Clock::boot().now()
 }

@@ -43,7 +43,7 @@ pub(crate) async fn unless_interrupted(
     tokio::select! {
         outcome = work => outcome,
         signal = interrupted => {
-            eprintln!("interrupted: everything that was started is ended, and its folders are removed");
+            eprintln!("interrupted: all started processes were stopped, and their folders removed");
             Ok(ExitCode::from(signal.exit_code()))
         }
     }

@@ -1,27 +1,41 @@
-//! `leasehold-lab`: what engineers run and production never ships.
+//! `leasehold-lab`: tools for engineers, which production never ships.
 //!
-//! Each subcommand has a folder or file of its own. Exit codes: 0 every verdict holds, 1 one doesn't or something
+//! Each subcommand has a folder or file of its own. Without the feature `all` there is only `demo`.
+//!
+//! Exit codes: 0 every verdict holds, 1 one doesn't or something
 //! failed, 2 bad input, 130 or 143 ended by SIGINT or SIGTERM.
 
-mod actor;
+#[cfg(feature = "all")]
 mod arena;
+#[cfg(feature = "all")]
 mod args;
+#[cfg(feature = "all")]
 mod chaos;
+#[cfg(feature = "all")]
+mod commands;
+#[cfg(feature = "all")]
 mod conformance;
 mod demo;
+#[cfg(feature = "all")]
 mod drill;
+#[cfg(feature = "all")]
 mod e2e;
-mod effects;
+mod epoch;
+#[cfg(feature = "all")]
 mod failover;
+#[cfg(feature = "all")]
 mod fleet;
+#[cfg(feature = "all")]
 mod handover;
 mod interrupt;
-mod judge;
+#[cfg(feature = "all")]
+mod judged;
+#[cfg(feature = "all")]
 mod roll;
+#[cfg(feature = "all")]
 mod stats;
-mod store;
+#[cfg(feature = "all")]
 mod testbed;
-mod trace;
 
 use std::process::ExitCode;
 
@@ -29,7 +43,7 @@ use clap::{Parser, Subcommand};
 
 use crate::interrupt::unless_interrupted;
 
-/// What engineers run on Leasehold and production never ships: chaos, failover and hand-over bars, conformance of
+/// Tools for engineers, which production never ships: demo, drills, chaos, failover and hand-over bars, conformance of
 /// any server, servers to play with.
 #[derive(Debug, Parser)]
 #[command(name = "leasehold-lab", version)]
@@ -40,35 +54,25 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Chaos(chaos::Args),
     Demo(demo::Args),
-    #[command(subcommand)]
-    Drill(drill::Drill),
-    E2e(e2e::Args),
-    Failover(failover::Args),
-    Handover(handover::Args),
-    Roll(roll::Args),
-    Conformance(conformance::Args),
-    #[command(subcommand)]
-    Testbed(testbed::Command),
-    #[command(hide = true)]
-    Actor(actor::Args),
-    #[command(hide = true)]
-    ConformanceActor,
-    #[command(hide = true)]
-    HoldLock(store::HoldLock),
+    #[cfg(feature = "all")]
+    #[command(flatten)]
+    Other(Box<commands::Other>),
+    #[cfg(not(feature = "all"))]
+    #[command(external_subcommand)]
+    LeftOut(Vec<String>),
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    if matches!(command, Command::E2e(_)) {
-        // Before there is any thread.
-        if let Err(error) = e2e::prepare() {
-            eprintln!("error: {error:#}");
-            return ExitCode::FAILURE;
+    lease_stores::main_or_actor(|| {
+        let command = Cli::parse().command;
+        #[cfg(feature = "all")]
+        if let Command::Other(other) = &command {
+            // Before there is any thread.
+            other.prepare()?;
         }
-    }
-    run(command)
+        Ok(run(command))
+    })
 }
 
 #[tokio::main]
@@ -77,18 +81,17 @@ async fn run(command: Command) -> ExitCode {
         .unwrap_or_else(|_| "error,kube_client=off".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match command {
-        Command::Chaos(args) => unless_interrupted(chaos::run(args)).await,
         Command::Demo(args) => unless_interrupted(demo::run(args)).await,
-        Command::Drill(drill) => unless_interrupted(drill::run(drill)).await,
-        Command::E2e(args) => unless_interrupted(e2e::run(args)).await,
-        Command::Failover(args) => unless_interrupted(failover::run(args)).await,
-        Command::Handover(args) => unless_interrupted(handover::run(args)).await,
-        Command::Roll(args) => unless_interrupted(roll::run(args)).await,
-        Command::Conformance(args) => conformance::run(args).await,
-        Command::Testbed(command) => unless_interrupted(testbed::run(command)).await,
-        Command::Actor(args) => actor::run(args).await,
-        Command::ConformanceActor => conformance::actor::run(),
-        Command::HoldLock(args) => store::hold_lock(args).await,
+        #[cfg(feature = "all")]
+        Command::Other(other) => other.run().await,
+        #[cfg(not(feature = "all"))]
+        Command::LeftOut(words) => {
+            eprintln!(
+                "error: {:?} is not built in, only demo is: build every command by `cargo build -p leasehold -p lease-lab`",
+                words[0]
+            );
+            return ExitCode::from(2);
+        }
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

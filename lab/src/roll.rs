@@ -8,9 +8,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use lease_core::LeaseName;
+use lease_judge::history::{Effects, History};
 use lease_spendguard::{canonical, forwarder, outbox};
 use lease_testbed::{
-    ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Postgres, PostgresOptions, Process, Signal,
+    ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Postgres, PostgresOptions, Process, Signal, field,
     wait_until,
 };
 use lease_worker_common::database::Database;
@@ -20,6 +22,7 @@ use serde::Serialize;
 use sqlx::PgPool;
 
 use crate::demo::Writer;
+use crate::judged::Judged;
 
 /// Roll a fleet of forwarders from store to store under load, and judge what it leaves behind
 ///
@@ -53,7 +56,7 @@ struct Move {
     to: String,
     /// The longest time without a new row while it was made.
     gap_ms: i64,
-    /// How many runs of `leasehold migrate` were killed.
+    /// The number of runs of `leasehold migrate` that were killed.
     killed: usize,
 }
 
@@ -62,7 +65,9 @@ struct Report {
     holds: bool,
     seed: u64,
     moves: Vec<Move>,
-    verdicts: Vec<(String, bool)>,
+    claims: Vec<(String, bool)>,
+    #[serde(flatten)]
+    judged: Judged,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -111,19 +116,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         exits.push(pod.wait(LIMIT).await?.success());
     }
     let (arrived, keys) = (stage.ingested("count(*)").await?, stage.ingested(KEYS).await?);
-    let disorder = stage.ingested_query(DISORDER).await?;
-    let verdicts = vec![
+    let judged =
+        Judged::of(&BTreeMap::from([(LeaseName::new(forwarder::LEASE)?, stage.history().await?)]), None);
+    let claims = vec![
         (format!("{rows} rows were written, {arrived} arrived, {keys} of them distinct"), {
             rows as i64 == arrived && arrived == keys
         }),
-        (format!("{disorder} rows of an epoch came after one of a greater"), disorder == 0),
         (
             format!("{} of {} asked to stop ended with 0", exits.iter().filter(|e| **e).count(), exits.len()),
             { exits.iter().all(|clean| *clean) },
         ),
     ];
-    let holds = verdicts.iter().all(|(_, holds)| *holds);
-    let report = Report { holds, seed, moves, verdicts };
+    let holds = judged.holds() && claims.iter().all(|(_, holds)| *holds);
+    let report = Report { holds, seed, moves, claims, judged };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -132,9 +137,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 "      {from} → {to}: at most {gap_ms} ms without a row; {killed} runs of migrate were killed"
             );
         }
-        for (verdict, holds) in &report.verdicts {
-            println!("{}  {verdict}", if *holds { "ok  " } else { "FAIL" });
+        for (claim, holds) in &report.claims {
+            println!("{}  {claim}", if *holds { "ok  " } else { "FAIL" });
         }
+        print!("{}", report.judged);
     }
     Ok(crate::exit_code(report.holds))
 }
@@ -145,9 +151,6 @@ fn logs(fleet: &[Process]) -> String {
 
 const PENDING: &str = "SELECT count(*) FROM audit_outbox WHERE forwarded_at IS NULL";
 const KEYS: &str = "count(DISTINCT (tenant_id, workload_instance_id, producer_sequence))";
-const DISORDER: &str = "SELECT count(*) FROM (SELECT forwarder_epoch, lag(forwarder_epoch)
-    OVER (ORDER BY ingest_id) AS before FROM canonical_events) AS rows WHERE forwarder_epoch < before";
-
 /// All stores, and an ingest.
 struct Stage {
     binary: PathBuf,
@@ -199,8 +202,7 @@ impl Stage {
             .args(["worker", "canonical-ingest", "--listen", "127.0.0.1:0", "--canonical-url", &canonical])
             .spawn()?;
         let line = ingest.wait_for_line("canonical-ingest started", LIMIT).await?;
-        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let address = address.with_context(|| format!("no address in {line:?}"))?;
+        let address = field(&line, "address")?;
         let pools = [PgPool::connect(&outbox).await?, PgPool::connect(&canonical).await?];
         let this = Self {
             ingest: format!("http://{address}/v1/events"),
@@ -275,8 +277,14 @@ impl Stage {
         Ok(sqlx::query_scalar(sql).fetch_one(&self.pools[1]).await?)
     }
 
-    async fn ingested_query(&self, sql: &'static str) -> anyhow::Result<i64> {
-        Ok(sqlx::query_scalar(sql).fetch_one(&self.pools[1]).await?)
+    /// The rows that arrived, as the effects of the forwarders on the ingest: nothing else tells of their terms.
+    async fn history(&self) -> anyhow::Result<History> {
+        let sql = "SELECT forwarder_epoch, ingest_id::text FROM canonical_events ORDER BY ingest_id";
+        let rows: Vec<(i64, String)> = sqlx::query_as(sql).fetch_all(&self.pools[1]).await?;
+        let admitted = rows.into_iter().map(|(epoch, id)| Ok((epoch.try_into()?, id)));
+        let admitted = admitted.collect::<anyhow::Result<_>>()?;
+        let effects = vec![Effects { resource: "canonical_events".to_owned(), admitted }];
+        Ok(History { effects, ..History::default() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! How measured times are spread.
+//! The distribution of measured times.
 
 use std::fmt;
 use std::time::Duration;

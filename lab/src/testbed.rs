@@ -9,11 +9,11 @@ use lease_testbed::{ControlPlane, ControlPlaneOptions, Etcd, EtcdOptions, Postgr
 /// Servers to play with.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Start a server on a free port, with Leasehold's tables, and say how to reach it; Ctrl-C ends it and removes
-    /// all that was in it.
+    /// Start a server on a free port, with Leasehold's tables, and print how to reach it; Ctrl-C stops it and removes
+    /// its data.
     Up {
         /// Which server.
-        server: Server,
+        server: ServerKind,
         /// etcd: how many nodes.
         #[arg(long, default_value = "1", value_parser = nodes)]
         nodes: usize,
@@ -21,7 +21,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Server {
+pub(crate) enum ServerKind {
     /// PostgreSQL, with fsync on.
     Postgres,
     /// etcd, with fsync on: one node, or more by --nodes.
@@ -41,21 +41,21 @@ fn nodes(text: &str) -> Result<usize, String> {
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let Command::Up { server, nodes } = command;
     match server {
-        Server::Postgres => {
+        ServerKind::Postgres => {
             let postgres = Postgres::start(PostgresOptions::default().fsync(true)).await?;
             let url = postgres.url();
             lease_postgres::migrate(&PostgresConfig::new(&url)?).await?;
-            println!("PostgreSQL is up, with Leasehold's tables in it. Its url, of a superuser:");
+            println!("PostgreSQL is running, with Leasehold's tables in it. The URL of a superuser:");
             println!("  {url}");
             println!("Try:");
             println!("  psql {url} -c 'TABLE coordination_leases'");
             println!("  leasehold-lab conformance --mode postgres --url {url}");
             until_interrupted().await
         }
-        Server::Etcd => {
+        ServerKind::Etcd => {
             let etcd = Etcd::start(EtcdOptions::default().nodes(nodes).fsync(true)).await?;
             let endpoints = etcd.endpoints().join(",");
-            println!("etcd is up. Its endpoints:");
+            println!("etcd is running. Its endpoints:");
             println!("  {endpoints}");
             println!("Try:");
             println!("  leasehold --mode etcd --etcd-endpoints {endpoints} init --new nightly");
@@ -63,11 +63,11 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("  leasehold-lab conformance --mode etcd --endpoints {endpoints}");
             until_interrupted().await
         }
-        Server::K8s => {
+        ServerKind::K8s => {
             let options = ControlPlaneOptions::default().controllers().scheduler().fsync(true);
             let plane = ControlPlane::start(options).await?;
             let kubeconfig = plane.kubeconfig().display();
-            println!("Kubernetes is up, without a node to run pods. An administrator's kubeconfig:");
+            println!("Kubernetes is running, without nodes. An administrator's kubeconfig:");
             println!("  export KUBECONFIG={kubeconfig}");
             println!("Try:");
             println!("  leasehold --mode k8s --k8s-kubeconfig {kubeconfig} init --new nightly");
@@ -80,6 +80,6 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 /// The caller, and with it the server, is dropped then.
 async fn until_interrupted() -> ! {
-    println!("Ctrl-C ends it and removes all that was in it.");
+    println!("Press Ctrl-C to stop it and to remove its data.");
     std::future::pending().await
 }

@@ -242,6 +242,43 @@ fn every_test_that_a_page_names_exists() {
     assert!(named > 10, "only {named} names were found");
 }
 
+/// Everything below a folder, folders with a `/` at their end. Build output and hidden folders are left out.
+fn tree(folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if entry.file_type().expect("a type").is_file() {
+            found.push(path.display().to_string());
+        } else if name != "target" && !name.starts_with('.') {
+            found.push(format!("{}/", path.display()));
+            tree(&path, found);
+        }
+    }
+}
+
+/// A path in code, whole or its end: `src/deadline.rs`, `backend-sqlite/tests/`. Placeholders are in capitals, and the
+/// changelog names what was.
+#[test]
+fn every_path_that_a_page_names_exists() {
+    const ENDINGS: [&str; 9] = [".rs", ".sql", ".sh", ".toml", ".yaml", ".tpl", ".json", ".md", "/"];
+    let mut all = Vec::new();
+    tree(root(), &mut all);
+    let mut named = 0;
+    for page in pages().into_iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        let text = std::fs::read_to_string(&page).expect("a page");
+        for path in prose(&text).split('`').skip(1).step_by(2) {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "/-_.".contains(c);
+            let relative = path.contains('/') && !path.starts_with(['/', '.']);
+            if !relative || !path.chars().all(plain) || !ENDINGS.iter().any(|ending| path.ends_with(ending)) {
+                continue;
+            }
+            named += 1;
+            let end = format!("/{path}");
+            assert!(all.iter().any(|there| there.ends_with(&end)), "{} names {path}", page.display());
+        }
+    }
+    assert!(named > 60, "only {named} were found");
+}
+
 /// The cells of a page's table rows, headings and rulers left out.
 fn rows(page: &str) -> Vec<Vec<String>> {
     let lines: Vec<_> = page.lines().collect();
@@ -284,7 +321,9 @@ fn each_decision_is_listed_with_its_title() {
         let title = text.lines().next().and_then(|line| line.strip_prefix("# ")).expect("a title");
         if let Some((number, title)) = title.split_once(' ').filter(|_| name != "README.md") {
             assert!(name.starts_with(number), "{name} begins with number {number}");
-            titles.insert(name, title.to_owned());
+            let replaced = text.split("**Replaced by [").nth(1).and_then(|rest| rest.split(']').next());
+            let replaced = replaced.map(|by| format!(" (replaced by {by})")).unwrap_or_default();
+            titles.insert(name, title.to_owned() + &replaced);
         }
     }
     assert!(titles.len() > 25, "{titles:?}");

@@ -185,7 +185,7 @@ async fn is_dead(pid: Pid) {
 fn actors(lab: &Child) -> Vec<Pid> {
     let is_actor = |pid: &Pid| {
         let arguments = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
-        arguments.is_ok_and(|arguments| arguments.contains("conformance-actor"))
+        arguments.is_ok_and(|arguments| arguments.contains("\0actor\0"))
     };
     lab.id().into_iter().flat_map(children).filter(is_actor).collect()
 }
@@ -246,7 +246,7 @@ async fn nothing_is_left(server: &Postgres) {
 
 #[tokio::test]
 async fn an_interrupted_run_ends_what_it_started_and_removes_what_it_made() {
-    // What it says when it is under way.
+    // Its output once it is running.
     for (args, under_way) in [
         (&["chaos", "--mode", "postgres", "--takeovers", "100000"][..], "takeovers after"),
         (&["failover", "--mode", "sqlite", "--ttl", "20s"], ""),
@@ -270,7 +270,7 @@ async fn an_interrupted_run_ends_what_it_started_and_removes_what_it_made() {
     }
 }
 
-/// How many files and folders there are below.
+/// The number of files and folders below.
 fn walk(folder: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     entries.filter_map(Result::ok).map(|entry| 1 + walk(&entry.path())).sum()
@@ -343,7 +343,10 @@ async fn each_check_of_lease_lost_mid_batch_fails_when_what_it_defends_is_broken
     );
     let sees = |failed: &[String], check: &str| failed.iter().any(|failed| failed.contains(check));
     assert!(sees(&admission, "every late write was refused"), "{admission:?}");
-    assert!(sees(&late_row, "no effect of the old term after the new one's first"), "{late_row:?}");
+    assert!(
+        sees(&late_row, "no effect of the old term follows the first one of the new term"),
+        "{late_row:?}"
+    );
     assert!(sees(&no_successor, "another pod took over"), "{no_successor:?}");
     assert!(sees(&no_successor, "taken_over row"), "{no_successor:?}");
     assert!(sees(&short_pause, "its warning comes before any write"), "{short_pause:?}");
@@ -395,7 +398,7 @@ async fn each_book_that_a_storm_leaves_is_seen_to_be_wrong_when_it_is() {
     let sees = |failed: &[String], check: &str| failed.iter().any(|failed| failed.contains(check));
     assert!(sees(&admission, "that was its writer's when it was written"), "{admission:?}");
     assert!(sees(&budget, "no budget was ever overdrawn"), "{budget:?}");
-    assert!(sees(&budget, "a budget was asked for more than it had"), "{budget:?}");
+    assert!(sees(&budget, "requests exceeded a budget, and were refused"), "{budget:?}");
     assert!(sees(&event, "exactly one canonical event"), "{event:?}");
     assert!(sees(&event, "each audit row is one canonical event"), "{event:?}");
 }

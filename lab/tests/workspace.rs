@@ -1,4 +1,4 @@
-//! What the workspace promises about itself, read from `cargo metadata`, offline.
+//! Rules for the workspace, read from `cargo metadata`, offline.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,21 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("lease-k8s", &["lease-core"]),
     ("lease-judge", &["lease-core"]),
     ("lease-conformance", &["lease-core", "lease-judge"]),
+    (
+        "lease-stores",
+        &[
+            "lease-conformance",
+            "lease-core",
+            "lease-etcd",
+            "lease-judge",
+            "lease-k8s",
+            "lease-postgres",
+            "lease-sqlite",
+            "lease-testbed",
+        ],
+    ),
     ("lease-testbed", &[]),
+    ("lease-node", &["lease-testbed"]),
     ("lease-settings", &["lease-core"]),
     ("lease-worker-common", &["lease-core", "lease-postgres", "lease-settings", "lease-sqlite"]),
     (
@@ -40,10 +54,13 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "lease-conformance",
             "lease-core",
             "lease-etcd",
+            "lease-judge",
             "lease-k8s",
+            "lease-node",
             "lease-postgres",
             "lease-spendguard",
             "lease-sqlite",
+            "lease-stores",
             "lease-testbed",
             "lease-worker-common",
         ],
@@ -174,4 +191,35 @@ fn nothing_brings_another_tls_than_rustls() {
         .map(|package| package.name.to_string())
         .collect();
     assert!(found.is_empty(), "use rustls with ring: {found:?}");
+}
+
+/// SQLSTATEs of class LH are Leasehold's own.
+#[test]
+fn each_of_our_sqlstates_means_one_thing() {
+    fn scripts(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+                scripts(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "sql") {
+                found.push(path);
+            }
+        }
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let mut found = Vec::new();
+    scripts(root, &mut found);
+    let mut raised = BTreeMap::new();
+    for path in found {
+        let text = std::fs::read_to_string(&path).expect("text");
+        for (number, line) in text.lines().enumerate() {
+            let Some((_, code)) = line.split_once("ERRCODE = 'LH") else { continue };
+            let code = code.split('\'').next().expect("a code").to_owned();
+            let here = format!("{}:{}", path.display(), number + 1);
+            if let Some(there) = raised.insert(code.clone(), here.clone()) {
+                panic!("LH{code} is raised at {there} and at {here}");
+            }
+        }
+    }
+    assert!(raised.len() >= 3, "the scripts were read: {raised:?}");
 }

@@ -9,14 +9,14 @@ pub struct BadSetting {
     /// The setting as the user wrote it: a variable, a key and its file, a flag.
     pub setting: String,
     /// The fault.
-    pub fault: Fault,
+    pub fault: SettingFault,
     /// The allowed values, and the fix.
     pub why: String,
 }
 
 /// The fault of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum SettingFault {
     /// This value, redacted, can't be used.
     NotAllowed(String),
     /// It's needed, and nobody has set it.
@@ -29,9 +29,9 @@ impl fmt::Display for BadSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { setting, fault, why } = self;
         match fault {
-            Fault::NotAllowed(value) => write!(f, "{setting} = {value} is not allowed: {why}"),
-            Fault::NotSet => write!(f, "{setting} is not set: {why}"),
-            Fault::Unknown => write!(f, "{setting} is unknown: {why}"),
+            SettingFault::NotAllowed(value) => write!(f, "{setting} = {value} is not allowed: {why}"),
+            SettingFault::NotSet => write!(f, "{setting} is not set: {why}"),
+            SettingFault::Unknown => write!(f, "{setting} is unknown: {why}"),
         }
     }
 }

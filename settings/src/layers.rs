@@ -10,7 +10,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use super::bad::meant;
-use super::{BadSetting, Fault, Model, Setting};
+use super::{BadSetting, Model, Setting, SettingFault};
 
 /// The source of a value; later ones win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +39,7 @@ impl Layer {
 }
 
 /// One layer's values, by dotted key, all of them checked.
-pub(super) struct Values {
+pub(super) struct LayerValues {
     pub(super) layer: Layer,
     pub(super) values: BTreeMap<String, Value>,
     /// For values that stand in a file of their own: which file.
@@ -55,7 +55,7 @@ pub(super) fn as_written(layer: Layer, section: &str, key: &str, env: &str, flag
     }
 }
 
-impl Values {
+impl LayerValues {
     fn new(layer: Layer) -> Self {
         Self { layer, values: BTreeMap::new(), read_from: BTreeMap::new() }
     }
@@ -80,7 +80,7 @@ impl Values {
             if model.is_ours(name) && !model.knows_variable(name) {
                 return Err(BadSetting {
                     setting: format!("environment variable {name}"),
-                    fault: Fault::Unknown,
+                    fault: SettingFault::Unknown,
                     why: format!(
                         "{}unset it; `leasehold --help` lists all",
                         meant(name, model.all_variables())
@@ -91,7 +91,7 @@ impl Values {
                 let Some(value) = value.to_str() else {
                     return Err(BadSetting {
                         setting: name.to_owned(),
-                        fault: Fault::NotAllowed("(not shown: no valid UTF-8)".to_owned()),
+                        fault: SettingFault::NotAllowed("(not shown: no valid UTF-8)".to_owned()),
                         why: "use UTF-8; write it anew".to_owned(),
                     });
                 };
@@ -132,7 +132,7 @@ impl Values {
     pub(super) fn from_file(model: &Model, path: &Path, how_named: &str) -> Result<Self, BadSetting> {
         let bad = |why: String| BadSetting {
             setting: how_named.to_owned(),
-            fault: Fault::NotAllowed(format!("{:?}", path.display().to_string())),
+            fault: SettingFault::NotAllowed(format!("{:?}", path.display().to_string())),
             why,
         };
         let text = fs::read_to_string(path)
@@ -156,13 +156,13 @@ impl Values {
                 let known = model.keys_in(prefix);
                 let meant = meant(key, known.split(", "));
                 let why = format!("{meant}remove it, or use one of {known}");
-                return Err(BadSetting { setting, fault: Fault::Unknown, why });
+                return Err(BadSetting { setting, fault: SettingFault::Unknown, why });
             } else if let Value::Dict(_, inner) = value {
                 self.flatten(model, path, &full, inner)?;
             } else {
                 let why =
                     format!("it is a table: write [{full}] and below it one of {}", model.keys_in(&full));
-                return Err(BadSetting { setting, fault: Fault::NotAllowed(shown(value)), why });
+                return Err(BadSetting { setting, fault: SettingFault::NotAllowed(shown(value)), why });
             }
         }
         Ok(())
@@ -186,7 +186,7 @@ impl Values {
             let name = named(from.key, from.env, Some(from.flag));
             let bad = |why: String| BadSetting {
                 setting: name.clone(),
-                fault: Fault::NotAllowed(shown(&value)),
+                fault: SettingFault::NotAllowed(shown(&value)),
                 why,
             };
             let path = value.as_str().filter(|path| !path.is_empty());
@@ -211,7 +211,11 @@ fn check_value(setting: &Setting, value: &Value, layer: Layer, name: String) -> 
         let text = value.as_str();
         let shown = text.map_or_else(|| shown(value), |text| format!("{:?}", setting.shown(text)));
         let quotes = if text.is_none() && setting.kind.is_text() { ", in quotes" } else { "" };
-        BadSetting { setting: name, fault: Fault::NotAllowed(shown), why: format!("{allowed}{quotes}") }
+        BadSetting {
+            setting: name,
+            fault: SettingFault::NotAllowed(shown),
+            why: format!("{allowed}{quotes}"),
+        }
     })
 }
 
@@ -232,7 +236,7 @@ fn toml_error(message: &str) -> String {
     format!("{text}; fix it there")
 }
 
-impl Provider for Values {
+impl Provider for LayerValues {
     fn metadata(&self) -> Metadata {
         Metadata::named(self.layer.name())
     }

@@ -3,7 +3,7 @@
 use lease_core::{Connector, Elector, ElectorBuilder, InvalidSettings, LeaseName, WorkloadId};
 use serde::Deserialize;
 
-use crate::{BadSetting, Block, Fault, Kind, Millis, Section, Setting, Settings, Workload};
+use crate::{BadSetting, Block, Millis, Section, Setting, SettingFault, Settings, ValueKind, Workload};
 
 /// The shared settings of every role that campaigns.
 #[derive(Clone, Debug, Deserialize)]
@@ -39,13 +39,13 @@ impl Block for LeaderElection {
         name: "leaderElection",
         about: "how workers campaign for their lease",
         settings: &[
-            Setting::new("mode", "SPENDGUARD_LEADER_ELECTION_MODE", Kind::Text, "the kind of lease store: disabled, sqlite, postgres, etcd, k8s")
+            Setting::new("mode", "SPENDGUARD_LEADER_ELECTION_MODE", ValueKind::Text, "the kind of lease store: disabled, sqlite, postgres, etcd, k8s")
                 .default("sqlite")
                 .flag("mode"),
             Setting::new(
                 "leaseName",
                 "SPENDGUARD_LEADER_LEASE_NAME",
-                Kind::Checked {
+                ValueKind::Checked {
                     check: |text| LeaseName::new(text).is_ok(),
                     allowed: "use 1 to 253 characters of a-z, 0-9, '-' and '.', each dot-separated part beginning \
                               and ending with a letter or digit, for example outbox-forwarder",
@@ -54,12 +54,12 @@ impl Block for LeaderElection {
             )
             .unset("the role's own name")
             .flag("lease"),
-            Setting::new("region", "SPENDGUARD_LEADER_REGION", Kind::Text, "where this instance runs, for people")
+            Setting::new("region", "SPENDGUARD_LEADER_REGION", ValueKind::Text, "where this instance runs, for people")
                 .flag("region"),
             Setting::new(
                 "ttlMs",
                 "SPENDGUARD_LEADER_LEASE_TTL_MS",
-                Kind::Millis { min: 100, max: DAY_MS },
+                ValueKind::Millis { min: 100, max: DAY_MS },
                 "how long a term lasts without an acknowledged renewal",
             )
             .default("15000")
@@ -67,7 +67,7 @@ impl Block for LeaderElection {
             Setting::new(
                 "renewIntervalMs",
                 "SPENDGUARD_LEADER_RENEW_INTERVAL_MS",
-                Kind::Millis { min: 1, max: DAY_MS },
+                ValueKind::Millis { min: 1, max: DAY_MS },
                 "how often a leader renews",
             )
             .unset("ttlMs/3")
@@ -75,7 +75,7 @@ impl Block for LeaderElection {
             Setting::new(
                 "retryIntervalMs",
                 "SPENDGUARD_LEADER_RETRY_INTERVAL_MS",
-                Kind::Millis { min: 1, max: DAY_MS },
+                ValueKind::Millis { min: 1, max: DAY_MS },
                 "how often a candidate looks, and how long anybody pauses after a failure",
             )
             .unset("ttlMs/15")
@@ -83,7 +83,7 @@ impl Block for LeaderElection {
             Setting::new(
                 "maxTtlMs",
                 "SPENDGUARD_LEADER_MAX_TTL_MS",
-                Kind::Millis { min: 100, max: DAY_MS },
+                ValueKind::Millis { min: 100, max: DAY_MS },
                 "the greatest ttl that any candidate of the lease uses",
             )
             .unset("ttlMs")
@@ -91,7 +91,7 @@ impl Block for LeaderElection {
             Setting::new(
                 "stopGraceMs",
                 "SPENDGUARD_LEADER_STOP_GRACE_MS",
-                Kind::Millis { min: 0, max: DAY_MS },
+                ValueKind::Millis { min: 0, max: DAY_MS },
                 "how long before its deadline the work is told to stop",
             )
             .unset("ttlMs/5")
@@ -99,7 +99,7 @@ impl Block for LeaderElection {
             Setting::new(
                 "stopBudgetMs",
                 "SPENDGUARD_LEADER_STOP_BUDGET_MS",
-                Kind::Millis { min: 0, max: DAY_MS },
+                ValueKind::Millis { min: 0, max: DAY_MS },
                 "how long the work may drain after SIGTERM or SIGINT",
             )
             .default("20000")
@@ -107,7 +107,7 @@ impl Block for LeaderElection {
             Setting::new(
                 "migrateFrom",
                 "SPENDGUARD_LEADER_MIGRATE_FROM",
-                Kind::Text,
+                ValueKind::Text,
                 "the mode that the lease lives in until now: it is moved from there before this instance campaigns",
             )
             .unset("nothing is moved")
@@ -144,7 +144,7 @@ impl Settings {
                 .find(|key| std::env::var(key).is_ok())
                 .unwrap_or("the host's name")
                 .to_owned(),
-            fault: Fault::NotAllowed(error.value),
+            fault: SettingFault::NotAllowed(error.value),
             why: format!("{}; or set LEASEHOLD_WORKLOAD_ID", error.why),
         })
     }

@@ -31,16 +31,16 @@ use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize};
 
 pub use app::App;
-pub use bad::{BadSetting, Fault};
+pub use bad::{BadSetting, SettingFault};
 pub use failure::Failure;
 pub use layers::Layer;
 pub use leader_election::LeaderElection;
-pub use model::{Block, FromFile, Kind, Section, Setting, parse_millis};
+pub use model::{Block, FromFile, Section, Setting, ValueKind, parse_millis};
 pub use modes::{DISABLED, LeaseStore, Mode, Modes};
 pub use program::{Log, Operator, Workload};
 pub use secret::{Secret, redacted};
 
-use layers::{Values, as_written};
+use layers::{LayerValues, as_written};
 
 /// A time in milliseconds, as settings hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -219,12 +219,12 @@ impl Settings {
             (None, Some(path)) => Some((PathBuf::from(path), "LEASEHOLD_CONFIG")),
             (None, None) => None,
         };
-        let mut layers = vec![Values::defaults(&model)];
+        let mut layers = vec![LayerValues::defaults(&model)];
         if let Some((path, how_named)) = &file {
-            layers.push(Values::from_file(&model, path, how_named)?);
+            layers.push(LayerValues::from_file(&model, path, how_named)?);
         }
-        layers.push(Values::from_environment(&model, &sources.environment)?);
-        layers.push(Values::from_flags(&model, &sources.flags)?);
+        layers.push(LayerValues::from_environment(&model, &sources.environment)?);
+        layers.push(LayerValues::from_flags(&model, &sources.flags)?);
         let mut figment = Figment::new();
         let mut read_from = BTreeMap::new();
         for layer in layers {
@@ -241,7 +241,7 @@ impl Settings {
         // Only where a section's type is narrower than what it says is allowed. The error may quote a secret.
         value.deserialize::<B>().map_err(|error| BadSetting {
             setting: format!("{}.{}", B::SECTION.name, error.path.join(".")),
-            fault: Fault::NotAllowed("(its value)".to_owned()),
+            fault: SettingFault::NotAllowed("(its value)".to_owned()),
             why: "this program can't use it; use a smaller number or another text".to_owned(),
         })
     }
@@ -263,7 +263,7 @@ impl Settings {
                     from.unwrap_or_default()
                 )
             });
-            BadSetting { setting: full, fault: Fault::NotSet, why: ways }
+            BadSetting { setting: full, fault: SettingFault::NotSet, why: ways }
         })
     }
 
@@ -283,7 +283,7 @@ impl Settings {
     pub fn refuse<B: Block>(&self, key: &str, why: impl Into<String>) -> BadSetting {
         let (full, why) = (format!("{}.{key}", B::SECTION.name), why.into());
         let Some((section, setting)) = self.model.find(&full) else {
-            return BadSetting { setting: full, fault: Fault::Unknown, why };
+            return BadSetting { setting: full, fault: SettingFault::Unknown, why };
         };
         let effective = self.effective_of(section, setting);
         let as_flag = effective.layer == Layer::Flag.name();
@@ -291,18 +291,20 @@ impl Settings {
             && let Some(value) = &effective.value
         {
             let flag = setting.flag.map(|flag| format!(" or --{flag}")).unwrap_or_default();
-            let fault = Fault::NotAllowed(format!("{value} (the default)"));
+            let fault = SettingFault::NotAllowed(format!("{value} (the default)"));
             return BadSetting { setting: full, fault, why: format!("{why}; or set {}{flag}", setting.env) };
         }
         let value = match effective.value {
-            Some(value) if as_flag && matches!(setting.kind, Kind::Millis { .. }) => format!("{value}ms"),
+            Some(value) if as_flag && matches!(setting.kind, ValueKind::Millis { .. }) => {
+                format!("{value}ms")
+            }
             Some(value) => value.to_string(),
             None if setting.unset.is_empty() => {
-                return BadSetting { setting: full, fault: Fault::NotSet, why };
+                return BadSetting { setting: full, fault: SettingFault::NotSet, why };
             }
             None => format!("({})", setting.unset),
         };
-        BadSetting { setting: effective.origin, fault: Fault::NotAllowed(value), why }
+        BadSetting { setting: effective.origin, fault: SettingFault::NotAllowed(value), why }
     }
 
     /// The settings file, if there is one.

@@ -12,12 +12,12 @@ use super::secret::redacted;
 /// One setting.
 ///
 /// ```
-/// use lease_settings::{Kind, Setting};
+/// use lease_settings::{ValueKind, Setting};
 ///
 /// const PAGE: Setting = Setting::new(
 ///     "pageSize",
 ///     "LEASEHOLD_OUTBOX_PAGE_SIZE",
-///     Kind::Integer { min: 1, max: 10_000 },
+///     ValueKind::Integer { min: 1, max: 10_000 },
 ///     "how many rows one batch takes",
 /// )
 /// .default("500")
@@ -33,7 +33,7 @@ pub struct Setting {
     /// The long flag without its dashes. Flags that take a time are written with a unit: `15s`.
     pub flag: Option<&'static str>,
     /// The allowed values.
-    pub kind: Kind,
+    pub kind: ValueKind,
     /// The value if nobody sets it, as text.
     pub default: Option<&'static str>,
     /// The effect of leaving it unset: shown by `leasehold config` and `--help`.
@@ -59,7 +59,7 @@ pub struct FromFile {
 
 impl Setting {
     /// A setting without a default, a flag or a secret.
-    pub const fn new(key: &'static str, env: &'static str, kind: Kind, help: &'static str) -> Self {
+    pub const fn new(key: &'static str, env: &'static str, kind: ValueKind, help: &'static str) -> Self {
         let (flag, default, unset, secret, from_file) = (None, None, "", false, None);
         Self { key, env, flag, kind, default, unset, secret, from_file, help }
     }
@@ -84,7 +84,7 @@ impl Setting {
 
     /// Its value for people: without what may be a password.
     pub(super) fn shown(&self, text: &str) -> String {
-        let may_hold_one = matches!(self.kind, Kind::Url(_)) && text.contains(['@', '?']);
+        let may_hold_one = matches!(self.kind, ValueKind::Url(_)) && text.contains(['@', '?']);
         if text.is_empty() || !(self.secret || may_hold_one) { text.to_owned() } else { redacted(text) }
     }
 
@@ -120,7 +120,7 @@ pub trait Block: DeserializeOwned {
 
 /// The type of a setting's value.
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
+pub enum ValueKind {
     /// Any text without control characters; empty text means none.
     Text,
     /// A text that a function accepts.
@@ -156,7 +156,7 @@ pub enum Kind {
     Address,
 }
 
-impl Kind {
+impl ValueKind {
     /// The value of a text from the environment. A text that has none stays a text, so that
     /// [`check`](Self::check) refuses it.
     pub(super) fn read(self, text: &str) -> Value {

@@ -4,7 +4,7 @@ use lease_core::WorkloadId;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use super::{Block, Kind, Millis, Section, Setting};
+use super::{Block, Millis, Section, Setting, ValueKind};
 
 /// The workload's name.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,7 +21,7 @@ impl Block for Workload {
         settings: &[Setting::new(
             "instanceId",
             "LEASEHOLD_WORKLOAD_ID",
-            Kind::Checked {
+            ValueKind::Checked {
                 check: |text| WorkloadId::new(text).is_ok(),
                 allowed: "use 1 to 253 characters without control characters, for example the pod's name",
             },
@@ -57,7 +57,7 @@ impl Block for Log {
             Setting::new(
                 "filter",
                 "LEASEHOLD_LOG",
-                Kind::Checked {
+                ValueKind::Checked {
                     check: Log::is_filter,
                     allowed: "use error, warn, info, debug, trace or target=level pairs, for example \
                               info,lease_core=debug",
@@ -69,7 +69,7 @@ impl Block for Log {
             Setting::new(
                 "format",
                 "LEASEHOLD_LOG_FORMAT",
-                Kind::OneOf(&["human", "json"]),
+                ValueKind::OneOf(&["human", "json"]),
                 "how messages are written",
             )
             .default("human")
@@ -93,7 +93,7 @@ impl Block for Operator {
         settings: &[Setting::new(
             "timeoutMs",
             "LEASEHOLD_OPERATOR_TIMEOUT_MS",
-            Kind::Millis { min: 1, max: 3_600_000 },
+            ValueKind::Millis { min: 1, max: 3_600_000 },
             "how long an operator's command waits for one answer of the store",
         )
         .default("10000")

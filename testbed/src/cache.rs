@@ -1,4 +1,4 @@
-//! Where what is made once is kept: outside the source tree, shared by all processes of a user.
+//! The cache folder: outside the source tree, shared by all processes of a user.
 
 use std::path::PathBuf;
 

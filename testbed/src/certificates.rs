@@ -12,7 +12,7 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 
-/// An authority of its own and certificates that it has signed, as PEM files.
+/// A certificate authority and certificates that it has signed, as PEM files.
 #[derive(Debug)]
 pub struct Certificates {
     folder: PathBuf,
@@ -34,7 +34,7 @@ impl Certificates {
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let certificates = Self { folder: folder.as_ref().to_owned(), authority };
         certificates.write("ca.crt", &certificates.authority.pem())?;
-        // etcd is a client of itself, too.
+        // etcd is also a client of itself.
         certificates
             .sign("server", &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth])?;
         Ok(certificates)
@@ -45,8 +45,8 @@ impl Certificates {
         self.folder.join("ca.crt")
     }
 
-    /// Makes a client's certificate and key, and returns their files. With [`EtcdOptions::auth`](crate::EtcdOptions),
-    /// `name` is the user that etcd takes its owner for.
+    /// Makes a client's certificate and key, and returns their files. An etcd with authentication takes the client for
+    /// the user `name`.
     ///
     /// # Errors
     /// When the files can't be written.

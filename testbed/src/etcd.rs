@@ -4,7 +4,6 @@ mod http;
 mod member;
 mod options;
 mod peers;
-mod server;
 
 use std::{
     path::{Path, PathBuf},
@@ -20,15 +19,9 @@ use anyhow::{Context, bail};
 pub use self::{
     member::EtcdMember,
     options::{EtcdOptions, EtcdTls},
-    server::EtcdServer,
 };
 use self::{member::Plan, peers::Peers};
-use crate::{
-    Certificates, go,
-    run::run,
-    supervisor::{Ending, Folder, supervisor},
-    wait::wait_for,
-};
+use crate::{certificates::Certificates, go, process::Process, supervisor::Folder, wait::wait_for};
 
 const CTL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -56,22 +49,22 @@ const MODULE: go::Module = go::Module {
 /// static too: whatever ends the process ends the cluster.
 #[derive(Debug)]
 pub struct Etcd {
-    // Fields are dropped in this order: the processes, what lies between them, then their folder.
+    // Fields are dropped in this order: the processes, the links between them, then their folder.
     members: Vec<EtcdMember>,
     peers: Peers,
     folder: Folder,
     program: PathBuf,
     certificates: Option<Certificates>,
-    /// How etcdctl says that it is an administrator.
+    /// The arguments that make etcdctl an administrator.
     admin: Vec<String>,
-    /// Set once users have to say who they are.
+    /// Set once authentication is enabled.
     auth: OnceLock<()>,
     restores: AtomicU64,
 }
 
 impl Etcd {
-    /// The user that may do everything, and its password, where there is authentication. No secret: the cluster is
-    /// reachable from this machine only, and has nothing in it.
+    /// The user that may do everything, and its password, where there is authentication. Not a secret: the cluster is
+    /// reachable from this machine only, and holds no data of value.
     pub const ROOT: (&str, &str) = ("root", "testbed");
 
     /// Builds its program unless it is in the cache.
@@ -98,10 +91,10 @@ impl Etcd {
     /// ```
     pub async fn start(options: EtcdOptions) -> anyhow::Result<Self> {
         if ![1, 3].contains(&options.nodes) {
-            bail!("a cluster of {} nodes is not offered: use 1 or 3", options.nodes);
+            bail!("a cluster cannot have {} nodes: use 1 or 3", options.nodes);
         }
         let program = go::build(MODULE).await?;
-        let folder = supervisor()?.folder("etcd")?;
+        let folder = Folder::new("etcd")?;
         let peers = Peers::start(options.nodes)?;
         let certificates = options.tls.map(|_| Certificates::make(folder.path())).transpose()?;
         let (mut flags, mut admin) =
@@ -155,7 +148,7 @@ impl Etcd {
         &self.members
     }
 
-    /// Where clients connect, one url a node.
+    /// The urls for clients, one a node.
     pub fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(EtcdMember::endpoint).collect()
     }
@@ -204,26 +197,26 @@ impl Etcd {
     /// # Errors
     /// When none does within 60 s.
     pub async fn leader(&self) -> anyhow::Result<&EtcdMember> {
-        wait_for("a node leads", LEADER_LIMIT, async || {
+        wait_for("a node that leads", LEADER_LIMIT, async || {
             for (number, member) in self.members.iter().enumerate() {
                 let asked = member.is_running() && !member.is_paused() && !self.peers.is_isolated(number);
                 if asked && member.is_leader().await.unwrap_or(false) {
                     return Ok(member);
                 }
             }
-            Err("none does")
+            Err("no node leads")
         })
         .await
     }
 
-    /// Cuts a node off from all others: what they send each other waits. Clients reach it as before. Replaces what was
-    /// isolated before.
+    /// Cuts a node off from all others: the bytes between them wait. Clients reach it as before. Replaces any earlier
+    /// isolation.
     pub fn isolate(&self, member: &EtcdMember) {
         let numbers = self.members.iter().enumerate().filter(|(_, other)| other.name() == member.name());
         self.peers.isolate(numbers.map(|(number, _)| number));
     }
 
-    /// Ends all isolation: what waited arrives, late.
+    /// Ends all isolation: the bytes that waited arrive late.
     pub fn heal(&self) {
         self.peers.isolate([]);
     }
@@ -254,7 +247,7 @@ impl Etcd {
         self.tool("etcdctl", &all).await
     }
 
-    /// Where etcdctl is, for people.
+    /// The path of etcdctl, for people.
     pub fn etcdctl(&self) -> PathBuf {
         self.program.with_file_name("etcdctl")
     }
@@ -291,8 +284,8 @@ impl Etcd {
         Ok(file)
     }
 
-    /// Kills all nodes, gives them a snapshot's data, and starts them again on their ports: what an operator does
-    /// after a disaster. Later writes are gone, and revisions are issued again. The cluster's id is `Same` as before
+    /// Kills all nodes, gives them a snapshot's data, and starts them again on their ports, as an operator does after
+    /// a disaster. Later writes are gone, and revisions are issued again. The cluster's id is `Same` as before
     /// if the operator names everything as before, and `New` with another `--initial-cluster-token`.
     ///
     /// # Errors
@@ -333,14 +326,13 @@ impl Etcd {
     }
 
     async fn tool(&self, tool: &str, args: &[String]) -> anyhow::Result<String> {
-        let mut command = supervisor()?.command(&self.program.with_file_name(tool), Ending::Kill)?;
-        command.args(args).current_dir(self.folder.path());
-        let output = run(tool, command, CTL_LIMIT).await?;
-        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+        let command = Process::command(self.program.with_file_name(tool))?.args(args);
+        let lines = command.current_dir(self.folder.path()).run(CTL_LIMIT).await?;
+        Ok(lines.join("\n").trim_end().to_owned())
     }
 }
 
-/// Which cluster a restored one says it is.
+/// The cluster id of a restored cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterId {
     /// The one that the snapshot is of.

@@ -1,4 +1,4 @@
-//! Servers that are had by building a pinned Go module of ours: once, into the cache folder, offline afterwards.
+//! Servers built from pinned Go modules of ours: once, into the cache folder, offline afterwards.
 
 use std::{
     collections::VecDeque,
@@ -16,16 +16,17 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal};
 
 use crate::{
+    cache,
     process::find_program,
     supervisor::{Ending, supervisor},
 };
 
-/// Long beyond the slowest machine's cold build.
+/// Far beyond the slowest machine's cold build.
 const BUILD_LIMIT: Duration = Duration::from_secs(45 * 60);
 
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// A program that a Go module of ours builds. Its sources are compiled into this library, so that whoever has the
+/// A program that a Go module of ours builds. Its sources are compiled into this library, so that every user of the
 /// library can build it.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Module {
@@ -35,15 +36,15 @@ pub(crate) struct Module {
     pub(crate) version: &'static str,
     /// `go.mod`, `go.sum` and what is compiled: names and contents.
     pub(crate) files: &'static [(&'static str, &'static str)],
-    /// What is built: `.`, or the path of a package that `go.mod` requires.
+    /// The package to build: `.`, or the path of one that `go.mod` requires.
     pub(crate) package: &'static str,
     /// More for the linker, as `-X name=value`.
     pub(crate) ldflags: &'static str,
-    /// Further names of the program, for one that does what its name says. Links beside it.
+    /// Further names of a program that acts by its name: links beside it.
     pub(crate) aliases: &'static [&'static str],
-    /// For whoever waits, as in `about a minute`.
+    /// The time that a build takes, as in `about a minute`.
     pub(crate) takes: &'static str,
-    /// What to do without a Go toolchain, as in `name a running server in LEASEHOLD_TEST_ETCD_ENDPOINTS`.
+    /// The alternative to a Go toolchain, as in `name a running server in LEASEHOLD_TEST_ETCD_ENDPOINTS`.
     pub(crate) instead: &'static str,
 }
 
@@ -60,8 +61,7 @@ pub(crate) async fn build(module: Module) -> anyhow::Result<PathBuf> {
 
 impl Module {
     fn build(&self) -> anyhow::Result<PathBuf> {
-        let cache =
-            crate::cache::folder().context("no folder to keep servers in: set LEASEHOLD_CACHE to one")?;
+        let cache = cache::folder().context("no folder to keep servers in: set LEASEHOLD_CACHE to one")?;
         self.build_below(&cache)
     }
 
@@ -121,7 +121,7 @@ impl Module {
         self.follow(&mut building.0).with_context(|| {
             format!(
                 "go build failed; the first build needs the network (the module proxy that `go env GOPROXY` names), \
-                 the toolchain that its go.mod asks for, and room in {} and in Go's own caches; put that right, or {}",
+                 the toolchain that its go.mod asks for, and room in {} and in Go's own caches; fix the cause and retry, or {}",
                 program.display(),
                 self.instead
             )
@@ -150,7 +150,7 @@ impl Module {
         loop {
             match lines.recv_timeout(tell.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.starts_with("go: downloading") => downloaded += 1,
-                // What `-v` prints: a package's path and no more. Complaints have blanks.
+                // `-v` prints a package's path and no more. Errors have blanks.
                 Ok(line) if !line.contains([' ', '\t']) => compiled += 1,
                 Ok(line) => {
                     tail.push_back(line);

@@ -14,7 +14,7 @@ const MODULE: go::Module = go::Module {
     version: "3.22.0",
     files: &[("go.mod", include_str!("../go/helm/go.mod")), ("go.sum", include_str!("../go/helm/go.sum"))],
     package: "helm.sh/helm/v3/cmd/helm",
-    // As its own Makefile does: without these it calls itself 3.22 and takes Kubernetes for 1.20.
+    // As in its own Makefile: without these it reports version 3.22 and assumes Kubernetes 1.20.
     ldflags: "-X helm.sh/helm/v3/internal/version.version=v3.22.0 \
               -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=37 \
               -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37",

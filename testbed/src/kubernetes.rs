@@ -34,17 +34,17 @@ pub use self::{
 use crate::{
     etcd::{Etcd, EtcdOptions},
     ports::ReservedPort,
-    process::Process,
-    supervisor::{Folder, supervisor},
-    wait_for,
+    process::{Process, ProcessCommand},
+    supervisor::Folder,
+    wait::wait_for,
 };
 
-/// No secret: the server is reachable from this machine only, and has nothing in it.
+/// Not a secret: the server is reachable from this machine only, and holds no data of value.
 const ADMIN_TOKEN: &str = "testbed";
 
 /// Cold caches and a busy machine included.
 const READY_LIMIT: Duration = Duration::from_secs(300);
-/// As a kubelet's grace. An API server waits for the connections of its clients, a half-open one's for a minute.
+/// As a kubelet's grace. An API server waits for the connections of its clients, for a half-open one a minute.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// A kube-apiserver of our own with an etcd behind it, on a free port of 127.0.0.1; a controller manager and a
@@ -85,7 +85,7 @@ impl ControlPlane {
     /// ```
     pub async fn start(options: ControlPlaneOptions) -> anyhow::Result<Self> {
         let binaries = Binaries::find().await?;
-        let folder = supervisor()?.folder("kubernetes")?;
+        let folder = Folder::new("kubernetes")?;
         let etcd = Etcd::start(EtcdOptions::default().fsync(options.fsync)).await?;
         let port = ReservedPort::new().context("no free port")?;
         write_settings(folder.path(), &options)?;
@@ -98,7 +98,10 @@ impl ControlPlane {
     }
 
     /// Builds its programs and its etcd's unless they are in the cache, which needs the network.
-    pub(crate) async fn prepare() -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When they can't be built; the message says what to install.
+    pub async fn prepare() -> anyhow::Result<()> {
         Binaries::find().await?;
         Etcd::prepare().await
     }
@@ -113,8 +116,8 @@ impl ControlPlane {
         self.access.kubeconfig()
     }
 
-    /// Where the API server listens, by TLS, the same after every restart: what a [`Proxy`](crate::Proxy) (in TCP
-    /// mode) is put in front of. Its certificate is good for any port of 127.0.0.1.
+    /// The address on which the API server listens, by TLS, the same after every restart; for a proxy in TCP mode in
+    /// front of it. Its certificate is valid for any port of 127.0.0.1.
     pub fn addr(&self) -> SocketAddr {
         self.port.addr()
     }
@@ -129,13 +132,13 @@ impl ControlPlane {
         &self.etcd
     }
 
-    /// What the API server was asked, over all of its restarts.
+    /// The audit log of the API server, over all of its restarts.
     pub fn audit(&self) -> AuditLog {
         AuditLog::new(self.folder.path().join("audit.log"))
     }
 
-    /// A port on which the API server is reached *without* TLS, so that a [`Proxy`](crate::Proxy) in front of it can
-    /// see, hold and lose single requests.
+    /// A port on which the API server is reached *without* TLS, so that a proxy in front of it can see, hold and lose
+    /// single requests.
     ///
     /// # Errors
     /// When the system has no free port, or the API server's certificate can't be read.
@@ -151,8 +154,8 @@ impl ControlPlane {
         self.take()?.kill().await.map(drop)
     }
 
-    /// Ends the API server by SIGTERM: what is under way is answered, watches end. One that waits for a client which
-    /// has gone silent is killed after 3 s, as a kubelet does after its grace.
+    /// Ends the API server by SIGTERM: pending requests are answered, watches end. If it waits for a client that has gone
+    /// silent, it is killed after 3 s, as by a kubelet after its grace.
     ///
     /// # Errors
     /// When it doesn't run.
@@ -173,7 +176,7 @@ impl ControlPlane {
         if self.lock().is_some() {
             bail!("the API server runs already: stop or crash it first");
         }
-        // It ends at its start if somebody's outgoing connection has its port just then, or if its etcd is away.
+        // It ends at once if an outgoing connection happens to have its port, or if its etcd doesn't answer.
         let started = wait_for("the API server is ready", READY_LIMIT, async || self.begin().await);
         tokio::time::timeout(READY_LIMIT, started)
             .await
@@ -186,7 +189,9 @@ impl ControlPlane {
         *self.lock() = Some(apiserver.clone());
         let certificate = self.certificate();
         loop {
-            alive(&apiserver, apiserver.exit_status().is_none()).map_err(anyhow::Error::msg)?;
+            if let Some(status) = apiserver.exit_status() {
+                bail!("it has ended ({status}); its last lines:\n{}", apiserver.tail());
+            }
             // It makes its certificate at its first start.
             if certificate.is_file() {
                 self.write_kubeconfig()?;
@@ -224,16 +229,11 @@ impl ControlPlane {
         self.running()?.resume()
     }
 
-    /// The last lines of the API server's log.
-    pub fn logs(&self) -> Vec<String> {
-        self.running().map(|apiserver| apiserver.lines()).unwrap_or_default()
-    }
-
     fn certificate(&self) -> PathBuf {
         self.folder.path().join("apiserver.crt")
     }
 
-    fn apiserver_command(&self) -> anyhow::Result<crate::process::ProcessCommand> {
+    fn apiserver_command(&self) -> anyhow::Result<ProcessCommand> {
         let file = |name: &str| self.folder.path().join(name).display().to_string();
         let command = Process::command(&self.binaries.apiserver)?
             .arg(format!("--etcd-servers={}", self.etcd.endpoints().join(",")))
@@ -323,7 +323,7 @@ impl std::fmt::Debug for ControlPlane {
     }
 }
 
-/// What the API server reads when it starts.
+/// Writes the files that the API server reads when it starts.
 fn write_settings(folder: &Path, options: &ControlPlaneOptions) -> anyhow::Result<()> {
     let key = rcgen::KeyPair::generate().context("cannot make a key for service accounts")?;
     fs::write(folder.join("service-account.key"), key.serialize_pem())?;
@@ -340,17 +340,4 @@ fn write_settings(folder: &Path, options: &ControlPlaneOptions) -> anyhow::Resul
         "rules": [{"level": options.audit_level}],
     });
     Ok(fs::write(folder.join("audit-policy.json"), serde_json::to_vec(&policy)?)?)
-}
-
-/// `done`, or why there is nothing to wait for.
-fn alive(apiserver: &Process, done: bool) -> Result<(), String> {
-    match (done, apiserver.exit_status()) {
-        (true, _) => Ok(()),
-        (false, None) => Err("not yet".into()),
-        (false, Some(status)) => {
-            let lines = apiserver.lines();
-            let tail = lines[lines.len().saturating_sub(15)..].join("\n");
-            Err(format!("it has ended ({status}); its last lines:\n{tail}"))
-        }
-    }
 }

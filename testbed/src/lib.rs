@@ -3,52 +3,62 @@
 //! Nothing that is started here outlives the process that started it, however that ends, SIGKILL included: a small
 //! supervisor notices, kills, and removes the folders.
 //!
-//! - [`Postgres`]: a server of our own, to crash, pause, restart, replicate and promote; [`PostgresServer`]: the
-//!   same, or the one that the user names.
-//! - [`Etcd`]: a cluster of our own, of one or three nodes, to kill, pause, isolate and restore; [`EtcdServer`]:
-//!   the same, or the one that the user names.
-//! - [`ControlPlane`]: a Kubernetes API server with its etcd, and its controllers on request, without containers;
-//!   [`KubernetesServer`]: the same, or the cluster that the user names.
-//! - [`Cluster`]: a control plane with nodes, on which pods really run, as processes with networks and roots of their
-//!   own; the program must be in a private network ([`in_private_network`]).
-//! - [`helm`]: the program, to install charts as their users do.
-//! - [`Proxy`]: stands between a client and its server and delays, drops, cuts, holds and counts.
-//! - [`Process`]: a real child process, with its lines, signals and exit code.
+//! - [`Process`]: a real child process, with its lines, signals and exit code; [`field`] reads its log lines.
 //! - [`Folder`]: a throw-away folder.
 //! - [`wait_until`], [`wait_for`]: await a condition instead of sleeping; [`free_port`].
+//!
+//! The rest is behind features, all of them in the default; a backend's author who has a server may want `proxy` alone.
+//!
+//! - `proxy`: [`Proxy`] stands between a client and its server and delays, drops, cuts, holds and counts.
+//! - `postgres`: [`Postgres`], a server to crash, pause, restart, replicate and promote.
+//! - `etcd`: [`Etcd`], a cluster of one or three nodes, to kill, pause, isolate and restore.
+//! - `k8s`: [`ControlPlane`], a Kubernetes API server with its etcd, and its controllers on request, without containers;
+//!   [`KubernetesServer`], the same or the cluster that the user names; [`helm`].
+//! - `tls`: [`Certificates`].
 
-mod cache;
+#[cfg(feature = "tls")]
 mod certificates;
-mod cluster;
+#[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "etcd")]
 mod go;
+#[cfg(feature = "k8s")]
 pub mod helm;
+#[cfg(feature = "k8s")]
 mod kubernetes;
-mod node;
-mod ports;
+#[cfg(feature = "postgres")]
 mod postgres;
-mod process;
-mod processes;
+#[cfg(feature = "proxy")]
 mod proxy;
-mod run;
+
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+mod cache;
+mod ports;
+mod process;
+#[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL is many processes"))]
+mod processes;
 mod supervisor;
 mod wait;
 
 pub use rustix::process::Signal;
 
 pub use self::{
-    certificates::Certificates,
-    cluster::{Cluster, ClusterOptions},
-    etcd::{ClusterId, Etcd, EtcdMember, EtcdOptions, EtcdServer, EtcdTls},
-    kubernetes::{
-        AuditEvent, AuditLog, ControlPlane, ControlPlaneOptions, Identity, KubernetesAccess,
-        KubernetesServer, PlainGate, client_go_candidate,
-    },
-    node::{Image, in_private_network},
     ports::{ReservedPort, free_port},
-    postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive},
-    process::{Process, ProcessCommand},
-    proxy::{Direction, Flow, Hold, LostReply, Proxy, Request, RoundTripCount, RoundTrips},
+    process::{Process, ProcessCommand, field},
     supervisor::Folder,
     wait::{wait_for, wait_until},
 };
+
+#[cfg(feature = "tls")]
+pub use self::certificates::Certificates;
+#[cfg(feature = "etcd")]
+pub use self::etcd::{ClusterId, Etcd, EtcdMember, EtcdOptions, EtcdTls};
+#[cfg(feature = "k8s")]
+pub use self::kubernetes::{
+    AuditEvent, AuditLog, ControlPlane, ControlPlaneOptions, Identity, KubernetesAccess, KubernetesServer,
+    PlainGate, client_go_candidate,
+};
+#[cfg(feature = "postgres")]
+pub use self::postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive};
+#[cfg(feature = "proxy")]
+pub use self::proxy::{Direction, Flow, Hold, LostReply, Proxy, Request, RoundTripCount, RoundTrips};

@@ -1,4 +1,4 @@
-//! Free ports that stay free for whoever asked.
+//! Free ports that stay reserved for the caller.
 
 use std::{
     io,
@@ -11,8 +11,8 @@ use tokio::net::TcpSocket;
 /// A port on 127.0.0.1 that the system gives to nobody else while this value lives.
 ///
 /// On Linux the port stays bound, without listening: a server that sets SO_REUSEADDR (nearly all do, Postgres,
-/// tokio and Go among them) can bind and listen on it as often as it likes; to anybody else it looks taken, and
-/// connections are refused. Elsewhere the port was free a moment ago, no more.
+/// tokio and Go among them) can bind and listen on it as often as it likes; for others it is taken, and connections are
+/// refused. On other systems the port was free a moment ago, no more.
 #[derive(Debug)]
 pub struct ReservedPort {
     port: u16,

@@ -7,6 +7,7 @@ mod options;
 mod postmaster;
 mod replication;
 mod server;
+mod settings;
 mod template;
 
 use std::{
@@ -20,21 +21,17 @@ use std::{
 use anyhow::{Context, bail};
 use rustix::process::Signal;
 
-use self::{access::Access, binaries::Binaries, options::Settings, postmaster::Postmaster};
+use self::{access::Access, binaries::Binaries, postmaster::Postmaster, settings::Settings};
 pub use self::{
     archive::WalArchive,
     options::{PostgresOptions, StandbyOptions},
     server::PostgresServer,
 };
-use crate::{
-    Certificates,
-    ports::ReservedPort,
-    supervisor::{Folder, supervisor},
-};
+use crate::{certificates::Certificates, ports::ReservedPort, supervisor::Folder, wait::wait_until};
 
 const SUPERUSER: &str = "postgres";
 
-/// No secret: the server is reachable from this machine only, and has nothing in it.
+/// Not a secret: the server is reachable from this machine only, and holds no data of value.
 const PASSWORD: &str = "testbed";
 
 const HBA: &str = "\
@@ -44,7 +41,7 @@ host  all,replication all 127.0.0.1/32 scram-sha-256
 
 /// A PostgreSQL server of our own, on a free port of 127.0.0.1 and a unix socket.
 ///
-/// Dropping it stops it at once (`immediate`: what was acknowledged is not flushed for anybody) and removes its
+/// Dropping it stops it at once (`immediate`, without a last checkpoint) and removes its
 /// folder, which blocks for some ten milliseconds; [`stop_fast`](Self::stop_fast) before is the async way. It may
 /// be shared by tests with runtimes of their own, in a static too: whatever ends the process ends the server.
 ///
@@ -90,14 +87,14 @@ impl Postgres {
     /// ```
     pub async fn start(options: PostgresOptions) -> anyhow::Result<Self> {
         let binaries = Binaries::find()?;
-        let folder = supervisor()?.folder("postgres")?;
+        let folder = Folder::new("postgres")?;
         binaries.user.own(folder.path())?;
         let data = template::data_folder(&binaries, &folder, options.fresh_system_identifier).await?;
         let mut settings = options.settings;
         let certificates = options.tls.then(|| Certificates::make(folder.path())).transpose()?;
         if let Some(certificates) = &certificates {
             let (certificate, key) = certificates.server();
-            // PostgreSQL takes no key that others could read.
+            // PostgreSQL refuses a key that others can read.
             fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
             [&certificate, &key].into_iter().try_for_each(|file| binaries.user.own(file))?;
             settings.set("ssl".into(), "on".into());
@@ -121,7 +118,7 @@ impl Postgres {
         settings.set("port".into(), port.number().to_string());
         settings.set("listen_addresses".into(), "127.0.0.1".into());
         settings.path("unix_socket_directories", folder.path());
-        // Else a killed server leaves files in /dev/shm.
+        // Otherwise a killed server leaves files in /dev/shm.
         settings.set("dynamic_shared_memory_type".into(), "mmap".into());
         if let Some(archive) = &archive {
             archive.configure(&mut settings);
@@ -151,7 +148,7 @@ impl Postgres {
         self.port.number()
     }
 
-    /// Where it listens: what a [`Proxy`](crate::Proxy) is put in front of.
+    /// The address on which it listens, and for a proxy in front of it.
     pub fn addr(&self) -> SocketAddr {
         self.port.addr()
     }
@@ -171,7 +168,7 @@ impl Postgres {
         &self.data
     }
 
-    /// What it has logged so far, over all of its restarts.
+    /// Its log, over all of its restarts.
     ///
     /// # Errors
     /// When the log can't be read.
@@ -184,7 +181,7 @@ impl Postgres {
     ///
     /// # Errors
     /// The server's message for the first statement that fails (the later ones are not run), or no answer for
-    /// 60 s. Dropping the future ends the session; what it has sent may be done all the same.
+    /// 60 s. Dropping the future ends the session; statements that were sent may still be executed.
     pub async fn psql(&self, sql: &str) -> anyhow::Result<String> {
         self.access.run(sql).await
     }
@@ -205,7 +202,7 @@ impl Postgres {
         self.access.create_database(name).await
     }
 
-    /// Drops a database with whatever is connected to it; one that doesn't exist is no error.
+    /// Drops a database and breaks its connections; one that doesn't exist is no error.
     ///
     /// # Errors
     /// When the server refuses.
@@ -233,12 +230,12 @@ impl Postgres {
         self.postmaster(|postmaster| postmaster.signal(Signal::HUP))?;
         let sql = format!("select pg_conf_load_time() > {}", access::literal(&before));
         let limit = std::time::Duration::from_secs(30);
-        crate::wait_until("postgres has read its settings anew", limit, async || {
+        wait_until("postgres has reloaded its settings", limit, async || {
             self.psql(&sql).await.is_ok_and(|newer| newer == "t")
         })
         .await?;
-        // The postmaster told the checkpointer, which decides for all whether commits wait for standbys; it reads
-        // its settings before it does what it is asked to.
+        // The checkpointer decides for all sessions whether commits wait for standbys. It reloads its settings before
+        // it answers this request.
         self.psql("checkpoint").await?;
         Ok(())
     }
@@ -250,7 +247,7 @@ impl Postgres {
     }
 
     /// Kills all of its processes by SIGKILL, at once, and returns when they have ended. The data folder stays as it
-    /// is at this moment: [`start_again`](Self::start_again) recovers from it.
+    /// is at that moment: [`start_again`](Self::start_again) recovers from it.
     ///
     /// # Errors
     /// When the server doesn't run.

@@ -1,4 +1,4 @@
-//! Real processes for tests that are about processes: lines awaited, real signals, exit codes.
+//! Child processes: lines awaited, real signals, exit codes.
 
 use std::{
     collections::VecDeque,
@@ -22,13 +22,13 @@ use crate::{
     wait::wait_until,
 };
 
-/// How many lines are kept; older ones are forgotten.
+/// The number of lines that are kept; older ones are forgotten.
 const LINES_KEPT: usize = 20_000;
 
-/// How long the last lines of a process that has ended may take to be read.
+/// The time limit for reading the last lines of a process that has ended.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
-/// How long a signal may take to show its effect.
+/// The time limit for a signal to take effect.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// A command that becomes a [`Process`]; made by [`Process::command`].
@@ -51,7 +51,7 @@ pub struct Process {
 
 struct Shared {
     state: Mutex<State>,
-    /// Counts what happened: a line, the end of a stream, the exit.
+    /// Counts the events: a line, the end of a stream, the exit.
     events: watch::Sender<u64>,
 }
 
@@ -59,9 +59,20 @@ struct State {
     child: Child,
     status: Option<ExitStatus>,
     open_streams: u8,
-    lines: VecDeque<String>,
-    /// How many lines were forgotten.
+    lines: VecDeque<Line>,
+    /// The number of lines that were forgotten.
     forgotten: usize,
+}
+
+struct Line {
+    stream: Stream,
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Output,
+    Error,
 }
 
 // === impl ProcessCommand ===
@@ -95,14 +106,14 @@ impl ProcessCommand {
         self
     }
 
-    /// Inherits no environment. A mark of the testbed's own stays.
+    /// Inherits no environment but a mark of the testbed's own.
     #[must_use]
     pub fn env_clear(mut self) -> Self {
         self.command.env_clear();
         self
     }
 
-    /// Sets its working directory; else it has ours.
+    /// Sets its working directory; otherwise it has this process's.
     #[must_use]
     pub fn current_dir(mut self, folder: impl AsRef<Path>) -> Self {
         self.command.current_dir(folder);
@@ -124,12 +135,40 @@ impl ProcessCommand {
         let state = State { child, status: None, open_streams: 2, lines: VecDeque::new(), forgotten: 0 };
         let shared = Arc::new(Shared { state: Mutex::new(state), events: sender });
         let process = Process { name: self.name, pid, shared: shared.clone(), events };
-        for stream in [Box::new(stdout) as Box<dyn Read + Send>, Box::new(stderr)] {
+        let streams: [(Stream, Box<dyn Read + Send>); 2] =
+            [(Stream::Output, Box::new(stdout)), (Stream::Error, Box::new(stderr))];
+        for (stream, bytes) in streams {
             let shared = shared.clone();
-            thread::Builder::new().name("testbed-lines".into()).spawn(move || shared.read(stream))?;
+            thread::Builder::new().name("testbed-lines".into()).spawn(move || shared.read(stream, bytes))?;
         }
         thread::Builder::new().name("testbed-wait".into()).spawn(move || shared.reap(pid))?;
         Ok(process)
+    }
+
+    /// From a supervised command; `name` is for messages.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn of(name: &str, command: Command) -> Self {
+        Self { name: name.to_owned(), command }
+    }
+
+    /// Runs it to its end, which has to be a success, and returns the lines that it printed on standard output.
+    ///
+    /// # Errors
+    /// When it can't be started, fails (the message has all that it printed), or has not ended after `limit`; it is
+    /// killed then, and when the future is dropped.
+    pub async fn run(self, limit: Duration) -> anyhow::Result<Vec<String>> {
+        let process = self.spawn()?;
+        let status = process.wait(limit).await?;
+        if !status.success() {
+            bail!("{} failed ({status}): {}", process.name, process.lines().join("\n"));
+        }
+        let state = process.shared.lock();
+        Ok(state
+            .lines
+            .iter()
+            .filter(|line| line.stream == Stream::Output)
+            .map(|line| line.text.clone())
+            .collect())
     }
 }
 
@@ -209,20 +248,24 @@ impl Process {
         self.wait(SIGNAL_LIMIT).await
     }
 
-    /// Waits for the process to end; it is not asked to. Its last lines have been read then, unless something that it
-    /// started has its output open for 500 ms longer.
+    /// Waits for the process to end; it is not asked to. Its last lines have been read then, unless a process that it
+    /// started keeps its output open for more than 500 ms.
     ///
     /// # Errors
     /// When `limit` has passed first; the message has its last lines.
     pub async fn wait(&self, limit: Duration) -> anyhow::Result<ExitStatus> {
         let status = self.until(limit, |state| state.status).await.ok_or_else(|| {
-            anyhow!("{} did not end within {limit:?}; its last lines:\n{}", self.name, self.tail())
+            anyhow!(
+                "timed out after {limit:?} waiting for {} to end; its last lines:\n{}",
+                self.name,
+                self.tail()
+            )
         })?;
         let _ = self.until(LAST_LINES, |state| (state.open_streams == 0).then_some(())).await;
         Ok(status)
     }
 
-    /// How it ended; `None` while it runs.
+    /// Its exit status; `None` while it runs.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.shared.lock().status
     }
@@ -237,7 +280,7 @@ impl Process {
     }
 
     /// As [`wait_for_line`](Self::wait_for_line), but the first `lines` lines don't count: take the number
-    /// from [`line_count`](Self::line_count) before causing what is awaited.
+    /// from [`line_count`](Self::line_count) before causing the line.
     ///
     /// # Errors
     /// As there.
@@ -252,24 +295,26 @@ impl Process {
                 .lines
                 .iter()
                 .skip(lines.saturating_sub(state.forgotten))
+                .map(|line| &line.text)
                 .find(|line| line.contains(text));
             match line {
-                Some(line) => Some(Ok(line.clone())),
-                None if state.status.is_some() && state.open_streams == 0 => Some(Err("it has ended")),
+                Some(line) => Some(Some(line.clone())),
+                None if state.status.is_some() && state.open_streams == 0 => Some(None),
                 None => None,
             }
         });
-        let found = found.await.unwrap_or(Err("the time is over"));
-        found.map_err(|why| {
-            anyhow!(
-                "waited up to {limit:?} for {text:?} from {}: {why}; its last lines:\n{}",
-                self.name,
-                self.tail()
-            )
-        })
+        let (name, tail) = (&self.name, || self.tail());
+        match found.await {
+            Some(Some(line)) => Ok(line),
+            Some(None) => bail!("{name} has ended without printing {text:?}; its last lines:\n{}", tail()),
+            None => bail!(
+                "timed out after {limit:?} waiting for {text:?} from {name}; its last lines:\n{}",
+                tail()
+            ),
+        }
     }
 
-    /// How many lines it has printed so far.
+    /// The number of lines that it has printed so far.
     pub fn line_count(&self) -> usize {
         let state = self.shared.lock();
         state.forgotten + state.lines.len()
@@ -277,10 +322,11 @@ impl Process {
 
     /// The lines that it has printed so far, the last 20,000 of them, both streams together.
     pub fn lines(&self) -> Vec<String> {
-        self.shared.lock().lines.iter().cloned().collect()
+        self.shared.lock().lines.iter().map(|line| line.text.clone()).collect()
     }
 
-    fn tail(&self) -> String {
+    /// Its last lines, for an error message.
+    pub(crate) fn tail(&self) -> String {
         let lines = self.lines();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
@@ -327,15 +373,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn read(&self, stream: impl Read) {
-        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).into_owned();
+    fn read(&self, stream: Stream, bytes: impl Read) {
+        for line in BufReader::new(bytes).split(b'\n').map_while(Result::ok) {
+            let text = String::from_utf8_lossy(&line).into_owned();
             let mut state = self.lock();
             if state.lines.len() == LINES_KEPT {
                 state.lines.pop_front();
                 state.forgotten += 1;
             }
-            state.lines.push_back(line);
+            state.lines.push_back(Line { stream, text });
             drop(state);
             self.happened();
         }
@@ -343,7 +389,7 @@ impl Shared {
         self.happened();
     }
 
-    /// Waits without reaping, then reaps under the lock, so that no signal goes to another's pid.
+    /// Waits without reaping, then reaps under the lock, so that no signal goes to a process that got the pid next.
     fn reap(&self, pid: Pid) {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while let Err(rustix::io::Errno::INTR) = rustix::process::waitid(WaitId::Pid(pid), options) {}
@@ -377,4 +423,18 @@ pub(crate) fn find_program(program: &Path) -> Option<PathBuf> {
         std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
     };
     candidates.into_iter().find(|path| path.is_file()).and_then(|path| std::path::absolute(path).ok())
+}
+
+/// The value of `NAME=VALUE` in a line of a log.
+///
+/// # Errors
+/// When the line has no such field.
+///
+/// ```
+/// let line = "INFO started address=127.0.0.1:8080 grpc=127.0.0.1:50051";
+/// assert_eq!(lease_testbed::field(line, "address").unwrap(), "127.0.0.1:8080");
+/// ```
+pub fn field<'a>(line: &'a str, name: &str) -> anyhow::Result<&'a str> {
+    let value = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    value.with_context(|| format!("no {name}= in the line {line:?}"))
 }

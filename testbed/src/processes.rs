@@ -1,4 +1,4 @@
-//! The system's table of processes, as far as stopping and killing a whole server needs it.
+//! The system's table of processes, to stop and kill a whole server.
 
 use rustix::process::Pid;
 
@@ -62,7 +62,7 @@ fn threads(pid: Pid) -> std::io::Result<Vec<char>> {
     Ok(states)
 }
 
-/// What follows the name in a `stat` file, `None` if the process has gone.
+/// The fields after the name in a `stat` file, `None` if the process has gone.
 #[cfg(target_os = "linux")]
 fn stat(path: &str) -> std::io::Result<Option<String>> {
     match std::fs::read_to_string(path) {

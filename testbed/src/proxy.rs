@@ -1,8 +1,10 @@
-//! A proxy between a client and its server that breaks what goes through it, and counts.
+//! A proxy between a client and its server that breaks the traffic through it, and counts it.
 
 mod connection;
 mod faults;
 mod http2;
+mod postgres;
+mod request;
 mod round_trips;
 mod traps;
 mod wire;
@@ -20,9 +22,9 @@ use self::{
 };
 pub use self::{
     faults::{Direction, Flow},
+    request::Request,
     round_trips::{RoundTripCount, RoundTrips},
     traps::{Hold, LostReply},
-    wire::Request,
 };
 use crate::ports::ReservedPort;
 
@@ -57,7 +59,7 @@ pub struct Proxy {
 impl Proxy {
     /// Starts a proxy that understands PostgreSQL's protocol: it can tell requests by their SQL, and counts them.
     ///
-    /// It declines TLS, so what goes through it is plain.
+    /// It declines TLS, so the traffic through it is plain.
     ///
     /// # Errors
     /// When the system has no free port or can't start a thread.
@@ -66,8 +68,8 @@ impl Proxy {
     }
 
     /// Starts a proxy that understands gRPC without TLS: each message of a client is a request, told by its
-    /// method's path and its bytes. The reply to it is all that the server sends in its call; so hold and lose unary
-    /// calls, not streaming ones.
+    /// method ([`Request::calls`]) and its bytes. The reply to it is everything that the server sends in its call; so hold
+    /// and lose unary calls, not streaming ones.
     ///
     /// # Errors
     /// As [`postgres`](Self::postgres).
@@ -100,7 +102,7 @@ impl Proxy {
         Ok(Self { shared, port, thread: Some(thread) })
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn addr(&self) -> SocketAddr {
         self.port.addr()
     }
@@ -117,7 +119,7 @@ impl Proxy {
         Ok(url.into())
     }
 
-    /// Sends new connections to another server: what an address that moves in a failover does. Open ones stay where
+    /// Sends new connections to another server, as an address that moves in a failover. Open ones stay where
     /// they are; [`cut`](Self::cut) them as well.
     pub fn switch_upstream(&self, upstream: SocketAddr) {
         self.change(|faults| faults.upstream = upstream);
@@ -148,8 +150,8 @@ impl Proxy {
         self.change(|faults| (faults.to_server, faults.to_client) = Default::default());
     }
 
-    /// Breaks all open connections by RST, in both directions, and returns when they are closed. What was held or
-    /// under way is gone. New connections are well.
+    /// Breaks all open connections by RST, in both directions, and returns when they are closed. Bytes that were held or
+    /// under way are gone. New connections work.
     pub async fn cut(&self) {
         let mut open = self.shared.open.subscribe();
         let mut below = 0;
@@ -172,7 +174,7 @@ impl Proxy {
         let done = listening.wait_for(|listening| *listening != refuse);
         tokio::time::timeout(Duration::from_secs(10), done)
             .await
-            .context("the proxy can't listen again")??;
+            .context("the proxy cannot listen again")??;
         Ok(())
     }
 
@@ -181,18 +183,18 @@ impl Proxy {
         self.shared.traps.hold(Box::new(matches))
     }
 
-    /// Passes on the next request that matches and [executes](Request::executes) something, waits for the server's whole answer (so it was applied), and then cuts
-    /// the connection instead of passing the answer on. Once.
+    /// Passes on the next request that matches and [executes](Request::executes) something, waits for the server's whole
+    /// answer (so it was applied), and then cuts the connection instead of passing the answer on. Once.
     pub fn lose_reply(&self, matches: impl Fn(&Request) -> bool + Send + Sync + 'static) -> LostReply {
         self.shared.traps.lose_reply(Box::new(move |request| request.executes() && matches(request)))
     }
 
-    /// What has gone through up to now.
+    /// The traffic up to now.
     pub fn round_trips(&self) -> RoundTrips {
         self.shared.round_trips().clone()
     }
 
-    /// How many connections are open now.
+    /// The number of connections that are open now.
     pub fn open_connections(&self) -> usize {
         self.shared.open.borrow().len()
     }

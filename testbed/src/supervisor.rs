@@ -1,12 +1,12 @@
-//! What makes sure that nothing outlives the process that started it, however that process ends.
+//! The supervisor, by which nothing outlives the process that started it, however that process ends.
 //!
 //! One small `sh` process stands beside the runner and holds the reading end of a pipe, the *lifeline*. Every
-//! supervised child writes its own pid into that pipe before it becomes the program it is meant to be, so there
+//! supervised child writes its own pid into that pipe before it becomes its program, so there
 //! is no moment at which a child runs and the supervisor doesn't know it. When the runner ends, by return, panic,
-//! Ctrl-C or SIGKILL, the kernel closes the writing end; the supervisor then ends what is left and removes the
-//! folder that everything lives in.
+//! Ctrl-C or SIGKILL, the kernel closes the writing end; the supervisor then ends the remaining processes and
+//! removes the folder that holds all files.
 //!
-//! A parent-death signal would not do: it follows the *thread* that spawned, test threads end early, and it
+//! A parent-death signal would not suffice: it follows the *thread* that spawned, test threads end early, and it
 //! removes no folders.
 
 use std::{
@@ -32,12 +32,13 @@ const SUPERVISOR: &str = include_str!("supervisor.sh");
 /// `$0` is the signal that ends the child; its standard input is the lifeline until it becomes the program.
 const BECOME: &str = r#"echo "+ $$ $0" >&0 && exec "$@" </dev/null"#;
 
-/// How the supervisor ends a child that is still there when the runner has gone.
+/// The signal by which the supervisor ends a child that is still there when the runner has gone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
     /// SIGKILL, to its process group and its descendants.
     Kill,
     /// SIGQUIT, which Postgres answers by an immediate shutdown that frees its shared memory; SIGKILL later.
+    #[cfg(feature = "postgres")]
     Quit,
 }
 
@@ -67,9 +68,9 @@ impl Supervisor {
     fn start() -> anyhow::Result<Self> {
         let (end, lifeline) = std::io::pipe().context("cannot make a pipe")?;
         let mut sh = Command::new("/bin/sh")
-            .args(["-c", r#"eval "$SUPERVISOR""#, "testbed-supervisor", MARK]) // short, for whoever reads `ps`
+            .args(["-c", r#"eval "$SUPERVISOR""#, "testbed-supervisor", MARK]) // short in the output of `ps`
             .env("SUPERVISOR", SUPERVISOR)
-            .env_remove(MARK) // a supervisor is nobody's child: a runner within a runner cleans up for itself
+            .env_remove(MARK) // a runner within a runner must not end its supervisor
             .stdin(end)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -94,6 +95,7 @@ impl Supervisor {
     pub(crate) fn command(&self, program: &Path, ending: Ending) -> anyhow::Result<Command> {
         let signal = match ending {
             Ending::Kill => "KILL",
+            #[cfg(feature = "postgres")]
             Ending::Quit => "QUIT",
         };
         let lifeline = self.lock().try_clone().context("cannot duplicate the supervisor's pipe")?;
@@ -108,14 +110,9 @@ impl Supervisor {
         command.env(MARK, &self.root);
     }
 
-    /// The same for a program that is started by others, as `NAME=VALUE`.
-    pub(crate) fn marking(&self) -> String {
-        format!("{MARK}={}", self.root.display())
-    }
-
     /// Forgets a process that was waited for: its pid may soon be another's.
     pub(crate) fn forget(&self, pid: Pid) {
-        // An error means that the supervisor was killed: then there is nothing that could forget.
+        // An error means that the supervisor was killed.
         let _ = writeln!(self.lock(), "- {}", pid.as_raw_nonzero());
     }
 
@@ -142,7 +139,7 @@ impl Folder {
         supervisor()?.folder(name)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -33,7 +33,7 @@ done
 tries=0
 while left=$(ours) && [ -n "$left" ] && [ $tries -lt 200 ]; do
     tries=$((tries + 1))
-    # After three seconds nothing is asked any more.
+    # After three seconds everything is killed.
     [ $tries -gt 30 ] && kill -KILL $left
     sleep 0.1
 done

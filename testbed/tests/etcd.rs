@@ -1,4 +1,4 @@
-//! etcd clusters of ours, and what breaks them.
+//! etcd clusters of ours, and their faults.
 
 use std::time::Duration;
 

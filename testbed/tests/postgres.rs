@@ -36,15 +36,6 @@ async fn roles_and_databases_are_apart_and_need_their_password() -> anyhow::Resu
 }
 
 #[tokio::test]
-async fn a_named_server_is_not_ours_to_break() -> anyhow::Result<()> {
-    let postgres = Postgres::start(PostgresOptions::default()).await?;
-    let named = PostgresServer::named(&postgres.url()).await?;
-    let refusal = named.ours().unwrap_err().to_string();
-    assert!(refusal.contains("LEASEHOLD_TEST_POSTGRES_URL"), "{refusal}");
-    Ok(())
-}
-
-#[tokio::test]
 async fn psql_reports_the_servers_message_and_runs_nothing_after_it() -> anyhow::Result<()> {
     let postgres = Postgres::start(PostgresOptions::default()).await?;
     let error = postgres.psql("create table a (); select nonsense; create table b ()").await.unwrap_err();

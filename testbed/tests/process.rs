@@ -17,7 +17,7 @@ async fn lines_of_both_streams_are_awaited_and_the_exit_code_is_the_childs() -> 
     assert_eq!(process.wait_for_line("one", LIMIT).await?, "one");
     assert_eq!(process.wait(LIMIT).await?.code(), Some(7));
     let error = process.wait_for_line("three", LIMIT).await.unwrap_err().to_string();
-    assert!(error.contains("it has ended") && error.contains("two"), "{error}");
+    assert!(error.contains("sh has ended without printing \"three\"") && error.contains("two"), "{error}");
     assert!(process.signal(Signal::TERM).is_err(), "its pid may be another's");
     Ok(())
 }
@@ -28,7 +28,7 @@ async fn only_lines_after_the_mark_count() -> anyhow::Result<()> {
     process.wait_for_line("tick", LIMIT).await?;
     let mark = process.line_count();
     let none = process.wait_for_line_after(mark, "tick", Duration::from_millis(100)).await;
-    assert!(none.unwrap_err().to_string().contains("the time is over"));
+    assert!(none.unwrap_err().to_string().contains("timed out after 100ms waiting for \"tick\" from sh"));
     process.signal(Signal::USR1)?;
     process.wait_for_line_after(mark, "tick", LIMIT).await?;
     Ok(())
@@ -89,6 +89,15 @@ async fn dropping_kills_the_whole_group() -> anyhow::Result<()> {
     wait_until("the grandchild has gone", LIMIT, gone).await
 }
 
+#[tokio::test]
+async fn a_program_that_is_run_returns_its_output_or_all_it_printed() -> anyhow::Result<()> {
+    let run = async |script: &str| Process::command("sh")?.args(["-c", script]).run(LIMIT).await;
+    assert_eq!(run("echo one; echo two >&2; echo three").await?, ["one", "three"]);
+    let error = run("echo one; echo two >&2; exit 3").await.unwrap_err().to_string();
+    assert!(error.contains("exit status: 3") && error.contains("one") && error.contains("two"), "{error}");
+    Ok(())
+}
+
 #[test]
 fn a_missing_program_is_named() {
     let error = Process::command("no-such-program").unwrap_err().to_string();
@@ -96,13 +105,13 @@ fn a_missing_program_is_named() {
 }
 
 #[tokio::test]
-async fn waiting_in_vain_names_what_was_awaited() {
+async fn a_timeout_names_the_awaited_condition() {
     let limit = Duration::from_millis(50);
     let error = wait_until("the moon is full", limit, async || false).await.unwrap_err().to_string();
-    assert!(error.contains("the moon is full") && error.contains("50ms"), "{error}");
+    assert_eq!(error, "timed out after 50ms waiting for: the moon is full");
     let attempt = async || Err::<(), _>("cloudy");
     let error = wait_for("the moon is full", limit, attempt).await.unwrap_err().to_string();
-    assert!(error.contains("cloudy"), "{error}");
+    assert!(error.ends_with("the moon is full; the last attempt: \"cloudy\""), "{error}");
     let never = wait_until("time passes", limit, std::future::pending);
     assert!(never.await.is_err(), "an attempt that hangs is bounded by the limit too");
 }

@@ -48,7 +48,7 @@ async fn setup() -> anyhow::Result<Setup> {
     Ok(Setup { proxy, database, url, client })
 }
 
-/// What the server has, asked without the proxy.
+/// The sum on the server, asked without the proxy.
 async fn stored(database: &str) -> anyhow::Result<i64> {
     Ok(server().await?.psql_in(database, "select sum(n) from t").await?.parse()?)
 }

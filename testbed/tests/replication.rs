@@ -1,4 +1,4 @@
-//! Two real servers: what a synchronous and an asynchronous standby keep, and what a promotion does.
+//! Two real servers: the rows that a synchronous and an asynchronous standby keep, and the effects of a promotion.
 
 use std::time::Duration;
 

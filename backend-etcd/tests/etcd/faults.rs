@@ -45,7 +45,7 @@ async fn leader_falls(pause: bool) -> anyhow::Result<()> {
         let proxy = Proxy::grpc(if by_leader { leader.addr() } else { other.addr() })?;
         let config = EtcdConfig::new([format!("http://{}", proxy.addr())])?;
         let writer = Arc::new(Etcd::connect(config.call_timeout(Duration::from_secs(3))?).await?);
-        let mut hold = proxy.hold(|request| request.sql_contains("KV/Txn"));
+        let mut hold = proxy.hold(|request| request.calls("KV/Txn"));
         let under_way = {
             let (writer, lease, before, write) =
                 (writer.clone(), lease.clone(), before.clone(), write.clone());

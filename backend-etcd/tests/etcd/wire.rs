@@ -67,7 +67,7 @@ async fn a_write_whose_reply_was_lost_is_unknown_and_never_doubled() -> anyhow::
             Change::Renew => renewed(&seen),
             _ => released(&seen),
         };
-        let mut reply = proxy.lose_reply(|request| request.sql_contains("KV/Txn"));
+        let mut reply = proxy.lose_reply(|request| request.calls("KV/Txn"));
         let error = backend.put_if(&lease, &seen, &record, change).await.expect_err("no reply");
         assert_eq!((error.certainty, error.refused), (Certainty::Unknown, false), "{change:?}: {error}");
         reply.lost().await?;
@@ -85,7 +85,7 @@ async fn a_write_that_never_reached_etcd_is_unknown_too() -> anyhow::Result<()> 
     let Proxied { proxy, backend, .. } = proxied().await?;
     let lease = name("discarded");
     let held = held(&backend, &lease).await?;
-    let mut hold = proxy.hold(|request| request.sql_contains("KV/Txn"));
+    let mut hold = proxy.hold(|request| request.calls("KV/Txn"));
     let discard = async {
         hold.held().await?;
         hold.discard();
@@ -107,7 +107,7 @@ async fn a_held_write_that_arrives_late_changes_nothing() -> anyhow::Result<()> 
     let Proxied { store, proxy, backend, .. } = proxied().await?;
     let lease = name("late");
     let held = held(&backend, &lease).await?;
-    let mut hold = proxy.hold(|request| request.sql_contains("KV/Txn"));
+    let mut hold = proxy.hold(|request| request.calls("KV/Txn"));
     let beat = renewed(&held);
     tokio::select! {
         outcome = backend.put_if(&lease, &held, &beat, Change::Renew) => panic!("not held: {outcome:?}"),

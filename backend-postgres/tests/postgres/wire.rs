@@ -60,7 +60,7 @@ async fn a_renewal_is_a_bare_update_by_primary_key() -> anyhow::Result<()> {
     let before = proxy.round_trips();
     renew(&backend, &lease, &held).await?;
     let trips = proxy.round_trips().since(&before);
-    let sql = trips.by_sql().next().expect("one statement").0.to_owned();
+    let sql = trips.by_text().next().expect("one statement").0.to_owned();
     assert!(sql.starts_with("UPDATE ") && !sql.contains("WITH") && !sql.contains("notify"), "{sql}");
     let parameters = std::iter::repeat_n("NULL", 8).collect::<Vec<_>>().join(", ");
     let plan = format!(

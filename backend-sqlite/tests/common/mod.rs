@@ -1,5 +1,6 @@
 //! Shared by the tests of this backend.
-#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(unused_imports, reason = "as above")]
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -11,7 +12,7 @@ use lease_sqlite::{Sqlite, SqliteConfig};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
 
-pub use lease_conformance::by_hand::{TTL, acquired, free, released, renewed};
+pub use lease_conformance::by_hand::{TTL, acquired, candidate, free, released, renewed};
 
 /// A folder of the test's own, and the lease file in it.
 pub struct Place {

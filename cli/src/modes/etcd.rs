@@ -4,10 +4,12 @@ use std::path::Path;
 
 use lease_core::InvalidSettings;
 use lease_etcd::{Etcd as Backend, EtcdConfig};
-use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Secret, Section, Setting, Settings};
+use lease_settings::{
+    BadSetting, Block, LeaseStore, Millis, Mode, Secret, Section, Setting, Settings, ValueKind,
+};
 use serde::Deserialize;
 
-pub(super) struct Etcd;
+pub(super) struct EtcdMode;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -32,32 +34,32 @@ impl Block for Config {
             Setting::new(
                 "endpoints",
                 "SPENDGUARD_LEADER_ETCD_ENDPOINTS",
-                Kind::Text,
+                ValueKind::Text,
                 "the nodes' URLs with commas between them, as https://etcd-0:2379,https://etcd-1:2379",
             )
             .flag("etcd-endpoints"),
-            Setting::new("prefix", "SPENDGUARD_LEADER_ETCD_PREFIX", Kind::Text, "what all keys begin with")
+            Setting::new("prefix", "SPENDGUARD_LEADER_ETCD_PREFIX", ValueKind::Text, "what all keys begin with")
                 .default(EtcdConfig::PREFIX)
                 .flag("etcd-prefix"),
             Setting::new(
                 "user",
                 "SPENDGUARD_LEADER_ETCD_USER",
-                Kind::Text,
+                ValueKind::Text,
                 "who we are to etcd; it may read and write everything below the prefix",
             )
             .flag("etcd-user"),
-            Setting::new("password", "SPENDGUARD_LEADER_ETCD_PASSWORD", Kind::Text, "the user's password").secret(),
+            Setting::new("password", "SPENDGUARD_LEADER_ETCD_PASSWORD", ValueKind::Text, "the user's password").secret(),
             Setting::new(
                 "passwordFile",
                 "SPENDGUARD_LEADER_ETCD_PASSWORD_FILE",
-                Kind::Text,
+                ValueKind::Text,
                 "the file with the user's password, read anew for each connection",
             )
             .flag("etcd-password-file"),
             Setting::new(
                 "caFile",
                 "SPENDGUARD_LEADER_ETCD_CA_FILE",
-                Kind::Text,
+                ValueKind::Text,
                 "the authority that has signed the nodes' certificates, in PEM; files are read anew for each connection",
             )
             .unset("the system's root certificates")
@@ -65,23 +67,23 @@ impl Block for Config {
             Setting::new(
                 "certFile",
                 "SPENDGUARD_LEADER_ETCD_CERT_FILE",
-                Kind::Text,
+                ValueKind::Text,
                 "our own certificate, in PEM, for nodes that ask for one",
             )
             .flag("etcd-cert-file"),
-            Setting::new("keyFile", "SPENDGUARD_LEADER_ETCD_KEY_FILE", Kind::Text, "our certificate's key, in PEM")
+            Setting::new("keyFile", "SPENDGUARD_LEADER_ETCD_KEY_FILE", ValueKind::Text, "our certificate's key, in PEM")
                 .flag("etcd-key-file"),
             Setting::new(
                 "serverName",
                 "SPENDGUARD_LEADER_ETCD_SERVER_NAME",
-                Kind::Text,
+                ValueKind::Text,
                 "the name in the nodes' certificates",
             )
             .unset("the URLs' host"),
             Setting::new(
                 "callTimeoutMs",
                 "SPENDGUARD_LEADER_ETCD_CALL_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 60_000 },
+                ValueKind::Millis { min: 10, max: 60_000 },
                 "how long any call may take",
             )
             .default("10000"),
@@ -92,7 +94,7 @@ impl Block for Config {
 const ADVICE: &str = "check that a majority of the nodes runs, that the endpoints are right, and that no firewall or \
     NetworkPolicy is in the way";
 
-impl Mode for Etcd {
+impl Mode for EtcdMode {
     fn name(&self) -> &'static str {
         "etcd"
     }

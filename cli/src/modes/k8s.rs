@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use lease_core::{InvalidSettings, LeaseName};
 use lease_k8s::{K8s as Backend, K8sConfig};
-use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Section, Setting, Settings};
+use lease_settings::{BadSetting, Block, LeaseStore, Millis, Mode, Section, Setting, Settings, ValueKind};
 use serde::Deserialize;
 
-pub(super) struct K8s;
+pub(super) struct K8sMode;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,7 +26,7 @@ impl Block for Config {
             Setting::new(
                 "namespace",
                 "SPENDGUARD_LEADER_K8S_NAMESPACE",
-                Kind::Checked {
+                ValueKind::Checked {
                     check: is_namespace,
                     allowed: "use 1 to 63 characters of a-z, 0-9 and '-', beginning and ending with a letter or digit",
                 },
@@ -37,18 +37,18 @@ impl Block for Config {
             Setting::new(
                 "kubeconfig",
                 "SPENDGUARD_LEADER_K8S_KUBECONFIG",
-                Kind::Path,
+                ValueKind::Path,
                 "the kubeconfig file",
             )
             .unset("in a pod its service account, else as kubectl finds it")
             .flag("k8s-kubeconfig"),
-            Setting::new("context", "SPENDGUARD_LEADER_K8S_CONTEXT", Kind::Text, "the kubeconfig's context")
+            Setting::new("context", "SPENDGUARD_LEADER_K8S_CONTEXT", ValueKind::Text, "the kubeconfig's context")
                 .unset("its current one")
                 .flag("k8s-context"),
             Setting::new(
                 "callTimeoutMs",
                 "SPENDGUARD_LEADER_K8S_CALL_TIMEOUT_MS",
-                Kind::Millis { min: 100, max: 60_000 },
+                ValueKind::Millis { min: 100, max: 60_000 },
                 "how long any call may take",
             )
             .default("10000"),
@@ -63,7 +63,7 @@ fn is_namespace(text: &str) -> bool {
     text.len() <= 63 && !text.contains('.') && LeaseName::new(text).is_ok()
 }
 
-impl Mode for K8s {
+impl Mode for K8sMode {
     fn name(&self) -> &'static str {
         "k8s"
     }

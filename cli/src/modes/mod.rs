@@ -1,19 +1,31 @@
 //! The standard modes. A program of your own adds others with [`Cli::with_mode`](crate::Cli::with_mode).
 
+#[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "k8s")]
 mod k8s;
+#[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 
 use lease_settings::{LeaseStore, Modes};
 
-/// The modes that the program ships with.
+/// The modes that the program was built with.
 pub(crate) fn standard() -> Modes {
     let mut modes = Modes::default();
-    modes.add(sqlite::Sqlite);
-    modes.add(postgres::Postgres);
-    modes.add(etcd::Etcd);
-    modes.add(k8s::K8s);
+    macro_rules! mode {
+        ($feature:literal, $mode:path) => {
+            #[cfg(feature = $feature)]
+            modes.add($mode);
+            #[cfg(not(feature = $feature))]
+            modes.leave_out($feature);
+        };
+    }
+    mode!("sqlite", sqlite::SqliteMode);
+    mode!("postgres", postgres::PostgresMode);
+    mode!("etcd", etcd::EtcdMode);
+    mode!("k8s", k8s::K8sMode);
     modes
 }
 

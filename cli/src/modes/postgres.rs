@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use lease_core::InvalidSettings;
 use lease_postgres::{Postgres as Backend, PostgresConfig};
-use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Secret, Section, Setting, Settings};
+use lease_settings::{
+    BadSetting, Block, LeaseStore, Millis, Mode, Secret, Section, Setting, Settings, ValueKind,
+};
 use serde::Deserialize;
 
-pub(super) struct Postgres;
+pub(super) struct PostgresMode;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,7 +26,7 @@ struct Config {
 const CAUTION: &str = "where a standby may be promoted, a lease without a fence excludes others only if replication \
     is synchronous; set leaderElection.postgres.requireSynchronousReplication = true to have that checked";
 
-const URL: Kind = Kind::Url(&["postgres", "postgresql"]);
+const URL: ValueKind = ValueKind::Url(&["postgres", "postgresql"]);
 
 /// A name that needs no quotes, and leaves room for what is made of it.
 fn is_schema(text: &str) -> bool {
@@ -51,7 +53,7 @@ impl Block for Config {
             Setting::new(
                 "schema",
                 "SPENDGUARD_LEADER_POSTGRES_SCHEMA",
-                Kind::Checked {
+                ValueKind::Checked {
                     check: is_schema,
                     allowed: "use 1 to 40 characters of a-z, 0-9 and '_', not beginning with a digit",
                 },
@@ -76,28 +78,28 @@ impl Block for Config {
             Setting::new(
                 "poolSize",
                 "SPENDGUARD_LEADER_POSTGRES_POOL_SIZE",
-                Kind::Integer { min: 2, max: 100 },
+                ValueKind::Integer { min: 2, max: 100 },
                 "how many connections may be open",
             )
             .default("4"),
             Setting::new(
                 "lockTimeoutMs",
                 "SPENDGUARD_LEADER_POSTGRES_LOCK_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 60_000 },
+                ValueKind::Millis { min: 10, max: 60_000 },
                 "after how long the server gives up a statement that waits for a lock; below the shortest ttl",
             )
             .default("1000"),
             Setting::new(
                 "historyRetentionDays",
                 "SPENDGUARD_LEADER_POSTGRES_HISTORY_RETENTION_DAYS",
-                Kind::Integer { min: 1, max: 36_500 },
+                ValueKind::Integer { min: 1, max: 36_500 },
                 "how many days history rows are kept; written by init and migrate-schema",
             )
             .unset("as it is in the schema; 90 at first"),
             Setting::new(
                 "requireSynchronousReplication",
                 "SPENDGUARD_LEADER_POSTGRES_REQUIRE_SYNCHRONOUS_REPLICATION",
-                Kind::Bool,
+                ValueKind::Bool,
                 "refuse a server that doesn't wait for a synchronous standby",
             )
             .default("false"),
@@ -105,7 +107,7 @@ impl Block for Config {
     };
 }
 
-impl Mode for Postgres {
+impl Mode for PostgresMode {
     fn name(&self) -> &'static str {
         "postgres"
     }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lease_core::InvalidSettings;
-use lease_settings::{BadSetting, Block, Kind, LeaseStore, Millis, Mode, Section, Setting, Settings};
+use lease_settings::{BadSetting, Block, LeaseStore, Millis, Mode, Section, Setting, Settings, ValueKind};
 use lease_sqlite::{Sqlite as Backend, SqliteConfig};
 use serde::Deserialize;
 
-pub(super) struct Sqlite;
+pub(super) struct SqliteMode;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,7 +26,7 @@ impl Block for Config {
             Setting::new(
                 "path",
                 "SPENDGUARD_LEADER_SQLITE_PATH",
-                Kind::Path,
+                ValueKind::Path,
                 "the lease file, on a local disk, the same for all candidates",
             )
             // One place for everybody on the host: a default that depended on the user or on the working directory
@@ -36,14 +36,14 @@ impl Block for Config {
             Setting::new(
                 "busyTimeoutMs",
                 "SPENDGUARD_LEADER_SQLITE_BUSY_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 60_000 },
+                ValueKind::Millis { min: 10, max: 60_000 },
                 "how long a write waits for the file's lock; below the shortest ttl",
             )
             .default("1000"),
             Setting::new(
                 "historyRetentionDays",
                 "SPENDGUARD_LEADER_SQLITE_HISTORY_RETENTION_DAYS",
-                Kind::Integer { min: 1, max: 36_500 },
+                ValueKind::Integer { min: 1, max: 36_500 },
                 "how many days history rows are kept",
             )
             .unset("as it is in the file; 90 at first"),
@@ -51,7 +51,7 @@ impl Block for Config {
     };
 }
 
-impl Mode for Sqlite {
+impl Mode for SqliteMode {
     fn name(&self) -> &'static str {
         "sqlite"
     }

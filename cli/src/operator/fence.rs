@@ -9,7 +9,7 @@ use super::revoke::report;
 use super::session::Target;
 
 #[derive(Debug, clap::Subcommand)]
-pub(crate) enum Fence {
+pub(crate) enum FenceCommand {
     Raise(Raise),
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Raise {
     lease: Option<LeaseName>,
 }
 
-pub(super) fn run(Fence::Raise(args): &Fence, app: &App) -> Result<ExitCode, Failure> {
+pub(super) fn run(FenceCommand::Raise(args): &FenceCommand, app: &App) -> Result<ExitCode, Failure> {
     let name = super::lease(args.lease.as_ref(), app.settings())?;
     let note = match &args.note {
         Some(note) => note.clone(),

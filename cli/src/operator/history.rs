@@ -13,7 +13,7 @@ use super::session::Target;
 #[command(after_help = "Examples:
   leasehold history outbox-forwarder
   leasehold history outbox-forwarder --limit 1000 --json")]
-pub(crate) struct History {
+pub(crate) struct HistoryArgs {
     /// At most this many rows, the newest
     #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -26,7 +26,7 @@ pub(crate) struct History {
     lease: Option<LeaseName>,
 }
 
-pub(super) fn run(args: &History, app: &App) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &HistoryArgs, app: &App) -> Result<ExitCode, Failure> {
     let name = super::lease(args.lease.as_ref(), app.settings())?;
     let target = Target::of(app)?;
     app.block_on(async {

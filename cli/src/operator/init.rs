@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use lease_core::admin::{self, Init as How};
+use lease_core::admin::{self, Init};
 use lease_core::{LeaseName, deadline};
 use lease_settings::{App, Failure};
 use serde_json::json;
@@ -19,7 +19,7 @@ use super::session::Target;
   leasehold init --new outbox-forwarder      first installation: the first candidate leads at once
   leasehold init outbox-forwarder            after a loss, or whenever in doubt
   leasehold init --above 4711 outbox-forwarder   after a loss, when 4711 was the last epoch anybody knows")]
-pub(crate) struct Init {
+pub(crate) struct InitArgs {
     /// Create it free. First installations only: on a store that lost its leases, two could lead
     #[arg(long)]
     new: bool,
@@ -38,7 +38,7 @@ pub(crate) struct Init {
     leases: Vec<LeaseName>,
 }
 
-pub(super) fn run(args: &Init, app: &App) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &InitArgs, app: &App) -> Result<ExitCode, Failure> {
     let settings = app.settings();
     let leases = match args.leases.as_slice() {
         [] => vec![super::lease(None, settings)?],
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Init, app: &App) -> Result<ExitCode, Failure> {
         }
         let session = target.connect_or_create().await?;
         for name in &leases {
-            let how = How { new: args.new, above: args.above, max_ttl };
+            let how = Init { new: args.new, above: args.above, max_ttl };
             let (seen, created) = session.change(admin::init(&*session.backend, name, how)).await?;
             let (epoch, free) = seen.record.as_ref().map_or((0, true), |r| (r.epoch, r.grant.is_none()));
             if args.json {

@@ -23,17 +23,17 @@ use lease_settings::{App, BadSetting, Failure, LeaderElection, Settings};
 /// An operator's command.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Operation {
-    Init(init::Init),
+    Init(init::InitArgs),
     MigrateSchema(init::MigrateSchema),
     Migrate(migrate::Migrate),
     Status(status::Status),
     Watch(watch::Watch),
-    History(history::History),
+    History(history::HistoryArgs),
     StepDown(step_down::StepDown),
     Revoke(revoke::Revoke),
     /// Answer a fence that has admitted epochs which the store no longer knows
     #[command(subcommand)]
-    Fence(fence::Fence),
+    Fence(fence::FenceCommand),
     Config(config::Config),
     Plan(plan::ShowPlan),
     PrepareFolder(prepare_folder::PrepareFolder),

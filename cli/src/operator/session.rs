@@ -71,9 +71,7 @@ impl Target {
 
     fn explain(&self, error: &BackendError) -> Failure {
         let (store, advice) = (&self.store, self.store.advice());
-        let not_migrated =
-            error.source.as_ref().is_some_and(|source| source.is::<lease_postgres::NotMigrated>());
-        Failure::new(if not_migrated {
+        Failure::new(if lacks_a_schema(error) {
             format!("the lease store ({store}) refuses: {error:#}: run `leasehold migrate-schema`")
         } else if error.refused {
             format!("the lease store ({store}) refuses: {error:#}")
@@ -112,14 +110,33 @@ impl Session {
         match tokio::time::timeout(self.target.limit, call).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(AdminError::Store(error))) => Err(self.target.explain(&error)),
-            Ok(Err(error)) => Err(Failure::new(match &error {
-                AdminError::Absent(name) => format!("{error}: leasehold init {name}"),
-                AdminError::ExistsBelow(name, _, above) => {
-                    format!("{error}: leasehold fence raise {name} --above {above}")
-                }
-                _ => error.to_string(),
-            })),
+            Ok(Err(error)) => Err(Failure::new(in_commands(&error))),
             Err(_) => Err(Failure::new(format!("{}; {UNKNOWN}", self.target.silence()))),
         }
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn lacks_a_schema(error: &BackendError) -> bool {
+    error.source.as_ref().is_some_and(|source| source.is::<lease_postgres::NotMigrated>())
+}
+
+#[cfg(not(feature = "postgres"))]
+fn lacks_a_schema(_: &BackendError) -> bool {
+    false
+}
+
+/// The library's error, where the way out is one of our commands.
+fn in_commands(error: &AdminError) -> String {
+    match error {
+        AdminError::Absent(name) => {
+            format!("there is no lease {name} in this store: run `leasehold init` for it first")
+        }
+        AdminError::ExistsBelow(name, epoch, above) => {
+            format!(
+                "lease {name} exists at epoch {epoch}: use `leasehold fence raise --above {above}` instead"
+            )
+        }
+        error => error.to_string(),
     }
 }

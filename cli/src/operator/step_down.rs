@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::output::{line, span};
 use super::session::{Session, Target};
-use super::wakes::Wakes;
+use super::wakes::RegisterWakes;
 
 /// Ask the holder to finish its work and give the lease up, and wait until it has
 ///
@@ -83,7 +83,7 @@ async fn wait_for_answer(
     asked: &Record,
     id: RequestId,
 ) -> Result<StepDownAnswer, Failure> {
-    let mut wakes = Wakes::new(session, name.as_str(), Duration::from_millis(200)).await;
+    let mut wakes = RegisterWakes::new(session, name.as_str(), Duration::from_millis(200)).await;
     loop {
         let seen = session.read(session.backend.observe(name)).await?;
         match seen.record {

@@ -10,12 +10,12 @@ use super::session::Session;
 /// However many hints come, the store isn't asked more often.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 
-pub(super) struct Wakes {
+pub(super) struct RegisterWakes {
     hints: Option<Hints>,
     every: Duration,
 }
 
-impl Wakes {
+impl RegisterWakes {
     /// Hints about leases whose name begins with `prefix`, if the store has any, and a poll behind them.
     pub(super) async fn new(session: &Session, prefix: &str, every: Duration) -> Self {
         let offered = session.backend.capabilities().watch;

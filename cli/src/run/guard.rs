@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::keeper_handle::Keeper;
+use super::keeper_handle::KeeperHandle;
 use super::signals::{self, Heard};
 use super::{GuardPlan, OUR_FAILURE, tree};
 
@@ -58,7 +58,7 @@ pub(super) struct Guard<'a> {
     pub(super) stop_signal: Cell<Option<i32>>,
     pub(super) state: Cell<CommandState>,
     /// A keeper that is started already, so that a new term needs not wait for it.
-    pub(super) warm: Cell<Option<Keeper>>,
+    pub(super) warm: Cell<Option<KeeperHandle>>,
     order: mpsc::Sender<i32>,
     /// Signals for the present command or keeper.
     pub(super) orders: Mutex<mpsc::Receiver<i32>>,
@@ -137,7 +137,7 @@ impl<'a> Guard<'a> {
     }
 
     fn warm_up(&self) {
-        match Keeper::spawn(&self.command) {
+        match KeeperHandle::spawn(&self.command) {
             Ok(keeper) => self.warm.set(Some(keeper)),
             Err(error) => {
                 warn!(lease = %self.lease, %error, "the keeper can't be started; trying again when leading")

@@ -9,7 +9,7 @@ use signal_hook::consts::SIGCHLD;
 use tracing::{error, info, warn};
 
 use super::guard::{CommandState, Done, Guard};
-use super::keeper_handle::Keeper;
+use super::keeper_handle::KeeperHandle;
 use super::wire::{FromKeeper, Start, ToKeeper, nanos};
 use super::{OUR_FAILURE, tree};
 
@@ -50,7 +50,7 @@ impl Guard<'_> {
         let failed = |error: io::Error| Done::Failed(format!("the keeper can't be started: {error}"));
         let keeper = match self.warm.take() {
             Some(keeper) => keeper,
-            None => Keeper::spawn(&self.command).map_err(failed)?,
+            None => KeeperHandle::spawn(&self.command).map_err(failed)?,
         };
         self.state.set(CommandState::Running);
         let mut hold = Hold::new(self, leadership, keeper);
@@ -72,7 +72,7 @@ impl Guard<'_> {
 struct Hold<'a> {
     guard: &'a Guard<'a>,
     leadership: Leadership,
-    keeper: Keeper,
+    keeper: KeeperHandle,
     clock: Clock,
     /// The latest deadline that the keeper was told.
     deadline: Instant,
@@ -83,7 +83,7 @@ struct Hold<'a> {
 }
 
 impl<'a> Hold<'a> {
-    fn new(guard: &'a Guard<'a>, leadership: Leadership, keeper: Keeper) -> Self {
+    fn new(guard: &'a Guard<'a>, leadership: Leadership, keeper: KeeperHandle) -> Self {
         let mut this = Self {
             guard,
             leadership,

@@ -24,7 +24,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SI
 
 use super::signals::ignored;
 use super::tree::{self, Member};
-use super::wire::{FromKeeper, Link, Start, ToKeeper};
+use super::wire::{FromKeeper, KeeperEnd, Start, ToKeeper};
 use super::{OUR_FAILURE, sys};
 
 /// Signals that do nothing here, since the guard decides what to do about them. They are handled and not ignored, since
@@ -42,7 +42,7 @@ pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> u8 {
     let (Some(socket), Some(group)) = (number(), number()) else { return OUR_FAILURE };
     let command = arguments.collect();
     let keep = || -> io::Result<()> {
-        let link = Link::new(sys::inherited_socket(socket)?)?;
+        let link = KeeperEnd::new(sys::inherited_socket(socket)?)?;
         Keeper::new(link, group, command)?.run()
     };
     match keep() {
@@ -60,7 +60,7 @@ fn say(what: std::fmt::Arguments<'_>) {
 }
 
 struct Keeper {
-    link: Link,
+    link: KeeperEnd,
     group: i32,
     command: Vec<OsString>,
     clock: Clock,
@@ -108,7 +108,7 @@ impl Term {
 }
 
 impl Keeper {
-    fn new(link: Link, group: i32, command: Vec<OsString>) -> io::Result<Self> {
+    fn new(link: KeeperEnd, group: i32, command: Vec<OsString>) -> io::Result<Self> {
         tree::check().map_err(|error| {
             io::Error::other(format!(
                 "can't read /proc/self/task/…/children ({error}): mount /proc, on a kernel with \

@@ -17,14 +17,14 @@ use super::tree::{Member, own_group};
 use super::wire::{FromKeeper, ToKeeper, line};
 
 /// A keeper that waits for its term, or keeps one. Dropping it closes the socket, and the keeper ends what it keeps.
-pub(super) struct Keeper {
+pub(super) struct KeeperHandle {
     process: Member,
     from: Lines<BufReader<UnixStream>>,
     /// Not the runtime's: that one takes a new socket for full until it has looked at it.
     to: StdUnixStream,
 }
 
-impl Keeper {
+impl KeeperHandle {
     /// Starts one. It runs this very program, also if the file was replaced meanwhile, in a process group of its own:
     /// what a terminal sends to its foreground doesn't reach it.
     pub(super) fn spawn(command: &[OsString]) -> io::Result<Self> {

@@ -64,7 +64,7 @@ up. Ctrl-C belongs to the program. SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINC
 
 Exit codes: the program's own, or 128 + n if signal n killed it; 2 bad input, nothing was started; 125 this command
 itself failed; 126 the program could not be executed, 127 not found; 128 + n signal n came while standing by.")]
-pub(crate) struct Run {
+pub(crate) struct RunArgs {
     /// Create the lease first if it isn't there, free: first installations only
     #[arg(long)]
     pub(crate) init: bool,
@@ -90,7 +90,7 @@ struct GuardPlan<'a> {
 }
 
 /// Runs the guard. No runtime and no thread exists yet when this is called.
-pub(crate) fn run(args: &Run, app: &App) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &RunArgs, app: &App) -> Result<ExitCode, Failure> {
     let settings = app.settings();
     let election = settings.leader_election()?;
     let Some(store) = app.store()? else {

@@ -72,12 +72,12 @@ pub(super) fn line(message: &impl Serialize) -> Vec<u8> {
 
 /// The keeper's end of the socket. It never blocks.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct KeeperEnd {
     pub(super) socket: UnixStream,
     unread: Vec<u8>,
 }
 
-impl Link {
+impl KeeperEnd {
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self { socket, unread: Vec::new() })

@@ -6,8 +6,8 @@ use anyhow::Context;
 use lease_testbed::{PostgresServer, Process, wait_until};
 
 use crate::stage::{
-    LIMIT, Ledger, SCOPE, Stage, TENANT, attempt, expired, fence, outcome, reserve, server, settle, start,
-    until_free, won, word,
+    LIMIT, Ledger, SCOPE, Stage, TENANT, attempt, expired, fence, field, outcome, reserve, server, settle,
+    start, until_free, won,
 };
 use crate::sweeping::Sweeper;
 
@@ -103,7 +103,7 @@ async fn each_worker_does_its_work_in_its_own_role_and_nothing_else() -> anyhow:
     assert_eq!(sweeper.metric("skip_total{reason=\"ledger_unavailable\"}").await?, 0.0);
     let ingest = ["worker", "canonical-ingest", "--canonical-url", &ingest_url, "--listen", "127.0.0.1:0"];
     let (_ingest, line) = start(&ingest).await?;
-    let ingest = format!("http://{}/v1/events", word(&line, "address=")?);
+    let ingest = format!("http://{}/v1/events", field(&line, "address")?);
     let forwarder = ["worker", "outbox-forwarder", "--mode", "disabled", "--listen", "127.0.0.1:0"];
     let to = ["--outbox-url", &forwarder_url, "--ingest-url", &ingest, "--poll-interval", "50ms"];
     let (_forwarder, _) = start(&[&forwarder[..], &to].concat()).await?;

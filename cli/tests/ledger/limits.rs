@@ -4,7 +4,9 @@ use lease_testbed::{wait_for, wait_until};
 use sqlx::{Connection, PgConnection};
 use tonic::{Code, Request};
 
-use crate::stage::{LIMIT, Ledger, PATIENT, Stage, attempt, fence, outcome, reserve, until_ready, won, word};
+use crate::stage::{
+    LIMIT, Ledger, PATIENT, Stage, attempt, fence, field, outcome, reserve, until_ready, won,
+};
 
 #[tokio::test]
 async fn a_message_beyond_the_limit_is_refused_and_the_server_goes_on() -> anyhow::Result<()> {
@@ -102,7 +104,7 @@ async fn silent_connections_keep_it_from_nothing() -> anyhow::Result<()> {
     let process = process.env_clear().args(["-c", few, program, "--ledger-db-url", &stage.url]);
     let process = process.args(PATIENT).spawn()?;
     let line = process.wait_for_line(" started address=", LIMIT).await?;
-    let (pages, grpc) = (word(&line, "address=")?.to_owned(), word(&line, "grpc=")?.to_owned());
+    let (pages, grpc) = (field(&line, "address")?.to_owned(), field(&line, "grpc")?.to_owned());
     let ledger = Ledger { process, pages, grpc };
     let client = ledger.client().await?;
     let term = won(&client, attempt("a")).await?;

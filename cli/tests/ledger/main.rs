@@ -9,6 +9,7 @@ mod held;
 mod least_roles;
 mod limits;
 mod outages;
+mod register;
 mod retention;
 mod secured;
 mod stage;

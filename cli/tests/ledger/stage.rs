@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use lease_spendguard::ledger;
 use lease_spendguard::rpc::ledger::v1::{self, ledger_client::LedgerClient};
+pub(crate) use lease_testbed::field;
 use lease_testbed::{Postgres, PostgresOptions, Process, wait_until};
 use lease_worker_common::http_client;
 use sqlx::PgPool;
@@ -101,11 +102,6 @@ pub(crate) async fn start(args: &[&str]) -> anyhow::Result<(Process, String)> {
     Ok((process, line))
 }
 
-pub(crate) fn word<'a>(line: &'a str, key: &str) -> anyhow::Result<&'a str> {
-    let rest = line.split(key).nth(1).and_then(|rest| rest.split_whitespace().next());
-    rest.with_context(|| format!("no {key} in {line:?}"))
-}
-
 pub(crate) async fn page(address: &str, path: &str) -> anyhow::Result<(u16, String)> {
     let reply = http_client(LIMIT)?.get(format!("http://{address}{path}")).send().await?;
     Ok((reply.status().as_u16(), reply.text().await?))
@@ -132,7 +128,7 @@ impl Ledger {
     pub(crate) async fn start(url: &str, more: &[&str]) -> anyhow::Result<Self> {
         let args = ["worker", "ledger", "--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"];
         let (process, line) = start(&[&args[..], &["--ledger-db-url", url], more].concat()).await?;
-        let (pages, grpc) = (word(&line, "address=")?.to_owned(), word(&line, "grpc=")?.to_owned());
+        let (pages, grpc) = (field(&line, "address")?.to_owned(), field(&line, "grpc")?.to_owned());
         Ok(Self { process, pages, grpc })
     }
 
@@ -243,6 +239,7 @@ pub(crate) async fn until_free(client: &LedgerClient<Channel>) -> anyhow::Result
         fencing_scope_id: SCOPE.into(),
         tenant_id: TENANT.into(),
         limit_ms: 30_000,
+        seen_tag: Vec::new(),
     };
     let answer = client.clone().await_fencing_scope(asked).await?.into_inner();
     anyhow::ensure!(answer.free, "still held after the limit");

@@ -38,6 +38,7 @@ async fn stops(signal: Signal) -> anyhow::Result<()> {
             fencing_scope_id: SCOPE.into(),
             tenant_id: TENANT.into(),
             limit_ms: 30_000,
+            seen_tag: Vec::new(),
         };
         waiting.await_fencing_scope(asked).await
     });

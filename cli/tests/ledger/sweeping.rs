@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lease_testbed::{Process, Proxy, Signal, wait_until};
 
-use crate::stage::{LIMIT, Stage, expired, metric, page, server, start, until_ready, word};
+use crate::stage::{LIMIT, Stage, expired, field, metric, page, server, start, until_ready};
 
 /// For tests in which a lease runs out.
 pub(crate) const SHORT: [&str; 2] = ["--ttl", "2s"];
@@ -38,7 +38,7 @@ impl Sweeper {
         let batches = ["--sweeper-poll-interval", "50ms", "--sweeper-batch-size", "100"];
         let args = [&args[..], &batches, lease, times, more].concat();
         let (process, line) = start(&args).await?;
-        let pages = word(&line, "address=")?.to_owned();
+        let pages = field(&line, "address")?.to_owned();
         Ok(Self { process, pages })
     }
 

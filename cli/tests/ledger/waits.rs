@@ -7,7 +7,12 @@ use tonic::Code;
 use crate::stage::{LIMIT, Ledger, SCOPE, Stage, TENANT, attempt, fence, won};
 
 fn wait(limit_ms: u32) -> v1::AwaitFencingScopeRequest {
-    v1::AwaitFencingScopeRequest { fencing_scope_id: SCOPE.into(), tenant_id: TENANT.into(), limit_ms }
+    v1::AwaitFencingScopeRequest {
+        fencing_scope_id: SCOPE.into(),
+        tenant_id: TENANT.into(),
+        limit_ms,
+        seen_tag: Vec::new(),
+    }
 }
 
 async fn waiters(ledger: &Ledger, count: f64) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use lease_postgres::{Postgres as Leases, PostgresConfig};
 use lease_spendguard::canonical;
 use lease_spendguard::cloudevents::{BATCH, EventKey};
 use lease_spendguard::outbox::{self, NewEvent};
-use lease_testbed::{Postgres, PostgresOptions, Process, Proxy, wait_until};
+use lease_testbed::{Postgres, PostgresOptions, Process, Proxy, field, wait_until};
 use lease_worker_common::database::Database;
 use lease_worker_common::http_client;
 use serde_json::value::to_raw_value;
@@ -194,8 +194,7 @@ impl Worker {
             .args(["--listen", "127.0.0.1:0"])
             .spawn()?;
         let line = process.wait_for_line(" started address=", LIMIT).await?;
-        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        let address = address.context("no address")?.to_owned();
+        let address = field(&line, "address")?.to_owned();
         Ok(Self { process, address })
     }
 

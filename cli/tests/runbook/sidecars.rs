@@ -3,7 +3,7 @@
 use lease_testbed::Signal;
 
 use crate::page::Section;
-use crate::site::{LIMIT, Site, Worker, word};
+use crate::site::{LIMIT, Site, Worker, field};
 
 const EPOCH: &str = "spendguard_sidecar_fencing_epoch";
 const TTL: (&str, &str) = ("SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS", "3");
@@ -13,7 +13,7 @@ const LONG: (&str, &str) = ("SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS", "3600");
 async fn ledger(site: &mut Site) -> anyhow::Result<Worker> {
     let ledger = site.worker("ledger", "ledger", &[("LEASEHOLD_LEDGER_LISTEN", "127.0.0.1:0")]).await?;
     let line = ledger.process.wait_for_line("ledger started", LIMIT).await?;
-    site.knows("LEASEHOLD_SIDECAR_LEDGER_URL", format!("http://{}", word(&line, "grpc=")?));
+    site.knows("LEASEHOLD_SIDECAR_LEDGER_URL", format!("http://{}", field(&line, "grpc")?));
     site.knows("LEASEHOLD_SIDECAR_FENCING_SCOPE_ID", "payments");
     site.knows("LEASEHOLD_SIDECAR_TENANT_ID", "acme");
     site.knows("LEASEHOLD_SIDECAR_STANDBY", "true");

@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
+pub(crate) use lease_testbed::field;
 use lease_testbed::{Postgres, PostgresOptions, Process, wait_for};
 use lease_worker_common::http_client;
 use sqlx::PgPool;
@@ -112,7 +113,7 @@ impl Site {
         let command = more.iter().fold(command, |command, (name, value)| command.env(name, value));
         let process = command.spawn()?;
         let line = process.wait_for_line("started address=", LIMIT).await?;
-        Ok(Worker { address: word(&line, "address=")?, process })
+        Ok(Worker { address: field(&line, "address")?.to_owned(), process })
     }
 
     /// Runs a line as the shell does.
@@ -191,11 +192,6 @@ impl Worker {
         })
         .await
     }
-}
-
-pub(crate) fn word(line: &str, key: &str) -> anyhow::Result<String> {
-    let rest = line.split(key).nth(1).and_then(|rest| rest.split_whitespace().next());
-    Ok(rest.with_context(|| format!("no {key} in {line:?}"))?.to_owned())
 }
 
 /// The number of workers that lead: the sum in the alerts.

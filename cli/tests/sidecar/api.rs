@@ -1,8 +1,8 @@
-//! What pods say on the socket, and what they are answered.
+//! The socket's API.
 
 use serde_json::{Value, json};
 
-use crate::stage::{LIMIT, Stage, leasehold, post, reservation, word};
+use crate::stage::{LIMIT, Stage, field, leasehold, post, reservation};
 
 #[tokio::test]
 async fn a_reservation_is_made_and_settled_once() -> anyhow::Result<()> {
@@ -106,7 +106,7 @@ async fn a_request_is_followed_to_its_canonical_event() -> anyhow::Result<()> {
     let ingest = ["worker", "canonical-ingest", "--canonical-url", &canonical];
     let ingest = leasehold(&[&ingest[..], &listen].concat())?;
     let line = ingest.wait_for_line("canonical-ingest started", LIMIT).await?;
-    let url = format!("http://{}/v1/events", word(&line, "address=")?);
+    let url = format!("http://{}/v1/events", field(&line, "address")?);
     let forwarder = ["worker", "outbox-forwarder", "--mode", "disabled", "--outbox-url", &stage.url];
     let forwarder = leasehold(&[&forwarder[..], &["--ingest-url", &url], &listen].concat())?;
     let sidecar = stage.serving("a", 30, &[]).await?;

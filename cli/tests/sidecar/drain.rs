@@ -21,7 +21,7 @@ async fn holder(stage: &Stage, ttl: u32, more: &[&str]) -> anyhow::Result<(Sidec
 /// A reservation of its pod's is on its way to the ledger and goes no further. Nor do signs of life on the same
 /// connection, which is given up after 10 s: all that is slow comes before this.
 async fn with_a_request_under_way(sidecar: &Sidecar, proxy: &Proxy) -> anyhow::Result<(Hold, Asked)> {
-    let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
+    let mut hold = proxy.hold(|request| request.calls("Ledger/Reserve"));
     let socket = sidecar.socket.clone();
     let asked =
         tokio::spawn(
@@ -46,12 +46,12 @@ async fn it_finishes_what_it_has_begun_while_it_holds_the_scope() -> anyhow::Res
         // Longer than a ttl.
         first.renews(4.0).await?;
         assert_eq!(stage.holder().await?.as_deref(), Some("first"));
-        assert!(!standby.says(HOLDING) && !first.says("released"));
+        assert!(!standby.says(HOLDING) && !first.says("released lease="));
         hold.release();
         let answer = asked.await??;
         assert_eq!(answer.status, 201, "the answer reaches its pod: {answer:?}");
         assert_eq!(first.process.wait(LIMIT).await?.code(), Some(0));
-        first.process.wait_for_line("released the fencing scope", LIMIT).await?;
+        first.process.wait_for_line("released lease=", LIMIT).await?;
         standby.serves().await?;
     }
     Ok(())
@@ -95,7 +95,7 @@ async fn a_release_that_waits_gets_what_the_drain_has_left_of_the_budget() -> an
     let took = began.elapsed();
     // A budget of its own for the release would end after 16 s.
     assert!((10..15).contains(&took.as_secs()), "not one budget of 10 s: {took:?}");
-    first.process.wait_for_line("not acknowledged within the stop budget", LIMIT).await?;
+    first.process.wait_for_line("release not acknowledged; the lease expires by itself", LIMIT).await?;
     assert_eq!(stage.holder().await?.as_deref(), Some("first"), "it runs out by itself");
     Ok(())
 }

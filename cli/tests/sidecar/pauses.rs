@@ -37,7 +37,7 @@ async fn what_it_sent_before_is_refused_by_the_fence() -> anyhow::Result<()> {
     old.serves().await?;
     let new = stage.sidecar("new", 2, &["--standby", "true"]).await?;
     new.process.wait_for_line("standing by", LIMIT).await?;
-    let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
+    let mut hold = proxy.hold(|request| request.calls("Ledger/Reserve"));
     let socket = old.socket.clone();
     let asked =
         tokio::spawn(async move { post(&socket, "/v1/reservations", &reservation("late", 5), None).await });

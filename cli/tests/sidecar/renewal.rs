@@ -12,11 +12,11 @@ async fn a_lost_reply_ends_no_term() -> anyhow::Result<()> {
     let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "a", 12, &[]).await?;
     sidecar.serves().await?;
     for _ in 0..2 {
-        let mut lost = proxy.lose_reply(|request| request.sql_contains("Ledger/AcquireFencingLease"));
+        let mut lost = proxy.lose_reply(|request| request.calls("Ledger/PutFencingScope"));
         lost.lost().await?;
         sidecar.renews(1.0).await?;
     }
-    assert!(sidecar.says("the renewal was not acknowledged; trying again"));
+    assert!(sidecar.says("lease store failed; trying again"));
     assert_eq!(sidecar.metric("spendguard_sidecar_fencing_epoch").await?, 1.0);
     assert_eq!(sidecar.reserve("r", 1).await?.body["fencing_epoch"], 1);
     assert_eq!(stage.int("SELECT count(*) FROM fencing_scope_events").await?, 1, "no renewal left a row");
@@ -41,7 +41,7 @@ async fn past_its_deadline_it_refuses_and_then_recovers() -> anyhow::Result<()> 
     let refused = sidecar.reserve("s", 1).await?;
     assert_eq!((refused.status, refused.code()), (503, "FENCING_LEASE_NOT_HELD"), "{refused:?}");
     assert_eq!(refused.retry_after.as_deref(), Some("1"));
-    sidecar.process.wait_for_line("fencing lease expired locally", LIMIT).await?;
+    sidecar.process.wait_for_line("fencing lease over; decisions are refused", LIMIT).await?;
     proxy.heal();
     wait_until("it holds the scope again", LIMIT, || async {
         sidecar.get("/readyz").await.is_ok_and(|(status, _)| status == 200)
@@ -67,7 +67,7 @@ async fn a_dead_connection_is_left_for_another_ledger() -> anyhow::Result<()> {
     service.switch_upstream(other.parse()?);
     sidecar.renews(2.0).await?;
     assert_eq!(sidecar.metric("spendguard_sidecar_fencing_epoch").await?, 1.0, "the same term");
-    assert!(!sidecar.says("fencing lease expired locally"));
+    assert!(!sidecar.says("fencing lease over; decisions are refused"));
     wait_for("requests are decided again", LIMIT, async || {
         let answer = sidecar.reserve("r", 1).await?;
         anyhow::ensure!(answer.status == 201, "{answer:?}");
@@ -85,7 +85,7 @@ async fn no_renewal_waits_behind_requests() -> anyhow::Result<()> {
     let more = ["--sidecar-max-requests", "1", "--sidecar-call-timeout", "60s"];
     let sidecar = stage.sidecar_at(&at, "a", 4, &more).await?;
     sidecar.serves().await?;
-    let mut hold = proxy.hold(|request| request.sql_contains("Ledger/Reserve"));
+    let mut hold = proxy.hold(|request| request.calls("Ledger/Reserve"));
     let socket = sidecar.socket.clone();
     let asked = tokio::spawn(async move {
         crate::stage::post(&socket, "/v1/reservations", &crate::stage::reservation("q", 1), None).await

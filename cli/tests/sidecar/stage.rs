@@ -8,6 +8,7 @@ use anyhow::Context;
 use lease_spendguard::rpc::ledger::v1::ledger_client::LedgerClient;
 use lease_spendguard::rpc::ledger::v1::revoke_fencing_lease_response::Outcome;
 use lease_spendguard::rpc::ledger::v1::{RevokeFencingLeaseRequest, revoke_fencing_lease_response::Revoked};
+pub(crate) use lease_testbed::field;
 use lease_testbed::{Postgres, PostgresOptions, Process, Proxy, wait_until};
 use lease_worker_common::http_client;
 use serde_json::{Value, json};
@@ -39,7 +40,7 @@ pub(crate) struct Stage {
     pub(crate) url: String,
     pub(crate) pool: PgPool,
     pub(crate) ledger: Process,
-    /// Where the ledger serves gRPC.
+    /// The ledger's gRPC address.
     pub(crate) grpc: String,
 }
 
@@ -96,7 +97,7 @@ impl Stage {
         let args = [&args[..], &also, &[socket.to_str().context("a path")?], more].concat();
         let process = leasehold(&args)?;
         let line = process.wait_for_line("sidecar started", LIMIT).await?;
-        Ok(Sidecar { address: word(&line, "address=")?.to_owned(), process, socket })
+        Ok(Sidecar { address: field(&line, "address")?.to_owned(), process, socket })
     }
 
     /// A sidecar that serves its socket.
@@ -128,7 +129,7 @@ impl Stage {
         Ok(sqlx::query_scalar(sql).fetch_one(&self.pool).await?)
     }
 
-    /// Who holds the scope, as the ledger's table has it.
+    /// The holder of the scope in the ledger's table.
     pub(crate) async fn holder(&self) -> anyhow::Result<Option<String>> {
         self.text("SELECT current_holder_instance_id FROM fencing_scopes WHERE fencing_scope_id = 'payments'")
             .await
@@ -139,23 +140,18 @@ async fn ledger(url: &str, flags: &[&str]) -> anyhow::Result<(Process, String)> 
     let start = ["worker", "ledger", "--ledger-db-url", url, "--listen", "127.0.0.1:0"];
     let ledger = leasehold(&[&start[..], &["--grpc-listen", "127.0.0.1:0"], flags].concat())?;
     let line = ledger.wait_for_line("ledger started", LIMIT).await?;
-    let grpc = word(&line, "grpc=")?.to_owned();
+    let grpc = field(&line, "grpc")?.to_owned();
     Ok((ledger, grpc))
-}
-
-pub(crate) fn word<'a>(line: &'a str, key: &str) -> anyhow::Result<&'a str> {
-    let rest = line.split(key).nth(1).and_then(|rest| rest.split_whitespace().next());
-    rest.with_context(|| format!("no {key} in {line:?}"))
 }
 
 pub(crate) struct Sidecar {
     pub(crate) process: Process,
-    /// Where its pages are.
+    /// The address of its pages.
     pub(crate) address: String,
     pub(crate) socket: PathBuf,
 }
 
-/// What the socket answered.
+/// The socket's answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,

@@ -16,13 +16,17 @@ const AT_ONCE: Duration = Duration::from_secs(30);
 
 async fn holder_and_standby(stage: &Stage, ttl: u32, flags: &[&str]) -> anyhow::Result<(Sidecar, Sidecar)> {
     let holder = stage.serving("first", ttl, flags).await?;
+    Ok((holder, a_standby(stage, ttl, flags).await?))
+}
+
+async fn a_standby(stage: &Stage, ttl: u32, flags: &[&str]) -> anyhow::Result<Sidecar> {
     let standby = stage.sidecar("second", ttl, flags).await?;
     standby.process.wait_for_line("standing by", LIMIT).await?;
     assert!(!standby.socket.exists(), "a standby serves nobody");
     assert_eq!(standby.get("/readyz").await?.0, 503);
     assert_eq!(standby.metric("spendguard_sidecar_fencing_epoch").await?, 0.0);
     assert!(standby.metric("spendguard_sidecar_fencing_acquire_denied_total").await? >= 1.0);
-    Ok((holder, standby))
+    Ok(standby)
 }
 
 async fn took_over(standby: &Sidecar, since: Instant) -> anyhow::Result<Duration> {
@@ -45,7 +49,7 @@ async fn at_once_after_a_clean_stop() -> anyhow::Result<()> {
         assert!(took < AT_ONCE, "{took:?}");
         println!("taken over {took:?} after {signal:?}");
         assert_eq!(holder.process.wait(LIMIT).await?.code(), Some(0));
-        holder.process.wait_for_line("released the fencing scope", LIMIT).await?;
+        holder.process.wait_for_line("released lease=", LIMIT).await?;
         assert_eq!(standby.metric("spendguard_sidecar_fencing_epoch").await?, 2.0);
         assert_eq!(standby.actions("acquire").await?, 1.0);
     }
@@ -55,7 +59,13 @@ async fn at_once_after_a_clean_stop() -> anyhow::Result<()> {
 #[tokio::test]
 async fn at_once_after_a_revoke_and_the_old_holder_is_told_by_its_next_write() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
-    let (holder, standby) = holder_and_standby(&stage, LONG, WAITS).await?;
+    // Nothing that the ledger says of its own accord reaches the holder.
+    let proxy = stage.proxy()?;
+    let mut deaf = proxy.hold(|request| request.calls("Ledger/AwaitFencingScope"));
+    let holder = stage.sidecar_at(&format!("http://{}", proxy.addr()), "first", LONG, WAITS).await?;
+    holder.serves().await?;
+    deaf.held().await?;
+    let standby = a_standby(&stage, LONG, WAITS).await?;
     let told = Instant::now();
     let revoked = stage.revoke().await?;
     assert_eq!(revoked.previous_holder_instance_id, "first");
@@ -78,6 +88,7 @@ async fn at_once_after_a_revoke_and_the_old_holder_is_told_by_its_next_write() -
     assert_eq!(holder.metric("spendguard_sidecar_fencing_epoch").await?, 0.0);
     assert_eq!(stage.int("SELECT count(*) FROM reservations").await?, 1, "the new holder's");
     // It stands by, and takes over in turn.
+    deaf.release();
     holder.process.wait_for_line("standing by", LIMIT).await?;
     standby.process.signal(Signal::TERM)?;
     wait_until("the first serves again", LIMIT, || async {
@@ -85,6 +96,23 @@ async fn at_once_after_a_revoke_and_the_old_holder_is_told_by_its_next_write() -
     })
     .await?;
     assert_eq!(holder.reserve("again", 5).await?.status, 201);
+    Ok(())
+}
+
+/// The ledger tells a revoked holder, which neither writes nor renews for long.
+#[tokio::test]
+async fn a_revoked_holder_is_told_at_once_and_lets_the_standby_come_first() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let (holder, standby) = holder_and_standby(&stage, LONG, WAITS).await?;
+    let told = Instant::now();
+    stage.revoke().await?;
+    holder.process.wait_for_line("fencing lease over; decisions are refused", LIMIT).await?;
+    let heard = told.elapsed();
+    assert!(heard < AT_ONCE, "{heard:?}");
+    println!("told {heard:?} after the revoke");
+    took_over(&standby, told).await?;
+    assert_eq!(stage.holder().await?.as_deref(), Some("second"));
+    assert_eq!(holder.metric("spendguard_sidecar_fencing_epoch").await?, 0.0);
     Ok(())
 }
 

@@ -41,7 +41,7 @@ async fn refused_by_name_if_the_scope_is_unknown_or_another_tenants() -> anyhow:
     for (scope, tenant, code) in
         [("other", "acme", "FENCING_SCOPE_UNKNOWN"), ("payments", "evil", "TENANT_MISMATCH")]
     {
-        // Also as a standby: waiting can't mend it.
+        // Also as a standby: waiting does not fix it.
         for standby in ["false", "true"] {
             let args = [
                 "worker",
@@ -57,7 +57,7 @@ async fn refused_by_name_if_the_scope_is_unknown_or_another_tenants() -> anyhow:
             let process = crate::stage::leasehold(&[&args[..], &more].concat())?;
             assert_eq!(process.wait(LIMIT).await?.code(), Some(1));
             let line = process.wait_for_line("S4: acquire fencing lease at startup", LIMIT).await?;
-            assert!(line.contains(code) && line.contains("mend what it says"), "{line}");
+            assert!(line.contains(code) && line.contains("fix what it says"), "{line}");
             assert!(!stage.socket("x").exists());
         }
     }
@@ -68,7 +68,7 @@ async fn refused_by_name_if_the_scope_is_unknown_or_another_tenants() -> anyhow:
 async fn the_socket_is_there_only_after_the_scope_is_held() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy()?;
-    let mut hold = proxy.hold(|request| request.sql_contains("Ledger/AcquireFencingLease"));
+    let mut hold = proxy.hold(|request| request.calls("Ledger/PutFencingScope"));
     let ledger = format!("http://{}", proxy.addr());
     let sidecar = stage.sidecar_at(&ledger, "a", 30, &["--socket-mode", "0622"]).await?;
     hold.held().await?;
@@ -89,12 +89,12 @@ async fn the_socket_is_there_only_after_the_scope_is_held() -> anyhow::Result<()
     Ok(())
 }
 
-/// A reply to the first acquisition that is lost is no second acquisition: the ledger knows the attempt by its id.
+/// An acquisition whose reply is lost is confirmed by a renewal, and not made again (U-2).
 #[tokio::test]
 async fn an_acquisition_whose_reply_is_lost_is_adopted() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy()?;
-    let mut lost = proxy.lose_reply(|request| request.sql_contains("Ledger/AcquireFencingLease"));
+    let mut lost = proxy.lose_reply(|request| request.calls("Ledger/PutFencingScope"));
     let sidecar = stage.sidecar_at(&format!("http://{}", proxy.addr()), "a", 6, &[]).await?;
     lost.lost().await?;
     sidecar.serves().await?;

@@ -1,4 +1,4 @@
-//! How terms begin (E-1, T-3).
+//! The beginning of terms (E-1, T-3).
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ async fn leads_on_a_free_register(cx: Arc<Cx>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How often a standby looks until a term that nobody renews would be over.
+/// A standby looks this often until a term that nobody renews would be over.
 const LOOKS: u64 = 7;
 
 async fn only_one_of_two_leads(cx: Arc<Cx>) -> anyhow::Result<()> {

@@ -67,7 +67,7 @@ async fn local_false_comes_before_the_successors_grant(cx: Arc<Cx>) -> anyhow::R
 
 async fn steps_down_when_asked_and_answers_the_request(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    // Whoever steps down holds off for a part of its ttl: long enough for the standby's look on a busy machine.
+    // A holder that steps down holds off for a part of its ttl: long enough for the standby's look on a busy machine.
     let ttl = cx.ttl() * 10;
     let mut holder = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
     let first = holder.leads().await?;

@@ -111,7 +111,7 @@ async fn concurrent_acquisitions_leave_one_row(cx: Arc<Cx>) -> anyhow::Result<()
 
 async fn tells_the_life_of_an_elector(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    // Whoever steps down holds off for a part of its ttl: long enough for the standby's look on a busy machine.
+    // A holder that steps down holds off for a part of its ttl: long enough for the standby's look on a busy machine.
     let ttl = cx.ttl() * 10;
     let mut holder = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
     holder.leads().await?;

@@ -1,10 +1,10 @@
-//! What only real processes and real signals can show.
+//! Real processes and real signals.
 
 use std::sync::Arc;
 
 use anyhow::ensure;
 use lease_core::{Clock, Loss};
-use lease_judge::history::What;
+use lease_judge::history::{Outcome, What};
 use rustix::process::Signal;
 
 use crate::case::{Need, cases};
@@ -54,7 +54,7 @@ async fn a_holder_stopped_past_its_ttl_writes_late_and_is_refused(cx: Arc<Cx>) -
     holder.resume()?;
     // Its work doesn't ask whether it still leads: it writes, late, and the fence refuses.
     let refused = holder.tells("be refused", |what| match what {
-        What::Refused { term } => Some(*term),
+        What::Effect { term, outcome: Outcome::Refused, .. } => Some(*term),
         _ => None,
     });
     ensure!(refused.await? == first);

@@ -18,7 +18,7 @@ cases! { "properties":
     answers_random_operations_as_the_reference_does,
 }
 
-/// What is done, to which of two leases, on which earlier observation of it (0: the newest).
+/// An operation on one of two leases, and the age of the observation that it compares (0: the newest).
 #[derive(Clone, Debug)]
 struct Op {
     lease: usize,
@@ -99,7 +99,7 @@ impl Side {
     }
 }
 
-/// What must be equal on both sides.
+/// An answer, reduced to the parts that must be equal on both sides.
 #[derive(Debug, PartialEq)]
 struct Told {
     kind: &'static str,

@@ -201,7 +201,7 @@ async fn a_conflict_shows_the_register_and_changes_nothing(cx: Arc<Cx>) -> anyho
     let late = writes::release(&first, record(&first)?, &Fresh::random());
     let shown = conflict(backend.put_if(&cx.lease(), &first, &late, Change::Release).await?)?;
     ensure!(shown.record == held.record && shown.lineage == held.lineage && shown.floor >= held.floor);
-    // What a conflict shows is as good as a read: the next write compares it.
+    // The register in a conflict is as good as a read: the next write compares it.
     written(cx.renew(&*backend, &cx.lease(), &shown).await?)?;
     Ok(())
 }

@@ -28,7 +28,7 @@ async fn keeps_the_term_for_many_ttls(cx: Arc<Cx>) -> anyhow::Result<()> {
     let mut actor = cx.start(cx.steady("a"))?;
     let term = actor.leads().await?;
     let mut rival = cx.start(cx.steady("b"))?;
-    rival.tap.reads(1).await;
+    cx.soon("the rival to look", rival.tap.reads(1)).await?;
     // Three beats are a ttl.
     loop {
         let seen = backend.observe(&cx.lease()).await?;
@@ -111,19 +111,21 @@ async fn a_slow_renewal_counts_from_its_sending(cx: Arc<Cx>) -> anyhow::Result<(
     let let_go_at = Clock::boot().now();
     cx.soon("the slow renewal", held.let_go()).await?;
     // The renewal's own acknowledgement, in the history: the deadline that it gave counts from before it arrived.
-    let extended = loop {
-        let history = cx.recorder.history(&cx.lease());
-        let extended = history.events.iter().find_map(|event| match &event.what {
-            What::Extended { deadline, .. } if event.at >= let_go_at => Some(*deadline),
-            _ => None,
-        });
-        if let Some(deadline) = extended {
-            break deadline;
+    let moved = async {
+        loop {
+            let history = cx.recorder.history(&cx.lease());
+            let extended = history.events.iter().find_map(|event| match &event.what {
+                What::Extended { deadline, .. } if event.at >= let_go_at => Some(*deadline),
+                _ => None,
+            });
+            if let Some(deadline) = extended {
+                return Ok(deadline);
+            }
+            ensure!(term.is_leader_now(), "the slow renewal was within its limit");
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
-        cx.soon("the deadline to move", tokio::task::yield_now()).await?;
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        ensure!(term.is_leader_now(), "the slow renewal was within its limit");
     };
+    let extended = cx.soon("the deadline to move", moved).await??;
     ensure!(extended <= arrived_at.plus(shortened(ttl)), "the deadline counts from the reply");
     Ok(())
 }

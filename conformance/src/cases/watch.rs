@@ -57,7 +57,7 @@ async fn a_hint_is_no_proof_of_freedom(cx: Arc<Cx>) -> anyhow::Result<()> {
         cx.soon("a look", standby.tap.reads(1)).await?;
         ensure!(standby.leads_already().is_none() && term.is_leader_now());
     }
-    // What a wrong one has begun meanwhile has time to show.
+    // A wrong candidate's acquisition has time to show.
     let clock = Clock::boot();
     clock.sleep_until(clock.now().plus(cx.ttl() / 3)).await;
     ensure!(standby.leads_already().is_none() && term.is_leader_now());

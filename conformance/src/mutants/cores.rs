@@ -302,7 +302,7 @@ fn error_is_loss() -> Core {
     })
 }
 
-/// What was sent, by call.
+/// The writes that were sent, by call.
 type Sent = BTreeMap<CallId, (Observation, Record)>;
 
 fn remember(sent: &mut Sent, actions: &[Action]) {

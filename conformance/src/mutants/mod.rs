@@ -27,7 +27,7 @@ pub(crate) type WrongStore = Arc<dyn Fn(Arc<dyn LeaseBackend>) -> Arc<dyn LeaseB
 /// Makes resources instead of the store's own.
 pub(crate) type WrongFence = fn() -> Arc<dyn FencedResource>;
 
-/// What is wrong.
+/// The part that is wrong.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Core(fn() -> Core),
@@ -38,7 +38,7 @@ pub(crate) enum Kind {
 /// One wrong thing, and the trials that must see it.
 #[derive(Clone, Copy)]
 pub struct Mutant {
-    /// What it does wrong.
+    /// Its mistake.
     pub name: &'static str,
     /// The ids of the cases of which each must fail.
     pub killers: &'static [&'static str],
@@ -85,14 +85,14 @@ pub fn side_by_side<T: Sync>(items: &[T], job: impl Fn(&T) + Sync) {
     });
 }
 
-/// How a mutant fared.
+/// The result of a mutant's trials.
 #[derive(Clone, Debug)]
 pub struct Fate {
     /// The mutant: `core: renews by the holder's name`.
     pub mutant: String,
     /// The named trials that failed, with the first line of why.
     pub killed_by: Vec<(&'static str, String)>,
-    /// How long its trials took.
+    /// The time that its trials took.
     pub took: Duration,
     /// The named trials that passed all the same.
     pub survived: Vec<&'static str>,

@@ -183,7 +183,7 @@ enum Wrong {
     MuteWatch,
 }
 
-/// What all connections to a wrong store share.
+/// The state that all connections to a wrong store share.
 struct Shared {
     deleted: Mutex<BTreeSet<LeaseName>>,
     renewals: AtomicU64,

@@ -1,4 +1,4 @@
-//! The means of wrong cores: change what the step function is shown, what it is told, or what it sends.
+//! Building blocks of wrong cores: they change the step function's input, or its output.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use lease_core::{Change, Instant, Observation, PutOutcome, Record};
 
 use crate::step::Core;
 
-/// What a mutant knows of its elector at a step.
+/// An elector at one of its steps, as its mutant sees it.
 pub(super) struct At<'a> {
     pub(super) state: &'a State,
     pub(super) now: Instant,

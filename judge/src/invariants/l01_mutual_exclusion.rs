@@ -1,11 +1,11 @@
 //! **L-1 mutual exclusion**: intervals [granted, D) of different terms never overlap, on one host's clock.
 
 use super::{Violation, require};
-use crate::history::History;
+use crate::facts::Facts;
 
-/// Judges a history. A pre-emptible term may be overtaken (F-3): its effects are fenced.
-pub fn check(history: &History) -> Result<(), Violation> {
-    let spans = history.spans();
+/// A pre-emptible term may be overtaken (F-3): its effects are fenced.
+pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
+    let spans = &facts.spans;
     for (index, earlier) in spans.iter().enumerate() {
         for later in &spans[index + 1..] {
             let apart = earlier.false_at <= later.begun_at
@@ -19,14 +19,18 @@ pub fn check(history: &History) -> Result<(), Violation> {
             })?;
         }
     }
-    Ok(())
+    Ok(spans.len())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::story::{Story, deadline, handover, takeover, term};
+    use super::super::story::{Story, at, deadline, handover, takeover, term};
     use super::*;
-    use crate::history::What;
+    use crate::history::{History, What};
+
+    fn check(history: &History) -> Result<(), Violation> {
+        super::check(&Facts::of(history)).map(drop)
+    }
 
     #[test]
     fn accepts_terms_that_follow_each_other() {
@@ -61,5 +65,33 @@ mod tests {
         let mut story = Story::default();
         story.leads(0, 1, "a", 1).event(10, "a", What::Died).leads(20, 21, "b", 2);
         assert_eq!(check(&story.history), Ok(()), "who is dead does not act; L-3 judges the haste");
+    }
+
+    #[test]
+    fn a_claim_counts_to_the_last_known_deadline_unless_the_term_was_ended_before() {
+        let claimed = |story: &mut Story, until| {
+            let (from, until) = (at(5), at(until));
+            story.event(6, "a", What::Claimed { term: term(1), from, until, gap_ms: 5 });
+        };
+        let mut story = Story::default();
+        story.leads(0, 1, "a", 1);
+        claimed(&mut story, 1100);
+        story.leads(1050, 1051, "b", 2);
+        assert!(check(&story.history).is_err(), "the outside saw a later deadline than the step function");
+        let mut story = Story::default();
+        story.leads(0, 1, "a", 1);
+        claimed(&mut story, 900);
+        story.releases(40, 41, "a", 1).leads(50, 51, "b", 2);
+        assert_eq!(check(&story.history), Ok(()));
+        story.event(61, "a", What::Claimed { term: term(1), from: at(60), until: at(900), gap_ms: 5 });
+        assert!(check(&story.history).is_err(), "it was still true for the other thread");
+    }
+
+    #[test]
+    fn rejects_an_overlap_also_with_a_term_that_is_not_the_one_before() {
+        let mut story = Story::default();
+        story.leads(0, 1, "a", 1).leads(200, 201, "b", 2).releases(300, 301, "b", 2).leads(900, 901, "c", 3);
+        story.history.events.retain(|event| event.actor != "b");
+        assert!(check(&story.history).is_err());
     }
 }

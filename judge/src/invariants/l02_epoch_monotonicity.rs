@@ -3,35 +3,29 @@
 
 use std::collections::BTreeMap;
 
-use lease_core::Change;
+use lease_core::{Change, HistoryEvent, Term};
 
 use super::{Violation, require};
-use crate::history::History;
+use crate::facts::Facts;
+use crate::history::{Event, What};
 
-/// Judges a history.
-pub fn check(history: &History) -> Result<(), Violation> {
-    let spans = history.spans();
-    for pair in spans.windows(2) {
+pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
+    for pair in facts.spans.windows(2) {
         require("L-2", pair[0].term.epoch < pair[1].term.epoch, || {
             format!("term {} followed term {}", pair[1].term, pair[0].term)
         })?;
     }
-    let (mut by_epoch, mut by_grant) = (BTreeMap::new(), BTreeMap::new());
-    let grants = history.writes();
-    let grants = grants.iter().filter(|write| {
-        matches!(write.put.change, Change::Acquire | Change::Revoke | Change::Init) && write.is_written()
-    });
+    let acquired = |event| matches!(event, HistoryEvent::Acquired | HistoryEvent::TakenOver);
+    let rows = facts.history.rows.iter().flatten().filter(|row| acquired(row.event_type));
+    for pair in rows.collect::<Vec<_>>().windows(2) {
+        require("L-2", pair[0].epoch < pair[1].epoch, || {
+            format!("in the store's history epoch {} followed epoch {}", pair[1].epoch, pair[0].epoch)
+        })?;
+    }
     let mut applied: Vec<_> = Vec::new();
-    for write in grants {
-        let Some(term) = write.put.record.term() else { continue };
-        let other = *by_epoch.entry(term.epoch).or_insert(term.grant);
-        require("L-2", other == term.grant, || {
-            format!("epoch {} was given to {other} and to {}", term.epoch, term.grant)
-        })?;
-        let other = *by_grant.entry(term.grant).or_insert(term.epoch);
-        require("L-2", other == term.epoch, || {
-            format!("grant {} has epochs {other} and {}", term.grant, term.epoch)
-        })?;
+    for write in facts.writes.iter().filter(|write| write.is_written()) {
+        let grants = matches!(write.put.change, Change::Acquire | Change::Revoke | Change::Init);
+        let Some(term) = write.put.record.term().filter(|_| grants) else { continue };
         applied.push((write.sent_at, write.answered.map_or(write.sent_at, |(at, _)| at), term));
     }
     for (_, acknowledged_at, earlier) in &applied {
@@ -41,16 +35,46 @@ pub fn check(history: &History) -> Result<(), Violation> {
             })?;
         }
     }
-    Ok(())
+    each_epoch_has_one_grant(facts)
+}
+
+/// By every kind of evidence: writes, answers, watches, terms and effects. Returns how many epochs there are.
+fn each_epoch_has_one_grant(facts: &Facts<'_>) -> Result<usize, Violation> {
+    let (mut by_epoch, mut by_grant) = (BTreeMap::new(), BTreeMap::new());
+    let written = facts.writes.iter().filter(|write| write.is_written());
+    let written = written.filter_map(|write| write.put.record.term());
+    for term in written.chain(facts.history.events.iter().filter_map(seen)) {
+        let other = *by_epoch.entry(term.epoch).or_insert(term.grant);
+        require("L-2", other == term.grant, || {
+            format!("epoch {} was given to {other} and to {}", term.epoch, term.grant)
+        })?;
+        let other = *by_grant.entry(term.grant).or_insert(term.epoch);
+        require("L-2", other == term.epoch, || {
+            format!("grant {} has epochs {other} and {}", term.grant, term.epoch)
+        })?;
+    }
+    Ok(by_epoch.len())
+}
+
+fn seen(event: &Event) -> Option<Term> {
+    if let What::Begun { term, .. } | What::Effect { term, .. } = &event.what {
+        return Some(*term);
+    }
+    // A seal keeps the epoch.
+    event.what.view()?.record.as_ref().filter(|record| record.sealed.is_none())?.term()
 }
 
 #[cfg(test)]
 mod tests {
-    use lease_core::{Grant, Term};
+    use lease_core::{Grant, HistoryEvent, HistoryRow, LeaseName, Term, WallTime};
 
-    use super::super::story::{Story, deadline, free, handover, record, takeover};
+    use super::super::story::{Story, at, deadline, free, handover, record, takeover, term, view};
     use super::*;
-    use crate::history::{Answer, What};
+    use crate::history::{Answer, History, Outcome, What};
+
+    fn check(history: &History) -> Result<(), Violation> {
+        super::check(&Facts::of(history)).map(drop)
+    }
 
     #[test]
     fn accepts_rising_epochs_with_gaps() {
@@ -98,5 +122,42 @@ mod tests {
             story.event(epoch * 10 + 1, "a", What::Begun { term, deadline: deadline(epoch * 10) });
         }
         assert!(check(&story.history).is_err());
+    }
+
+    #[test]
+    fn rejects_two_grants_of_one_epoch_wherever_they_are_seen() {
+        let twin = Term { epoch: 1, grant: Grant(2) };
+        let mut story = Story::default();
+        story.leads(0, 1, "a", 1).sees(5, 6, "observer", view(record(Some(twin), 1, 0)));
+        assert!(check(&story.history).is_err(), "in a read");
+        let mut story = Story::default();
+        let effect = |term| What::Effect {
+            resource: "r".into(),
+            id: "1".into(),
+            term,
+            sent: at(3),
+            outcome: Outcome::Written,
+        };
+        story.leads(0, 1, "a", 1).event(4, "a", effect(term(1)));
+        assert_eq!(check(&story.history), Ok(()));
+        story.event(5, "b", effect(twin));
+        assert!(check(&story.history).is_err(), "in an effect");
+    }
+
+    #[test]
+    fn rejects_rows_of_acquisitions_whose_epoch_does_not_grow() {
+        let row = |sequence, epoch| HistoryRow {
+            sequence,
+            lease_name: LeaseName::new("l").unwrap(),
+            transition_count: sequence as u64,
+            epoch,
+            holder_workload_id: "w".into(),
+            event_type: HistoryEvent::Acquired,
+            event_at: WallTime(0),
+            note: String::new(),
+        };
+        let rows = |rows| History { rows: Some(rows), ..History::default() };
+        assert_eq!(check(&rows(vec![row(1, 3), row(2, 7), row(3, 9)])), Ok(()));
+        assert!(check(&rows(vec![row(1, 3), row(2, 3)])).is_err());
     }
 }

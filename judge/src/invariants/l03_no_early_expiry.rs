@@ -8,15 +8,17 @@ use lease_core::deadline::lengthened;
 use lease_core::{Change, Instant};
 
 use super::{Violation, require};
-use crate::history::{History, View, What};
+use crate::facts::Facts;
+use crate::history::{View, What};
 
-/// Judges a history: the takeovers of its electors, not what a case writes by hand.
-pub fn check(history: &History) -> Result<(), Violation> {
+/// Judges the acquisitions of electors, not those that a case writes by hand.
+pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
+    let mut judged = 0;
     let mut ttls: BTreeMap<&str, Duration> = BTreeMap::new();
     let mut sighted: BTreeMap<&str, (&View, Instant)> = BTreeMap::new();
-    // A watch may show things out of order, so what counts is when it first showed a beat.
+    // A watch may show things out of order, so it counts when it first showed a beat.
     let mut watched: HashMap<_, (&View, Instant)> = HashMap::new();
-    for event in &history.events {
+    for event in &facts.history.events {
         let actor = event.actor.as_str();
         match &event.what {
             What::Campaigning { ttl_ms, .. } => {
@@ -35,7 +37,8 @@ pub fn check(history: &History) -> Result<(), Violation> {
             }
             What::Sent { put: Some(put), .. } if put.change == Change::Acquire => {
                 let Some(own_ttl) = ttls.get(actor) else { continue };
-                // What the store really showed, whatever the candidate made of it.
+                judged += 1;
+                // The store's own answer, whatever the candidate made of it.
                 let shown = [sighted.get(actor), watched.get(&(actor, put.expected.beat()))];
                 let mut views = shown.into_iter().flatten().map(|(view, _)| *view);
                 let shown = views.find(|view| view.tag() == put.expected.tag()).unwrap_or(&put.expected);
@@ -67,7 +70,7 @@ pub fn check(history: &History) -> Result<(), Violation> {
             _ => {}
         }
     }
-    Ok(())
+    Ok(judged)
 }
 
 #[cfg(test)]
@@ -76,7 +79,11 @@ mod tests {
 
     use super::super::story::{Story, free, handover, held, record, takeover, term};
     use super::*;
-    use crate::history::Answer;
+    use crate::history::{Answer, History};
+
+    fn check(history: &History) -> Result<(), Violation> {
+        super::check(&Facts::of(history)).map(drop)
+    }
 
     #[test]
     fn accepts_a_full_wait_and_a_free_register() {

@@ -4,12 +4,14 @@
 use lease_core::Change;
 
 use super::{Violation, require};
-use crate::history::{History, What};
+use crate::facts::{Facts, Span};
+use crate::history::What;
 
-/// Judges a history. A pre-emptible term may be overtaken (F-3).
-pub fn check(history: &History) -> Result<(), Violation> {
-    let spans = history.spans();
-    for event in &history.events {
+/// A pre-emptible term may be overtaken (F-3). Returns how many acquisitions and releases it has judged.
+pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
+    let (spans, events) = (&facts.spans, &facts.history.events);
+    let mut judged = 0;
+    for event in events {
         if let What::StillTrue { term } = &event.what {
             let preemptible = spans.iter().any(|span| span.term == *term && span.preemptible);
             require("L-6", preemptible, || {
@@ -20,11 +22,12 @@ pub fn check(history: &History) -> Result<(), Violation> {
             })?;
         }
     }
-    for write in history.writes() {
+    for write in &facts.writes {
         match write.put.change {
             Change::Acquire if write.is_written() => {
                 let Some(granted) = write.put.record.term() else { continue };
-                let earlier = |span: &&super::Span| {
+                judged += 1;
+                let earlier = |span: &&Span| {
                     span.term.epoch < granted.epoch && !span.preemptible && span.begun_at < write.sent_at
                 };
                 for old in spans.iter().filter(earlier) {
@@ -41,18 +44,18 @@ pub fn check(history: &History) -> Result<(), Violation> {
                 let Some(own) = write.put.expected.record.as_ref().and_then(|record| record.term()) else {
                     continue;
                 };
-                let before = &history.events[..write.index];
-                let begun = before.iter().position(|event| {
-                    event.actor == write.actor
-                        && matches!(&event.what, What::Begun { term, .. } if *term == own)
-                });
-                let Some(begun) = begun else { continue };
-                let since = || before[begun..].iter().filter(|event| event.actor == write.actor);
-                require("L-6", since().any(|event| event.what == What::WorkReturned), || {
+                let of_own = |what: &What| matches!(what, What::Begun { term, .. } if *term == own);
+                let before = facts.events_of(write.actor).take_while(|(place, _)| *place < write.index);
+                let since: Vec<_> =
+                    before.map(|(_, event)| &event.what).skip_while(|what| !of_own(what)).collect();
+                if since.is_empty() {
+                    continue;
+                }
+                judged += 1;
+                require("L-6", since.contains(&&What::WorkReturned), || {
                     format!("{} released term {own} before its work had returned (H-1)", write.actor)
                 })?;
-                let ended =
-                    since().any(|event| matches!(&event.what, What::Ended { term, .. } if *term == own));
+                let ended = since.iter().any(|what| matches!(what, What::Ended { term, .. } if *term == own));
                 require("L-6", ended, || {
                     format!("{} released term {own} while its own check was still true (H-1)", write.actor)
                 })?;
@@ -60,7 +63,7 @@ pub fn check(history: &History) -> Result<(), Violation> {
             _ => {}
         }
     }
-    Ok(())
+    Ok(judged)
 }
 
 #[cfg(test)]
@@ -69,7 +72,11 @@ mod tests {
 
     use super::super::story::{Story, handover, held, record, takeover, term};
     use super::*;
-    use crate::history::Answer;
+    use crate::history::{Answer, History};
+
+    fn check(history: &History) -> Result<(), Violation> {
+        super::check(&Facts::of(history)).map(drop)
+    }
 
     #[test]
     fn accepts_clean_terms() {

@@ -2,67 +2,32 @@
 //! from that write's sending (T-1, U-2); an acquisition of unknown outcome is adopted, never doubled; and no
 //! transport error ends a term before its deadline (U-1).
 
-use lease_core::{Change, Grant, Instant, Loss};
+use lease_core::{Change, Grant, Instant, Loss, Term};
 
 use super::{Violation, require};
-use crate::history::{History, View, What};
+use crate::facts::Facts;
+use crate::history::{Event, View, What};
 
-/// Judges a history.
-pub fn check(history: &History) -> Result<(), Violation> {
-    let writes = history.writes();
-    for (index, event) in history.events.iter().enumerate() {
+/// Returns how many deadlines and ends of terms it has judged.
+pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
+    let mut judged = 0;
+    for (place, event) in facts.history.events.iter().enumerate() {
         let actor = event.actor.as_str();
         match &event.what {
-            What::Begun { term, deadline } | What::Extended { term, deadline } => {
-                let acknowledged = |write: &&super::Write<'_>| {
-                    write.actor == actor
-                        && write.put.record.grant == Some(term.grant)
-                        && write.is_written()
-                        && write.answered_index.is_some_and(|answered| answered < index)
-                };
-                let rests_on = writes.iter().filter(acknowledged).map(|write| write.lasts_until()).max();
-                require("L-8", rests_on.is_some(), || {
-                    format!("{actor} led in term {term} without any acknowledged write of it")
-                })?;
-                let until = rests_on.unwrap_or(Instant::ZERO);
-                require("L-8", *deadline <= until, || {
-                    format!(
-                        "{actor}'s deadline in term {term} is {:?} later than its last acknowledged write, \
-                        counted from the sending, allows",
-                        deadline.since(until)
-                    )
-                })?;
+            What::Begun { term, deadline }
+            | What::Extended { term, deadline }
+            | What::Claimed { term, until: deadline, .. } => {
+                judged += 1;
+                rests_on_an_acknowledged_write(facts, (place, actor), *term, *deadline)?;
             }
             What::Ended { term, loss } => {
-                let before = &history.events[..index];
-                let begun = before.iter().rposition(|event| {
-                    event.actor == actor
-                        && matches!(&event.what, What::Begun { term: begun, .. } if begun == term)
-                });
-                let Some(begun) = begun else { continue };
-                let showed = |test: &dyn Fn(&View) -> bool| {
-                    let mine = history.events[begun..index].iter().filter(|event| event.actor == actor);
-                    mine.filter_map(answered_view).any(test)
-                };
-                let evidence = match loss {
-                    Loss::Superseded => {
-                        showed(&|view| view.record.is_some() && view.grant() != Some(term.grant))
-                    }
-                    Loss::RegisterGone => showed(&|view| view.record.is_none()),
-                    Loss::Expired => deadline_at(&history.events[begun..index], actor) <= event.at,
-                    Loss::FenceRefused | Loss::Returned | Loss::Abandoned => true,
-                };
-                require("L-8", evidence, || {
-                    format!("{actor} ended term {term} ({loss:?}) without evidence")
-                })?;
+                judged += usize::from(has_evidence(facts, (place, event), *term, *loss)?);
             }
-            What::Sent { put: Some(put), .. }
-                if put.change == Change::Acquire && history.is_elector(actor) =>
-            {
+            What::Sent { put: Some(put), .. } if put.change == Change::Acquire && facts.is_elector(actor) => {
                 let Some(own) = put.expected.grant().filter(|grant| put.record.grant != Some(*grant)) else {
                     continue;
                 };
-                let last = unresolved(&history.events[..index], &writes, actor, own);
+                let last = unresolved(facts, (place, actor), own);
                 require("L-8", last.is_none_or(|deadline| deadline <= event.at), || {
                     format!(
                         "{actor} acquired again over its own unconfirmed grant {own}: doubled, not adopted"
@@ -72,49 +37,97 @@ pub fn check(history: &History) -> Result<(), Violation> {
             _ => {}
         }
     }
-    Ok(())
+    Ok(judged)
 }
 
-fn answered_view(event: &crate::history::Event) -> Option<&View> {
-    match &event.what {
+fn rests_on_an_acknowledged_write(
+    facts: &Facts<'_>,
+    (place, actor): (usize, &str),
+    term: Term,
+    deadline: Instant,
+) -> Result<(), Violation> {
+    let acknowledged = facts.writes_of(actor).filter(|write| {
+        write.put.record.grant == Some(term.grant)
+            && write.is_written()
+            && write.answered_index.is_some_and(|answered| answered < place)
+    });
+    let rests_on = acknowledged.map(|write| write.lasts_until()).max();
+    require("L-8", rests_on.is_some(), || {
+        format!("{actor} led in term {term} without any acknowledged write of it")
+    })?;
+    let until = rests_on.unwrap_or(Instant::ZERO);
+    require("L-8", deadline <= until, || {
+        format!(
+            "{actor}'s deadline in term {term} is {:?} later than its last acknowledged write, counted from the \
+            sending, allows",
+            deadline.since(until)
+        )
+    })
+}
+
+/// Whether the term's beginning was seen, so that there is something to judge.
+fn has_evidence(
+    facts: &Facts<'_>,
+    (place, event): (usize, &Event),
+    term: Term,
+    loss: Loss,
+) -> Result<bool, Violation> {
+    let actor = event.actor.as_str();
+    let of_term = |what: &What| matches!(what, What::Begun { term: begun, .. } if *begun == term);
+    let before = facts.events_of(actor).map(|(at, event)| (at, &event.what));
+    let mut during: Vec<_> = before.rev().skip_while(|(at, _)| *at >= place).map(|(_, what)| what).collect();
+    let Some(begun) = during.iter().position(|what| of_term(what)) else { return Ok(false) };
+    during.truncate(begun + 1);
+    let showed =
+        |test: &dyn Fn(&View) -> bool| during.iter().filter_map(|what| answered_view(what)).any(test);
+    let evidence = match loss {
+        Loss::Superseded => showed(&|view| view.record.is_some() && view.grant() != Some(term.grant)),
+        Loss::RegisterGone => showed(&|view| view.record.is_none()),
+        Loss::Expired => during.iter().filter_map(|what| deadline_in(what)).max() <= Some(event.at),
+        Loss::Returned => during.contains(&&What::WorkReturned),
+        Loss::FenceRefused | Loss::Abandoned => true,
+    };
+    require("L-8", evidence, || format!("{actor} ended term {term} ({loss:?}) without evidence"))?;
+    Ok(true)
+}
+
+fn answered_view(what: &What) -> Option<&View> {
+    match what {
         What::Answered { answer, .. } => answer.view(),
         _ => None,
     }
 }
 
-fn deadline_at(events: &[crate::history::Event], actor: &str) -> Instant {
-    let mine = events.iter().filter(|event| event.actor == actor);
-    let deadlines = mine.filter_map(|event| match &event.what {
+fn deadline_in(what: &What) -> Option<Instant> {
+    match what {
         What::Begun { deadline, .. } | What::Extended { deadline, .. } => Some(*deadline),
         _ => None,
-    });
-    deadlines.max().unwrap_or(Instant::ZERO)
+    }
 }
 
 /// Until when `actor`'s acquisition of `grant` may be adopted, if it began no term so far.
-fn unresolved(
-    before: &[crate::history::Event],
-    writes: &[super::Write<'_>],
-    actor: &str,
-    grant: Grant,
-) -> Option<Instant> {
-    let begun = before.iter().any(|event| {
-        event.actor == actor && matches!(&event.what, What::Begun { term, .. } if term.grant == grant)
-    });
-    let attempt = writes.iter().filter(|write| {
-        write.actor == actor && write.put.change == Change::Acquire && write.put.record.grant == Some(grant)
-    });
-    if begun { None } else { attempt.map(|write| write.lasts_until()).max() }
+fn unresolved(facts: &Facts<'_>, (place, actor): (usize, &str), grant: Grant) -> Option<Instant> {
+    let before = facts.events_of(actor).take_while(|(at, _)| *at < place);
+    let begun = before.map(|(_, event)| &event.what);
+    let begun = { begun }.any(|what| matches!(what, What::Begun { term, .. } if term.grant == grant));
+    let attempts = facts
+        .writes_of(actor)
+        .filter(|write| write.put.change == Change::Acquire && write.put.record.grant == Some(grant));
+    if begun { None } else { attempts.map(|write| write.lasts_until()).max() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::story::{Story, at, deadline, free, handover, held, record, takeover, term};
     use super::*;
-    use crate::history::Answer;
+    use crate::history::{Answer, History};
 
     fn unknown(_: View) -> Answer {
         Answer::Unknown
+    }
+
+    fn check(history: &History) -> Result<(), Violation> {
+        super::check(&Facts::of(history)).map(drop)
     }
 
     #[test]
@@ -171,7 +184,7 @@ mod tests {
 
     #[test]
     fn rejects_a_term_that_an_error_ended() {
-        for loss in [Loss::Superseded, Loss::RegisterGone, Loss::Expired] {
+        for loss in [Loss::Superseded, Loss::RegisterGone, Loss::Expired, Loss::Returned] {
             let mut story = Story::default();
             story.leads(0, 1, "a", 1).fails_to_see(300, 301, "a").ends(301, "a", 1, loss);
             assert!(check(&story.history).is_err(), "{loss:?}");
@@ -188,5 +201,17 @@ mod tests {
         assert!(at(998) >= deadline(0));
         story.ends(998, "a", 1, Loss::Expired);
         assert_eq!(check(&story.history), Ok(()));
+    }
+
+    #[test]
+    fn rejects_a_claim_past_the_deadline() {
+        let claim = |until| {
+            let mut story = Story::default();
+            story.leads(0, 1, "a", 1);
+            story.event(3, "a", What::Claimed { term: term(1), from: at(2), until, gap_ms: 5 });
+            check(&story.history)
+        };
+        assert_eq!(claim(deadline(0)), Ok(()));
+        assert!(claim(deadline(1)).is_err());
     }
 }

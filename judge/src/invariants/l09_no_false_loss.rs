@@ -1,37 +1,18 @@
 //! **L-9 no false loss**: a holder whose every round trip takes at most ttl/4 keeps its term.
 
-use std::collections::BTreeMap;
-
-use lease_core::{Instant, Loss};
+use lease_core::Loss;
 
 use super::{Violation, require};
-use crate::history::{Answer, History, What};
+use crate::facts::Facts;
 
-/// Judges a history. A holder that a signal had stopped may lose its term.
-pub fn check(history: &History) -> Result<(), Violation> {
-    for span in history.spans() {
+/// A holder that did not run for a while may lose its term: stopped by a signal, or starved by the machine. Returns
+/// how many terms it has judged.
+pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
+    for span in &facts.spans {
         let Some((ended_at, Loss::Expired)) = span.ended else { continue };
         // Not of its last deadline: by that of a long term, slow calls would pass for quick ones.
         let ttl = span.first_deadline.since(span.begun_at);
-        let during = history
-            .events
-            .iter()
-            .filter(|event| event.actor == span.actor && event.at >= span.begun_at && event.at <= ended_at);
-        let mut sent: BTreeMap<u64, Instant> = BTreeMap::new();
-        let mut healthy = true;
-        for event in during {
-            match &event.what {
-                What::Sent { call, .. } => drop(sent.insert(*call, event.at)),
-                What::Answered { call, answer } => {
-                    let failed = matches!(answer, Answer::NotApplied | Answer::Unknown);
-                    let slow = sent.remove(call).is_some_and(|at| event.at.since(at) > ttl / 4);
-                    healthy &= !failed && !slow;
-                }
-                What::Dropped { .. } | What::Paused | What::Died => healthy = false,
-                _ => {}
-            }
-        }
-        healthy &= sent.values().all(|at| ended_at.since(*at) <= ttl / 4);
+        let healthy = facts.is_healthy(&span.actor, (span.begun_at, ended_at), ttl);
         require("L-9", !healthy, || {
             format!(
                 "{} lost term {} although no round trip failed or took more than ttl/4",
@@ -39,13 +20,18 @@ pub fn check(history: &History) -> Result<(), Violation> {
             )
         })?;
     }
-    Ok(())
+    Ok(facts.spans.len())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::story::{Story, handover, takeover};
+    use super::super::story::{Story, at, deadline, handover, takeover, term};
     use super::*;
+    use crate::history::{History, What};
+
+    fn check(history: &History) -> Result<(), Violation> {
+        super::check(&Facts::of(history)).map(drop)
+    }
 
     #[test]
     fn accepts_terms_that_end_otherwise() {
@@ -79,5 +65,23 @@ mod tests {
         let mut story = Story::default();
         story.leads(0, 1, "a", 1).event(10, "a", What::Paused).ends(5000, "a", 1, Loss::Expired);
         assert_eq!(check(&story.history), Ok(()));
+    }
+
+    #[test]
+    fn accepts_the_loss_of_one_that_the_machine_let_starve() {
+        let loss = |claims: &[(u64, u64)]| {
+            let mut story = Story::default();
+            story.leads(0, 1, "a", 1);
+            for (asked, gap_ms) in claims {
+                let (from, until) = (at(*asked), deadline(0));
+                story.event(*asked, "a", What::Claimed { term: term(1), from, until, gap_ms: *gap_ms });
+            }
+            story.ends(998, "a", 1, Loss::Expired);
+            check(&story.history)
+        };
+        let steady: Vec<_> = (1..19).map(|number| (number * 50, 5)).collect();
+        assert!(loss(&steady).is_err(), "it ran all the time");
+        assert_eq!(loss(&[&steady[..], &[(950, 300)]].concat()), Ok(()), "not once for 300 ms");
+        assert_eq!(loss(&steady[..10]), Ok(()), "not any more after half of the time");
     }
 }

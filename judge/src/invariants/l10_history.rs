@@ -1,14 +1,16 @@
 //! **L-10 history**: each change of holder leaves exactly one durable, ordered row, and nothing else leaves any.
 
-use lease_core::{Change, HistoryEvent, Observation};
+use lease_core::{Change, HistoryEvent, HistoryRow, Observation};
 
 use super::{Violation, require};
-use crate::history::{History, View};
+use crate::facts::{Facts, Write};
+use crate::history::View;
 
-/// Judges a history whose rows were read. A write of unknown outcome may have left its row.
-pub fn check(history: &History) -> Result<(), Violation> {
-    let Some(rows) = &history.rows else { return Ok(()) };
-    let writes = history.writes();
+/// Judges a history whose rows were read. A write of unknown outcome may have left its row, and must have if a term
+/// rests on it. Returns how many rows it has judged.
+pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
+    let Some(rows) = &facts.history.rows else { return Ok(0) };
+    let writes = &facts.writes;
     // Transitions begin anew with a register that was deleted and created again.
     let created_anew =
         writes.iter().filter(|write| write.put.change == Change::Init && write.may_be_applied());
@@ -19,8 +21,22 @@ pub fn check(history: &History) -> Result<(), Violation> {
             format!("transitions fell from one row to the next: {pair:?}")
         })?;
     }
+    let acquired =
+        |row: &&HistoryRow| matches!(row.event_type, HistoryEvent::Acquired | HistoryEvent::TakenOver);
+    let acquisitions: Vec<_> = rows.iter().filter(acquired).collect();
+    for pair in acquisitions.windows(2) {
+        require("L-10", created_anew || pair[0].transition_count < pair[1].transition_count, || {
+            format!("an acquisition is no new transition: {pair:?}")
+        })?;
+    }
+    for span in &facts.spans {
+        let count = acquisitions.iter().filter(|row| row.epoch == span.term.epoch).count();
+        require("L-10", count == 1, || {
+            format!("term {} of {} has {count} rows of an acquisition", span.term, span.actor)
+        })?;
+    }
     let mut left: Vec<_> = rows.iter().collect();
-    let mut take = |write: &super::Write<'_>| -> Option<bool> {
+    let mut take = |write: &Write<'_>| -> Option<bool> {
         let event = HistoryEvent::of(&observation(&write.put.expected), &write.put.record, write.put.change)?;
         let record = &write.put.record;
         let fits = left.iter().position(|row| {
@@ -43,12 +59,13 @@ pub fn check(history: &History) -> Result<(), Violation> {
     for write in writes.iter().filter(|write| !write.is_written() && write.may_be_applied()) {
         take(write);
     }
-    require("L-10", left.is_empty(), || format!("rows that no change of holder explains: {left:?}"))
+    require("L-10", left.is_empty(), || format!("rows that no change of holder explains: {left:?}"))?;
+    Ok(rows.len())
 }
 
 fn observation(view: &View) -> Observation {
     Observation {
-        record: view.record.clone(),
+        record: view.record.as_deref().cloned(),
         lineage: view.lineage.clone(),
         floor: 0,
         version: String::new(),
@@ -57,11 +74,11 @@ fn observation(view: &View) -> Observation {
 
 #[cfg(test)]
 mod tests {
-    use lease_core::{HistoryRow, LeaseName, WallTime};
+    use lease_core::{LeaseName, WallTime};
 
-    use super::super::story::{Story, free, handover, record, term};
+    use super::super::story::{Story, deadline, free, handover, record, term};
     use super::*;
-    use crate::history::Answer;
+    use crate::history::{Answer, History, What};
 
     fn row(sequence: i64, epoch: u64, event_type: HistoryEvent) -> HistoryRow {
         HistoryRow {
@@ -86,6 +103,10 @@ mod tests {
             row(2, 1, HistoryEvent::Released),
             row(3, 2, HistoryEvent::Acquired),
         ]
+    }
+
+    fn check(history: &History) -> Result<(), Violation> {
+        super::check(&Facts::of(history)).map(drop)
     }
 
     #[test]
@@ -124,5 +145,25 @@ mod tests {
             let history = History { rows: Some(rows), ..story.history.clone() };
             assert_eq!(check(&history), Ok(()));
         }
+    }
+
+    #[test]
+    fn rejects_a_term_without_a_row_although_its_acquisition_was_unknown() {
+        let mut story = Story::default();
+        let acquired = record(Some(term(1)), 1, 0);
+        story.puts((0, 1), "a", Change::Acquire, free(0), acquired, |_| Answer::Unknown);
+        story.renews(2, 3, "a", 1, 1);
+        story.event(3, "a", What::Begun { term: term(1), deadline: deadline(2) });
+        let rows = |rows| History { rows: Some(rows), ..story.history.clone() };
+        assert_eq!(check(&rows(vec![row(1, 1, HistoryEvent::Acquired)])), Ok(()));
+        assert!(check(&rows(vec![])).is_err());
+        assert!(check(&rows(vec![row(1, 4, HistoryEvent::Acquired)])).is_err());
+    }
+
+    #[test]
+    fn rejects_two_acquisitions_of_one_transition() {
+        let mut rows = good();
+        rows[2].transition_count = 1;
+        assert!(check(&with(&rows)).is_err());
     }
 }

@@ -1,7 +1,6 @@
 //! `leasehold-lab chaos`: real processes, real faults, and a judgement from outside.
 
 mod cell;
-mod link;
 mod plan;
 mod report;
 mod store;
@@ -13,39 +12,37 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lease_core::LeaseName;
+use lease_judge::history::{Event, What};
+use lease_stores::{Mode, Place};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::cell::{Cell, Chronicle, Shared};
-use self::link::Link;
 use self::plan::{Plan, StorePlan};
 use self::report::Report;
 use crate::arena::Arena;
-use crate::effects::Effects;
 use crate::fleet::{Fleet, Part};
-use crate::judge;
-use crate::store::{Mode, Store};
 
-/// Kill, stop, pause and cut off real processes at random, crash their store, and judge by what they leave behind
-/// whether two ever led at once, an epoch came back, an old term changed anything, or a late effect got through.
+/// Kill, stop, pause and cut off real processes at random, crash their store, and judge the history that they leave,
+/// and everything that was seen from outside, by every invariant of the protocol.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// The store.
     #[arg(long)]
     mode: Mode,
-    /// How many terms must be seen in all.
+    /// The run ends when this many terms have been seen in all.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     takeovers: u64,
-    /// Which faults happen to whom, and in what order. Default: a fresh one, which is printed.
+    /// Decides the faults, their victims and their order. Default: a fresh one, which is printed.
     #[arg(long)]
     seed: Option<u64>,
     /// The leases' ttl: 500ms to 1m.
     #[arg(long, default_value = "1s", value_parser = ttl)]
     ttl: Duration,
-    /// How many processes campaign for each lease.
+    /// The number of processes that campaign for each lease.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=20))]
     actors: u64,
-    /// How many leases there are, all at once.
+    /// The number of leases, all at once.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=32))]
     leases: u64,
     /// Replace the schema's admission by one that always admits: stale effects must then show (exit code 0 if so).
@@ -65,7 +62,7 @@ fn ttl(text: &str) -> Result<Duration, String> {
     allowed.contains(&ttl).then_some(ttl).ok_or_else(|| "use 500ms to 1m".to_owned())
 }
 
-/// How often a leader makes effects.
+/// The pause between a leader's effects.
 const EFFECT_EVERY: Duration = Duration::from_millis(30);
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -75,9 +72,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let fleet = Fleet::new()?;
     let leases: Vec<_> =
         (0..args.leases).map(|index| LeaseName::new(format!("lease-{index}"))).collect::<Result<_, _>>()?;
-    let arena = Arena::start(args.mode, &fleet, &leases, args.ttl).await?;
+    let arena = Arena::start(args.mode, &leases, args.ttl).await?;
     if args.sabotage_admission {
-        Effects::sabotage(&arena.store).await?;
+        for lease in &leases {
+            arena.place.admit_everybody(lease.as_str()).await?;
+        }
     }
     let enough = CancellationToken::new();
     let shared =
@@ -85,8 +84,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut cells = JoinSet::new();
     for (index, lease) in leases.iter().enumerate() {
-        let part = |actor: u64, store: Store| Part {
-            store,
+        let part = |actor: u64, place: Place| Part {
+            place,
             lease: lease.clone(),
             // The last two share a name, as two pods of a careless deployment would.
             workload: format!("{lease}/{}", actor.min(args.actors - 2)),
@@ -95,19 +94,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         };
         let mut parts = Vec::new();
         for actor in 0..args.actors {
-            let linked =
-                arena.server.as_ref().map(|server| Link::before(&arena.store, server)).transpose()?;
-            let (link, store) =
-                linked.map_or((None, arena.store.clone()), |(link, store)| (Some(link), store));
-            parts.push((part(actor, store), link));
+            let linked = arena.store.link()?;
+            let (link, place) =
+                linked.map_or((None, arena.place.clone()), |(link, place)| (Some(link), place));
+            parts.push((part(actor, place), link));
         }
+        let linked = parts.iter().all(|(_, link)| link.is_some());
         let cell = Cell::new(lease.clone(), parts, shared.clone());
-        let (lease, plan) = (lease.clone(), Plan::new(seed, index, args.mode));
+        let (lease, plan) = (lease.clone(), Plan::new(seed, index, linked));
         cells.spawn(async move { cell.run(plan).await.map(|chronicle| (lease, chronicle)) });
     }
     let limit = args.time_limit.unwrap_or(Duration::from_secs(60 + 2 * args.takeovers));
-    let store_plan = StorePlan::new(seed, args.mode, args.ttl);
-    let (store_faults, sightings, chronicles) = tokio::join!(
+    let store_plan = StorePlan::new(seed, arena.store.faults(), args.ttl);
+    let (store_faults, observed, chronicles) = tokio::join!(
         async {
             let faults = store::break_by(&arena, store_plan, &enough).await;
             if let Err(error) = &faults {
@@ -125,22 +124,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             chronicles
         },
     );
-    let (store_faults, mut sightings, mut chronicles) = (store_faults?, sightings?, chronicles?);
+    let (store_faults, observed, mut chronicles) = (store_faults?, observed?, chronicles?);
     let took = start.elapsed();
 
-    let backend = arena.backend().await?;
-    let mut effects = Effects::connect(&arena.store).await?;
-    let mut violations = Vec::new();
     for (lease, chronicle) in &mut chronicles {
-        let evidence = &mut chronicle.evidence;
-        evidence.effects = effects.all(lease.as_str()).await?;
-        if backend.capabilities().history {
-            evidence.history = backend.history(lease, u32::MAX).await?;
-        }
-        evidence.sightings = sightings.remove(lease).unwrap_or_default();
-        violations.extend(judge::violations(lease.as_str(), evidence));
+        let mut events = std::mem::take(&mut chronicle.history.events);
+        events.extend(observed.history(lease).events);
+        events.extend(store_faults.iter().map(|(fault, from, _)| Event {
+            at: *from,
+            actor: "store".to_owned(),
+            what: What::Fault { name: fault.name().to_owned() },
+        }));
+        chronicle.history = arena.history(lease, events).await?;
     }
-    let report = Report::new(&args, seed, took, store_faults, chronicles, violations);
+    let report = Report::new(&args, seed, took, store_faults, chronicles);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

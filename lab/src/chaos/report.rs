@@ -1,20 +1,20 @@
-//! What a chaos run has shown, for people and as JSON.
+//! The report of a chaos run, for people and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use lease_core::LeaseName;
+use lease_core::{Instant, LeaseName};
+use lease_judge::history::{Event, Outcome, What};
+use lease_stores::StoreFault;
 use serde::Serialize;
 
 use super::Args;
-use super::cell::{Chronicle, Mark};
-use super::plan::StoreFault;
-use crate::judge::{RULES, Violation};
+use super::cell::Chronicle;
+use crate::judged::{Judged, Verdict};
 use crate::stats::Spread;
-use crate::trace::Nanos;
 
-/// How many violations, problems and lines of the timeline are shown.
+/// Problems and lines of the timeline are shown up to this number.
 const SHOWN: usize = 12;
 
 #[derive(Debug, Serialize)]
@@ -34,17 +34,12 @@ pub(super) struct Report {
     effects_refused: usize,
     effects_failed: usize,
     register_writes_refused: usize,
-    verdicts: Vec<Verdict>,
-    violations: Vec<Violation>,
+    /// The run's own claims; the invariants' verdicts follow.
+    claims: Vec<Verdict>,
+    #[serde(flatten)]
+    judged: Judged,
     problems: Vec<String>,
     timeline: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Verdict {
-    holds: bool,
-    claim: String,
-    found: String,
 }
 
 impl Report {
@@ -52,33 +47,34 @@ impl Report {
         args: &Args,
         seed: u64,
         took: Duration,
-        store_faults: Vec<(StoreFault, Nanos, Nanos)>,
+        store_faults: Vec<(StoreFault, Instant, Instant)>,
         chronicles: BTreeMap<LeaseName, Chronicle>,
-        violations: Vec<Violation>,
     ) -> Self {
         let timeline = excerpt(&chronicles);
         let mut faults = BTreeMap::new();
         let mut outages = BTreeMap::<&'static str, Vec<Duration>>::new();
         for (fault, from, to) in store_faults {
             *faults.entry(fault.name()).or_default() += 1;
-            outages.entry(fault.name()).or_default().push(Duration::from_nanos(to - from));
+            outages.entry(fault.name()).or_default().push(to.since(from));
         }
         let mut failovers = BTreeMap::<&'static str, Vec<Duration>>::new();
         let (mut effects, mut refused_writes, mut takeovers) = ([0; 3], 0, 0);
-        let mut problems = Vec::new();
-        for chronicle in chronicles.into_values() {
+        let (mut problems, mut histories) = (Vec::new(), BTreeMap::new());
+        for (lease, chronicle) in chronicles {
             chronicle.faults.iter().for_each(|(fault, count)| *faults.entry(fault).or_default() += count);
             for (fault, times) in chronicle.failovers {
                 failovers.entry(fault).or_default().extend(times);
             }
             (0..3).for_each(|kind| effects[kind] += chronicle.effects[kind]);
             refused_writes += chronicle.refused_writes;
-            takeovers += chronicle.evidence.claims.len();
+            takeovers += chronicle.takeovers;
             problems.extend(chronicle.problems);
+            histories.insert(lease, chronicle.history);
         }
-        let verdicts = verdicts(args, takeovers, effects[1], &violations, &problems);
+        let judged = Judged::of(&histories, args.sabotage_admission.then_some("L-7"));
+        let claims = claims(args, takeovers, effects[1], &problems);
         Self {
-            holds: verdicts.iter().all(|verdict| verdict.holds),
+            holds: judged.holds() && claims.iter().all(|claim| claim.holds == Some(true)),
             repeat: repeat(args, seed),
             seed,
             mode: args.mode.as_str(),
@@ -93,8 +89,8 @@ impl Report {
             effects_refused: effects[1],
             effects_failed: effects[2],
             register_writes_refused: refused_writes,
-            verdicts,
-            violations,
+            claims,
+            judged,
             problems,
             timeline,
         }
@@ -105,44 +101,25 @@ fn spreads(times: BTreeMap<&'static str, Vec<Duration>>) -> BTreeMap<&'static st
     times.into_iter().map(|(fault, times)| (fault, Spread::of(times))).collect()
 }
 
-fn verdicts(
-    args: &Args,
-    takeovers: usize,
-    refused: usize,
-    violations: &[Violation],
-    problems: &[String],
-) -> Vec<Verdict> {
-    let mut verdicts = vec![Verdict {
-        holds: takeovers as u64 >= args.takeovers,
+fn claims(args: &Args, takeovers: usize, refused: usize, problems: &[String]) -> Vec<Verdict> {
+    let mut claims = vec![Verdict {
+        holds: Some(takeovers as u64 >= args.takeovers),
         claim: format!("at least {} takeovers", args.takeovers),
         found: takeovers.to_string(),
     }];
-    for (rule, claim) in RULES {
-        let count = violations.iter().filter(|violation| violation.rule == rule).count();
-        let sabotaged = args.sabotage_admission && rule == "L-7";
-        let claim = match sabotaged {
-            false => format!("{rule}: {claim}"),
-            true => format!("{rule} is violated, for the sabotaged fence admits everybody"),
-        };
-        verdicts.push(Verdict {
-            holds: (count > 0) == sabotaged,
-            claim,
-            found: format!("{count} violations"),
-        });
-    }
     if !args.sabotage_admission {
-        verdicts.push(Verdict {
-            holds: refused > 0,
+        claims.push(Verdict {
+            holds: Some(refused > 0),
             claim: "the fence had late writes to refuse, so L-7 is shown".into(),
             found: format!("{refused} refused"),
         });
     }
-    verdicts.push(Verdict {
-        holds: problems.is_empty(),
+    claims.push(Verdict {
+        holds: Some(problems.is_empty()),
         claim: "every process that was asked to end did so with exit code 0, and no other ended".into(),
         found: format!("{} did not", problems.len()),
     });
-    verdicts
+    claims
 }
 
 fn repeat(args: &Args, seed: u64) -> String {
@@ -157,19 +134,38 @@ fn repeat(args: &Args, seed: u64) -> String {
     )
 }
 
-/// What happened around the first late write that the fence refused, or else from the start.
+/// The timeline around the first late write that the fence refused, or else from the start.
 fn excerpt(chronicles: &BTreeMap<LeaseName, Chronicle>) -> Vec<String> {
     let telling = |chronicle: &&Chronicle| chronicle.effects[1] > 0;
     let Some(chronicle) = chronicles.values().find(telling).or(chronicles.values().next()) else {
         return Vec::new();
     };
-    let mut marks: Vec<&Mark> = chronicle.timeline.iter().collect();
-    marks.sort_by_key(|mark| mark.at);
-    let centre = marks.iter().position(|mark| mark.text.contains("the fence refuses")).unwrap_or(0);
+    let marks = chronicle.history.events.iter().filter_map(|event| Some((event, told(event)?)));
+    let marks: Vec<_> = marks.collect();
+    let centre = marks.iter().position(|(event, _)| is_refusal(event)).unwrap_or(0);
     let from = centre.saturating_sub(SHOWN * 2 / 3);
-    let Some(start) = marks.get(from).map(|mark| mark.at) else { return Vec::new() };
-    let line = |mark: &&Mark| format!("{:>8.3} s  {}", (mark.at - start) as f64 / 1e9, mark.text);
+    let Some((first, _)) = marks.get(from) else { return Vec::new() };
+    let line = |(event, text): &(&Event, String)| {
+        format!("{:>8.3} s  {} {text}", event.at.since(first.at).as_secs_f64(), event.actor)
+    };
     marks[from..].iter().take(SHOWN).map(line).collect()
+}
+
+fn is_refusal(event: &Event) -> bool {
+    matches!(event.what, What::Effect { outcome: Outcome::Refused, .. })
+}
+
+fn told(event: &Event) -> Option<String> {
+    Some(match &event.what {
+        What::Begun { term, .. } => format!("leads, epoch {}", term.epoch),
+        What::Paused => "is stopped".to_owned(),
+        What::Ended { term, loss } => format!("ends epoch {}: {loss}", term.epoch),
+        What::Effect { term, outcome: Outcome::Refused, .. } => {
+            format!("is refused by the fence: a late write of epoch {}", term.epoch)
+        }
+        What::Fault { name } => format!("<- {name}"),
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Report {
@@ -200,16 +196,8 @@ impl fmt::Display for Report {
         writeln!(f, "\nExcerpt of one lease's timeline")?;
         self.timeline.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         writeln!(f)?;
-        for verdict in &self.verdicts {
-            let word = if verdict.holds { "ok  " } else { "FAIL" };
-            writeln!(f, "{word}  {}: {}", verdict.claim, verdict.found)?;
-        }
-        for violation in self.violations.iter().take(SHOWN) {
-            writeln!(f, "\n  {violation}")?;
-        }
-        if self.violations.len() > SHOWN {
-            writeln!(f, "\n  and {} more", self.violations.len() - SHOWN)?;
-        }
+        self.claims.iter().try_for_each(|claim| writeln!(f, "{claim}"))?;
+        write!(f, "{}", self.judged)?;
         self.problems.iter().take(SHOWN).try_for_each(|problem| writeln!(f, "\n  {problem}"))?;
         writeln!(f, "\nRepeat with: {}", self.repeat)
     }

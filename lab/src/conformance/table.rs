@@ -4,15 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use lease_conformance::Description;
-
-/// Each is checked by its store's own run of the suite.
-const STORES: [&str; 5] = [
-    include_str!("../../../conformance/stores/sqlite.json"),
-    include_str!("../../../conformance/stores/postgres.json"),
-    include_str!("../../../conformance/stores/etcd-1.json"),
-    include_str!("../../../conformance/stores/etcd-3.json"),
-    include_str!("../../../conformance/stores/k8s.json"),
-];
+use lease_stores::Mode;
 
 const HEAD: &str = "\
 # What the suite judges, and what legitimately differs
@@ -29,7 +21,8 @@ left out too, and said so.
 ";
 
 pub(super) fn print() -> anyhow::Result<ExitCode> {
-    let stores: Result<Vec<_>, _> = STORES.iter().map(|json| Description::parse(json)).collect();
+    // Each is checked by its store's own run of the suite.
+    let stores: Result<Vec<_>, _> = Mode::descriptions().into_iter().map(Description::parse).collect();
     let stores = stores.map_err(|error| anyhow!(error))?;
     print!("{HEAD}{}", lease_conformance::table(&stores));
     Ok(ExitCode::SUCCESS)

@@ -1,12 +1,13 @@
 //! `leasehold-lab demo`: three forwarders, one lease, and a minute of trouble, judged by what is left behind.
 //!
-//! [`stage`] makes the stores, [`cast`] runs the real programs, [`script`] is what happens, [`witness`] looks at the
+//! [`stores`] makes the stores, [`programs`] runs the real programs, [`script`] is what happens, [`witness`] looks at the
 //! stores from outside, [`screen`] shows it, [`verdict`] judges it.
 
-pub(crate) mod cast;
-pub(crate) mod screen;
+mod gaps;
+pub(crate) mod programs;
+mod screen;
 mod script;
-pub(crate) mod stage;
+pub(crate) mod stores;
 mod timeline;
 mod verdict;
 pub(crate) mod witness;
@@ -18,12 +19,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use cast::Cast;
+use lease_stores::Mode;
+use programs::Programs;
 use screen::Screen;
-use stage::Stage;
+use stores::DemoStores;
 pub(crate) use writer::Writer;
 
-/// How long a lease lasts without a renewal: short, so that nobody has to wait for a failover.
+/// The leases' ttl: short, so that nobody has to wait for a failover.
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 /// Watch three forwarders share one lease through stops, kills and pauses, and judge what they leave behind
@@ -46,36 +48,24 @@ pub(crate) struct Args {
     keep: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Mode {
-    /// Two files beside the lease file, in a throw-away folder
-    Sqlite,
-    /// A PostgreSQL server of our own, in a throw-away folder
-    Postgres,
-    /// An etcd cluster of our own, of three nodes, for the lease; two SQLite files for the data
-    Etcd,
-    /// A Kubernetes control plane of our own for the lease; two SQLite files for the data
-    K8s,
-}
-
 /// Runs the demo. Dropped, it ends everything that it started.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let screen = Arc::new(Screen::new(args.json, args.rows));
     screen.title(&args);
     screen.note("  starting the stores, an ingest and three forwarders …");
-    let stage = Stage::set(args.mode).await.context("the stage could not be set")?;
-    let mut cast = Cast::enter(&stage, screen.clone()).await?;
-    let writer = Writer::start(&stage.outbox, screen.board().written.clone(), args.rows, args.rate).await?;
-    let watching = screen.clone().watch(stage.witness());
-    let played = script::play(&stage, &mut cast, writer, &screen).await;
+    let stores = DemoStores::make(args.mode).await.context("cannot prepare the stores")?;
+    let mut programs = Programs::start(&stores, screen.clone()).await?;
+    let writer = Writer::start(&stores.outbox, screen.board().written.clone(), args.rows, args.rate).await?;
+    let watching = screen.clone().watch(stores.witness());
+    let played = script::play(&stores, &mut programs, writer, &screen).await;
     watching.abort();
     screen.end();
-    let logs = cast.logs();
+    let logs = programs.logs();
     // The logs say why a failed demo failed.
     if args.keep || played.is_err() {
-        stage.keep(&logs, &screen);
+        stores.keep(&logs, &screen);
     }
-    let report = verdict::judge(&stage, played?, &screen).await?;
+    let report = verdict::judge(&stores, played?, &screen).await?;
     report.show(&screen);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);

@@ -1,4 +1,4 @@
-//! What people see: a story line by line, and below it, on a terminal, bars that move.
+//! The output for people: events line by line and, on a terminal, progress bars below them.
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;
@@ -10,24 +10,20 @@ use console::style;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
+use super::timeline::{self, Activity, NAMES};
 use super::witness::Witness;
-use super::{Args, Mode, TTL, timeline};
+use super::{Args, TTL};
+use crate::epoch::epoch_in_words;
 
-/// The forwarders.
-pub(super) const NAMES: [&str; 3] = ["forwarder-a", "forwarder-b", "forwarder-c"];
-
-/// Where a Postgres epoch's timeline begins (E-1).
-const TIMELINE_SHIFT: u32 = 46;
-
-/// How often the stores are looked at.
+/// The interval at which the stores are read.
 const LOOK: Duration = Duration::from_millis(100);
-/// Every how many looks a column of the timeline is drawn, rows are counted, and, without a terminal, a line printed.
+/// The number of reads after which a column of the timeline is drawn, rows are counted, and, without a terminal, a line printed.
 const LOOKS_PER_SAMPLE: u64 = 5;
 const LOOKS_PER_LINE: u64 = 50;
-/// Over how many samples rows per second are averaged.
+/// The number of samples over which rows per second are averaged.
 const SAMPLES_PER_RATE: usize = 6;
 
-/// What a forwarder's process is like, as we made it.
+/// The condition of a forwarder's process, as the script left it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     Up,
@@ -36,17 +32,7 @@ pub(super) enum Condition {
     Paused,
 }
 
-/// One forwarder at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cell {
-    Leads(u64),
-    StandsBy,
-    Stopped,
-    Killed,
-    Paused,
-}
-
-/// What is known at the moment.
+/// The current state of the demo.
 pub(super) struct Board {
     pub(super) written: Arc<AtomicU64>,
     ingested: AtomicU64,
@@ -57,7 +43,7 @@ pub(super) struct Board {
 struct State {
     conditions: [Condition; 3],
     holder: Option<(String, u64)>,
-    samples: Vec<[Cell; 3]>,
+    samples: Vec<[Activity; 3]>,
 }
 
 impl Board {
@@ -71,26 +57,26 @@ impl Board {
     }
 
     /// The timeline's columns, one for each half second.
-    pub(super) fn samples(&self) -> Vec<[Cell; 3]> {
+    pub(super) fn samples(&self) -> Vec<[Activity; 3]> {
         self.state().samples.clone()
     }
 }
 
 impl State {
-    fn cells(&self) -> [Cell; 3] {
+    fn cells(&self) -> [Activity; 3] {
         std::array::from_fn(|number| match self.conditions[number] {
-            Condition::Stopped => Cell::Stopped,
-            Condition::Killed => Cell::Killed,
-            Condition::Paused => Cell::Paused,
+            Condition::Stopped => Activity::Stopped,
+            Condition::Killed => Activity::Killed,
+            Condition::Paused => Activity::Paused,
             Condition::Up => match &self.holder {
-                Some((holder, epoch)) if holder == NAMES[number] => Cell::Leads(*epoch),
-                _ => Cell::StandsBy,
+                Some((holder, epoch)) if holder == NAMES[number] => Activity::Leads(*epoch),
+                _ => Activity::StandsBy,
             },
         })
     }
 }
 
-/// Where the story is told.
+/// The output for people.
 pub(super) struct Screen {
     board: Arc<Board>,
     to_stderr: bool,
@@ -119,23 +105,13 @@ impl Screen {
         Self { board: Arc::new(board), to_stderr, least_rows, bars: terminal.then(|| Bars::new(to_stderr)) }
     }
 
-    /// What is known at the moment.
+    /// The current state of the demo.
     pub(super) fn board(&self) -> Arc<Board> {
         self.board.clone()
     }
 
     /// Says what is going to happen.
     pub(super) fn title(&self, args: &Args) {
-        let store = match args.mode {
-            Mode::Sqlite => "SQLite: one file for the lease, one for each store",
-            Mode::Postgres => {
-                "PostgreSQL, a real server of our own (epoch 1·7: its timeline 1, acquisition 7)"
-            }
-            Mode::Etcd => {
-                "etcd, a real cluster of three nodes for the lease; SQLite, one file for each store"
-            }
-            Mode::K8s => "Kubernetes, a real API server for the lease; SQLite, one file for each store",
-        };
         self.line(&format!(
             "{}",
             style("Leasehold: three forwarders, one lease, a minute of trouble").bold()
@@ -143,8 +119,9 @@ impl Screen {
         self.line(&format!(
             "  A ledger writes {} audit rows a second into an outbox. Whichever forwarder holds the lease sends them\n  \
              on to an ingest. We stop, kill and pause the leaders meanwhile. Every process is the real program.\n  \
-             store: {store} · ttl {} s (a short one, so that you needn't wait) · at least {} rows\n",
+             store: {} · ttl {} s (a short one, so that you needn't wait) · at least {} rows\n",
             args.rate,
+            args.mode.about(),
             TTL.as_secs(),
             grouped(args.rows),
         ));
@@ -286,19 +263,6 @@ impl Bars {
         let rows = bar("  rows         {bar:40.green/dim} {human_pos} ingested {msg}");
         Self { all, rows, forwarders }
     }
-}
-
-/// An epoch for people. In Postgres its upper part is the server's timeline: `1·7`.
-pub(crate) fn epoch_in_words(epoch: u64) -> String {
-    match epoch >> TIMELINE_SHIFT {
-        0 => epoch.to_string(),
-        timeline => format!("{timeline}·{}", within_timeline(epoch)),
-    }
-}
-
-/// The part of an epoch that counts acquisitions.
-pub(super) fn within_timeline(epoch: u64) -> u64 {
-    epoch & ((1 << TIMELINE_SHIFT) - 1)
 }
 
 /// 12,345.

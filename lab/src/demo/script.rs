@@ -1,4 +1,4 @@
-//! What happens, act by act.
+//! The events of the demo, act by act.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,19 @@ use lease_core::WallTime;
 use lease_testbed::{Signal, wait_for, wait_until};
 use serde::Serialize;
 
-use super::cast::{Cast, PATIENCE, metric};
-use super::screen::{Condition, NAMES, Screen, epoch_in_words};
-use super::stage::Stage;
+use super::gaps;
+use super::programs::{PATIENCE, Programs, metric};
+use super::screen::{Condition, Screen};
+use super::stores::DemoStores;
+use super::timeline::NAMES;
 use super::witness::Witness;
 use super::writer::Writer;
+use crate::epoch::epoch_in_words;
 
 /// Between acts, so that one sees the work going on.
 const BREATH: Duration = Duration::from_secs(3);
 
-/// What only we know, since we did it: the rest is in the stores.
+/// The script's own records; everything else is in the stores.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Played {
     /// Rows that the ledger wrote.
@@ -27,7 +30,7 @@ pub(super) struct Played {
     pub(super) kills: Vec<(u64, i64)>,
     /// The pause.
     pub(super) pause: Pause,
-    /// How each program ended that was asked to: name, exit code, milliseconds.
+    /// Each program that was asked to stop: name, exit code, milliseconds.
     pub(super) exits: Vec<(String, Option<i32>, u64)>,
     /// By the ingest's own count.
     pub(super) duplicates: u64,
@@ -35,14 +38,14 @@ pub(super) struct Played {
     pub(super) fence_refused: u64,
 }
 
-/// What the leader did that was woken after its lease had run out.
+/// The leader that was paused, and woken after its lease had expired.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Pause {
     /// Its epoch.
     pub(super) epoch: u64,
     /// Its request was still on its way when it was paused.
     pub(super) request_held: bool,
-    /// How many late writes it found refused.
+    /// The number of its late writes that were refused.
     pub(super) refused: u64,
     /// It said that its lease had expired before it said anything about a late write.
     pub(super) warned_first: bool,
@@ -52,12 +55,12 @@ pub(super) struct Pause {
 
 /// Plays it.
 pub(super) async fn play(
-    stage: &Stage,
-    cast: &mut Cast,
+    stores: &DemoStores,
+    programs: &mut Programs,
     writer: Writer,
     screen: &Screen,
 ) -> anyhow::Result<Played> {
-    let witness = stage.witness();
+    let witness = stores.witness();
     let mut played = Played::default();
     first_rows(&witness, 0).await.context("nobody began to lead")?;
     tokio::time::sleep(BREATH).await;
@@ -65,16 +68,16 @@ pub(super) async fn play(
     screen
         .act("① the leader is asked to stop (SIGTERM), three times: it finishes its batch, releases, exits");
     for _ in 0..3 {
-        stop_leader(&witness, cast, screen, &mut played).await?;
+        stop_leader(&witness, programs, screen, &mut played).await?;
         tokio::time::sleep(BREATH).await;
     }
-    screen.act("② the leader is killed (SIGKILL), twice: nobody is told, so a standby waits the lease out");
+    screen.act("② the leader is killed (SIGKILL), twice: it releases nothing, so a standby waits until the lease expires");
     for at_its_worst in [false, true] {
-        kill_leader(&witness, cast, screen, &mut played, at_its_worst).await?;
+        kill_leader(&witness, programs, screen, &mut played, at_its_worst).await?;
         tokio::time::sleep(BREATH).await;
     }
     screen.act("③ the leader is paused in the middle of a request (SIGSTOP) and woken when another leads");
-    pause_leader(&witness, cast, screen, &mut played).await?;
+    pause_leader(&witness, programs, screen, &mut played).await?;
     tokio::time::sleep(BREATH).await;
 
     screen.act("④ the ledger finishes, the outbox drains, everybody is asked to stop");
@@ -83,7 +86,7 @@ pub(super) async fn play(
         witness.pending().await.is_ok_and(|pending| pending == 0)
     })
     .await?;
-    curtain(&witness, cast, screen, &mut played).await?;
+    stop_everybody(&witness, programs, screen, &mut played).await?;
     Ok(played)
 }
 
@@ -108,24 +111,24 @@ async fn first_rows(witness: &Witness, epoch: u64) -> anyhow::Result<u64> {
 
 async fn stop_leader(
     witness: &Witness,
-    cast: &mut Cast,
+    programs: &mut Programs,
     screen: &Screen,
     played: &mut Played,
 ) -> anyhow::Result<()> {
     let (number, epoch) = leader(witness).await?;
     screen.say(&format!("SIGTERM → {}", NAMES[number]));
-    stop(cast, number, played).await?;
+    stop(programs, number, played).await?;
     screen.board().set(number, Condition::Stopped);
     first_rows(witness, epoch).await?;
     played.stops.push(epoch);
-    if let Some((_, gap)) = super::verdict::handovers(witness, &[epoch]).await?.first() {
+    if let Some((_, gap)) = gaps::handovers(witness, &[epoch]).await?.first() {
         screen.say(&format!("        {gap} ms from its release to the next leader's first fenced rows"));
     }
-    cast.restart(number).await
+    programs.restart(number).await
 }
 
-async fn stop(cast: &Cast, number: usize, played: &mut Played) -> anyhow::Result<()> {
-    let process = &cast.forwarder(number).process;
+async fn stop(programs: &Programs, number: usize, played: &mut Played) -> anyhow::Result<()> {
+    let process = &programs.forwarder(number).process;
     let began = Instant::now();
     process.signal(Signal::TERM)?;
     let status = process.wait(PATIENCE).await?;
@@ -135,7 +138,7 @@ async fn stop(cast: &Cast, number: usize, played: &mut Played) -> anyhow::Result
 
 async fn kill_leader(
     witness: &Witness,
-    cast: &mut Cast,
+    programs: &mut Programs,
     screen: &Screen,
     played: &mut Played,
     at_its_worst: bool,
@@ -143,44 +146,46 @@ async fn kill_leader(
     let (number, epoch) = leader(witness).await?;
     let name = NAMES[number];
     if at_its_worst {
-        let mut lost = cast.forwarder(number).proxy.lose_reply(|request| request.contains("POST /v1/events"));
+        let mut lost =
+            programs.forwarder(number).proxy.lose_reply(|request| request.contains("POST /v1/events"));
         lost.lost().await?;
-        screen
-            .say(&format!("SIGKILL → {name}, when the ingest has its batch and the outbox doesn't know yet"));
+        screen.say(&format!(
+            "SIGKILL → {name}, after the ingest has stored its batch and before the outbox knows"
+        ));
     } else {
         screen.say(&format!("SIGKILL → {name}"));
     }
     let at = WallTime::now().0;
-    cast.forwarder(number).process.kill().await?;
+    programs.forwarder(number).process.kill().await?;
     screen.board().set(number, Condition::Killed);
     first_rows(witness, epoch).await?;
     played.kills.push((epoch, at));
-    if let Some((_, gap)) = super::verdict::failovers(witness, &[(epoch, at)]).await?.first() {
+    if let Some((_, gap)) = gaps::failovers(witness, &[(epoch, at)]).await?.first() {
         screen.say(&format!("        {gap} ms from the kill to the next leader's grant"));
     }
-    cast.restart(number).await
+    programs.restart(number).await
 }
 
 async fn pause_leader(
     witness: &Witness,
-    cast: &mut Cast,
+    programs: &mut Programs,
     screen: &Screen,
     played: &mut Played,
 ) -> anyhow::Result<()> {
     let (number, epoch) = leader(witness).await?;
-    let forwarder = cast.forwarder(number);
+    let forwarder = programs.forwarder(number);
     let (name, process) = (NAMES[number], &forwarder.process);
     // The request is held on its way, so that its sender has certainly passed its own check and not yet been answered.
     let mut hold = forwarder.proxy.hold(|request| request.contains("POST /v1/events"));
     hold.held().await?;
     played.pause = Pause { epoch, request_held: true, ..Pause::default() };
     let lines = process.line_count();
-    pause(witness, cast, number).await?;
+    pause(witness, programs, number).await?;
     screen.board().set(number, Condition::Paused);
-    screen.say(&format!("SIGSTOP → {name}, with a batch on its way to the ingest (held up by the network)"));
+    screen.say(&format!("SIGSTOP → {name}, with a batch in flight to the ingest (delayed in the network)"));
     let next = epoch_in_words(first_rows(witness, epoch).await?);
     screen.say(&format!(
-        "        epoch {next} has sent rows; now the old batch arrives, and {name} wakes (SIGCONT)"
+        "        epoch {next} has sent rows; now the old batch arrives and {name} is resumed (SIGCONT)"
     ));
     hold.release();
     process.resume()?;
@@ -198,7 +203,10 @@ async fn pause_leader(
         let said = later[line].split_once("forwarder::lead: ").map_or(later[line].as_str(), |(_, said)| said);
         screen.say(&format!("        {name}: {said}"));
     }
-    ensure!(refusal.contains("FENCING_EPOCH_STALE"), "the refusal has no code: {refusal}");
+    ensure!(
+        refusal.contains("FENCING_EPOCH_STALE"),
+        "the refusal lacks the code FENCING_EPOCH_STALE: {refusal}"
+    );
     played.pause.refused =
         metric(&forwarder.address, "spendguard_outbox_forwarder_skip_total{reason=\"fence_refused\"}")
             .await?;
@@ -208,8 +216,8 @@ async fn pause_leader(
 
 /// Pauses a forwarder at a moment when it doesn't hold the lease store's lock: a paused process that did would stop
 /// all writers of the same SQLite file until it wakes.
-async fn pause(witness: &Witness, cast: &Cast, number: usize) -> anyhow::Result<()> {
-    let process = &cast.forwarder(number).process;
+async fn pause(witness: &Witness, programs: &Programs, number: usize) -> anyhow::Result<()> {
+    let process = &programs.forwarder(number).process;
     loop {
         process.pause().await?;
         if witness.lease_store_is_writable().await {
@@ -221,17 +229,22 @@ async fn pause(witness: &Witness, cast: &Cast, number: usize) -> anyhow::Result<
 }
 
 /// Standbys first, so that nobody takes over any more.
-async fn curtain(witness: &Witness, cast: &Cast, screen: &Screen, played: &mut Played) -> anyhow::Result<()> {
+async fn stop_everybody(
+    witness: &Witness,
+    programs: &Programs,
+    screen: &Screen,
+    played: &mut Played,
+) -> anyhow::Result<()> {
     let (last, _) = leader(witness).await?;
     for number in (0..NAMES.len()).filter(|number| *number != last).chain([last]) {
-        stop(cast, number, played).await?;
+        stop(programs, number, played).await?;
         screen.board().set(number, Condition::Stopped);
     }
-    played.duplicates = cast.ingest_metric("spendguard_canonical_ingest_events_duplicate_total").await?;
-    played.fence_refused = cast.ingest_metric("spendguard_canonical_ingest_fence_refused_total").await?;
+    played.duplicates = programs.ingest_metric("spendguard_canonical_ingest_events_duplicate_total").await?;
+    played.fence_refused = programs.ingest_metric("spendguard_canonical_ingest_fence_refused_total").await?;
     let began = Instant::now();
-    cast.ingest().signal(Signal::TERM)?;
-    let status = cast.ingest().wait(PATIENCE).await?;
+    programs.ingest().signal(Signal::TERM)?;
+    let status = programs.ingest().wait(PATIENCE).await?;
     played.exits.push(("canonical-ingest".to_owned(), status.code(), began.elapsed().as_millis() as u64));
     Ok(())
 }

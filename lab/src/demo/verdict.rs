@@ -1,16 +1,18 @@
 //! The verdicts: each claim judged by what is in the stores, not by what the programs say.
 
-use lease_core::{HistoryEvent, HistoryRow};
+use lease_core::HistoryRow;
 use serde::Serialize;
 
 use super::TTL;
-use super::screen::{Screen, epoch_in_words, grouped};
+use super::gaps::{self, is_grant};
+use super::screen::{Screen, grouped};
 use super::script::Played;
-use super::stage::Stage;
+use super::stores::DemoStores;
 use super::timeline;
-use super::witness::{TermEffects, Witness};
+use super::witness::TermEffects;
+use crate::epoch::epoch_in_words;
 
-/// What a busy machine may add to a failover: for starting a write and for finishing it.
+/// The delay that a busy machine may add to a failover, at the start and at the end of a write.
 const MACHINE_MS: i64 = 250;
 
 /// One claim.
@@ -23,7 +25,7 @@ struct Verdict {
 
 /// The outcome of a demo.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct DemoReport {
     /// Every verdict holds.
     pub(super) holds: bool,
     ttl_ms: u128,
@@ -39,38 +41,16 @@ pub(super) struct Report {
     picture: String,
 }
 
-/// From each released epoch: milliseconds until the next term's first rows were let in.
-pub(super) async fn handovers(witness: &Witness, released: &[u64]) -> anyhow::Result<Vec<(u64, i64)>> {
-    let (history, terms) = (witness.history().await?, witness.terms().await?);
-    let gap = |epoch: &u64| {
-        let release =
-            history.iter().find(|row| row.epoch == *epoch && row.event_type == HistoryEvent::Released)?;
-        let next = terms.iter().find(|term| term.epoch > *epoch)?;
-        Some((*epoch, next.first_at - release.event_at.0))
-    };
-    Ok(released.iter().filter_map(gap).collect())
-}
-
-/// From each kill: milliseconds until the next grant.
-pub(super) async fn failovers(witness: &Witness, kills: &[(u64, i64)]) -> anyhow::Result<Vec<(u64, i64)>> {
-    let history = witness.history().await?;
-    let gap = |(epoch, at): &(u64, i64)| {
-        let next = history.iter().find(|row| row.epoch > *epoch && is_grant(row))?;
-        Some((*epoch, next.event_at.0 - at))
-    };
-    Ok(kills.iter().filter_map(gap).collect())
-}
-
-fn is_grant(row: &HistoryRow) -> bool {
-    matches!(row.event_type, HistoryEvent::Acquired | HistoryEvent::TakenOver)
-}
-
 /// Judges what was left behind.
-pub(super) async fn judge(stage: &Stage, played: Played, screen: &Screen) -> anyhow::Result<Report> {
-    let witness = stage.witness();
+pub(super) async fn judge(
+    stores: &DemoStores,
+    played: Played,
+    screen: &Screen,
+) -> anyhow::Result<DemoReport> {
+    let witness = stores.witness();
     let (history, terms) = (witness.history().await?, witness.terms().await?);
-    let handover_ms = handovers(&witness, &played.stops).await?;
-    let failover_ms = failovers(&witness, &played.kills).await?;
+    let handover_ms = gaps::handovers(&witness, &played.stops).await?;
+    let failover_ms = gaps::failovers(&witness, &played.kills).await?;
     let mut verdicts = Vec::new();
     let mut add = |claim, holds, seen| verdicts.push(Verdict { claim, holds, seen });
 
@@ -78,7 +58,7 @@ pub(super) async fn judge(stage: &Stage, played: Played, screen: &Screen) -> any
     let (ingested, pending) = (witness.ingested().await?, witness.pending().await?);
     let exact = keys == ingested && keys == played.written && first == 0 && last + 1 == played.written as i64;
     add(
-        "every row arrived, and arrived once",
+        "every row arrived exactly once",
         exact && pending == 0,
         format!(
             "{} written, {} ingested, {} distinct keys, {pending} still pending",
@@ -88,13 +68,13 @@ pub(super) async fn judge(stage: &Stage, played: Played, screen: &Screen) -> any
         ),
     );
     add(
-        "what was sent again was refused by its key",
+        "rows that were sent twice were rejected as duplicates",
         played.duplicates > 0,
-        format!("{} duplicates received, none kept", grouped(played.duplicates)),
+        format!("{} duplicates received, none stored", grouped(played.duplicates)),
     );
     let pause = &played.pause;
     add(
-        "the late write of the woken leader was refused by the fence",
+        "the fence refused the late write of the woken leader",
         pause.request_held && pause.refused > 0 && played.fence_refused > 0,
         format!(
             "epoch {}: {} refused (FENCING_EPOCH_STALE)",
@@ -103,15 +83,15 @@ pub(super) async fn judge(stage: &Stage, played: Played, screen: &Screen) -> any
         ),
     );
     add(
-        "it knew first: its warning came before the refusal, and it went on",
+        "the woken leader noticed its expired lease before the refusal, and kept running",
         pause.warned_first && pause.survived,
-        "\"lease expired locally; skip batch until renewed\", and it stands by again".to_owned(),
+        "it logged \"lease expired locally; skip batch until renewed\" and is a standby again".to_owned(),
     );
     let grants: Vec<_> = history.iter().filter(|row| is_grant(row)).map(|row| row.epoch).collect();
     let rising = grants.windows(2).all(|pair| pair[0] < pair[1]);
     let expected = played.stops.len() + played.kills.len() + 2;
     add(
-        "each leader's epoch exceeds the one before",
+        "each leader's epoch is greater than the one before",
         rising && grants.len() >= expected,
         format!(
             "{} grants: epochs {}",
@@ -123,16 +103,16 @@ pub(super) async fn judge(stage: &Stage, played: Played, screen: &Screen) -> any
     let marks = witness.marks_out_of_order().await?;
     let known = terms.iter().all(|term| grants.contains(&term.epoch));
     add(
-        "never two leaders, judged by their effects",
+        "there were never two leaders at a time, judged by their effects",
         apart && known && marks == 0,
-        format!("in the order of {} rows, no epoch ever follows a greater one", grouped(ingested)),
+        format!("in the order of {} rows, no epoch follows a greater one", grouped(ingested)),
     );
     let third = TTL.as_millis() as i64 / 3;
     let gaps: Vec<_> = handover_ms.iter().map(|(_, gap)| *gap).collect();
     add(
-        "a leader that is asked to stop hands over at once",
+        "a leader that is asked to stop hands over immediately",
         gaps.len() == played.stops.len() && gaps.iter().all(|gap| (0..third).contains(gap)),
-        format!("{} ms from its release to the next one's first fenced rows", list(&gaps)),
+        format!("{} ms from its release to the successor's first fenced rows", list(&gaps)),
     );
     // T-2 and T-4: ttl·(1 + 1/500) after the last beat seen, and one poll, which with a live watch is ttl/3.
     let ttl = TTL.as_millis() as i64;
@@ -149,11 +129,11 @@ pub(super) async fn judge(stage: &Stage, played: Played, screen: &Screen) -> any
     let clean = played.exits.iter().all(|(_, code, _)| *code == Some(0));
     let slowest = played.exits.iter().map(|(_, _, took)| *took).max().unwrap_or(0);
     add(
-        "whoever is asked to stop exits with 0",
+        "every program that is asked to stop exits with code 0",
         clean && played.exits.len() == played.stops.len() + 4,
         format!("{} clean exits, the slowest took {slowest} ms", played.exits.len()),
     );
-    Ok(Report {
+    Ok(DemoReport {
         holds: verdicts.iter().all(|verdict| verdict.holds),
         ttl_ms: TTL.as_millis(),
         verdicts,
@@ -170,7 +150,7 @@ fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-impl Report {
+impl DemoReport {
     /// Prints picture and verdicts.
     pub(super) fn show(&self, screen: &Screen) {
         screen.line(&format!("\n{}\n", self.picture));

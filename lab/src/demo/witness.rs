@@ -6,14 +6,23 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use lease_core::{Change, Hint, HistoryEvent, HistoryRow, LeaseBackend, LeaseName, Observation};
+#[cfg(feature = "postgres")]
+use sqlx::PgPool;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgPool, Row, SqlitePool};
+use sqlx::{ConnectOptions, Connection, Row, SqlitePool};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The two stores of effects.
-pub(crate) enum Effects {
-    Sqlite { outbox: SqlitePool, canonical: SqlitePool },
-    Postgres { outbox: PgPool, canonical: PgPool },
+pub(crate) enum EffectStores {
+    Sqlite {
+        outbox: SqlitePool,
+        canonical: SqlitePool,
+    },
+    #[cfg(feature = "postgres")]
+    Postgres {
+        outbox: PgPool,
+        canonical: PgPool,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -35,12 +44,12 @@ pub(crate) struct TermEffects {
 }
 
 /// Rows as a store with history would keep them, made of what a watch shows.
-pub(crate) struct Seen {
+pub(crate) struct WatchedHistory {
     rows: Arc<Mutex<Vec<HistoryRow>>>,
     _watching: AbortOnDropHandle<()>,
 }
 
-impl Seen {
+impl WatchedHistory {
     /// Watches from here on.
     pub(crate) async fn from_now_on(
         backend: &Arc<dyn LeaseBackend>,
@@ -98,15 +107,15 @@ fn row(lease: &LeaseName, before: &Observation, now: &Observation) -> Option<His
 pub(crate) struct Witness {
     pub(crate) backend: Arc<dyn LeaseBackend>,
     pub(crate) lease: LeaseName,
-    pub(crate) effects: Effects,
-    /// What the watch showed, for a store that keeps no history.
-    pub(crate) seen: Option<Seen>,
+    pub(crate) effects: EffectStores,
+    /// The history as the watch showed it, for a store that keeps none.
+    pub(crate) seen: Option<WatchedHistory>,
     /// The lease file, if that is what the store is.
     pub(crate) lease_file: Option<PathBuf>,
 }
 
 impl Witness {
-    /// Who holds the lease, by its record, and in which epoch.
+    /// The holder in the lease's record, and its epoch.
     pub(crate) async fn holder(&self) -> anyhow::Result<Option<(String, u64)>> {
         let record = self.backend.observe(&self.lease).await?.record;
         Ok(record.filter(|record| record.grant.is_some()).map(|record| (record.holder, record.epoch)))
@@ -120,14 +129,14 @@ impl Witness {
         }
     }
 
-    /// How many events the canonical store has.
+    /// The number of events in the canonical store.
     pub(crate) async fn ingested(&self) -> anyhow::Result<u64> {
         let rows =
             self.ints(Where::Canonical, "SELECT CAST(count(*) AS bigint) FROM canonical_events").await?;
         Ok(rows[0][0] as u64)
     }
 
-    /// How many outbox rows are pending.
+    /// The number of pending outbox rows.
     pub(crate) async fn pending(&self) -> anyhow::Result<u64> {
         let sql = "SELECT CAST(count(*) AS bigint) FROM audit_outbox WHERE forwarded_at IS NULL";
         Ok(self.ints(Where::Outbox, sql).await?[0][0] as u64)
@@ -142,11 +151,12 @@ impl Witness {
     /// Each term's traces, by epoch.
     pub(crate) async fn terms(&self) -> anyhow::Result<Vec<TermEffects>> {
         let sql = match self.effects {
-            Effects::Sqlite { .. } => {
+            EffectStores::Sqlite { .. } => {
                 "SELECT forwarder_epoch, count(*), min(ingest_id), max(ingest_id), min(ingested_at)
                  FROM canonical_events GROUP BY 1 ORDER BY 1"
             }
-            Effects::Postgres { .. } => {
+            #[cfg(feature = "postgres")]
+            EffectStores::Postgres { .. } => {
                 "SELECT forwarder_epoch, count(*), min(ingest_id), max(ingest_id),
                         CAST(extract(epoch FROM min(ingested_at)) * 1000 AS bigint)
                  FROM canonical_events GROUP BY 1 ORDER BY 1"
@@ -190,66 +200,19 @@ impl Witness {
         }
     }
 
-    /// Breaks the canonical store: nothing keeps an event from arriving twice.
-    pub(crate) async fn drop_unique_key(&self, canonical: &str) -> anyhow::Result<()> {
-        match &self.effects {
-            Effects::Postgres { canonical: pool, .. } => {
-                sqlx::raw_sql(
-                    "ALTER TABLE canonical_events DROP CONSTRAINT
-                     canonical_events_tenant_id_workload_instance_id_producer_seq_key",
-                )
-                .execute(pool)
-                .await?;
-            }
-            Effects::Sqlite { .. } => {
-                let path = canonical.strip_prefix("sqlite:").unwrap_or(canonical);
-                let mut connection = SqliteConnectOptions::new().filename(path).connect().await?;
-                sqlx::raw_sql(
-                    "ALTER TABLE canonical_events RENAME TO before;
-                     CREATE TABLE canonical_events AS SELECT * FROM before",
-                )
-                .execute(&mut connection)
-                .await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Breaks the canonical store: an event that no fence was asked about.
-    pub(crate) async fn add_row_of(&self, canonical: &str, epoch: u64) -> anyhow::Result<()> {
-        let row = |time: &str| {
-            format!(
-                "INSERT INTO canonical_events (tenant_id, workload_instance_id, producer_sequence, event_time, payload,
-                     fencing_epoch, forwarder_lease, forwarder_epoch)
-                 VALUES ('acme', 'nobody', 0, {time}, '{{}}', 1, '{}', {epoch})",
-                self.lease
-            )
-        };
-        match &self.effects {
-            Effects::Postgres { canonical: pool, .. } => {
-                sqlx::raw_sql(sqlx::AssertSqlSafe(row("now()"))).execute(pool).await?;
-            }
-            Effects::Sqlite { .. } => {
-                let path = canonical.strip_prefix("sqlite:").unwrap_or(canonical);
-                let mut connection = SqliteConnectOptions::new().filename(path).connect().await?;
-                sqlx::raw_sql(sqlx::AssertSqlSafe(row("0"))).execute(&mut connection).await?;
-            }
-        }
-        Ok(())
-    }
-
     async fn ints(&self, place: Where, sql: &'static str) -> anyhow::Result<Vec<Vec<i64>>> {
         let to_ints = |columns: usize, get: &dyn Fn(usize) -> sqlx::Result<Option<i64>>| {
             (0..columns).map(|column| Ok(get(column)?.unwrap_or(0))).collect::<sqlx::Result<Vec<i64>>>()
         };
         let rows: sqlx::Result<Vec<Vec<i64>>> = match (&self.effects, place) {
-            (Effects::Sqlite { outbox: pool, .. }, Where::Outbox)
-            | (Effects::Sqlite { canonical: pool, .. }, Where::Canonical) => {
+            (EffectStores::Sqlite { outbox: pool, .. }, Where::Outbox)
+            | (EffectStores::Sqlite { canonical: pool, .. }, Where::Canonical) => {
                 let rows = sqlx::query(sql).fetch_all(pool).await?;
                 rows.iter().map(|row| to_ints(row.len(), &|column| row.try_get(column))).collect()
             }
-            (Effects::Postgres { outbox: pool, .. }, Where::Outbox)
-            | (Effects::Postgres { canonical: pool, .. }, Where::Canonical) => {
+            #[cfg(feature = "postgres")]
+            (EffectStores::Postgres { outbox: pool, .. }, Where::Outbox)
+            | (EffectStores::Postgres { canonical: pool, .. }, Where::Canonical) => {
                 let rows = sqlx::query(sql).fetch_all(pool).await?;
                 rows.iter().map(|row| to_ints(row.len(), &|column| row.try_get(column))).collect()
             }

@@ -1,4 +1,4 @@
-//! What the ledger's, the outbox's and the canonical store's tables must look like once all is quiet, whatever happened
+//! Checks of the tables of the ledger, the outbox and the canonical store once all is quiet, whatever happened
 //! before. All in SQL, on Postgres.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use anyhow::ensure;
 use lease_testbed::wait_for;
 use sqlx::PgPool;
 
-use crate::drill::story::Story;
+use crate::drill::report::DrillReport;
 
 /// The two databases: the ledger's, with the audit outbox, and canonical-ingest's.
 pub(crate) struct Books<'a> {
@@ -23,15 +23,15 @@ impl Books<'_> {
     }
 
     /// Waits until nothing is left to sweep or to forward.
-    pub(crate) async fn close(&self, limit: Duration, story: &Story) {
-        let closed = wait_for("all is swept and forwarded", limit, || async {
+    pub(crate) async fn close(&self, limit: Duration, report: &DrillReport) {
+        let closed = wait_for("everything is swept and forwarded", limit, || async {
             let live = self.int("SELECT count(*) FROM reservations WHERE current_state = 'reserved'").await?;
             let pending = self.int("SELECT count(*) FROM audit_outbox WHERE forwarded_at IS NULL").await?;
             ensure!(live == 0 && pending == 0, "{live} reserved, {pending} pending");
             anyhow::Ok(())
         })
         .await;
-        story.check(
+        report.check(
             "every reservation is committed or swept, and every row forwarded",
             closed.is_ok(),
             closed.map_or_else(|why| format!("{why:#}"), |()| "none is left".into()),
@@ -39,7 +39,7 @@ impl Books<'_> {
     }
 
     /// Money: `asked` reservations were made in EUR, says who made them.
-    pub(crate) async fn balance(&self, asked: u64, story: &Story) -> anyhow::Result<()> {
+    pub(crate) async fn balance(&self, asked: u64, report: &DrillReport) -> anyhow::Result<()> {
         let state = "SELECT coalesce(sum(amount_minor) FILTER (WHERE current_state = 'committed'), 0)::bigint,
             coalesce(sum(amount_minor) FILTER (WHERE current_state = 'released'), 0)::bigint,
             coalesce(sum(amount_minor) FILTER (WHERE current_state = 'reserved'), 0)::bigint FROM reservations";
@@ -49,32 +49,36 @@ impl Books<'_> {
         let reserved = "SELECT sum(amount_minor)::bigint FROM reservation_events WHERE action = 'reserve'";
         let reserved = self.int(reserved).await?;
         let made = self.int("SELECT count(*) FROM reservations WHERE currency = 'EUR'").await?;
-        story.check(
-            "reserved = committed + released + live, and no request was done twice",
+        report.check(
+            "reserved = committed + released + live, and no request was executed twice",
             reserved == committed + released + live && made as u64 == asked,
-            format!("{reserved} = {committed} + {released} + {live}; {asked} asked for, {made} made"),
+            format!("{reserved} = {committed} + {released} + {live}; {asked} requested, {made} made"),
         );
         let wrong = self.int(WRONG_BOOKS).await?;
-        story.check("the budgets' rows say what the reservations say", wrong == 0, format!("{wrong} do not"));
+        report.check(
+            "the budgets' totals agree with the reservations",
+            wrong == 0,
+            format!("{wrong} differ"),
+        );
         Ok(())
     }
 
     /// Events: none is lost, none is doubled.
-    pub(crate) async fn delivered(&self, story: &Story) -> anyhow::Result<()> {
+    pub(crate) async fn delivered(&self, report: &DrillReport) -> anyhow::Result<()> {
         let commits: Vec<(String, i64)> = sqlx::query_as(COMMITS).fetch_all(self.canonical).await?;
         let mut commits: BTreeMap<_, _> = commits.into_iter().collect();
         let all: Vec<String> = sqlx::query_scalar(COMMITTED).fetch_all(self.ledger).await?;
         let missing = all.iter().filter(|id| commits.remove(*id) != Some(1)).count();
         let extra = commits.len();
-        story.check(
+        report.check(
             "every committed reservation has exactly one canonical event, and no other has one",
             missing == 0 && extra == 0 && !all.is_empty(),
-            format!("{} committed; {missing} have none or several, {extra} events are of others", all.len()),
+            format!("{} committed; {missing} have none or several, {extra} events belong to no committed reservation", all.len()),
         );
         let rows = self.int("SELECT count(*) FROM audit_outbox").await?;
         let events = "SELECT count(*) FROM canonical_events";
         let events: i64 = sqlx::query_scalar(events).fetch_one(self.canonical).await?;
-        story.check(
+        report.check(
             "each audit row is one canonical event",
             rows == events,
             format!("{rows} rows, {events} events"),
@@ -83,22 +87,18 @@ impl Books<'_> {
     }
 
     /// Terms: nothing was written in one that was over.
-    pub(crate) async fn in_term(&self, story: &Story) -> anyhow::Result<()> {
+    pub(crate) async fn in_term(&self, report: &DrillReport) -> anyhow::Result<()> {
         let stale = self.int(OUT_OF_TERM).await?;
-        story.check(
-            "every row of a sidecar bears an epoch that was its writer's when it was written",
+        report.check(
+            "every row of a sidecar has the epoch that its writer held when it wrote",
             stale == 0,
             format!("{stale} do not"),
         );
         let swept = self.int(SWEPT_BACK).await?;
-        story.check(
-            "no row came from a sweeper after one of a later term",
-            swept == 0,
-            format!("{swept} did"),
-        );
+        report.check("no sweeper wrote a row after one of a later term", swept == 0, format!("{swept} did"));
         let forwarded: i64 = sqlx::query_scalar(FORWARDED_BACK).fetch_one(self.canonical).await?;
-        story.check(
-            "no event came from a forwarder after one of a later term",
+        report.check(
+            "no forwarder sent an event after one of a later term",
             forwarded == 0,
             format!("{forwarded} did"),
         );

@@ -1,4 +1,4 @@
-//! What the pods of a node do all day: reserve, and commit or leave it, through whichever sidecar decides.
+//! Clients of the sidecars: they make reservations, and commit them or leave them to the sweeper.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ pub(crate) const TENANT: &str = "acme";
 /// Beyond this nobody waits any more for an answer: a lost node costs its grace, and then some.
 const LONGEST: Duration = Duration::from_secs(90);
 
-/// How long a reservation lasts that nobody commits.
+/// The ttl of a reservation that is left to the sweeper, in seconds.
 const SHORT: u32 = 1;
 
-/// Who asks, and for what.
+/// A client and its requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Client {
     /// Part of its requests' keys.
@@ -40,7 +40,7 @@ pub(crate) struct Load {
     task: JoinHandle<anyhow::Result<u64>>,
     enough: Arc<AtomicBool>,
     pub(crate) committed: Arc<AtomicU64>,
-    /// How often the budget had no room.
+    /// The number of refusals for want of budget.
     pub(crate) refused: Arc<AtomicU64>,
 }
 
@@ -101,7 +101,7 @@ async fn run(
 /// Asks one sidecar after the other until one of them has done it, or has said that the budget has no room.
 async fn ask(sockets: &[PathBuf], path: &str, body: &Value) -> anyhow::Result<Option<Value>> {
     let began = std::time::Instant::now();
-    let mut last = String::from("nobody was asked");
+    let mut last = String::from("no request was sent");
     while began.elapsed() < LONGEST {
         for socket in sockets {
             let client = reqwest::Client::builder()
@@ -123,5 +123,5 @@ async fn ask(sockets: &[PathBuf], path: &str, body: &Value) -> anyhow::Result<Op
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    anyhow::bail!("no sidecar did {path} within {LONGEST:?}: {last}")
+    anyhow::bail!("no sidecar answered {path} within {LONGEST:?}: {last}")
 }

@@ -4,53 +4,58 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use lease_core::HistoryEvent;
+use lease_stores::{postgres, sqlite};
 use lease_testbed::{Proxy, wait_for};
+use lease_worker_common::database::Database;
 
 use super::Sabotage;
-use super::pods::{PATIENCE, Pod, operator};
-use super::story::Story;
-use crate::demo::screen::epoch_in_words;
-use crate::demo::stage::Stage;
+use super::pods::{PATIENCE, Worker, operator};
+use super::report::DrillReport;
+use crate::demo::stores::DemoStores;
 use crate::demo::witness::Witness;
 use crate::demo::{TTL, Writer};
-use crate::effects::Effects;
+use crate::epoch::epoch_in_words;
 
 const WARNING: &str = "lease expired locally; skip batch until renewed";
 const REFUSED: &str = "a late write was refused by the fence";
 
-/// How long something is waited for: what never comes, if this sabotage keeps it away, need not be waited for long.
+/// The time limit of a wait; short where this sabotage keeps the awaited event from happening.
 fn limit(sabotage: Option<Sabotage>, keeps_away: &[Sabotage]) -> Duration {
     let kept_away = sabotage.is_some_and(|sabotage| keeps_away.contains(&sabotage));
     if kept_away { Duration::from_secs(6) } else { PATIENCE * 4 }
 }
 
-pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Story) -> anyhow::Result<()> {
-    let witness = stage.witness();
-    let ingest = Pod::ingest(stage).await?;
+pub(super) async fn play(
+    stores: &DemoStores,
+    sabotage: Option<Sabotage>,
+    report: &DrillReport,
+) -> anyhow::Result<()> {
+    let witness = stores.witness();
+    let ingest = Worker::ingest(stores).await?;
     let proxy = Proxy::tcp(ingest.address.parse()?)?;
-    let old = Pod::forwarder(stage, "old-leader", &stage.outbox, &proxy.addr().to_string()).await?;
+    let old = Worker::forwarder(stores, "old-leader", &stores.outbox, &proxy.addr().to_string()).await?;
     let epoch = term_after(&witness, 0, PATIENCE).await.context("nobody leads")?;
-    story.step(format!("old-leader leads in epoch {}, and a ledger writes rows", epoch_in_words(epoch)));
+    report.step(format!("old-leader leads in epoch {}, and a ledger writes rows", epoch_in_words(epoch)));
     // The request is held on its way: its sender has passed its own check, and has not been answered.
     let mut hold = proxy.hold(|request| request.contains("POST /v1/events"));
-    let written = Writer::start(&stage.outbox, Default::default(), 2_000, 2_000).await?;
+    let written = Writer::start(&stores.outbox, Default::default(), 2_000, 2_000).await?;
     hold.held().await?;
     if sabotage == Some(Sabotage::Admission) {
-        Effects::admit_everybody(&stage.outbox).await?;
-        Effects::admit_everybody(&stage.canonical).await?;
-        story.step("SABOTAGE: both stores admit every term from now on");
+        admit_everybody(&stores.outbox).await?;
+        admit_everybody(&stores.canonical).await?;
+        report.step("SABOTAGE: both stores admit every term from now on");
     }
     if sabotage == Some(Sabotage::UniqueKey) {
-        witness.drop_unique_key(&stage.canonical).await?;
-        story.step("SABOTAGE: the canonical store has lost its unique key");
+        witness.drop_unique_key(&stores.canonical).await?;
+        report.step("SABOTAGE: the canonical store has lost its unique key");
     }
     let new = match sabotage {
         Some(Sabotage::NoSuccessor) => None,
-        _ => Some(Pod::forwarder(stage, "new-leader", &stage.outbox, &ingest.address).await?),
+        _ => Some(Worker::forwarder(stores, "new-leader", &stores.outbox, &ingest.address).await?),
     };
     let lines = old.process.line_count();
     pause(&witness, &old).await?;
-    story.step("SIGSTOP -> old-leader, with a batch on its way to canonical-ingest");
+    report.step("SIGSTOP -> old-leader, with a batch in flight to canonical-ingest");
     let successor = match sabotage {
         Some(Sabotage::ShortPause) => None,
         _ => {
@@ -59,57 +64,58 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
         }
     };
     if let Some(next) = successor {
-        story.step(format!(
-            "the ttl of {} s is over: epoch {} leads, and acts",
+        report.step(format!(
+            "the ttl of {} s has expired: epoch {} leads and writes",
             TTL.as_secs(),
             epoch_in_words(next)
         ));
     }
     hold.release();
     old.process.resume()?;
-    story.step("the held batch goes on its way, and SIGCONT -> old-leader");
-    let shown = operator(stage, &["status", "outbox-forwarder", "--json"]).await?;
-    story.check(
+    report.step("the held batch is delivered, and SIGCONT -> old-leader");
+    let shown = operator(stores, &["status", "outbox-forwarder", "--json"]).await?;
+    report.check(
         "another pod took over, and `leasehold status` names it",
         successor.is_some() && shown.contains("new-leader"),
-        successor
-            .map_or("nobody did".to_owned(), |next| format!("new-leader, epoch {}", epoch_in_words(next))),
+        successor.map_or("nobody took over".to_owned(), |next| {
+            format!("new-leader, epoch {}", epoch_in_words(next))
+        }),
     );
     let never = [Sabotage::Admission, Sabotage::NoSuccessor, Sabotage::ShortPause, Sabotage::UniqueKey];
     let refused = old.process.wait_for_line_after(lines, REFUSED, limit(sabotage, &never)).await;
     let (warned, late) = (old.line_of(lines, WARNING), old.line_of(lines, REFUSED));
-    story.check(
+    report.check(
         "its warning comes before any write of the old term",
         warned.is_some() && late.is_none_or(|late| warned < Some(late)),
         match warned {
             Some(line) => {
                 old.process.lines()[line].split_once("WARN").map_or("", |(_, said)| said).trim().to_owned()
             }
-            None => format!("it said nothing of {WARNING:?}"),
+            None => format!("it did not log {WARNING:?}"),
         },
     );
     let metric = "spendguard_outbox_forwarder_skip_total{reason=\"fence_refused\"}";
     let refusals = old.metric(metric).await.unwrap_or(0);
-    story.check(
+    report.check(
         "every late write was refused",
         refused.as_ref().is_ok_and(|line| line.contains("FENCING_EPOCH_STALE")) && refusals >= 1,
-        format!("{refusals} refused, by its own count; FENCING_EPOCH_STALE in its log: {}", refused.is_ok()),
+        format!("its metric counts {refusals} refusals; FENCING_EPOCH_STALE in its log: {}", refused.is_ok()),
     );
     if sabotage == Some(Sabotage::LateRow) {
-        witness.add_row_of(&stage.canonical, epoch).await?;
-        story.step("SABOTAGE: a row of the old term is put into the canonical store");
+        witness.add_row_of(&stores.canonical, epoch).await?;
+        report.step("SABOTAGE: a row of the old term is put into the canonical store");
     }
     // Deterministic from here on: all is told by what the stores have.
     let written = written.finish().await?;
     let arrived = wait_for("every row has arrived", limit(sabotage, &[Sabotage::UniqueKey]), || async {
         let (keys, pending) = (witness.keys().await?.0, witness.pending().await?);
-        ensure!(keys >= written && pending == 0, "{keys} of {written} have, {pending} are pending");
+        ensure!(keys >= written && pending == 0, "{keys} of {written} have arrived, {pending} are pending");
         anyhow::Ok(keys)
     })
     .await;
     let events = witness.ingested().await?;
-    story.check(
-        "no row is lost and none is doubled",
+    report.check(
+        "no row is lost or duplicated",
         arrived.is_ok() && events == written,
         format!(
             "{written} written, {events} in the canonical store{}",
@@ -120,11 +126,11 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     let apart = terms.windows(2).all(|pair| pair[0].last_id < pair[1].first_id);
     let (marks, rows_of_old) =
         (witness.marks_out_of_order().await?, terms.iter().find(|term| term.epoch == epoch));
-    story.check(
-        "no effect of the old term after the new one's first",
+    report.check(
+        "no effect of the old term follows the first one of the new term",
         apart && marks == 0,
         format!(
-            "{} rows of the old term, all before; {marks} marks out of order",
+            "{} rows of the old term, all before; {marks} rows were marked out of order",
             rows_of_old.map_or(0, |term| term.rows)
         ),
     );
@@ -136,8 +142,8 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
             .rfind(|before| before.sequence < row.sequence)
             .is_none_or(|before| before.transition_count + 1 == row.transition_count)
     });
-    story.check(
-        "the history has a taken_over row, one transition further",
+    report.check(
+        "the history has a taken_over row with the next transition number",
         !takeovers.is_empty() && counted,
         takeovers
             .iter()
@@ -147,12 +153,12 @@ pub(super) async fn play(stage: &Stage, sabotage: Option<Sabotage>, story: &Stor
     );
     if let Some(new) = new {
         new.process.kill().await?;
-        story.step("SIGKILL -> new-leader: old-leader must be of use again");
+        report.step("SIGKILL -> new-leader: old-leader must lead again");
     }
     let again =
         term_after(&witness, successor.unwrap_or(epoch), limit(sabotage, &[Sabotage::ShortPause])).await;
-    story.check(
-        "the old leader has not crashed, and leads again when it may",
+    report.check(
+        "the old leader has not crashed, and leads again",
         old.process.exit_status().is_none() && again.is_ok(),
         again.map_or_else(
             |error| format!("{error:#}"),
@@ -183,7 +189,7 @@ async fn rows_after(witness: &Witness, epoch: u64, limit: Duration) -> anyhow::R
 }
 
 /// Pauses a forwarder at a moment when it doesn't hold the lease store's lock (`docs/decisions/0014`).
-async fn pause(witness: &Witness, pod: &Pod) -> anyhow::Result<()> {
+async fn pause(witness: &Witness, pod: &Worker) -> anyhow::Result<()> {
     loop {
         pod.process.pause().await?;
         if witness.lease_store_is_writable().await {
@@ -191,5 +197,13 @@ async fn pause(witness: &Witness, pod: &Pod) -> anyhow::Result<()> {
         }
         pod.process.resume()?;
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Breaks the fences of a worker's database.
+async fn admit_everybody(database: &str) -> anyhow::Result<()> {
+    match database.parse().map_err(anyhow::Error::msg)? {
+        Database::Sqlite(file) => sqlite::admit_everybody(&file).await,
+        Database::Postgres(_) => postgres::admit_everybody(database, "public").await,
     }
 }

@@ -8,15 +8,17 @@ pub(crate) mod load;
 mod mid_batch;
 mod multi_pod;
 pub(crate) mod pods;
+pub(crate) mod report;
+mod sabotage;
 mod storm;
-pub(crate) mod story;
 
 use std::process::ExitCode;
 
-use crate::demo::Mode;
-use crate::demo::stage::Stage;
+use lease_stores::Mode;
 
-use self::story::Story;
+use crate::demo::stores::DemoStores;
+
+use self::report::DrillReport;
 
 /// Practise an incident on real processes, and judge what they leave behind.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -46,7 +48,7 @@ pub(crate) struct Args {
     sabotage: Option<Sabotage>,
 }
 
-/// What is broken, and which check must see it.
+/// A fault that the drill causes, so that one of its checks must fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Sabotage {
     /// Both stores of effects admit every term: late writes are not refused
@@ -69,29 +71,29 @@ pub(crate) enum Sabotage {
 
 /// Runs a drill. Dropped, it ends everything that it started.
 pub(crate) async fn run(drill: Drill) -> anyhow::Result<ExitCode> {
-    let (story, history) = match drill {
+    let (report, history) = match drill {
         Drill::LeaseLostMidBatch(args) => {
-            let (story, stage) = set("drill lease-lost-mid-batch", &args).await?;
-            mid_batch::play(&stage, args.sabotage, &story).await?;
-            (story, stage.witness().history().await?)
+            let (report, stores) = begin("drill lease-lost-mid-batch", &args).await?;
+            mid_batch::play(&stores, args.sabotage, &report).await?;
+            (report, stores.witness().history().await?)
         }
         Drill::MultiPod(args) => {
-            let (story, stage) = set("drill multi-pod", &args).await?;
-            multi_pod::play(&stage, args.sabotage, &story).await?;
-            (story, stage.witness().history().await?)
+            let (report, stores) = begin("drill multi-pod", &args).await?;
+            multi_pod::play(&stores, args.sabotage, &report).await?;
+            (report, stores.witness().history().await?)
         }
         Drill::Storm(args) => {
-            let story = Story::new("drill storm", args.json);
-            storm::play(&args, &story).await?;
+            let report = DrillReport::new("drill storm", args.json);
+            storm::play(&args, &report).await?;
             // A hundred terms are no timeline.
-            (story, Vec::new())
+            (report, Vec::new())
         }
     };
-    Ok(crate::exit_code(story.end(&history)?))
+    Ok(crate::exit_code(report.end(&history)?))
 }
 
-async fn set(name: &'static str, args: &Args) -> anyhow::Result<(Story, Stage)> {
-    let story = Story::new(name, args.json);
-    story.step("starting the stores");
-    Ok((story, Stage::set(args.mode).await?))
+async fn begin(name: &'static str, args: &Args) -> anyhow::Result<(DrillReport, DemoStores)> {
+    let report = DrillReport::new(name, args.json);
+    report.step("starting the stores");
+    Ok((report, DemoStores::make(args.mode).await?))
 }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lease_testbed::Process;
+use lease_testbed::{Process, field};
 
 use crate::demo::TTL;
-use crate::demo::cast::metric;
-use crate::demo::stage::Stage;
+use crate::demo::programs::metric;
+use crate::demo::stores::DemoStores;
 
 /// Generous: other programs may be using the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,20 +22,14 @@ pub(crate) fn binary() -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-/// The address that a worker's first line gives as `word`.
-pub(crate) fn address_in(line: &str, word: &str) -> anyhow::Result<String> {
-    let address = line.split(&format!("{word}=")).nth(1).and_then(|rest| rest.split_whitespace().next());
-    Ok(address.with_context(|| format!("no {word} in {line:?}"))?.to_owned())
-}
-
 /// One worker.
-pub(super) struct Pod {
+pub(super) struct Worker {
     pub(super) process: Process,
-    /// Where its pages are.
+    /// The address of its pages.
     pub(super) address: String,
 }
 
-impl Pod {
+impl Worker {
     /// Starts a worker and waits until it says so.
     pub(super) async fn start(role: &str, args: &[&str]) -> anyhow::Result<Self> {
         let process = Process::command(binary()?)?
@@ -44,32 +38,37 @@ impl Pod {
             .args(args)
             .spawn()?;
         let line = process.wait_for_line(&format!("{role} started"), PATIENCE).await?;
-        let address = address_in(&line, "address")?;
+        let address = field(&line, "address")?.to_owned();
         Ok(Self { process, address })
     }
 
-    pub(super) async fn ingest(stage: &Stage) -> anyhow::Result<Self> {
-        Self::start("canonical-ingest", &["--canonical-url", &stage.canonical]).await
+    pub(super) async fn ingest(stores: &DemoStores) -> anyhow::Result<Self> {
+        Self::start("canonical-ingest", &["--canonical-url", &stores.canonical]).await
     }
 
     /// A forwarder that reaches the ingest at `ingest`.
     pub(super) async fn forwarder(
-        stage: &Stage,
+        stores: &DemoStores,
         name: &str,
         outbox: &str,
         ingest: &str,
     ) -> anyhow::Result<Self> {
         let ingest = format!("http://{ingest}/v1/events");
-        Self::leader(stage, "outbox-forwarder", name, &["--outbox-url", outbox, "--ingest-url", &ingest])
+        Self::leader(stores, "outbox-forwarder", name, &["--outbox-url", outbox, "--ingest-url", &ingest])
             .await
     }
 
     /// A worker that campaigns.
-    pub(super) async fn leader(stage: &Stage, role: &str, name: &str, more: &[&str]) -> anyhow::Result<Self> {
+    pub(super) async fn leader(
+        stores: &DemoStores,
+        role: &str,
+        name: &str,
+        more: &[&str],
+    ) -> anyhow::Result<Self> {
         let ttl = format!("{}s", TTL.as_secs());
         let mut args = vec!["--workload-id", name, "--ttl", &ttl];
         args.extend(more);
-        args.extend(stage.lease_flags.iter().map(String::as_str));
+        args.extend(stores.lease_flags.iter().map(String::as_str));
         Self::start(role, &args).await
     }
 
@@ -83,10 +82,10 @@ impl Pod {
     }
 }
 
-/// What an operator's command prints.
-pub(super) async fn operator(stage: &Stage, command: &[&str]) -> anyhow::Result<String> {
+/// The output of an operator's command.
+pub(super) async fn operator(stores: &DemoStores, command: &[&str]) -> anyhow::Result<String> {
     let mut program = tokio::process::Command::new(binary()?);
-    program.env_clear().args(command).args(&stage.lease_flags).kill_on_drop(true);
+    program.env_clear().args(command).args(&stores.lease_flags).kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, program.output()).await.context("no answer in time")??;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

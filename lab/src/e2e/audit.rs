@@ -1,11 +1,11 @@
-//! What the pods asked the API server for, beside what the chart lets them: both ways.
+//! The requests of the pods to the API server, compared with the rights that the chart gives them, both ways.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lease_testbed::AuditEvent;
 use serde::Deserialize;
 
-use super::stage::NAMESPACE;
+use super::NAMESPACE;
 
 /// Verbs on Leases, by the name that a role shares with its ServiceAccount.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ impl Granted {
         Ok(())
     }
 
-    /// Verbs that nobody has used, as `NAME verb`.
+    /// Verbs that were never used, as `NAME verb`.
     pub(super) fn unused(&self, events: &[AuditEvent]) -> Vec<String> {
         let used: BTreeSet<_> = events
             .iter()
@@ -61,18 +61,18 @@ impl Granted {
     }
 }
 
-/// The ServiceAccount that asked, if it is one of ours.
+/// The ServiceAccount of a request, if it is one of ours.
 fn account(event: &AuditEvent) -> Option<&str> {
     event.user.strip_prefix(&format!("system:serviceaccount:{NAMESPACE}:"))
 }
 
-/// What was refused to our pods, as `NAME verb path`.
+/// The requests of our pods that were refused, as `NAME verb path`.
 pub(super) fn denied(events: &[AuditEvent]) -> Vec<String> {
     let refused = events.iter().filter(|event| matches!(event.code, 401 | 403));
     refused.filter_map(|event| Some(format!("{} {} {}", account(event)?, event.verb, event.uri))).collect()
 }
 
-/// How many requests our pods made.
+/// The number of requests of our pods.
 pub(super) fn requests(events: &[AuditEvent]) -> usize {
     events.iter().filter(|event| account(event).is_some()).count()
 }

@@ -4,13 +4,17 @@ mod audit;
 mod pods;
 mod runbook;
 mod script;
-mod stage;
+mod site;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use self::stage::Stage;
-use crate::drill::story::Story;
+use self::site::Site;
+use crate::drill::report::DrillReport;
+
+/// The namespace and the name of the release.
+const NAMESPACE: &str = "spendguard";
+const RELEASE: &str = "e2e";
 
 /// Install the chart on a real control plane and take it through its life, under load
 ///
@@ -29,20 +33,20 @@ pub(crate) struct Args {
 /// Makes what the run needs from outside, and moves the program into its private network.
 pub(crate) fn prepare() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
-        // Says what is needed, before anything is built in vain.
-        return lease_testbed::in_private_network();
+        // Fails with a message before anything is built.
+        return lease_node::in_private_network();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(lease_testbed::helm::program())?;
     drop(runtime);
-    lease_testbed::in_private_network()
+    lease_node::in_private_network()
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let story = Story::new("end to end", args.json);
-    let stage = Stage::set(&args.chart).await?;
-    story.step("a control plane with two nodes, etcd and Postgres are up");
-    script::play(&stage, &story).await?;
-    stage.cluster.stop().await;
-    Ok(crate::exit_code(story.end(&[])?))
+    let report = DrillReport::new("end to end", args.json);
+    let site = Site::start(&args.chart).await?;
+    report.step("a control plane with two nodes, etcd and PostgreSQL are running");
+    script::play(&site, &report).await?;
+    site.cluster.stop().await;
+    Ok(crate::exit_code(report.end(&[])?))
 }

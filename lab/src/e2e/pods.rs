@@ -1,4 +1,4 @@
-//! What runs, as the API server and the pods' own pages say it.
+//! The state of the pods, by the API server and by their own pages.
 
 use anyhow::{Context, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::Pod as PodObject;
 use kube::api::ListParams;
 use kube::{Api, Client};
 
-use super::stage::{NAMESPACE, RELEASE};
-use crate::demo::cast::metric;
+use super::{NAMESPACE, RELEASE};
+use crate::demo::programs::metric;
 
 /// One pod of the release.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) async fn all(client: &Client) -> anyhow::Result<Vec<Pod>> {
     Ok(pods.items.into_iter().map(Pod::of).collect())
 }
 
-/// What selects everything of the release.
+/// The selector of everything in the release.
 pub(super) fn selector() -> String {
     format!("app.kubernetes.io/instance={RELEASE}")
 }
@@ -55,12 +55,12 @@ impl Pod {
 
 const COMPONENT: &str = "app.kubernetes.io/component";
 
-/// The one pod of the role that says that it leads.
+/// The one pod of the role that reports that it leads.
 pub(super) async fn leader(client: &Client, role: &str, lost: Option<&str>) -> anyhow::Result<Pod> {
     let mut leaders = Vec::new();
     for pod in all(client).await? {
         let runs = pod.role == role && !pod.address.is_empty() && Some(pod.node.as_str()) != lost;
-        // One that starts or ends has no page.
+        // A pod that starts or ends has no page.
         if runs && pod.leads().await.unwrap_or(false) {
             leaders.push(pod);
         }
@@ -69,7 +69,7 @@ pub(super) async fn leader(client: &Client, role: &str, lost: Option<&str>) -> a
     leaders.pop().context("there is one")
 }
 
-/// That every Deployment has all its pods, of the newest template and no other.
+/// Checks that every Deployment has all its pods, of the newest template and no other.
 pub(super) async fn deployed(client: &Client) -> anyhow::Result<usize> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
     let mut pods = 0;
@@ -90,7 +90,7 @@ pub(super) async fn deployed(client: &Client) -> anyhow::Result<usize> {
     Ok(pods)
 }
 
-/// The same of everything, sidecars on all nodes among it, and that no pod is on its way out.
+/// The same for everything, the sidecars on all nodes included, and that no pod is terminating.
 pub(super) async fn settled(client: &Client) -> anyhow::Result<usize> {
     let mut count = deployed(client).await?;
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), NAMESPACE);

@@ -12,28 +12,29 @@ use kube::api::{DeleteParams, ListParams};
 use super::audit::{self, Granted};
 use super::pods::{self, Pod};
 use super::runbook;
-use super::stage::{NAMESPACE, NODES, PATIENCE, RELEASE, Stage, TTL};
+use super::site::{NODES, PATIENCE, Site, TTL};
+use super::{NAMESPACE, RELEASE};
 use crate::drill::load::{Client, Load};
-use crate::drill::story::Story;
+use crate::drill::report::DrillReport;
 
 const FORWARDER: &str = "outbox-forwarder";
 const SWEEPER: &str = "ttl-sweeper";
 const POSTGRES: &str = "leaderElection.mode=postgres";
 
-/// What a rollout of three forwarders may leave without a leader, in all.
+/// The time in all that a rollout of three forwarders may leave without a leader.
 const GAPS_MS: i64 = 1000;
 
-pub(super) async fn play(stage: &Stage, story: &Story) -> anyhow::Result<()> {
+pub(super) async fn play(site: &Site, report: &DrillReport) -> anyhow::Result<()> {
     let mut granted = Granted::default();
 
-    stage.release("install", &["leaderElection.mode=k8s"]).await?;
-    granted.add(&rendered(stage).await?)?;
-    let pods = stage.until("all is ready", || pods::settled(&stage.client)).await?;
-    story.check("helm install: two of each are ready", pods == 10, format!("{pods} pods"));
-    stage.set_budget().await?;
-    let sockets = NODES.map(|node| stage.cluster.host_path(node, "/run/spendguard/sidecar.sock"));
+    site.release("install", &["leaderElection.mode=k8s"]).await?;
+    granted.add(&rendered(site).await?)?;
+    let pods = site.until("all is ready", || pods::settled(&site.client)).await?;
+    report.check("helm install: two of each are ready", pods == 10, format!("{pods} pods"));
+    site.set_budget().await?;
+    let sockets = NODES.map(|node| site.cluster.host_path(node, "/run/spendguard/sidecar.sock"));
     let load = Load::start(sockets.into_iter().collect::<Result<_, _>>()?, Client::default());
-    if let Err(why) = live(stage, story, &load, &mut granted).await {
+    if let Err(why) = live(site, report, &load, &mut granted).await {
         if load.has_failed() {
             load.finish().await?;
         }
@@ -41,202 +42,201 @@ pub(super) async fn play(stage: &Stage, story: &Story) -> anyhow::Result<()> {
     }
 
     let asked = load.finish().await?;
-    story.step(format!("the load ends, after {asked} reservations"));
-    let books = stage.books();
-    books.close(PATIENCE, story).await;
-    books.balance(asked, story).await?;
-    books.delivered(story).await?;
-    books.in_term(story).await?;
-    uninstall(stage, story).await?;
+    report.step(format!("the load ends, after {asked} reservations"));
+    let books = site.books();
+    books.close(PATIENCE, report).await;
+    books.balance(asked, report).await?;
+    books.delivered(report).await?;
+    books.in_term(report).await?;
+    uninstall(site, report).await?;
 
-    let events = stage.cluster.control_plane().audit().events()?;
+    let events = site.cluster.control_plane().audit().events()?;
     let (denied, unused) = (audit::denied(&events), granted.unused(&events));
     let first = |list: &[String]| list.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-    story.check(
-        "the API server refused the pods nothing",
+    report.check(
+        "the API server refused no request of the pods",
         denied.is_empty() && audit::requests(&events) > 0,
         format!("{} of {} requests {}", denied.len(), audit::requests(&events), first(&denied)),
     );
-    story.check(
-        "every verb that the chart grants was used",
+    report.check(
+        "every verb that the chart grants is used",
         unused.is_empty() && granted.count() > 0,
         format!("{} of {} were not {}", unused.len(), granted.count(), first(&unused)),
     );
     Ok(())
 }
 
-/// All that happens to it under load.
-async fn live(stage: &Stage, story: &Story, load: &Load, granted: &mut Granted) -> anyhow::Result<()> {
-    works(stage, story, load, "k8s").await?;
-    stage.helm(&["test", RELEASE]).await?;
-    story.step("helm test passes");
+/// The part of its life that is under load.
+async fn live(site: &Site, report: &DrillReport, load: &Load, granted: &mut Granted) -> anyhow::Result<()> {
+    works(site, report, load, "k8s").await?;
+    site.helm(&["test", RELEASE]).await?;
+    report.step("helm test passes");
 
     for [from, to] in [["k8s", "etcd"], ["etcd", "postgres"]] {
         let (mode, move_from) =
             (format!("leaderElection.mode={to}"), format!("leaderElection.migrateFrom={from}"));
-        let began = stage.canonical(NOW_MS).await?;
-        stage.release("upgrade", &[&mode, &move_from]).await?;
-        granted.add(&rendered(stage).await?)?;
-        stage.until("the move's pods run", || pods::settled(&stage.client)).await?;
-        works(stage, story, load, to).await?;
-        let quiet: i64 = longest_pause(stage, began).await?;
-        story.step(format!("{from} → {to} under load: at most {quiet} ms without a new row"));
-        stage.release("upgrade", &[&mode]).await?;
-        stage.until("all is ready", || pods::settled(&stage.client)).await?;
+        let began = site.canonical(NOW_MS).await?;
+        site.release("upgrade", &[&mode, &move_from]).await?;
+        granted.add(&rendered(site).await?)?;
+        site.until("the move's pods run", || pods::settled(&site.client)).await?;
+        works(site, report, load, to).await?;
+        let quiet: i64 = longest_pause(site, began).await?;
+        report.step(format!("{from} → {to} under load: at most {quiet} ms without a new row"));
+        site.release("upgrade", &[&mode]).await?;
+        site.until("all is ready", || pods::settled(&site.client)).await?;
     }
-    runbook::play(stage, story).await?;
-    works(stage, story, load, "postgres").await?;
+    runbook::play(site, report).await?;
+    works(site, report, load, "postgres").await?;
     let three = [POSTGRES, "outboxForwarder.replicas=3"];
-    stage.release("upgrade", &three).await?;
-    stage.until("all is ready", || pods::settled(&stage.client)).await?;
-    works(stage, story, load, "postgres").await?;
+    site.release("upgrade", &three).await?;
+    site.until("all is ready", || pods::settled(&site.client)).await?;
+    works(site, report, load, "postgres").await?;
 
-    delete_the_leader(stage, story).await?;
-    restart_everything(stage, story).await?;
-    works(stage, story, load, "postgres").await?;
-    lose_a_node(stage, story, load).await?;
-    works(stage, story, load, "postgres").await?;
-    roll_back(stage, story, &three).await?;
-    works(stage, story, load, "postgres").await
+    delete_the_leader(site, report).await?;
+    restart_everything(site, report).await?;
+    works(site, report, load, "postgres").await?;
+    lose_a_node(site, report, load).await?;
+    works(site, report, load, "postgres").await?;
+    roll_back(site, report, &three).await?;
+    works(site, report, load, "postgres").await
 }
 
-/// What helm has applied, its hooks among it.
-async fn rendered(stage: &Stage) -> anyhow::Result<String> {
+/// The manifests that helm has applied, hooks included.
+async fn rendered(site: &Site) -> anyhow::Result<String> {
     let (manifest, hooks) =
-        (stage.helm(&["get", "manifest", RELEASE]).await?, stage.helm(&["get", "hooks", RELEASE]).await?);
+        (site.helm(&["get", "manifest", RELEASE]).await?, site.helm(&["get", "hooks", RELEASE]).await?);
     Ok(format!("{manifest}\n{hooks}"))
 }
 
 /// Exactly one leader of each lease, and rows flow.
-async fn works(stage: &Stage, story: &Story, load: &Load, mode: &str) -> anyhow::Result<()> {
-    let forwarder = one_leader(stage, FORWARDER, None).await?;
-    let sweeper = one_leader(stage, SWEEPER, None).await?;
-    flow(stage, load).await?;
-    story.check(
+async fn works(site: &Site, report: &DrillReport, load: &Load, mode: &str) -> anyhow::Result<()> {
+    let forwarder = one_leader(site, FORWARDER, None).await?;
+    let sweeper = one_leader(site, SWEEPER, None).await?;
+    flow(site, load).await?;
+    report.check(
         format!("mode {mode}: exactly one leader of each lease, and rows flow"),
-        true, // else the run has ended
+        true, // otherwise the run has ended with an error
         format!("{} and {}", forwarder.name, sweeper.name),
     );
     Ok(())
 }
 
-async fn one_leader(stage: &Stage, role: &str, lost: Option<&str>) -> anyhow::Result<Pod> {
+async fn one_leader(site: &Site, role: &str, lost: Option<&str>) -> anyhow::Result<Pod> {
     let what = format!("exactly one pod leads {role}");
-    stage.until(&what, || pods::leader(&stage.client, role, lost)).await
+    site.until(&what, || pods::leader(&site.client, role, lost)).await
 }
 
 /// New reservations are committed, and new rows arrive.
-async fn flow(stage: &Stage, load: &Load) -> anyhow::Result<()> {
+async fn flow(site: &Site, load: &Load) -> anyhow::Result<()> {
     let committed = load.committed.load(Ordering::Relaxed);
-    let arrived = stage.canonical(ARRIVED).await?;
-    stage
-        .until("rows flow", || async {
-            let (now, there) = (load.committed.load(Ordering::Relaxed), stage.canonical(ARRIVED).await?);
-            ensure!(now > committed + 10, "{} commits", now - committed);
-            ensure!(there > arrived + 10, "{} rows", there - arrived);
-            anyhow::Ok(())
-        })
-        .await
+    let arrived = site.canonical(ARRIVED).await?;
+    site.until("rows flow", || async {
+        let (now, there) = (load.committed.load(Ordering::Relaxed), site.canonical(ARRIVED).await?);
+        ensure!(now > committed + 10, "{} commits", now - committed);
+        ensure!(there > arrived + 10, "{} rows", there - arrived);
+        anyhow::Ok(())
+    })
+    .await
 }
 
-async fn delete_the_leader(stage: &Stage, story: &Story) -> anyhow::Result<()> {
-    let leader = one_leader(stage, FORWARDER, None).await?;
-    let began = lease_int(stage, HISTORY_END).await?;
-    let objects: Api<PodObject> = Api::namespaced(stage.client.clone(), NAMESPACE);
+async fn delete_the_leader(site: &Site, report: &DrillReport) -> anyhow::Result<()> {
+    let leader = one_leader(site, FORWARDER, None).await?;
+    let began = lease_int(site, HISTORY_END).await?;
+    let objects: Api<PodObject> = Api::namespaced(site.client.clone(), NAMESPACE);
     objects.delete(&leader.name, &DeleteParams::default()).await?;
-    stage.until("all is ready", || pods::settled(&stage.client)).await?;
-    let next = one_leader(stage, FORWARDER, None).await?;
-    let (gap, handed) = (gaps_ms(stage, began).await?, next.name != leader.name);
-    story.check(
-        "kubectl delete pod of the leader: another leads at once",
-        handed && gap <= GAPS_MS && clean(stage, began).await?,
+    site.until("all is ready", || pods::settled(&site.client)).await?;
+    let next = one_leader(site, FORWARDER, None).await?;
+    let (gap, handed) = (gaps_ms(site, began).await?, next.name != leader.name);
+    report.check(
+        "kubectl delete pod of the leader: another leads immediately",
+        handed && gap <= GAPS_MS && clean(site, began).await?,
         format!("{} after {}, {gap} ms without a leader", next.name, leader.name),
     );
     Ok(())
 }
 
-async fn restart_everything(stage: &Stage, story: &Story) -> anyhow::Result<()> {
-    let began = lease_int(stage, HISTORY_END).await?;
+async fn restart_everything(site: &Site, report: &DrillReport) -> anyhow::Result<()> {
+    let began = lease_int(site, HISTORY_END).await?;
     let ours = ListParams::default().labels(&pods::selector());
-    let deployments: Api<Deployment> = Api::namespaced(stage.client.clone(), NAMESPACE);
+    let deployments: Api<Deployment> = Api::namespaced(site.client.clone(), NAMESPACE);
     for deployment in deployments.list(&ours).await? {
         deployments.restart(&deployment.metadata.name.unwrap_or_default()).await?;
     }
-    let sets: Api<DaemonSet> = Api::namespaced(stage.client.clone(), NAMESPACE);
+    let sets: Api<DaemonSet> = Api::namespaced(site.client.clone(), NAMESPACE);
     for set in sets.list(&ours).await? {
         sets.restart(&set.metadata.name.unwrap_or_default()).await?;
     }
-    let pods = stage.until("everything is new and ready", || pods::settled(&stage.client)).await?;
-    let (gap, terms) = (gaps_ms(stage, began).await?, taken_over(stage, began).await?);
-    story.check(
+    let pods = site.until("every pod is new and ready", || pods::settled(&site.client)).await?;
+    let (gap, terms) = (gaps_ms(site, began).await?, taken_over(site, began).await?);
+    report.check(
         format!(
             "kubectl rollout restart of all {pods} pods: gaps without a forwarder sum to {GAPS_MS} ms at most"
         ),
-        gap <= GAPS_MS && terms > 0 && clean(stage, began).await?,
+        gap <= GAPS_MS && terms > 0 && clean(site, began).await?,
         format!("{gap} ms in {terms} changes of leader"),
     );
     Ok(())
 }
 
-async fn lose_a_node(stage: &Stage, story: &Story, load: &Load) -> anyhow::Result<()> {
-    let leader = one_leader(stage, FORWARDER, None).await?;
-    let (lost, began, lost_at) = (leader.node.as_str(), Instant::now(), lease_int(stage, NOW_MS).await?);
-    stage.cluster.lose_node(lost).await?;
-    let next = one_leader(stage, FORWARDER, Some(lost)).await?;
-    // By the store: how long it takes to ask all pods is not counted.
+async fn lose_a_node(site: &Site, report: &DrillReport, load: &Load) -> anyhow::Result<()> {
+    let leader = one_leader(site, FORWARDER, None).await?;
+    let (lost, began, lost_at) = (leader.node.as_str(), Instant::now(), lease_int(site, NOW_MS).await?);
+    site.cluster.lose_node(lost).await?;
+    let next = one_leader(site, FORWARDER, Some(lost)).await?;
+    // Measured by the store, so that the time to ask all pods isn't counted.
     let sql = "SELECT (extract(epoch FROM max(event_at)) * 1000)::bigint - $1 FROM coordination_lease_history
         WHERE lease_name = 'outbox-forwarder' AND event_type = 'taken_over'";
-    let took = since(stage, sql, lost_at).await?;
-    story.check(
+    let took = since(site, sql, lost_at).await?;
+    report.check(
         format!("{lost} is lost, with the leader: another leads within ttl + 3 s"),
         took > 0 && took <= (TTL + TTL).as_millis() as i64,
         format!("{} on {} after {took} ms", next.name, next.node),
     );
-    flow(stage, load).await?;
+    flow(site, load).await?;
     let away = async || {
-        let lost_pods = pods::all(&stage.client).await?;
+        let lost_pods = pods::all(&site.client).await?;
         let left = lost_pods.iter().filter(|pod| pod.node == lost && !pod.terminating);
-        // The DaemonSet's stays for its node.
+        // A DaemonSet's pod stays bound to its node.
         let left = left.filter(|pod| pod.role != "sidecar").count();
         ensure!(left == 0, "{left} pods are still bound to {lost}");
-        pods::deployed(&stage.client).await
+        pods::deployed(&site.client).await
     };
-    stage.until("its pods are replaced elsewhere", away).await?;
+    site.until("its pods are replaced elsewhere", away).await?;
     let took = began.elapsed().as_millis();
-    story.step(format!("all its pods are replaced on the other node, {took} ms after it was lost"));
-    stage.cluster.restore_node(lost)?;
-    stage.until("the node is back", || pods::settled(&stage.client)).await?;
-    story.step(format!("{lost} is back, and its sidecar"));
+    report.step(format!("all its pods are replaced on the other node, {took} ms after it was lost"));
+    site.cluster.restore_node(lost)?;
+    site.until("the node is back", || pods::settled(&site.client)).await?;
+    report.step(format!("{lost} is back, and its sidecar"));
     Ok(())
 }
 
-/// A release whose forwarders can't start, and the one before it again.
-async fn roll_back(stage: &Stage, story: &Story, good: &[&str]) -> anyhow::Result<()> {
-    let before = one_leader(stage, FORWARDER, None).await?;
+/// A release whose forwarders can't start, and the rollback to the one before it.
+async fn roll_back(site: &Site, report: &DrillReport, good: &[&str]) -> anyhow::Result<()> {
+    let before = one_leader(site, FORWARDER, None).await?;
     let nonsense = "outboxForwarder.env.LEASEHOLD_OUTBOX_FORWARDER_BATCH_SIZE=nonsense";
-    stage.ask_for("upgrade", &[good, &[nonsense]].concat(), &[]).await?;
-    let told = stage
-        .until("the new pod says what is wrong", || async {
-            let pods = pods::all(&stage.client).await?;
-            let logs = pods.iter().map(|pod| stage.cluster.logs(NAMESPACE, &pod.name));
+    site.ask_for("upgrade", &[good, &[nonsense]].concat(), &[]).await?;
+    let told = site
+        .until("the new pod's log says what is wrong", || async {
+            let pods = pods::all(&site.client).await?;
+            let logs = pods.iter().map(|pod| site.cluster.logs(NAMESPACE, &pod.name));
             let told = logs.flat_map(|log| log.lines().map(str::to_owned).collect::<Vec<_>>());
             told.into_iter().find(|line| line.contains("nonsense")).context("none does")
         })
         .await?;
-    let still = one_leader(stage, FORWARDER, None).await?;
-    story.check(
-        "a release that can't start says why, and leaves the leader alone",
+    let still = one_leader(site, FORWARDER, None).await?;
+    report.check(
+        "a release that can't start says why, and the old leader keeps the lease",
         still.name == before.name,
         format!("{} leads; {told}", still.name),
     );
-    stage.helm(&["rollback", RELEASE, "--wait"]).await?;
-    let pods = stage.until("all is ready", || pods::settled(&stage.client)).await?;
-    story.check("helm rollback: all are ready", pods == 11, format!("{pods} pods"));
+    site.helm(&["rollback", RELEASE, "--wait"]).await?;
+    let pods = site.until("all is ready", || pods::settled(&site.client)).await?;
+    report.check("helm rollback: all are ready", pods == 11, format!("{pods} pods"));
     Ok(())
 }
 
-async fn uninstall(stage: &Stage, story: &Story) -> anyhow::Result<()> {
-    stage.helm(&["uninstall", RELEASE, "--wait"]).await?;
+async fn uninstall(site: &Site, report: &DrillReport) -> anyhow::Result<()> {
+    site.helm(&["uninstall", RELEASE, "--wait"]).await?;
     let left = async || {
         let mut left = Vec::new();
         for kind in [
@@ -253,7 +253,7 @@ async fn uninstall(stage: &Stage, story: &Story) -> anyhow::Result<()> {
         ] {
             let (group, kind) = kind.split_once(' ').context("two words")?;
             let path = format!("/{group}/namespaces/{NAMESPACE}/{kind}?labelSelector={}", pods::selector());
-            let list = stage.cluster.access().request("GET", &path, None).await?;
+            let list = site.cluster.access().request("GET", &path, None).await?;
             left.extend(
                 list["items"]
                     .as_array()
@@ -265,14 +265,14 @@ async fn uninstall(stage: &Stage, story: &Story) -> anyhow::Result<()> {
         ensure!(left.is_empty(), "{} are left", left.join(", "));
         anyhow::Ok(())
     };
-    let gone = stage.until("everything is gone", left).await;
+    let gone = site.until("everything is gone", left).await;
     let path = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases");
-    let leases = stage.cluster.access().request("GET", &path, None).await?;
+    let leases = site.cluster.access().request("GET", &path, None).await?;
     let leases = leases["items"].as_array().map_or(0, Vec::len);
-    let kept = lease_int(stage, "SELECT count(*) FROM coordination_leases").await?;
-    let free = lease_int(stage, "SELECT count(*) FROM coordination_leases WHERE grant_id IS NULL").await?;
-    story.check(
-        "helm uninstall leaves the registers and nothing else, and every leader gave up its lease",
+    let kept = lease_int(site, "SELECT count(*) FROM coordination_leases").await?;
+    let free = lease_int(site, "SELECT count(*) FROM coordination_leases WHERE grant_id IS NULL").await?;
+    report.check(
+        "helm uninstall leaves only the registers, and every leader released its lease",
         gone.is_ok() && leases == 2 && kept == 2 && free == 2,
         format!(
             "{leases} Leases, {kept} rows in Postgres, {free} of them free{}",
@@ -282,43 +282,43 @@ async fn uninstall(stage: &Stage, story: &Story) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn lease_int(stage: &Stage, sql: &'static str) -> anyhow::Result<i64> {
-    Ok(sqlx::query_scalar(sql).fetch_one(&stage.leases).await?)
+async fn lease_int(site: &Site, sql: &'static str) -> anyhow::Result<i64> {
+    Ok(sqlx::query_scalar(sql).fetch_one(&site.leases).await?)
 }
 
-async fn since(stage: &Stage, sql: &'static str, began: i64) -> anyhow::Result<i64> {
-    Ok(sqlx::query_scalar(sql).bind(began).fetch_one(&stage.leases).await?)
+async fn since(site: &Site, sql: &'static str, began: i64) -> anyhow::Result<i64> {
+    Ok(sqlx::query_scalar(sql).bind(began).fetch_one(&site.leases).await?)
 }
 
-/// The time without a holder since then, in all.
-async fn gaps_ms(stage: &Stage, began: i64) -> anyhow::Result<i64> {
+/// The total time without a holder since then.
+async fn gaps_ms(site: &Site, began: i64) -> anyhow::Result<i64> {
     let sql = "SELECT coalesce(sum(extract(epoch FROM next - event_at) * 1000), 0)::bigint FROM (
         SELECT history_id, event_type, event_at, lead(event_at) OVER (ORDER BY history_id) AS next
         FROM coordination_lease_history WHERE lease_name = 'outbox-forwarder') AS rows
         WHERE history_id > $1 AND event_type = 'released'";
-    since(stage, sql, began).await
+    since(site, sql, began).await
 }
 
-async fn taken_over(stage: &Stage, began: i64) -> anyhow::Result<i64> {
+async fn taken_over(site: &Site, began: i64) -> anyhow::Result<i64> {
     let sql = "SELECT count(*) FROM coordination_lease_history
         WHERE lease_name = 'outbox-forwarder' AND event_type = 'taken_over' AND history_id > $1";
-    since(stage, sql, began).await
+    since(site, sql, began).await
 }
 
-/// Was each term since then given up before the next one began?
-async fn clean(stage: &Stage, began: i64) -> anyhow::Result<bool> {
+/// True if each term since then was released before the next one began.
+async fn clean(site: &Site, began: i64) -> anyhow::Result<bool> {
     let sql = "SELECT count(*) FROM (
         SELECT history_id, event_type, lag(event_type) OVER (ORDER BY history_id) AS before
         FROM coordination_lease_history WHERE lease_name = 'outbox-forwarder') AS rows
         WHERE history_id > $1 AND event_type IN ('taken_over', 'acquired') AND before <> 'released'";
-    Ok(since(stage, sql, began).await? == 0)
+    Ok(since(site, sql, began).await? == 0)
 }
 
-async fn longest_pause(stage: &Stage, began: i64) -> anyhow::Result<i64> {
+async fn longest_pause(site: &Site, began: i64) -> anyhow::Result<i64> {
     let sql = "SELECT coalesce(max(gap), 0)::bigint FROM (
         SELECT extract(epoch FROM ingested_at - lag(ingested_at) OVER (ORDER BY ingest_id)) * 1000 AS gap, ingested_at
         FROM canonical_events) AS gaps WHERE ingested_at > to_timestamp($1::float8 / 1000)";
-    Ok(sqlx::query_scalar(sql).bind(began as f64).fetch_one(stage.books().canonical).await?)
+    Ok(sqlx::query_scalar(sql).bind(began as f64).fetch_one(site.books().canonical).await?)
 }
 
 const NOW_MS: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";

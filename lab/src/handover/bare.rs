@@ -1,19 +1,17 @@
 //! A register that a bare client writes: the commits of a hand-over, and nothing else.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client as KubeClient, Config};
 use lease_core::{LeaseName, Record, Tag, Term};
-use lease_etcd::EtcdConfig;
 use lease_etcd::etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
+use lease_stores::Place;
+use lease_stores::etcd::EtcdPlace;
+use lease_stores::k8s::K8sPlace;
 use sqlx::postgres::PgConnection;
 use sqlx::types::Uuid;
-use sqlx::{AssertSqlSafe, Connection};
-
-use crate::effects::etcd::endpoints;
-use crate::store::{Mode, Store};
 
 pub(super) enum Register {
     Postgres { connection: PgConnection, tag: Tag },
@@ -36,22 +34,24 @@ pub(super) struct Object {
 }
 
 impl Register {
-    pub(super) async fn prepare(store: &Store) -> anyhow::Result<Self> {
-        match store.mode {
-            Mode::Etcd => Ok(Self::Etcd(Box::new(Keys::prepare(store).await?))),
-            Mode::K8s => Ok(Self::K8s(Box::new(Object::prepare(store).await?))),
-            _ => {
-                let mut connection = PgConnection::connect(&store.leases).await?;
-                sqlx::raw_sql(AssertSqlSafe(
+    pub(super) async fn prepare(place: &Place) -> anyhow::Result<Self> {
+        let backend = place.connect().await?;
+        let seen = backend.observe(&LeaseName::new("handed-over")?).await?;
+        let record = seen.record.ok_or_else(|| anyhow::anyhow!("the arena has made no register"))?;
+        match place {
+            Place::Etcd(place) => Ok(Self::Etcd(Box::new(Keys::prepare(place, record).await?))),
+            Place::K8s(place) => Ok(Self::K8s(Box::new(Object::prepare(place, record).await?))),
+            Place::Postgres(place) => {
+                let mut connection = place.client().await?;
+                sqlx::raw_sql(
                     "CREATE TABLE bare_leases (LIKE coordination_leases INCLUDING ALL);
                      INSERT INTO bare_leases SELECT * FROM coordination_leases",
-                ))
+                )
                 .execute(&mut connection)
                 .await?;
-                let tag: Uuid =
-                    sqlx::query_scalar("SELECT tag FROM bare_leases").fetch_one(&mut connection).await?;
-                Ok(Self::Postgres { connection, tag: Tag(tag.as_u128()) })
+                Ok(Self::Postgres { connection, tag: record.tag })
             }
+            other => bail!("there is no bare client for mode {}", other.mode().as_str()),
         }
     }
 
@@ -84,11 +84,8 @@ impl Keys {
     const TERM: &str = "/bare/term";
     const BEAT: &str = "/bare/beat";
 
-    async fn prepare(store: &Store) -> anyhow::Result<Self> {
-        let backend = store.connector()?.connect().await?;
-        let seen = backend.observe(&LeaseName::new("handed-over")?).await?;
-        let record = seen.record.ok_or_else(|| anyhow::anyhow!("the arena has made no register"))?;
-        let mut client = EtcdConfig::new(endpoints(&store.leases))?.client().await?;
+    async fn prepare(place: &EtcdPlace, record: Record) -> anyhow::Result<Self> {
+        let mut client = place.client().await?;
         client.put(Self::TERM, "", None).await?;
         client.put(Self::BEAT, serde_json::to_string(&record)?, None).await?;
         Ok(Self { client, record, term: String::new() })
@@ -118,13 +115,10 @@ impl Keys {
 impl Object {
     const NAME: &str = "bare";
 
-    async fn prepare(store: &Store) -> anyhow::Result<Self> {
-        let kubeconfig = Kubeconfig::read_from(&store.leases)?;
+    async fn prepare(place: &K8sPlace, record: Record) -> anyhow::Result<Self> {
+        let kubeconfig = Kubeconfig::read_from(place.kubeconfig())?;
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         let api = Api::default_namespaced(KubeClient::try_from(config)?);
-        let backend = store.connector()?.connect().await?;
-        let seen = backend.observe(&LeaseName::new("handed-over")?).await?;
-        let record = seen.record.ok_or_else(|| anyhow::anyhow!("the arena has made no register"))?;
         let metadata = ObjectMeta { name: Some(Self::NAME.to_owned()), ..ObjectMeta::default() };
         let lease = Lease { metadata, ..api.get("handed-over").await? };
         let lease = api.create(&PostParams::default(), &lease).await?;

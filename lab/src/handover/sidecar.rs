@@ -10,13 +10,13 @@ use lease_spendguard::rpc::ledger::v1::{
     AcquireFencingLeaseRequest, Fence, ReleaseFencingLeaseRequest, ReserveRequest, RevokeFencingLeaseRequest,
     acquire_fencing_lease_response, reservation_response,
 };
-use lease_testbed::{Folder, Postgres, PostgresOptions, Process, Signal};
+use lease_testbed::{Folder, Postgres, PostgresOptions, Process, Signal, field};
 use serde_json::json;
 use tonic::transport::Channel;
 
 use super::{LIMIT, Report, TTL};
 use crate::drill::load::TENANT;
-use crate::drill::pods::{PATIENCE, address_in, binary};
+use crate::drill::pods::{PATIENCE, binary};
 
 const SERVED: &str = "served";
 const BARE: &str = "bare";
@@ -31,7 +31,8 @@ pub(super) async fn run(times: u64) -> anyhow::Result<Report> {
     ensure!(prepared.wait(PATIENCE).await?.success(), "{}", prepared.lines().join("\n"));
     let pages = ["--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"];
     let ledger = worker("ledger", &[&["--ledger-db-url", &url], &pages[..]].concat())?;
-    let grpc = address_in(&ledger.wait_for_line("ledger started", PATIENCE).await?, "grpc")?;
+    let started = ledger.wait_for_line("ledger started", PATIENCE).await?;
+    let grpc = field(&started, "grpc")?;
     let grpc = format!("http://{grpc}");
     let mut bare = Bare::new(&grpc).await?;
     // Once for the statements.
@@ -65,7 +66,7 @@ pub(super) async fn run(times: u64) -> anyhow::Result<Report> {
         }
         active = next;
     }
-    Ok(Report::new(hand_overs, bares, Default::default()))
+    Ok(Report::new(hand_overs, bares, Default::default(), None))
 }
 
 fn worker(role: &str, args: &[&str]) -> anyhow::Result<Process> {

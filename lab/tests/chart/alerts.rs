@@ -12,7 +12,7 @@ use crate::common::{leasehold, list, one, render, repository, text};
 /// A metric's name, and each of its series' labels.
 type Series = BTreeMap<String, Vec<BTreeMap<String, String>>>;
 
-/// What Prometheus adds to each series by itself, as a ServiceMonitor has it.
+/// The labels that Prometheus itself adds to each series of a ServiceMonitor.
 const OF_THE_TARGET: [&str; 2] = ["namespace", "job"];
 
 fn read(page: &str, series: &mut Series) {
@@ -27,7 +27,7 @@ fn read(page: &str, series: &mut Series) {
     }
 }
 
-/// What the real workers show from the start, with nothing behind them but an empty lease file.
+/// The metrics that the real workers show from the start, with an empty lease file.
 async fn emitted() -> anyhow::Result<Series> {
     let folder = tempfile::tempdir()?;
     let file = |name: &str| folder.path().join(name).display().to_string();
@@ -136,7 +136,7 @@ async fn every_alert_asks_for_series_that_real_workers_show() -> anyhow::Result<
                     );
                 }
             }
-            // What it groups by exists too.
+            // The labels that it groups by exist too.
             if source.contains("by (lease)") {
                 assert!(
                     series["spendguard_lease_takeovers_total"]

@@ -1,4 +1,4 @@
-//! What stops the render, each with the sentence that an operator reads, and a neighbour that renders.
+//! Values that the chart refuses, each with its message and with similar values that render.
 
 use crate::common::{EXAMPLES, helm, render};
 

@@ -1,4 +1,4 @@
-//! What can be checked of the image without an engine: its recipe.
+//! The image's recipe, which can be checked without a container engine.
 
 use std::fs;
 

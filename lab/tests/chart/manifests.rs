@@ -1,4 +1,4 @@
-//! What the manifests promise, whoever applies them.
+//! Properties of the manifests.
 
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ fn only_pods_that_use_kubernetes_leases_have_a_token_and_rights() {
     }
 }
 
-/// What a Role allows on its named Leases, and what on any.
+/// The verbs that a Role allows on its named Leases, and those on any Lease.
 fn verbs<'a>(manifests: &'a [Value], role: &str) -> (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>) {
     let rules = list(one(manifests, "Role", role), "/rules");
     let named = rules.iter().find(|rule| rule.get("resourceNames").is_some()).expect("named leases");
@@ -139,7 +139,7 @@ fn what_may_be_secret_comes_from_files_of_named_secrets() {
     }
 }
 
-/// What the hooks of a release run, by their weight.
+/// The commands of a release's hooks, by weight.
 fn hook_steps(manifests: &[Value], job: &str) -> Vec<String> {
     let job = one(manifests, "Job", job);
     containers(pod(job).unwrap()).map(|container| strings(list(container, "/args")).join(" ")).collect()

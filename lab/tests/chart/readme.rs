@@ -1,4 +1,4 @@
-//! What the chart says to people: its README lists every value, and the page's figures are true.
+//! The chart's documentation: its README lists every value, and its figures are true.
 
 use crate::common::{chart, leasehold, repository};
 

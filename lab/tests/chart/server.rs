@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::common::{EXAMPLES, helm, kind, list, name, of_kind, pod, rendered, strings, text};
 
-/// Where objects of a kind are made. Fields that the server doesn't know are refused, as `kubectl` would.
+/// The path at which objects of a kind are created. Unknown fields are refused, as `kubectl` would.
 fn path(namespace: &str, manifest: &Value) -> String {
     let group = match text(manifest, "/apiVersion") {
         "v1" => "api/v1".to_owned(),

@@ -11,13 +11,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use rustix::process::Signal;
 
 use super::http;
 use crate::{ports::ReservedPort, process::Process, wait::wait_for};
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
-const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A node of an [`Etcd`](super::Etcd) cluster.
 pub struct EtcdMember {
@@ -32,15 +30,15 @@ pub struct EtcdMember {
     paused: AtomicBool,
 }
 
-/// What the cluster knows of a node before it runs.
+/// The facts about a node that are known before it runs.
 pub(super) struct Plan {
     pub(super) name: String,
     pub(super) scheme: &'static str,
     pub(super) program: PathBuf,
     pub(super) data: PathBuf,
-    /// Where it works.
+    /// Its working directory.
     pub(super) folder: PathBuf,
-    /// Where it listens for its peers, and where they find it.
+    /// The address on which it listens for its peers, and the one by which they find it.
     pub(super) peer: (SocketAddr, SocketAddr),
 }
 
@@ -79,12 +77,12 @@ impl EtcdMember {
         &self.name
     }
 
-    /// Where its clients connect, as a url; the same after every restart.
+    /// The url for clients; the same after every restart.
     pub fn endpoint(&self) -> String {
         format!("{}://{}", self.scheme, self.client.addr())
     }
 
-    /// Where its clients connect: what a [`Proxy`](crate::Proxy) is put in front of.
+    /// The address for clients, and for a proxy in front of it.
     pub fn addr(&self) -> SocketAddr {
         self.client.addr()
     }
@@ -107,24 +105,14 @@ impl EtcdMember {
         self.take()?.kill().await.map(drop)
     }
 
-    /// Ends it by SIGTERM; a leader hands over first.
-    ///
-    /// # Errors
-    /// When it doesn't run, or doesn't end within 30 s.
-    pub async fn stop(&self) -> anyhow::Result<()> {
-        let process = self.take()?;
-        process.signal(Signal::TERM)?;
-        process.wait(STOP_LIMIT).await.map(drop)
-    }
-
-    /// Starts it again after a stop or a kill, and returns when its process runs; [`ready`](Self::ready) says when
+    /// Starts it again after a kill, and returns when its process runs; [`ready`](Self::ready) says when
     /// it serves, which takes a majority.
     ///
     /// # Errors
     /// When it runs already, or can't be started.
     pub fn start_again(&self) -> anyhow::Result<()> {
         if self.is_running() {
-            bail!("{} runs already: stop or kill it first", self.name);
+            bail!("{} runs already: kill it first", self.name);
         }
         let flags = self.flags.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         self.paused.store(false, Ordering::Relaxed);
@@ -160,19 +148,23 @@ impl EtcdMember {
     /// # Errors
     /// When it ends or 60 s have passed first; the message has its last lines.
     pub async fn ready(&self) -> anyhow::Result<()> {
-        let what = format!("{} serves", self.name);
-        let ready = wait_for(&what, READY_LIMIT, async || {
+        let awaited = format!("{} serves", self.name);
+        let ready = wait_for(&awaited, READY_LIMIT, async || {
             if !self.is_running() {
                 return Ok(Err(anyhow::anyhow!("{} has ended", self.name)));
             }
             http::get(self.metrics.addr(), "/readyz").await.map(|_| Ok(()))
         });
         ready.await.and_then(|ready| ready).with_context(|| {
-            format!("{} does not serve; the end of its log:\n{}", self.name, self.log_tail())
+            format!(
+                "{} does not serve; the end of its log:\n{}",
+                self.name,
+                self.lock().as_ref().map(Process::tail).unwrap_or_default()
+            )
         })
     }
 
-    /// Whether it believes to lead the cluster. A paused or isolated node may be wrong.
+    /// Whether it believes that it leads the cluster. A paused or isolated node may be wrong.
     ///
     /// # Errors
     /// When it doesn't answer within 10 s.
@@ -191,23 +183,15 @@ impl EtcdMember {
     }
 
     /// All of its metrics, in Prometheus' text format.
-    ///
-    /// # Errors
-    /// When it doesn't answer within 10 s.
-    pub async fn metrics(&self) -> anyhow::Result<String> {
+    async fn metrics(&self) -> anyhow::Result<String> {
         http::get(self.metrics.addr(), "/metrics").await
-    }
-
-    /// What it has logged since it was last started.
-    pub fn logs(&self) -> String {
-        self.lock().as_ref().map(|process| process.lines().join("\n")).unwrap_or_default()
     }
 
     pub(super) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// Its id in the cluster, which peers name themselves by.
+    /// Its id in the cluster, which it shows to its peers.
     pub(super) async fn id(&self) -> anyhow::Result<u64> {
         let metrics = self.metrics().await?;
         let id = metrics
@@ -233,12 +217,6 @@ impl EtcdMember {
 
     fn is_down(&self) -> String {
         format!("{} does not run: start it again first", self.name)
-    }
-
-    fn log_tail(&self) -> String {
-        let logs = self.logs();
-        let lines: Vec<&str> = logs.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Process>> {

@@ -1,8 +1,8 @@
-//! What a test may choose about an etcd cluster.
+//! The options of an etcd cluster.
 
 use std::time::Duration;
 
-/// How an etcd cluster is started. The default is a quick one: one node, plain, without authentication, and with
+/// The options of an etcd cluster. The default is a quick one: one node, plain, without authentication, and with
 /// `--unsafe-no-fsync`.
 #[derive(Clone, Debug)]
 pub struct EtcdOptions {
@@ -12,7 +12,7 @@ pub struct EtcdOptions {
     pub(super) flags: Vec<String>,
 }
 
-/// How clients reach the nodes; the nodes reach each other plainly.
+/// TLS between clients and nodes; between the nodes there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EtcdTls {
     /// The nodes show a certificate.
@@ -30,7 +30,7 @@ impl Default for EtcdOptions {
 }
 
 impl EtcdOptions {
-    /// How many nodes the cluster has: 1, or 3 for one that survives the loss of a node.
+    /// The number of nodes: 1, or 3 for a cluster that survives the loss of a node.
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
@@ -45,7 +45,7 @@ impl EtcdOptions {
         self
     }
 
-    /// Clients have to say who they are, by a user and its password or by a certificate's common name. The user
+    /// Clients have to authenticate, by a user and its password or by a certificate's common name. The user
     /// `root` may do everything ([`Etcd::ROOT`](super::Etcd::ROOT)); make others by
     /// [`Etcd::add_user`](super::Etcd::add_user).
     #[must_use]
@@ -54,15 +54,15 @@ impl EtcdOptions {
         self
     }
 
-    /// Whether writes wait for the disk. On for benches and whatever speaks of crashes of the machine; off saves
-    /// time, and a node that is killed alone loses nothing all the same.
+    /// Whether writes wait for the disk. On for benches and for tests about crashes of the machine; off saves time, and
+    /// a node that is merely killed still loses nothing.
     #[must_use]
     pub fn fsync(self, on: bool) -> Self {
         self.flag("unsafe-no-fsync", (!on).to_string())
     }
 
-    /// The time between a leader's heartbeats, and after which a follower that heard none calls an election; 100 ms
-    /// and 1 s unless set, as in etcd itself.
+    /// The time between a leader's heartbeats, and the silence after which a follower calls an election; 100 ms and
+    /// 1 s unless set, as in etcd itself.
     #[must_use]
     pub fn election(self, heartbeat: Duration, election: Duration) -> Self {
         self.flag("heartbeat-interval", heartbeat.as_millis().to_string())

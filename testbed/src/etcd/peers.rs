@@ -1,4 +1,4 @@
-//! What lies between the nodes of a cluster, so that some can be cut off from the others.
+//! The links between the nodes of a cluster, each of which can be cut.
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, thread};
 
@@ -17,8 +17,8 @@ use crate::ports::ReservedPort;
 /// More than any head of a request between nodes.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// Each node's peer traffic goes through a port of ours, where the first request of a connection says which node it
-/// comes from. Cut-off traffic waits, as in a partition that heals before TCP gives up.
+/// Each node's peer traffic goes through a port of ours, where the first request of a connection names the node that it
+/// comes from. Traffic that is cut off waits, as in a partition that heals before TCP gives up.
 ///
 /// Runs on a thread of its own, and ends with this value.
 pub(super) struct Peers {
@@ -29,13 +29,13 @@ pub(super) struct Peers {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By number; empty until the nodes have told.
+    /// The nodes' ids by their numbers; empty until they are known.
     ids: Vec<u64>,
     isolated: BTreeSet<usize>,
     ended: bool,
 }
 
-/// Which node talks to which; a request that doesn't say where it comes from is nobody's.
+/// Sender and receiver of a connection; a sender that doesn't name itself is `None`.
 #[derive(Clone, Copy)]
 struct Link {
     from: Option<u64>,
@@ -73,7 +73,7 @@ impl Peers {
         Ok(Self { ports, state, thread: Some(thread) })
     }
 
-    /// Where a node listens, and where the others find it.
+    /// The address on which a node listens, and the one by which the others find it.
     pub(super) fn addrs(&self, node: usize) -> (SocketAddr, SocketAddr) {
         let (front, back) = &self.ports[node];
         (back.addr(), front.addr())
@@ -103,7 +103,7 @@ impl Drop for Peers {
     fn drop(&mut self) {
         self.state.send_modify(|state| state.ended = true);
         if let Some(Ok(Err(error))) = self.thread.take().map(thread::JoinHandle::join) {
-            tracing::error!(%error, "what lies between the nodes had ended before");
+            tracing::error!(%error, "the links between the nodes had ended before");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What an administrator does in a cluster: by a kubeconfig, of ours or of the user's own.
+//! Requests to an API server, by a kubeconfig.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,16 +13,14 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::Identity;
-
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// An administrator's access to a cluster, or with [`of`](Self::of) that of somebody who may do less.
+/// An administrator's access to a cluster, or by [`of`](Self::of) an identity's.
 #[derive(Clone, Debug)]
 pub struct KubernetesAccess {
-    kubeconfig: PathBuf,
-    /// Where identities' files are kept.
-    folder: PathBuf,
+    pub(super) kubeconfig: PathBuf,
+    /// The folder for the files of identities.
+    pub(super) folder: PathBuf,
 }
 
 impl KubernetesAccess {
@@ -41,7 +39,7 @@ impl KubernetesAccess {
     /// # Errors
     /// When it refuses, or doesn't answer within 30 s.
     pub async fn request(&self, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let method: Method = method.parse().context("no HTTP method")?;
+        let method: Method = method.parse().context("not an HTTP method")?;
         let mut request = Request::builder().method(&method).uri(path);
         if body.is_some() {
             let merges = method == Method::PATCH;
@@ -68,39 +66,6 @@ impl KubernetesAccess {
         self.request("POST", "/api/v1/namespaces", Some(namespace)).await.map(drop)
     }
 
-    /// Creates a ServiceAccount that may do what `rules` say within its namespace, and nothing else: the `rules` of a
-    /// Role. Its kubeconfig is a file beside this cluster's others, with its token in another.
-    ///
-    /// # Errors
-    /// When it exists, or the API server refuses.
-    pub async fn create_identity(
-        &self,
-        namespace: &str,
-        name: &str,
-        rules: Value,
-    ) -> anyhow::Result<Identity> {
-        let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}");
-        let (metadata, group) = (json!({"name": name}), "rbac.authorization.k8s.io");
-        let account = json!({"metadata": metadata});
-        self.request("POST", &format!("/api/v1/namespaces/{namespace}/serviceaccounts"), Some(account))
-            .await?;
-        let role = json!({"metadata": metadata, "rules": rules});
-        self.request("POST", &format!("{rbac}/roles"), Some(role)).await?;
-        let binding = json!({
-            "metadata": metadata,
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
-        });
-        self.request("POST", &format!("{rbac}/rolebindings"), Some(binding)).await?;
-        Identity::new(self.clone(), namespace, name, &self.folder).await
-    }
-
-    /// The same cluster, in the name of `identity`.
-    #[must_use]
-    pub fn of(&self, identity: &Identity) -> Self {
-        Self { kubeconfig: identity.kubeconfig().to_owned(), folder: self.folder.clone() }
-    }
-
     /// The cluster's entry in the kubeconfig.
     pub(super) fn cluster(&self) -> anyhow::Result<Value> {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
@@ -113,7 +78,7 @@ impl KubernetesAccess {
         Ok(serde_json::to_value(cluster)?)
     }
 
-    /// A client for this one request: one that is kept would be tied to the runtime that it was made on.
+    /// Makes a client for this one request, since a client is tied to the runtime that it was made on.
     async fn send(&self, request: Request<Vec<u8>>) -> anyhow::Result<String> {
         let answer = async {
             let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;

@@ -1,4 +1,4 @@
-//! What an API server was asked, by whom, and how it answered: its audit log.
+//! The audit log of an API server: each request, its user and its answer.
 
 use std::{fs, path::PathBuf};
 
@@ -14,7 +14,7 @@ pub struct AuditLog {
 /// One answered request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEvent {
-    /// Who asked: `system:serviceaccount:NAMESPACE:NAME`, or what an unknown one claims to be.
+    /// The user: `system:serviceaccount:NAMESPACE:NAME`, or the claim of an unknown one.
     pub user: String,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, …
     pub verb: String,
@@ -35,7 +35,7 @@ impl AuditLog {
         Self { path }
     }
 
-    /// What has been answered up to now, in order; a watch counts from when it is live, and again when it ends.
+    /// The requests that were answered up to now, in order; a watch counts when it begins and again when it ends.
     ///
     /// # Errors
     /// When the log can't be read.

@@ -1,4 +1,4 @@
-//! A candidate of another program's leader election: client-go's own.
+//! A candidate for a Lease by client-go's leader election.
 
 use std::path::PathBuf;
 
@@ -21,8 +21,8 @@ const MODULE: go::Module = go::Module {
 
 /// The path of a program that is a candidate for a Lease by client-go's leader election, built first if it isn't in
 /// the cache. Its flags are those of client-go's `LeaderElectionConfig`, and `-kubeconfig`, `-namespace`, `-lease` and
-/// `-identity`. It says `candidate`, `leads` and `ended`, each with the milliseconds of `CLOCK_BOOTTIME`; SIGTERM ends
-/// it, after it has given the lease up.
+/// `-identity`. It prints `candidate`, `leads` and `ended`, each with the milliseconds of `CLOCK_BOOTTIME`; SIGTERM ends
+/// it, after it has released the lease.
 ///
 /// # Errors
 /// When it can't be built; the message says what to do.

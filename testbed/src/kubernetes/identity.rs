@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::KubernetesAccess;
+use super::access::KubernetesAccess;
 
 /// A ServiceAccount, with a kubeconfig that reads its token from a file; made by
 /// [`KubernetesAccess::create_identity`].
@@ -23,8 +23,43 @@ pub struct Identity {
     token_file: PathBuf,
 }
 
+impl KubernetesAccess {
+    /// Creates a ServiceAccount that may do what `rules` say within its namespace, and nothing else: the `rules` of a
+    /// Role. Its kubeconfig is a file beside this cluster's others, with its token in another.
+    ///
+    /// # Errors
+    /// When it exists, or the API server refuses.
+    pub async fn create_identity(
+        &self,
+        namespace: &str,
+        name: &str,
+        rules: Value,
+    ) -> anyhow::Result<Identity> {
+        let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}");
+        let (metadata, group) = (json!({"name": name}), "rbac.authorization.k8s.io");
+        let account = json!({"metadata": metadata});
+        self.request("POST", &format!("/api/v1/namespaces/{namespace}/serviceaccounts"), Some(account))
+            .await?;
+        let role = json!({"metadata": metadata, "rules": rules});
+        self.request("POST", &format!("{rbac}/roles"), Some(role)).await?;
+        let binding = json!({
+            "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        });
+        self.request("POST", &format!("{rbac}/rolebindings"), Some(binding)).await?;
+        Identity::new(self.clone(), namespace, name, &self.folder).await
+    }
+
+    /// The same cluster, in the name of `identity`.
+    #[must_use]
+    pub fn of(&self, identity: &Identity) -> Self {
+        Self { kubeconfig: identity.kubeconfig().to_owned(), folder: self.folder.clone() }
+    }
+}
+
 impl Identity {
-    pub(super) async fn new(
+    async fn new(
         access: KubernetesAccess,
         namespace: &str,
         name: &str,
@@ -39,7 +74,7 @@ impl Identity {
         Ok(identity)
     }
 
-    /// As the API server and its audit log name it.
+    /// Its user name for the API server and its audit log.
     pub fn user(&self) -> String {
         format!("system:serviceaccount:{}:{}", self.namespace, self.name)
     }
@@ -54,12 +89,7 @@ impl Identity {
         &self.kubeconfig
     }
 
-    /// The file that its kubeconfig reads the token from.
-    pub fn token_file(&self) -> &Path {
-        &self.token_file
-    }
-
-    /// A kubeconfig that goes to `addr` instead, by TLS: a [`Proxy`](crate::Proxy) in TCP mode before the API server.
+    /// A kubeconfig that goes to `addr` instead, by TLS: a proxy in TCP mode before the API server.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -69,8 +99,7 @@ impl Identity {
         self.other_kubeconfig(addr, cluster)
     }
 
-    /// A kubeconfig that goes to `addr` without TLS: a [`Proxy`](crate::Proxy) before a
-    /// [`PlainGate`](super::PlainGate).
+    /// A kubeconfig that goes to `addr` without TLS: a proxy before a [`PlainGate`](super::PlainGate).
     ///
     /// # Errors
     /// When the file can't be written.

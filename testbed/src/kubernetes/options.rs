@@ -1,6 +1,6 @@
-//! What a test may choose about a control plane.
+//! The options of a control plane.
 
-/// How a control plane is started. The default is a quick one: an API server and its etcd, without fsync.
+/// The options of a control plane. The default is a quick one: an API server and its etcd, without fsync.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneOptions {
     pub(super) controllers: bool,
@@ -41,7 +41,7 @@ impl ControlPlaneOptions {
         self
     }
 
-    /// Whether its etcd waits for the disk. On for benches and whatever speaks of crashes; off saves time.
+    /// Whether its etcd waits for the disk. On for benches and for tests about crashes; off saves time.
     #[must_use]
     pub fn fsync(mut self, on: bool) -> Self {
         self.fsync = on;
@@ -55,9 +55,16 @@ impl ControlPlaneOptions {
         self
     }
 
-    /// Lets whoever shows `token` be `user` of `group`. No secret either: see the administrator's.
-    pub(crate) fn token(mut self, token: String, user: String, group: &str) -> Self {
-        self.tokens.push([token, user, group.to_owned()]);
+    /// The API server takes a client that presents `token` for `user`, a member of `group`. Not a secret: the server is
+    /// reachable from this machine only.
+    #[must_use]
+    pub fn token(
+        mut self,
+        token: impl Into<String>,
+        user: impl Into<String>,
+        group: impl Into<String>,
+    ) -> Self {
+        self.tokens.push([token.into(), user.into(), group.into()]);
         self
     }
 }

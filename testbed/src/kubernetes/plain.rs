@@ -17,8 +17,8 @@ use tokio_rustls::TlsConnector;
 use crate::ports::ReservedPort;
 
 /// Takes plain connections on a port of 127.0.0.1 and passes them to the API server by TLS; made by
-/// [`ControlPlane::plain_gate`](super::ControlPlane::plain_gate). It breaks nothing: that is what a
-/// [`Proxy`](crate::Proxy) before it is for. Dropping it closes its port and its connections.
+/// [`ControlPlane::plain_gate`](super::ControlPlane::plain_gate). It breaks nothing; a proxy before it does. Dropping it
+/// closes its port and its connections.
 pub struct PlainGate {
     port: ReservedPort,
     stop: Option<oneshot::Sender<()>>,
@@ -38,7 +38,7 @@ impl PlainGate {
         let listener = std::net::TcpListener::bind(port.addr()).context("cannot listen")?;
         listener.set_nonblocking(true)?;
         let (stop, stopped) = oneshot::channel();
-        // A thread of its own, as a proxy has: tests come with runtimes of their own, and block them.
+        // On a thread of its own, as a proxy: tests have runtimes of their own, and block them.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serve = move || {
             runtime.block_on(async {
@@ -52,7 +52,7 @@ impl PlainGate {
         Ok(Self { port, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// What a [`Proxy`](crate::Proxy) in TCP mode is put in front of.
+    /// Its address, for a proxy in TCP mode in front of it.
     pub fn addr(&self) -> SocketAddr {
         self.port.addr()
     }

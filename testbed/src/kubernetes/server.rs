@@ -1,19 +1,19 @@
-//! A cluster of ours, or the one that the user names.
+//! A control plane of ours, or the cluster that the user names.
 
 use std::path::Path;
 
 use anyhow::Context;
 
 use super::{ControlPlane, ControlPlaneOptions, KubernetesAccess};
-use crate::supervisor::{Folder, supervisor};
+use crate::supervisor::Folder;
 
 /// The variable that names a cluster of the user's own, by an administrator's kubeconfig.
 const VARIABLE: &str = "LEASEHOLD_TEST_KUBECONFIG";
 
 /// A cluster to test against: started by us, or named in `LEASEHOLD_TEST_KUBECONFIG`.
 ///
-/// What was created in a named cluster is the caller's to delete again. Only one of ours can be broken, and only one of
-/// ours has an audit log to read ([`ours`](Self::ours)).
+/// Objects that a caller creates in a named cluster are the caller's to delete. Only a control plane of ours can be
+/// broken, and only it has an audit log ([`ours`](Self::ours)).
 #[derive(Debug)]
 pub struct KubernetesServer {
     access: KubernetesAccess,
@@ -42,7 +42,7 @@ impl KubernetesServer {
     /// # Errors
     /// When there is no such file, or the cluster doesn't answer.
     pub async fn named(kubeconfig: &Path) -> anyhow::Result<Self> {
-        let folder = supervisor()?.folder("identities")?;
+        let folder = Folder::new("identities")?;
         let access = KubernetesAccess::new(std::path::absolute(kubeconfig)?, folder.path());
         access.ready().await.context("the named cluster does not answer")?;
         Ok(Self { access, ours: None, _folder: Some(folder) })
@@ -59,7 +59,7 @@ impl KubernetesServer {
     /// When it is the user's own; the message says what to do.
     pub fn ours(&self) -> anyhow::Result<&ControlPlane> {
         self.ours.as_ref().with_context(|| {
-            format!("this cluster was named by its kubeconfig and is not ours to break: unset {VARIABLE} to have one started")
+            format!("a cluster that was named by its kubeconfig is not broken: unset {VARIABLE} to have one started")
         })
     }
 }

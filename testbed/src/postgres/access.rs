@@ -13,7 +13,7 @@ use url::Url;
 use super::binaries::Binaries;
 use crate::process::find_program;
 
-/// How long one call of [`psql`](Access::psql) may take.
+/// The time limit of one call of [`psql`](Access::psql).
 const PSQL_LIMIT: Duration = Duration::from_secs(60);
 
 /// A superuser's way to a server.

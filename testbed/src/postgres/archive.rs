@@ -2,8 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{binaries::Binaries, options::Settings};
-use crate::supervisor::{Folder, supervisor};
+use super::{binaries::Binaries, settings::Settings};
+use crate::supervisor::Folder;
 
 /// A folder that servers archive their WAL and timeline histories into and restore them from. Clones are the
 /// same archive; it is removed with the last of them.
@@ -16,7 +16,7 @@ impl WalArchive {
     /// # Errors
     /// When PostgreSQL isn't installed, or no folder can be made.
     pub fn new() -> anyhow::Result<Self> {
-        let folder = supervisor()?.folder("archive")?;
+        let folder = Folder::new("archive")?;
         Binaries::find()?.user.own(folder.path())?;
         Ok(Self(Arc::new(folder)))
     }

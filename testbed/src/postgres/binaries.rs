@@ -1,4 +1,4 @@
-//! Where PostgreSQL's programs are, and as whom they run.
+//! The places of PostgreSQL's programs, and the user that runs them.
 
 use std::{
     os::unix::{fs::chown, process::CommandExt},
@@ -14,7 +14,7 @@ use crate::{
     supervisor::{Ending, supervisor},
 };
 
-/// The oldest version that has all that is used here (`drop database … with (force)`).
+/// The oldest version that has every feature that is used here (`drop database … with (force)`).
 const OLDEST: u32 = 13;
 
 /// PostgreSQL's programs, all of one version.
@@ -33,7 +33,7 @@ pub(super) struct User(Option<(u32, u32)>);
 // === impl Binaries ===
 
 impl Binaries {
-    /// Those of this machine, looked for once.
+    /// Those of this machine; searched for once.
     pub(super) fn find() -> anyhow::Result<Self> {
         static FOUND: OnceLock<Result<Binaries, String>> = OnceLock::new();
         let found = FOUND.get_or_init(|| Self::look().map_err(|error| format!("{error:#}")));

@@ -1,10 +1,10 @@
-//! What a test may choose about a server.
+//! The options of a server and of a standby.
 
-use std::{net::SocketAddr, path::Path};
+use std::net::SocketAddr;
 
-use super::archive::WalArchive;
+use super::{archive::WalArchive, settings::Settings};
 
-/// How a PostgreSQL server is started. The default is an ordinary one, whose commits wait for the disk, with 100
+/// The options of a PostgreSQL server. The default is an ordinary one, whose commits wait for the disk, with 100
 /// connections and, since it is quick to make, a system identifier that other servers share.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
@@ -23,10 +23,6 @@ pub struct StandbyOptions {
     pub(super) settings: Settings,
 }
 
-/// Settings of `postgresql.conf` in the order in which they were made: the last of one name counts.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Settings(Vec<(String, String)>);
-
 // === impl PostgresOptions ===
 
 impl Default for PostgresOptions {
@@ -38,14 +34,14 @@ impl Default for PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// Whether commits wait for the disk. Off saves time where a server is only load: our own backend refuses it (PG-1).
+    /// Whether commits wait for the disk. Off saves time where the server only produces load; our own backend refuses it (PG-1).
     #[must_use]
     pub fn fsync(self, on: bool) -> Self {
         let value = if on { "on" } else { "off" };
         self.setting("fsync", value).setting("full_page_writes", value)
     }
 
-    /// How many connections the server takes, three of them for superusers only.
+    /// The number of connections that the server takes, three of them for superusers only.
     #[must_use]
     pub fn max_connections(self, connections: u32) -> Self {
         self.setting("max_connections", connections.to_string())
@@ -96,8 +92,8 @@ impl StandbyOptions {
         Self { synchronous: true, ..Self::asynchronous(name) }
     }
 
-    /// Streams from this address in place of the primary's own: a [`Proxy`](crate::Proxy) (in TCP mode) in front of
-    /// it, so that the replication can be delayed or cut.
+    /// Streams from this address in place of the primary's own: a proxy (in TCP mode) in front of it, so
+    /// that the replication can be delayed or cut.
     #[must_use]
     pub fn through(mut self, primary: SocketAddr) -> Self {
         self.primary = Some(primary);
@@ -109,27 +105,5 @@ impl StandbyOptions {
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.set(name.into(), value.into());
         self
-    }
-}
-
-// === impl Settings ===
-
-impl Settings {
-    pub(super) fn set(&mut self, name: String, value: String) {
-        self.0.push((name, value));
-    }
-
-    pub(super) fn path(&mut self, name: &str, path: &Path) {
-        self.set(name.to_owned(), path.display().to_string());
-    }
-
-    pub(super) fn extend(&mut self, others: &Self) {
-        self.0.extend_from_slice(&others.0);
-    }
-
-    /// The text of a `postgresql.conf`.
-    pub(super) fn to_conf(&self) -> String {
-        let line = |(name, value): &(String, String)| format!("{name} = '{}'\n", value.replace('\'', "''"));
-        self.0.iter().map(line).collect()
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     wait::wait_until,
 };
 
-/// Recovery after a crash may take its time.
+/// Includes recovery after a crash.
 const READY_LIMIT: Duration = Duration::from_secs(120);
 
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -79,7 +79,7 @@ impl Postmaster {
     /// Stops all of its processes by SIGSTOP; [`all_stopped`](Self::all_stopped) says when they have.
     pub(super) fn stop_all(&self) -> anyhow::Result<Vec<Pid>> {
         self.signal(Signal::STOP)?;
-        // Only then is there nobody who could start another.
+        // Only then can no further process be started.
         let start = Instant::now();
         while !processes::has_stopped(self.pid)? {
             if start.elapsed() > STOP_LIMIT {

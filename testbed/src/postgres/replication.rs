@@ -6,8 +6,8 @@ use anyhow::{Context, bail};
 
 use super::{PASSWORD, Postgres, SUPERUSER, StandbyOptions, access::literal};
 use crate::{
-    run::run,
-    supervisor::{Ending, supervisor},
+    process::ProcessCommand,
+    supervisor::{Ending, Folder},
     wait::wait_until,
 };
 
@@ -24,14 +24,17 @@ impl Postgres {
     /// this server waiting for a synchronous standby that isn't there: [`set`](Self::set)
     /// `synchronous_standby_names` then.
     pub async fn standby(&self, options: StandbyOptions) -> anyhow::Result<Self> {
-        let folder = supervisor()?.folder("postgres")?;
+        let folder = Folder::new("postgres")?;
         self.binaries.user.own(folder.path())?;
         let data = folder.path().join("data");
         let mut backup = self.binaries.command("pg_basebackup", Ending::Kill, folder.path())?;
         backup.arg("--pgdata").arg(&data).arg(format!("--port={}", self.port()));
         backup.args(["--host=127.0.0.1", "--username", SUPERUSER, "--checkpoint=fast", "--no-sync"]);
         backup.env("PGPASSWORD", PASSWORD);
-        run("pg_basebackup", backup, BACKUP_LIMIT).await.context("cannot copy the primary")?;
+        ProcessCommand::of("pg_basebackup", backup)
+            .run(BACKUP_LIMIT)
+            .await
+            .context("cannot copy the primary")?;
         self.binaries.user.write(&data.join("standby.signal"), "")?;
 
         let mut settings = self.lock().settings.clone();
@@ -62,15 +65,15 @@ impl Postgres {
         Ok(standby)
     }
 
-    async fn await_standby(&self, what: &str) -> anyhow::Result<()> {
-        let sql = format!("select 1 from pg_stat_replication where {what}");
-        wait_until(&format!("the primary has a standby where {what}"), REPLICATION_LIMIT, async || {
+    async fn await_standby(&self, condition: &str) -> anyhow::Result<()> {
+        let sql = format!("select 1 from pg_stat_replication where {condition}");
+        wait_until(&format!("the primary has a standby where {condition}"), REPLICATION_LIMIT, async || {
             self.psql(&sql).await.is_ok_and(|row| row == "1")
         })
         .await
     }
 
-    /// Returns when this standby has replayed all that `primary` had written at the time of the call.
+    /// Returns when this standby has replayed everything that `primary` had written at the time of the call.
     ///
     /// # Errors
     /// When either takes no connections, or 60 s have passed.

@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use super::{PASSWORD, SUPERUSER, binaries::Binaries};
 use crate::{
-    run::run,
+    process::ProcessCommand,
     supervisor::{Ending, Folder},
 };
 
@@ -34,16 +34,14 @@ pub(super) async fn data_folder(
             if let Some(template) = template
                 && let Err(error) = store(&data, &template)
             {
-                tracing::warn!(
-                    "starting servers stays slow, since no template of one can be kept: {error:#}"
-                );
+                tracing::warn!("servers will start slowly, since no template can be stored: {error:#}");
             }
         }
     }
     Ok(data)
 }
 
-/// Where the template for this version is, or is to be; `None` without a cache folder.
+/// The place of the template for this version; `None` without a cache folder.
 fn cached_template(binaries: &Binaries) -> Option<PathBuf> {
     let cache = crate::cache::folder()?;
     let arch = std::env::consts::ARCH;
@@ -63,8 +61,8 @@ async fn initdb(binaries: &Binaries, folder: &Folder, data: &Path) -> anyhow::Re
         "--locale=C",
     ]);
     command.arg("--pwfile").arg(&password).arg("--pgdata").arg(data);
-    run("initdb", command, INITDB_LIMIT).await.context("cannot make a PostgreSQL cluster")?;
-    Ok(())
+    let ran = ProcessCommand::of("initdb", command).run(INITDB_LIMIT).await;
+    ran.map(drop).context("cannot make a PostgreSQL cluster")
 }
 
 /// Puts a copy into the cache, whole or not at all: many processes may do so at once.
@@ -83,7 +81,7 @@ fn store(data: &Path, template: &Path) -> anyhow::Result<()> {
 
 fn copy(template: &Path, data: &Path, binaries: &Binaries) -> anyhow::Result<()> {
     copy_tree(template, data, &|path| binaries.user.own(path)).with_context(|| {
-        format!("cannot copy the template {}: remove it, and it is made anew", template.display())
+        format!("cannot copy the template {}: remove it to have it made again", template.display())
     })
 }
 

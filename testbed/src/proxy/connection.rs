@@ -20,24 +20,25 @@ use tokio::{
 
 use super::{
     faults::{Direction, Faults, Flow, Shared},
+    request::{Content, FromClient, Request},
     traps::{Action, Decision},
-    wire::{ClientParser, FromClient, Protocol, Request, ServerParser},
+    wire::{ClientParser, Protocol, ServerParser},
 };
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How much may be on its way in one direction; then the sender has to wait.
+/// The number of items that may be on their way in one direction; then the sender has to wait.
 const QUEUE: usize = 64;
 
-/// What is on its way, and since when it may arrive.
+/// An item on its way, and the time from which it may arrive.
 struct Item {
     at: Instant,
-    what: What,
+    load: Load,
 }
 
-enum What {
+enum Load {
     Request(Request),
-    /// Bytes, and the SQL of the requests that they complete the replies to.
+    /// Bytes, and the labels of the requests that they complete the replies to.
     Bytes(Vec<u8>, Vec<String>),
     LoseReply(Lose),
     End,
@@ -50,7 +51,7 @@ struct Lose {
 
 /// A request that the server hasn't answered.
 struct Pending {
-    sql: String,
+    label: String,
     stream: u32,
     completes: bool,
     lose: Option<Lose>,
@@ -141,23 +142,23 @@ impl Connection {
         let mut parser = ClientParser::new(self.shared.protocol);
         let mut buffer = vec![0; 64 * 1024];
         loop {
-            // A reset is an end too: what the client sent before is on its way to the server all the same.
+            // A reset is an end too: the bytes before it are on their way to the server all the same.
             let length = stream.read(&mut buffer).await.unwrap_or(0);
             if length == 0 {
-                return self.send(&to_server, Direction::ToServer, What::End).await;
+                return self.send(&to_server, Direction::ToServer, Load::End).await;
             }
             parser.feed(&buffer[..length]);
             while let Some(found) = parser.next() {
                 match found {
                     FromClient::Encrypt => {
-                        self.send(&to_client, Direction::ToClient, What::Bytes(vec![b'N'], Vec::new()))
+                        self.send(&to_client, Direction::ToClient, Load::Bytes(vec![b'N'], Vec::new()))
                             .await?;
                     }
                     FromClient::Request(request) => {
-                        self.send(&to_server, Direction::ToServer, What::Request(request)).await?;
+                        self.send(&to_server, Direction::ToServer, Load::Request(request)).await?;
                     }
                     FromClient::Other(bytes) => {
-                        self.send(&to_server, Direction::ToServer, What::Bytes(bytes, Vec::new())).await?;
+                        self.send(&to_server, Direction::ToServer, Load::Bytes(bytes, Vec::new())).await?;
                     }
                 }
             }
@@ -170,16 +171,21 @@ impl Connection {
         mut stream: WriteHalf<'_>,
         mut gate: Gate,
     ) -> Result<(), Abort> {
-        while let Some(Item { at, what }) = items.recv().await {
+        while let Some(Item { at, load }) = items.recv().await {
             sleep_until(at).await;
-            let (bytes, pending) = match what {
-                What::Request(request) => {
+            let (bytes, pending) = match load {
+                Load::Request(request) => {
                     let lose = self.spring_trap(&request).await?;
-                    let Request { sql, bytes, stream, completes, .. } = request;
-                    (bytes, Some(Pending { sql: sql.join("; "), stream, completes, lose }))
+                    let label = request.label();
+                    let (stream, completes) = match request.content {
+                        Content::Postgres { completes, .. } => (0, completes),
+                        Content::Grpc { stream, .. } => (stream, true),
+                        Content::Tcp => (0, true),
+                    };
+                    (request.bytes, Some(Pending { label, stream, completes, lose }))
                 }
-                What::Bytes(bytes, _) => (bytes, None),
-                What::LoseReply(_) | What::End => {
+                Load::Bytes(bytes, _) => (bytes, None),
+                Load::LoseReply(_) | Load::End => {
                     gate.ends().await?;
                     let _ = stream.shutdown().await; // the server may have closed first
                     return Ok(());
@@ -189,7 +195,7 @@ impl Connection {
                 continue;
             }
             if let Some(pending) = pending {
-                self.shared.round_trips().request(&pending.sql);
+                self.shared.round_trips().request(&pending.label);
                 self.pending().push_back(pending);
             }
             stream.write_all(&bytes).await.map_err(|_| Abort::Broken)?;
@@ -197,7 +203,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Does what a trap for this request wants before it is passed on.
+    /// Springs the trap for this request, if there is one, before it is passed on.
     async fn spring_trap(&self, request: &Request) -> Result<Option<Lose>, Abort> {
         match self.shared.traps.catch(request) {
             None => Ok(None),
@@ -220,12 +226,12 @@ impl Connection {
     ) -> Result<(), Abort> {
         let mut parser = ServerParser::new(self.shared.protocol);
         let mut buffer = vec![0; 64 * 1024];
-        // What follows the first byte of a reply that is to be lost is lost too, until the connection is cut.
+        // From the first byte of a reply that is to be lost everything is lost, until the connection is cut.
         let mut loses = false;
         loop {
             let length = stream.read(&mut buffer).await.map_err(|_| Abort::Broken)?;
             if length == 0 {
-                return self.send(&to_client, Direction::ToClient, What::End).await;
+                return self.send(&to_client, Direction::ToClient, Load::End).await;
             }
             parser.feed(&buffer[..length]);
             let (mut bytes, mut answered) = (Vec::new(), Vec::new());
@@ -239,16 +245,16 @@ impl Connection {
                 }
                 for pending in self.completed(message.stream) {
                     match pending.lose {
-                        None => answered.push(pending.sql),
+                        None => answered.push(pending.label),
                         Some(lose) => {
-                            self.send(&to_client, Direction::ToClient, What::Bytes(bytes, answered)).await?;
-                            return self.send(&to_client, Direction::ToClient, What::LoseReply(lose)).await;
+                            self.send(&to_client, Direction::ToClient, Load::Bytes(bytes, answered)).await?;
+                            return self.send(&to_client, Direction::ToClient, Load::LoseReply(lose)).await;
                         }
                     }
                 }
             }
             if !bytes.is_empty() {
-                self.send(&to_client, Direction::ToClient, What::Bytes(bytes, answered)).await?;
+                self.send(&to_client, Direction::ToClient, Load::Bytes(bytes, answered)).await?;
             }
         }
     }
@@ -260,20 +266,20 @@ impl Connection {
         mut gate: Gate,
     ) -> Result<(), Abort> {
         let mut client_listens = true;
-        while let Some(Item { at, what }) = items.recv().await {
+        while let Some(Item { at, load }) = items.recv().await {
             sleep_until(at).await;
-            match what {
-                What::LoseReply(lose) => return Err(Abort::ReplyLost(lose)),
-                What::End => {
+            match load {
+                Load::LoseReply(lose) => return Err(Abort::ReplyLost(lose)),
+                Load::End => {
                     gate.ends().await?;
                     let _ = stream.shutdown().await; // the client may have closed first
                     return Ok(());
                 }
-                What::Request(_) => {}
-                What::Bytes(bytes, answered) => {
-                    // When the client has gone, what it sent before may still be held or under way: go on.
+                Load::Request(_) => {}
+                Load::Bytes(bytes, answered) => {
+                    // When the client has gone, its earlier requests may still be held or under way: go on.
                     if client_listens && gate.lets_pass().await {
-                        // First, so that whoever has a reply finds it counted.
+                        // First, so that a client that has a reply finds it counted.
                         self.shared.round_trips().replies(&answered);
                         client_listens = stream.write_all(&bytes).await.is_ok();
                     }
@@ -283,7 +289,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The requests that a completed reply answers: the first, and what was flushed before it. In TCP mode all, since
+    /// The requests that a completed reply answers: the first, and those flushed before it. In TCP mode all, since
     /// a request may have come in several pieces; of gRPC calls the one of that stream.
     fn completed(&self, stream: u32) -> Vec<Pending> {
         let mut pending = self.pending();
@@ -296,7 +302,7 @@ impl Connection {
         pending.drain(..end).collect()
     }
 
-    /// Whether what the server says next belongs to a reply that is to be lost.
+    /// Whether the server's next message belongs to a reply that is to be lost.
     fn loses(&self, stream: u32) -> bool {
         let pending = self.pending();
         let next = match self.shared.protocol {
@@ -306,9 +312,9 @@ impl Connection {
         next.is_some_and(|pending| pending.lose.is_some())
     }
 
-    async fn send(&self, queue: &mpsc::Sender<Item>, direction: Direction, what: What) -> Result<(), Abort> {
+    async fn send(&self, queue: &mpsc::Sender<Item>, direction: Direction, load: Load) -> Result<(), Abort> {
         let delay = self.shared.faults.borrow().lane(direction).delay;
-        queue.send(Item { at: Instant::now() + delay, what }).await.or(Ok(())) // the writer has ended before
+        queue.send(Item { at: Instant::now() + delay, load }).await.or(Ok(())) // the writer has ended before
     }
 
     fn pending(&self) -> MutexGuard<'_, VecDeque<Pending>> {
@@ -336,7 +342,7 @@ impl Gate {
         !self.has_lost_bytes
     }
 
-    /// Waits until a close can be passed on; what has lost bytes before can't be closed in good order.
+    /// Waits until a close can be passed on; a direction that has lost bytes can't be closed in good order.
     async fn ends(&mut self) -> Result<(), Abort> {
         let direction = self.direction;
         let passes = self.faults.wait_for(|faults| faults.lane(direction).flow == Flow::Pass).await.is_ok();

@@ -1,4 +1,4 @@
-//! What holds for all connections of a proxy, now.
+//! The present faults of a proxy, which hold for all of its connections.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ pub enum Direction {
     ToClient,
 }
 
-/// What happens to the bytes of one direction.
+/// The treatment of the bytes of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Flow {
     /// They are passed on.
@@ -30,7 +30,7 @@ pub enum Flow {
     /// late.
     Stall,
     /// They are lost, and so is a close: a partition that outlasts TCP. A connection that has lost bytes stays silent
-    /// in that direction even after the fault has gone; new ones are well.
+    /// in that direction even after the fault has ended; new connections work.
     Drop,
 }
 

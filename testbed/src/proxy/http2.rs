@@ -1,4 +1,4 @@
-//! Where a gRPC request ends and its reply: as much of HTTP/2 as a proxy needs. Pure.
+//! HTTP/2, as much of it as a proxy needs: the ends of gRPC requests and replies. Pure.
 //!
 //! Frames are passed on one by one, as they come. A request is the frame that completes a message of the client's:
 //! servers execute a unary call then, and don't wait for the end of its stream. So to hold a request is to hold this
@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, mem};
 
-use super::wire::{FromClient, FromServer, Request};
+use super::request::{Content, FromClient, FromServer, Request};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -20,7 +20,7 @@ const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 32;
 
-/// What a client sends.
+/// Finds the requests in the bytes of a client.
 #[derive(Default)]
 pub(super) struct ClientFrames {
     has_begun: bool,
@@ -33,7 +33,7 @@ pub(super) struct ClientFrames {
 #[derive(Default)]
 struct Call {
     path: String,
-    /// What has come of its next message, with the five bytes before it that say how long it is.
+    /// The bytes of its next message that have arrived, with the five before it that have its length.
     body: Vec<u8>,
 }
 
@@ -79,7 +79,8 @@ impl ClientFrames {
         }
         Some(match message {
             Some((path, message)) => {
-                FromClient::Request(Request::call(frame.stream, path, message, frame.bytes))
+                let content = Content::Grpc { path, message, stream: frame.stream };
+                FromClient::Request(Request { content, bytes: frame.bytes })
             }
             None => FromClient::Other(frame.bytes),
         })
@@ -98,7 +99,7 @@ impl ClientFrames {
 }
 
 impl Call {
-    /// What is complete by now; of a streaming call maybe several messages, as one.
+    /// The part that is complete by now; of a streaming call possibly several messages, as one.
     fn message(&mut self) -> Option<Vec<u8>> {
         let mut complete = None;
         while let Some(&[_, a, b, c, d]) = self.body.get(..5) {
@@ -192,7 +193,8 @@ mod tests {
                 match next {
                     FromClient::Request(request) => {
                         passed.extend_from_slice(&request.bytes);
-                        found.push((request.sql[0].clone(), request.bytes().to_vec(), request.stream));
+                        let Content::Grpc { path, message, stream } = request.content else { panic!("gRPC") };
+                        found.push((path, message, stream));
                     }
                     FromClient::Other(bytes) => passed.extend(bytes),
                     FromClient::Encrypt => panic!("no TLS here"),

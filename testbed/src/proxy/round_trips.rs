@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-/// What has gone through a [`Proxy`](super::Proxy) up to one moment: requests that were passed on to the server, and
-/// replies that were passed on to the client, by the text of their SQL. Start-up and authentication don't count.
+/// The traffic through a [`Proxy`](super::Proxy) up to one moment: requests that were passed on to the server, and
+/// replies that were passed on to the client, by the text of their SQL or the path of their gRPC call. Start-up and
+/// authentication don't count.
 ///
 /// There is one entry for each different text, so inline values make it grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoundTrips {
-    by_sql: BTreeMap<String, RoundTripCount>,
+    by_text: BTreeMap<String, RoundTripCount>,
 }
 
 /// A number of round trips.
@@ -27,9 +28,9 @@ impl RoundTrips {
         self.matching("")
     }
 
-    /// Those whose SQL contains `text`. Several statements in one request are one text, joined by `"; "`.
+    /// Those whose SQL or path contains `text`. Several statements in one request are one text, joined by `"; "`.
     pub fn matching(&self, text: &str) -> RoundTripCount {
-        let counts = self.by_sql.iter().filter(|(sql, _)| sql.contains(text)).map(|(_, count)| count);
+        let counts = self.by_text.iter().filter(|(known, _)| known.contains(text)).map(|(_, count)| count);
         counts.fold(RoundTripCount::default(), |sum, count| RoundTripCount {
             requests: sum.requests + count.requests,
             replies: sum.replies + count.replies,
@@ -37,31 +38,31 @@ impl RoundTrips {
     }
 
     /// Every text with its count, where that isn't zero.
-    pub fn by_sql(&self) -> impl Iterator<Item = (&str, RoundTripCount)> {
-        self.by_sql.iter().map(|(sql, count)| (sql.as_str(), *count))
+    pub fn by_text(&self) -> impl Iterator<Item = (&str, RoundTripCount)> {
+        self.by_text.iter().map(|(text, count)| (text.as_str(), *count))
     }
 
-    /// What came after an `earlier` snapshot of the same proxy.
+    /// The difference to an `earlier` snapshot of the same proxy.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let difference = |(sql, count): (&String, &RoundTripCount)| {
-            let before = earlier.by_sql.get(sql).copied().unwrap_or_default();
+        let difference = |(text, count): (&String, &RoundTripCount)| {
+            let before = earlier.by_text.get(text).copied().unwrap_or_default();
             let count = RoundTripCount {
                 requests: count.requests - before.requests,
                 replies: count.replies - before.replies,
             };
-            (count != RoundTripCount::default()).then(|| (sql.clone(), count))
+            (count != RoundTripCount::default()).then(|| (text.clone(), count))
         };
-        Self { by_sql: self.by_sql.iter().filter_map(difference).collect() }
+        Self { by_text: self.by_text.iter().filter_map(difference).collect() }
     }
 
-    pub(super) fn request(&mut self, sql: &str) {
-        self.by_sql.entry(sql.to_owned()).or_default().requests += 1;
+    pub(super) fn request(&mut self, text: &str) {
+        self.by_text.entry(text.to_owned()).or_default().requests += 1;
     }
 
     pub(super) fn replies(&mut self, answered: &[String]) {
-        for sql in answered {
-            self.by_sql.entry(sql.clone()).or_default().replies += 1;
+        for text in answered {
+            self.by_text.entry(text.clone()).or_default().replies += 1;
         }
     }
 }

@@ -9,14 +9,14 @@ use std::{
 use anyhow::Context;
 use tokio::sync::oneshot;
 
-use super::wire::Request;
+use super::request::Request;
 
-/// How long a trap is waited for: long beyond any ttl in a test.
+/// The time limit for a trap to catch a request: far beyond any ttl in a test.
 const CATCH_LIMIT: Duration = Duration::from_secs(120);
 
 type Matches = Box<dyn Fn(&Request) -> bool + Send + Sync>;
 
-/// What is to be done with the next request that matches; each trap catches one.
+/// The traps that are armed; each catches one request.
 #[derive(Default)]
 pub(super) struct Traps(Mutex<(u64, Vec<Trap>)>);
 
@@ -38,9 +38,9 @@ pub(super) enum Decision {
 
 /// A trap that holds one request back; made by [`Proxy::hold`](super::Proxy::hold).
 ///
-/// What the client sends behind it on the same connection waits too. As in a real network, the held bytes are on
-/// their way whether or not their sender still lives: they reach the server on release, even if the client has
-/// closed its connection or was killed meanwhile. Dropping this value releases them, or disarms the trap.
+/// Later bytes of the client on the same connection wait too. As in a real network, the held bytes are on their way
+/// whether or not their sender still lives: they reach the server on release, even if the client has closed its
+/// connection or was killed meanwhile. Dropping this value releases them, or disarms the trap.
 #[must_use = "dropping it disarms the trap"]
 pub struct Hold {
     armed: Armed,

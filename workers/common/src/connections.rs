@@ -7,12 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::serve::Listener;
-use futures::{Stream, StreamExt, stream};
-use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::transport::server::{Connected, TcpIncoming};
 
 /// Well below the 1,024 descriptors that a process may have where nobody raised the limit.
 pub const MOST: usize = 512;
@@ -42,25 +38,6 @@ impl<L: Listener> Listener for Limited<L> {
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
         self.listener.local_addr()
-    }
-}
-
-/// The same for gRPC, whose clients stay connected: half of the descriptors that this process may have.
-pub fn incoming(listener: TcpIncoming) -> impl Stream<Item = io::Result<Placed<TcpStream>>> {
-    let most = getrlimit(Resource::Nofile).current.map_or(MOST, |limit| limit as usize / 2);
-    let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-    stream::unfold((listener, places), async |(mut listener, places)| {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let accepted = listener.next().await?;
-        Some((accepted.map(|io| Placed { io, _place: place }), (listener, places)))
-    })
-}
-
-impl<I: Connected> Connected for Placed<I> {
-    type ConnectInfo = I::ConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
     }
 }
 
@@ -103,5 +80,37 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Placed<I> {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+#[cfg(feature = "grpc")]
+pub use grpc::incoming;
+
+#[cfg(feature = "grpc")]
+mod grpc {
+    use futures::{Stream, StreamExt, stream};
+    use rustix::process::{Resource, getrlimit};
+    use tokio::net::TcpStream;
+    use tonic::transport::server::{Connected, TcpIncoming};
+
+    use super::*;
+
+    /// The same for gRPC, whose clients stay connected: half of the descriptors that this process may have.
+    pub fn incoming(listener: TcpIncoming) -> impl Stream<Item = io::Result<Placed<TcpStream>>> {
+        let most = getrlimit(Resource::Nofile).current.map_or(MOST, |limit| limit as usize / 2);
+        let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        stream::unfold((listener, places), async |(mut listener, places)| {
+            let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let accepted = listener.next().await?;
+            Some((accepted.map(|io| Placed { io, _place: place }), (listener, places)))
+        })
+    }
+
+    impl<I: Connected> Connected for Placed<I> {
+        type ConnectInfo = I::ConnectInfo;
+
+        fn connect_info(&self) -> Self::ConnectInfo {
+            self.io.connect_info()
+        }
     }
 }

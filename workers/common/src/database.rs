@@ -1,18 +1,25 @@
 //! The database of a role's effects, and the behaviour of its connections.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use lease_core::fence::{FenceError, Stale};
-use lease_settings::Kind;
+use lease_settings::ValueKind;
+use sqlx::SqlitePool;
+#[cfg(feature = "postgres")]
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqlitePool};
 
 /// The longest wait for SQLite's one write lock. Nothing is held while waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+const ALLOWED: &str = if cfg!(feature = "postgres") {
+    "use sqlite:PATH, for example sqlite:/var/lib/spendguard/outbox.sqlite, or postgres://USER@HOST/DATABASE"
+} else {
+    "use sqlite:PATH, for example sqlite:/var/lib/spendguard/outbox.sqlite; this program was built without PostgreSQL"
+};
 
 /// A database by its URL: `sqlite:PATH` (or a plain path), or `postgres://…`.
 #[derive(Clone)]
@@ -20,6 +27,7 @@ pub enum Database {
     /// A file on this host.
     Sqlite(PathBuf),
     /// A server.
+    #[cfg(feature = "postgres")]
     Postgres(Box<PgConnectOptions>),
 }
 
@@ -28,16 +36,19 @@ impl FromStr for Database {
 
     fn from_str(url: &str) -> Result<Self, String> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            let options = url.parse().map_err(|error| format!("no valid Postgres URL: {error}"))?;
-            return Ok(Self::Postgres(Box::new(options)));
+            #[cfg(not(feature = "postgres"))]
+            return Err("this program was built without PostgreSQL: use sqlite:PATH, or build it with --features postgres"
+                .to_owned());
+            #[cfg(feature = "postgres")]
+            return match url.parse() {
+                Ok(options) => Ok(Self::Postgres(Box::new(options))),
+                Err(error) => Err(format!("no valid Postgres URL: {error}")),
+            };
         }
         let path = url.strip_prefix("sqlite:").unwrap_or(url);
         let path = path.strip_prefix("//").unwrap_or(path);
         if path.is_empty() || path.contains("://") || path.contains(":memory:") {
-            return Err(
-                "use sqlite:PATH, for example sqlite:/var/lib/spendguard/outbox.sqlite, or postgres://USER@HOST/DATABASE"
-                    .to_owned(),
-            );
+            return Err(ALLOWED.to_owned());
         }
         Ok(Self::Sqlite(PathBuf::from(path)))
     }
@@ -48,6 +59,7 @@ impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            #[cfg(feature = "postgres")]
             Self::Postgres(at) => {
                 let database = at.get_database().unwrap_or(at.get_username());
                 write!(f, "postgres://{}@{}:{}/{database}", at.get_username(), at.get_host(), at.get_port())
@@ -64,10 +76,17 @@ impl fmt::Debug for Database {
 
 impl Database {
     /// For a setting that names a database.
-    pub const KIND: Kind = Kind::Checked {
-        check: |text| text.parse::<Self>().is_ok(),
-        allowed: "use sqlite:PATH, for example sqlite:/var/lib/spendguard/outbox.sqlite, or postgres://USER@HOST/DATABASE",
-    };
+    pub const KIND: ValueKind =
+        ValueKind::Checked { check: |text| text.parse::<Self>().is_ok(), allowed: ALLOWED };
+
+    /// The file's path, if it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(path) => Some(path),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => None,
+        }
+    }
 }
 
 /// A store of effects did not do what it was asked to.
@@ -93,6 +112,17 @@ impl From<FenceError<sqlx::Error>> for StoreError {
     }
 }
 
+#[cfg(feature = "postgres")]
+impl lease_postgres::pool::CallError for StoreError {
+    fn raised_by_statement(&self) -> bool {
+        match self {
+            Self::Stale(_) => true,
+            Self::Failed(error) => lease_postgres::pool::raised_by_statement(error),
+            Self::TimedOut(_) => false,
+        }
+    }
+}
+
 /// Waits for a store, but not for ever. What was dropped may still happen: every write of the roles may be repeated.
 pub async fn within<T>(
     limit: Duration,
@@ -102,7 +132,7 @@ pub async fn within<T>(
 }
 
 /// Connections to a file. Nothing is opened before the first use, except that `create` makes the file.
-pub async fn sqlite(path: &std::path::Path, create: bool) -> Result<SqlitePool, StoreError> {
+pub async fn sqlite(path: &Path, create: bool) -> Result<SqlitePool, StoreError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(create)
@@ -114,7 +144,10 @@ pub async fn sqlite(path: &std::path::Path, create: bool) -> Result<SqlitePool, 
 }
 
 /// Runs a script that may be run again, while nobody else does.
+#[cfg(feature = "postgres")]
 pub async fn migrate(connection: &mut sqlx::PgConnection, script: &'static str) -> Result<(), StoreError> {
+    use sqlx::Connection;
+
     let mut tx = connection.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('leasehold roles'))").execute(&mut *tx).await?;
     sqlx::raw_sql(script).execute(&mut *tx).await?;
@@ -131,6 +164,7 @@ mod tests {
         assert_eq!(shown("sqlite:/a/b.sqlite"), Ok("sqlite:/a/b.sqlite".into()));
         assert_eq!(shown("sqlite:///a/b.sqlite"), Ok("sqlite:/a/b.sqlite".into()));
         assert_eq!(shown("b.sqlite"), Ok("sqlite:b.sqlite".into()));
+        #[cfg(feature = "postgres")]
         assert_eq!(shown("postgres://me:secret@db:5433/app"), Ok("postgres://me@db:5433/app".into()));
         for bad in ["", "sqlite:", "mysql://x/y", "sqlite::memory:"] {
             assert!(shown(bad).is_err_and(|why| why.contains("use sqlite:PATH")), "{bad}");

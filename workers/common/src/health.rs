@@ -11,7 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::serve::Listener;
-use lease_settings::{Block, Kind, Section, Setting};
+use lease_settings::{Block, Section, Setting, ValueKind};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -23,19 +23,19 @@ use crate::connections::{self, Limited};
 /// The workers' HTTP server.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct HealthSettings {
     /// `host:port`.
     pub listen: String,
 }
 
-impl Block for Settings {
+impl Block for HealthSettings {
     const SECTION: Section = Section {
         name: "http",
         about: "the workers' HTTP server",
         settings: &[Setting::new(
             "listen",
             "LEASEHOLD_HTTP_LISTEN",
-            Kind::Address,
+            ValueKind::Address,
             "where a worker serves /healthz, /readyz and /metrics, and canonical-ingest its events",
         )
         .default("127.0.0.1:8080")
@@ -121,12 +121,12 @@ pub async fn listen(address: &str, flag: &str) -> anyhow::Result<(TcpListener, S
 }
 
 /// A server that runs beside the work.
-pub struct Server {
+pub struct HealthServer {
     close: CancellationToken,
     task: JoinHandle<std::io::Result<()>>,
 }
 
-impl Server {
+impl HealthServer {
     /// Serves until it is closed, a limited number of connections at once.
     pub fn start<L>(listener: L, router: Router) -> Self
     where
@@ -153,7 +153,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for HealthServer {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -27,13 +27,13 @@ pub trait LeaderWork: Send + Sync {
     ///
     /// # Errors
     /// The batch was not finished. It is begun anew, unless the term is over.
-    async fn batch(&self, mandate: &Mandate, memory: &mut Self::Memory) -> Result<Progress, BatchError>;
+    async fn batch(&self, mandate: &Mandate, memory: &mut Self::Memory) -> Result<Backlog, BatchError>;
 
     /// Removes a batch of rows that are older than they are kept. Called only when no other work waits.
     ///
     /// # Errors
     /// As for [`batch`](Self::batch).
-    async fn prune(&self, mandate: &Mandate) -> Result<Progress, BatchError>;
+    async fn prune(&self, mandate: &Mandate) -> Result<Backlog, BatchError>;
 
     /// Mode `disabled`: a new term from the resource's own mark, admitted at once.
     ///
@@ -59,14 +59,14 @@ pub trait LeaderWork: Send + Sync {
 
 /// Whether a batch was full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum Backlog {
     /// It was full: the next one begins at once.
     MoreWaits,
     /// Nothing is left to do for now.
     CaughtUp,
 }
 
-impl Progress {
+impl Backlog {
     /// Whether a batch of `rows` was full.
     pub fn of(rows: u64, batch_size: u32) -> Self {
         if rows >= u64::from(batch_size) { Self::MoreWaits } else { Self::CaughtUp }
@@ -109,8 +109,8 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate) {
         };
         work.under_way().over();
         let pause = match done {
-            Ok(Progress::MoreWaits) => continue,
-            Ok(Progress::CaughtUp) => work.poll_every(),
+            Ok(Backlog::MoreWaits) => continue,
+            Ok(Backlog::CaughtUp) => work.poll_every(),
             Err(error) => match retry_in(work, mandate, &error) {
                 Some(pause) => pause,
                 None => break,
@@ -134,10 +134,10 @@ async fn round<W: LeaderWork>(
     mandate: &Mandate,
     memory: &mut W::Memory,
     prune_at: &mut Instant,
-) -> Result<Progress, BatchError> {
+) -> Result<Backlog, BatchError> {
     let progress = work.batch(mandate, memory).await?;
     work.under_way().over();
-    if progress == Progress::MoreWaits || Instant::now() < *prune_at || mandate.should_stop() {
+    if progress == Backlog::MoreWaits || Instant::now() < *prune_at || mandate.should_stop() {
         return Ok(progress);
     }
     if !mandate.holds_now() {
@@ -146,7 +146,7 @@ async fn round<W: LeaderWork>(
     // If this fails, the next rounds have other work to do.
     *prune_at = Instant::now() + PRUNE_EVERY;
     let progress = work.prune(mandate).await?;
-    if progress == Progress::MoreWaits {
+    if progress == Backlog::MoreWaits {
         *prune_at = Instant::now();
     }
     Ok(progress)

@@ -7,7 +7,6 @@ pub mod health;
 pub mod lead;
 pub mod leader_metrics;
 pub mod mandate;
-pub mod pool;
 pub mod request_id;
 mod role;
 pub mod shutdown;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use lease_settings::{App, Block, Failure, Kind, Section, Setting};
+use lease_settings::{App, Block, Failure, Section, Setting, ValueKind};
 use serde::Deserialize;
 
 use crate::health;
@@ -96,10 +96,10 @@ impl Roles {
     /// Leaks a list of the names: call it once in a process.
     pub fn sections(&self) -> Vec<Section> {
         let names: &'static [&'static str] = self.names().leak();
-        let setting = Setting { kind: Kind::OneOf(names), ..ChosenRole::SECTION.settings[0] };
+        let setting = Setting { kind: ValueKind::OneOf(names), ..ChosenRole::SECTION.settings[0] };
         let chosen = Section { settings: vec![setting].leak(), ..ChosenRole::SECTION };
         let own = self.0.iter().flat_map(|role| role.sections).copied();
-        std::iter::once(chosen).chain(own).chain([health::Settings::SECTION]).collect()
+        std::iter::once(chosen).chain(own).chain([health::HealthSettings::SECTION]).collect()
     }
 }
 
@@ -117,7 +117,7 @@ impl Block for ChosenRole {
         settings: &[Setting::new(
             "role",
             "LEASEHOLD_ROLE",
-            Kind::Text,
+            ValueKind::Text,
             "the role to run when the command line names none",
         )],
     };

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::output::{line, span, written};
 use super::session::{Session, Target};
-use super::wakes::Wakes;
+use super::wakes::RegisterWakes;
 use follow::{Follower, Happening};
 
 /// Follow leases live: changes of holder, silences, requests
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Watch, app: &App) -> Result<ExitCode, Failure> {
 
 async fn follow_for_ever(session: &Session, args: &Watch, screen: &mut Screen) -> Result<(), Failure> {
     let prefix = args.lease.as_ref().map_or("", LeaseName::as_str);
-    let mut wakes = Wakes::new(session, prefix, EVERY).await;
+    let mut wakes = RegisterWakes::new(session, prefix, EVERY).await;
     let mut followers: BTreeMap<LeaseName, Follower> = BTreeMap::new();
     let mut failing = false;
     loop {

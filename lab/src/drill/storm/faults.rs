@@ -1,4 +1,4 @@
-//! What happens to whom, and when: a function of the seed, as far as it lies with us.
+//! The faults, their victims and their times. The seed determines them, as far as the timing of processes allows.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +6,23 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
 
-use super::cast::{Cast, Seat};
+use super::installation::{Installation, Seat};
 
-/// What was done, in words.
+/// The faults so far, in words.
 type Done = Vec<&'static str>;
 
 /// All faults, until there were enough.
-pub(super) async fn happen(cast: &Cast, seed: u64, enough: &CancellationToken) -> anyhow::Result<Done> {
+pub(super) async fn happen(
+    installation: &Installation,
+    seed: u64,
+    enough: &CancellationToken,
+) -> anyhow::Result<Done> {
     let random = |part: u64| StdRng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(part));
     let (forwarder, sweeper, scope, below) = tokio::join!(
-        ending(holders(cast, Seat::Forwarder, random(1), enough), enough),
-        ending(holders(cast, Seat::Sweeper, random(2), enough), enough),
-        ending(holders(cast, Seat::Scope, random(3), enough), enough),
-        ending(foundations(cast, random(4), enough), enough),
+        ending(holders(installation, Seat::Forwarder, random(1), enough), enough),
+        ending(holders(installation, Seat::Sweeper, random(2), enough), enough),
+        ending(holders(installation, Seat::Scope, random(3), enough), enough),
+        ending(foundations(installation, random(4), enough), enough),
     );
     Ok([forwarder?, sweeper?, scope?, below?].concat())
 }
@@ -43,7 +47,7 @@ async fn calm(random: &mut StdRng, millis: std::ops::Range<u64>, enough: &Cancel
 
 /// Whoever holds it, again and again.
 async fn holders(
-    cast: &Cast,
+    installation: &Installation,
     seat: Seat,
     mut random: StdRng,
     enough: &CancellationToken,
@@ -53,12 +57,12 @@ async fn holders(
     let mut first = seat == Seat::Scope;
     while calm(&mut random, 50..400, enough).await {
         // No answer while Postgres is down.
-        let Ok(Some((holder, epoch))) = cast.holder(seat).await else { continue };
+        let Ok(Some((holder, epoch))) = installation.holder(seat).await else { continue };
         let another = random.random();
         let what = match if first { 0 } else { random.random_range(0..16) } {
             0..2 if seat == Seat::Scope => {
                 // Postgres may be down at this moment.
-                if cast.revoke_scope().await.is_err() {
+                if installation.revoke_scope().await.is_err() {
                     continue;
                 }
                 first = false;
@@ -76,13 +80,13 @@ async fn holders(
             }
             11..13 => {
                 holder.pause().await?;
-                succeeded(cast, seat, epoch).await;
+                succeeded(installation, seat, epoch).await;
                 holder.resume()?;
                 "SIGSTOP past the ttl"
             }
             13..15 => {
                 holder.stall();
-                succeeded(cast, seat, epoch).await;
+                succeeded(installation, seat, epoch).await;
                 holder.heal();
                 "half-open past the ttl"
             }
@@ -97,19 +101,23 @@ async fn holders(
 }
 
 /// Waits until somebody else's term has begun, for as long as that can take.
-async fn succeeded(cast: &Cast, seat: Seat, epoch: i64) {
-    let limit = cast.ttl * 3 + Duration::from_secs(3);
+async fn succeeded(installation: &Installation, seat: Seat, epoch: i64) {
+    let limit = installation.ttl * 3 + Duration::from_secs(3);
     let began = Instant::now();
     while began.elapsed() < limit {
-        if matches!(cast.holder(seat).await, Ok(Some((_, now))) if now > epoch) {
+        if matches!(installation.holder(seat).await, Ok(Some((_, now))) if now > epoch) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// What they all stand on: Postgres, ledgers, ingests.
-async fn foundations(cast: &Cast, mut random: StdRng, enough: &CancellationToken) -> anyhow::Result<Done> {
+/// The servers that all others need: Postgres, ledgers, ingests.
+async fn foundations(
+    installation: &Installation,
+    mut random: StdRng,
+    enough: &CancellationToken,
+) -> anyhow::Result<Done> {
     let mut done = Done::new();
     let mut turn = 0;
     while calm(&mut random, 500..3_000, enough).await {
@@ -118,31 +126,31 @@ async fn foundations(cast: &Cast, mut random: StdRng, enough: &CancellationToken
         // The first is the crash, so that short runs have it too.
         let what = match if turn == 1 { 0 } else { random.random_range(0..8) } {
             0 => {
-                cast.postgres.crash().await?;
-                cast.postgres.start_again().await?;
+                installation.postgres.crash().await?;
+                installation.postgres.start_again().await?;
                 "SIGKILL of Postgres"
             }
             1..3 => {
-                cast.ledgers[one].kill().await?;
-                cast.ledgers[one].start(false).await?;
+                installation.ledgers[one].kill().await?;
+                installation.ledgers[one].start(false).await?;
                 "SIGKILL of a ledger"
             }
             3 => {
-                cast.ledgers[one].stop().await?;
-                cast.ledgers[one].start(false).await?;
+                installation.ledgers[one].stop().await?;
+                installation.ledgers[one].start(false).await?;
                 "SIGTERM of a ledger"
             }
             4..6 => {
-                cast.ingests[one].kill().await?;
-                cast.ingests[one].start(false).await?;
+                installation.ingests[one].kill().await?;
+                installation.ingests[one].start(false).await?;
                 "SIGKILL of an ingest"
             }
             6 => {
-                cast.ledgers[one].cut().await;
+                installation.ledgers[one].cut().await;
                 "a ledger's connections cut"
             }
             _ => {
-                cast.ingests[one].cut().await;
+                installation.ingests[one].cut().await;
                 "an ingest's connections cut"
             }
         };

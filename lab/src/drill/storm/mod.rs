@@ -1,9 +1,9 @@
 //! Two of everything under load and faults: what operators' books must look like afterwards.
 
-mod cast;
 mod faults;
-mod judge;
-mod member;
+mod installation;
+mod verdicts;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::books::OUT_OF_TERM;
 use super::load::{Client, Load};
 use super::pods::PATIENCE;
-use super::story::Story;
-use cast::Cast;
-use judge::Overdraft;
+use super::report::DrillReport;
+use installation::Installation;
+use verdicts::Overdraft;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many changes of holder there must be in all
+    /// The number of changes of holder to wait for, over all leases
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     takeovers: u64,
     /// Which faults happen to whom, and when. Default: a fresh one, which is printed
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     sabotage: Option<Sabotage>,
 }
 
-/// What is broken, and which check must see it.
+/// A fault that the drill causes, so that one of its checks must fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Sabotage {
     /// The ledger admits every term: rows bear epochs that were over
@@ -51,50 +51,53 @@ enum Sabotage {
     LostEvent,
 }
 
-/// Many, who spend: what they reserve is nearly all committed.
+/// Clients that commit nearly all of their reservations.
 const SPENDERS: [Client; 2] = [
     Client { name: "spender-1", currency: "EUR", amount_minor: 1, commits: true },
     Client { name: "spender-2", currency: "EUR", amount_minor: 3, commits: true },
 ];
 
-/// Who would overdraw a small budget, all together, if they could.
+/// Clients that would together overdraw a small budget if they could.
 const GREEDY: [Client; 3] = [
     Client { name: "greedy-1", currency: "USD", amount_minor: 7, commits: false },
     Client { name: "greedy-2", currency: "USD", amount_minor: 5, commits: false },
     Client { name: "greedy-3", currency: "USD", amount_minor: 3, commits: false },
 ];
 
-/// What one takeover may take on a busy machine, on average.
+/// The average time that one takeover may take on a busy machine.
 const SLOWEST: Duration = Duration::from_secs(6);
 
-pub(super) async fn play(args: &Args, story: &Story) -> anyhow::Result<()> {
+pub(super) async fn play(args: &Args, report: &DrillReport) -> anyhow::Result<()> {
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
-    story.step(format!("seed {seed}"));
-    let cast = Cast::enter(args.ttl_seconds).await?;
-    story.step("two of each: ledger, ingest, forwarder, sweeper, sidecar, on one Postgres");
+    report.step(format!("seed {seed}"));
+    let installation = Installation::start(args.ttl_seconds).await?;
+    report.step("two of each: ledger, ingest, forwarder, sweeper, sidecar, on one Postgres");
     match args.sabotage {
-        Some(Sabotage::Admission) => cast.sabotage_admission().await?,
-        Some(Sabotage::Budget) => cast.sabotage_budget().await?,
+        Some(Sabotage::Admission) => installation.sabotage_admission().await?,
+        Some(Sabotage::Budget) => installation.sabotage_budget().await?,
         _ => {}
     }
     let load = |client: &Client| {
-        let mut sockets = cast.sockets.clone();
+        let mut sockets = installation.sockets.clone();
         // Each begins with a sidecar of its own choice.
         sockets.rotate_left(client.amount_minor as usize % 2);
         Load::start(sockets, *client)
     };
     let spenders: Vec<_> = SPENDERS.iter().map(load).collect();
     let greedy: Vec<_> = GREEDY.iter().map(load).collect();
-    let overdraft = Overdraft::watch(cast.pool.clone());
+    let overdraft = Overdraft::watch(installation.pool.clone());
     let enough = CancellationToken::new();
-    let faults = tokio::join!(faults::happen(&cast, seed, &enough), progress(&cast, args, story, &enough));
+    let faults = tokio::join!(
+        faults::happen(&installation, seed, &enough),
+        progress(&installation, args, report, &enough)
+    );
     let (faults, reached) = (faults.0?, faults.1);
-    cast.members().for_each(|member| member.heal());
+    installation.workers().for_each(|worker| worker.heal());
     let mut told = BTreeMap::<_, usize>::new();
     faults.iter().for_each(|fault| *told.entry(*fault).or_default() += 1);
     let told: Vec<_> = told.iter().map(|(fault, count)| format!("{count} × {fault}")).collect();
-    story.step(told.join(", "));
-    story.check(
+    report.step(told.join(", "));
+    report.check(
         format!("at least {} changes of holder", args.takeovers),
         reached >= args.takeovers,
         format!("{reached}"),
@@ -102,29 +105,34 @@ pub(super) async fn play(args: &Args, story: &Story) -> anyhow::Result<()> {
     let refused: u64 = greedy.iter().map(|load| load.refused.load(Ordering::Relaxed)).sum();
     let spent: u64 = try_join_all(spenders.into_iter().map(Load::finish)).await?.iter().sum();
     let gambled: u64 = try_join_all(greedy.into_iter().map(Load::finish)).await?.iter().sum();
-    story.step(format!("the load ends, after {spent} reservations in EUR and {gambled} in USD"));
-    let books = cast.books();
-    books.close(PATIENCE * 2, story).await;
+    report.step(format!("the load ends, after {spent} reservations in EUR and {gambled} in USD"));
+    let books = installation.books();
+    books.close(PATIENCE * 2, report).await;
     if args.sabotage == Some(Sabotage::LostEvent) {
-        cast.lose_an_event().await?;
+        installation.lose_an_event().await?;
     }
-    books.balance(spent, story).await?;
-    books.delivered(story).await?;
-    books.in_term(story).await?;
-    judge::judge(&cast, overdraft.end(), refused, story).await?;
+    books.balance(spent, report).await?;
+    books.delivered(report).await?;
+    books.in_term(report).await?;
+    verdicts::judge(&installation, overdraft.end(), refused, report).await?;
     let mut clean = 0;
-    let members: Vec<_> = cast.members().collect();
-    for member in &members {
-        member.lives()?;
-        clean += usize::from(member.stop().await?);
+    let workers: Vec<_> = installation.workers().collect();
+    for worker in &workers {
+        worker.lives()?;
+        clean += usize::from(worker.stop().await?);
     }
-    let (all, seen) = (members.len(), format!("{clean} of {} ended with 0", members.len()));
-    story.check("everybody stops cleanly when asked to", clean == all, seen);
+    let (all, seen) = (workers.len(), format!("{clean} of {} exited with code 0", workers.len()));
+    report.check("every program stops cleanly when asked to", clean == all, seen);
     Ok(())
 }
 
 /// Ends the faults when there were enough changes of holder, or no more come. Returns how many there were.
-async fn progress(cast: &Cast, args: &Args, story: &Story, enough: &CancellationToken) -> u64 {
+async fn progress(
+    installation: &Installation,
+    args: &Args,
+    report: &DrillReport,
+    enough: &CancellationToken,
+) -> u64 {
     let began = Instant::now();
     let limit = Duration::from_secs(60) + SLOWEST * u32::try_from(args.takeovers).unwrap_or(u32::MAX);
     let (mut seen, mut told) = (0, began);
@@ -133,18 +141,18 @@ async fn progress(cast: &Cast, args: &Args, story: &Story, enough: &Cancellation
     while !enough.is_cancelled() && (seen < args.takeovers || !shows) && began.elapsed() < limit {
         tokio::time::sleep(Duration::from_millis(200)).await;
         // No answer while Postgres is down.
-        seen = cast.changes_of_holder().await.unwrap_or(seen);
-        shows = shows || cast.books().int(OUT_OF_TERM).await.is_ok_and(|stale| stale > 0);
+        seen = installation.changes_of_holder().await.unwrap_or(seen);
+        shows = shows || installation.books().int(OUT_OF_TERM).await.is_ok_and(|stale| stale > 0);
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
-            story.step(format!("{seen} of {} changes of holder", args.takeovers));
+            report.step(format!("{seen} of {} changes of holder", args.takeovers));
         }
     }
     enough.cancel();
     seen
 }
 
-/// Where a sidecar's socket is.
+/// The path of a sidecar's socket.
 fn socket(folder: &std::path::Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.sock"))
 }

@@ -1,5 +1,6 @@
 //! The canonical store of audit events: each event once, by its key, whoever sends it how often.
 
+#[cfg(feature = "postgres")]
 mod postgres;
 mod sqlite;
 
@@ -13,6 +14,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::cloudevents::EventKey;
+#[cfg(feature = "postgres")]
 pub use postgres::PostgresCanonical;
 pub use sqlite::SqliteCanonical;
 
@@ -59,6 +61,7 @@ pub trait Canonical: Send + Sync + 'static {
 }
 
 /// Opens a store. `transaction_limit` bounds a transaction where the store can do so.
+#[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "SQLite has no such limit"))]
 pub async fn open(
     database: &Database,
     create: bool,
@@ -67,6 +70,7 @@ pub async fn open(
 ) -> Result<Arc<dyn Canonical>, StoreError> {
     Ok(match database {
         Database::Sqlite(path) => Arc::new(SqliteCanonical::open(path, create).await?),
+        #[cfg(feature = "postgres")]
         Database::Postgres(options) => {
             Arc::new(PostgresCanonical::open(options, connections, transaction_limit))
         }

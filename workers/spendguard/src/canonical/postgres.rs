@@ -5,11 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::{LeaseName, Term};
 use lease_postgres::Fence;
-use lease_worker_common::{
-    database::{self, StoreError},
-    pool::{LASTING, Pool},
-};
-use sqlx::Connection;
+use lease_postgres::pool::{DURABLE, Pool};
+use lease_worker_common::database::{self, StoreError};
 use sqlx::postgres::PgConnectOptions;
 
 use super::{ArrivedEvent, Canonical, Ingested, counts, json, resource};
@@ -23,16 +20,19 @@ impl PostgresCanonical {
     /// Connects at the first use.
     pub fn open(options: &PgConnectOptions, connections: u32, transaction_limit: Duration) -> Self {
         let options = options.clone().application_name("leasehold");
-        Self { pool: Pool::new(&options, connections, transaction_limit, LASTING) }
+        Self { pool: Pool::checked(&options, connections, transaction_limit, DURABLE) }
     }
 }
 
 #[async_trait]
 impl Canonical for PostgresCanonical {
     async fn migrate(&self) -> Result<(), StoreError> {
-        let mut lent = self.pool.take().await?;
-        Fence::new("any").install(&mut lent).await?;
-        database::migrate(&mut lent, include_str!("postgres.sql")).await
+        self.pool
+            .call(async |connection| {
+                Fence::new("any").install(connection).await?;
+                database::migrate(connection, include_str!("postgres.sql")).await
+            })
+            .await
     }
 
     async fn ingest(
@@ -42,34 +42,32 @@ impl Canonical for PostgresCanonical {
         events: &[ArrivedEvent<'_>],
     ) -> Result<Ingested, StoreError> {
         let events_json = json(events)?;
-        let mut lent = self.pool.take().await?;
-        let inserted = async {
-            let mut tx = lent.begin().await?;
-            Fence::new(resource(lease)).admit(&mut tx, &term).await?;
-            let inserted = sqlx::query(
-                "INSERT INTO canonical_events (tenant_id, workload_instance_id, producer_sequence, event_time,
-                        fencing_epoch, payload, forwarder_lease, forwarder_epoch)
-                 SELECT tenant_id, workload_instance_id, producer_sequence, to_timestamp(event_time / 1000.0),
-                        fencing_epoch, payload, $2, $3
-                 FROM json_to_recordset($1::json) AS event (tenant_id text, workload_instance_id text,
-                        producer_sequence bigint, event_time bigint, fencing_epoch bigint, payload json)
-                 ON CONFLICT (tenant_id, workload_instance_id, producer_sequence) DO NOTHING",
-            )
-            .bind(events_json)
-            .bind(lease.as_str())
-            .bind(term.epoch as i64)
-            .execute(&mut *tx)
-            .await?;
-            tx.commit().await?;
-            Ok(counts(events.len(), inserted.rows_affected()))
-        };
-        let inserted = inserted.await;
-        lent.after(inserted)
+        let inserted: Result<_, StoreError> = self
+            .pool
+            .transaction(async move |tx| {
+                Fence::new(resource(lease)).admit(tx, &term).await?;
+                let inserted = sqlx::query(
+                    "INSERT INTO canonical_events (tenant_id, workload_instance_id, producer_sequence, event_time,
+                            fencing_epoch, payload, forwarder_lease, forwarder_epoch)
+                     SELECT tenant_id, workload_instance_id, producer_sequence, to_timestamp(event_time / 1000.0),
+                            fencing_epoch, payload, $2, $3
+                     FROM json_to_recordset($1::json) AS event (tenant_id text, workload_instance_id text,
+                            producer_sequence bigint, event_time bigint, fencing_epoch bigint, payload json)
+                     ON CONFLICT (tenant_id, workload_instance_id, producer_sequence) DO NOTHING",
+                )
+                .bind(events_json)
+                .bind(lease.as_str())
+                .bind(term.epoch as i64)
+                .execute(tx)
+                .await?;
+                Ok(inserted.rows_affected())
+            })
+            .await;
+        Ok(counts(events.len(), inserted?))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let mut lent = self.pool.take().await?;
-        let looked = sqlx::query("SELECT 1 FROM canonical_events LIMIT 1").fetch_optional(&mut *lent).await;
-        lent.after(looked.map(drop).map_err(Into::into))
+        let look = sqlx::query("SELECT 1 FROM canonical_events LIMIT 1");
+        self.pool.call(async move |connection| Ok(look.fetch_optional(connection).await.map(drop)?)).await
     }
 }

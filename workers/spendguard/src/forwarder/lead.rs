@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::Term;
 use lease_worker_common::database::{StoreError, within};
-use lease_worker_common::lead::{BatchError, LeaderWork, Progress};
+use lease_worker_common::lead::{Backlog, BatchError, LeaderWork};
 use lease_worker_common::leader_metrics::LeaderMetrics;
 use lease_worker_common::mandate::Mandate;
 use lease_worker_common::request_id;
@@ -40,7 +40,7 @@ pub(super) struct Forwarder {
 
 /// The state of one term.
 #[derive(Default)]
-pub(super) struct Memory {
+pub(super) struct TermState {
     admitted: bool,
     /// Smaller than the batch size after a batch that was too large or was rejected; doubled by each full one.
     size: Option<u32>,
@@ -76,9 +76,9 @@ impl fmt::Display for Rows {
 
 #[async_trait]
 impl LeaderWork for Forwarder {
-    type Memory = Memory;
+    type Memory = TermState;
 
-    async fn batch(&self, mandate: &Mandate, memory: &mut Memory) -> Result<Progress, BatchError> {
+    async fn batch(&self, mandate: &Mandate, memory: &mut TermState) -> Result<Backlog, BatchError> {
         let term = mandate.term();
         if !memory.admitted {
             // F-1: the mark is raised before the first read that any effect depends on.
@@ -87,7 +87,7 @@ impl LeaderWork for Forwarder {
         }
         let size = memory.size.unwrap_or(self.batch_size);
         let rows = self.ask(self.outbox.pending(size)).await?;
-        let Some(span) = Rows::of(&rows) else { return Ok(Progress::CaughtUp) };
+        let Some(span) = Rows::of(&rows) else { return Ok(Backlog::CaughtUp) };
         holds(mandate)?;
         let batch = format!("a batch of {} rows, outbox_id {} to {}", span.count, span.first, span.last);
         self.batch.is_now(format_args!("{batch}, sent and not answered"));
@@ -95,7 +95,7 @@ impl LeaderWork for Forwarder {
             Ok(ingested) => ingested,
             Err(SendError::TooLarge) if span.count > 1 => {
                 memory.size = Some(span.half());
-                return Ok(Progress::MoreWaits);
+                return Ok(Backlog::MoreWaits);
             }
             Err(error) => {
                 if let SendError::Rejected(_) = error {
@@ -116,21 +116,21 @@ impl LeaderWork for Forwarder {
             }
         }
         debug!(epoch = term.epoch, rows = rows.len(), ingested.accepted, ingested.duplicates, "forwarded");
-        let progress = Progress::of(rows.len() as u64, size);
-        if progress == Progress::MoreWaits {
+        let progress = Backlog::of(rows.len() as u64, size);
+        if progress == Backlog::MoreWaits {
             memory.size = Some(size.saturating_mul(2).min(self.batch_size));
         }
         Ok(progress)
     }
 
-    async fn prune(&self, mandate: &Mandate) -> Result<Progress, BatchError> {
+    async fn prune(&self, mandate: &Mandate) -> Result<Backlog, BatchError> {
         if self.keep_days == 0 {
-            return Ok(Progress::CaughtUp);
+            return Ok(Backlog::CaughtUp);
         }
         let removing = self.outbox.prune(mandate.term(), self.keep_days, self.batch_size);
         let removed = self.ask(removing).await?;
         counter!(LEADER.pruned).increment(removed);
-        Ok(Progress::of(removed, self.batch_size))
+        Ok(Backlog::of(removed, self.batch_size))
     }
 
     async fn take_term(&self) -> Result<Term, StoreError> {

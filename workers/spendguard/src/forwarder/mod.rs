@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use ::metrics::gauge;
 use async_trait::async_trait;
-use lease_settings::{App, Block, Failure, Kind, LeaseStore, Millis, Secret, Section, Setting, redacted};
+use lease_settings::{
+    App, Block, Failure, LeaseStore, Millis, Secret, Section, Setting, ValueKind, redacted,
+};
 use lease_worker_common::{
     Role,
     campaign::{Campaign, Eligible},
     database::Database,
-    health::{self, Probe, Server},
+    health::{self, HealthServer, Probe},
     shutdown,
     under_way::Batch,
 };
@@ -39,7 +41,7 @@ pub const LEASE: &str = "outbox-forwarder";
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct ForwarderSettings {
     outbox_url: Option<Secret>,
     ingest_url: Option<String>,
     batch_size: u32,
@@ -48,7 +50,7 @@ pub struct Settings {
     retention_days: u32,
 }
 
-impl Block for Settings {
+impl Block for ForwarderSettings {
     const SECTION: Section = Section {
         name: "outboxForwarder",
         about: "worker outbox-forwarder",
@@ -69,14 +71,14 @@ impl Block for Settings {
             Setting::new(
                 "ingestUrl",
                 "LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL",
-                Kind::Url(&["http", "https"]),
+                ValueKind::Url(&["http", "https"]),
                 "where canonical-ingest receives events, for example http://canonical-ingest:8080/v1/events",
             )
             .flag("ingest-url"),
             Setting::new(
                 "batchSize",
                 "LEASEHOLD_OUTBOX_FORWARDER_BATCH_SIZE",
-                Kind::Integer { min: 1, max: 10_000 },
+                ValueKind::Integer { min: 1, max: 10_000 },
                 "the most rows in one batch",
             )
             .default("500")
@@ -84,7 +86,7 @@ impl Block for Settings {
             Setting::new(
                 "pollIntervalMs",
                 "LEASEHOLD_OUTBOX_FORWARDER_POLL_INTERVAL_MS",
-                Kind::Millis { min: 1, max: 3_600_000 },
+                ValueKind::Millis { min: 1, max: 3_600_000 },
                 "the pause when nothing is pending",
             )
             .default("250")
@@ -92,7 +94,7 @@ impl Block for Settings {
             Setting::new(
                 "callTimeoutMs",
                 "LEASEHOLD_OUTBOX_FORWARDER_CALL_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 3_600_000 },
+                ValueKind::Millis { min: 10, max: 3_600_000 },
                 "how long the outbox or canonical-ingest may take for one answer",
             )
             .default("10000")
@@ -111,7 +113,7 @@ impl Block for Settings {
 
 /// Forward the audit outbox to canonical-ingest, while leading
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct ForwarderArgs {
     /// Create the outbox's tables and exit (SQLite makes them by itself)
     #[arg(long)]
     migrate: bool,
@@ -121,15 +123,15 @@ pub struct Args {
 pub struct OutboxForwarder;
 
 impl Role for OutboxForwarder {
-    type Arguments = Args;
+    type Arguments = ForwarderArgs;
     const NAME: &'static str = "outbox-forwarder";
-    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+    const SECTIONS: &'static [Section] = &[ForwarderSettings::SECTION];
 
-    fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, args: &ForwarderArgs, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
-        let role: Settings = settings.block()?;
-        let outbox: Database =
-            settings.parsed::<Settings, _>("outboxUrl", role.outbox_url.as_ref().map(Secret::expose))?;
+        let role: ForwarderSettings = settings.block()?;
+        let outbox: Database = settings
+            .parsed::<ForwarderSettings, _>("outboxUrl", role.outbox_url.as_ref().map(Secret::expose))?;
         if args.migrate {
             return app.block_on(async {
                 migrate(&outbox).await?;
@@ -139,8 +141,8 @@ impl Role for OutboxForwarder {
         }
         let plan = ForwarderPlan {
             outbox,
-            ingest: settings.parsed::<Settings, _>("ingestUrl", role.ingest_url.as_deref())?,
-            listen: settings.block::<health::Settings>()?.listen,
+            ingest: settings.parsed::<ForwarderSettings, _>("ingestUrl", role.ingest_url.as_deref())?,
+            listen: settings.block::<health::HealthSettings>()?.listen,
             role,
         };
         let campaign = Campaign::new(app, LEASE)?;
@@ -153,7 +155,7 @@ struct ForwarderPlan {
     outbox: Database,
     ingest: Url,
     listen: String,
-    role: Settings,
+    role: ForwarderSettings,
 }
 
 /// Creates the outbox's tables.
@@ -167,7 +169,7 @@ async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failu
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
-    if let Database::Sqlite(path) = &plan.outbox {
+    if let Some(path) = plan.outbox.file() {
         let leases = campaign.store().and_then(LeaseStore::file);
         if leases.is_some_and(|leases| same_file(leases, path)) {
             // Bulk writes beside the leases would delay renewals until terms are lost.
@@ -198,7 +200,7 @@ async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failu
     let ingest = redacted(plan.ingest.as_str());
     info!(%address, outbox = %plan.outbox, ingest, lease = %campaign.lease(), "outbox-forwarder started");
     // Probes and scrapes are answered until the lease is given up.
-    let server = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let server = HealthServer::start(listener, health::router(pages, probe, stop.clone()));
     campaign.run(&forwarder, stop).await?;
     drop(server);
     Ok(ExitCode::SUCCESS)

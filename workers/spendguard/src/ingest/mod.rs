@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_settings::{App, Block, Failure, Kind, LeaderElection, Millis, Secret, Section, Setting};
+use lease_settings::{App, Block, Failure, LeaderElection, Millis, Secret, Section, Setting, ValueKind};
 use lease_worker_common::{
     Role,
     database::Database,
-    health::{self, LAST_ANSWERS, Probe, Server},
+    health::{self, HealthServer, LAST_ANSWERS, Probe},
     shutdown,
     under_way::UnderWay,
 };
@@ -28,14 +28,14 @@ use crate::canonical::{self, Canonical};
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct IngestSettings {
     database_url: Option<Secret>,
     max_body_bytes: usize,
     max_requests: u32,
     request_timeout_ms: Millis,
 }
 
-impl Block for Settings {
+impl Block for IngestSettings {
     const SECTION: Section = Section {
         name: "canonicalIngest",
         about: "worker canonical-ingest",
@@ -56,7 +56,7 @@ impl Block for Settings {
             Setting::new(
                 "maxBodyBytes",
                 "LEASEHOLD_CANONICAL_INGEST_MAX_BODY_BYTES",
-                Kind::Integer { min: 1_024, max: 1 << 30 },
+                ValueKind::Integer { min: 1_024, max: 1 << 30 },
                 "the largest request",
             )
             .default("8388608")
@@ -64,7 +64,7 @@ impl Block for Settings {
             Setting::new(
                 "maxRequests",
                 "LEASEHOLD_CANONICAL_INGEST_MAX_REQUESTS",
-                Kind::Integer { min: 1, max: 1_000 },
+                ValueKind::Integer { min: 1, max: 1_000 },
                 "how many requests may be under way at once; others are told to come back",
             )
             .default("16")
@@ -72,7 +72,7 @@ impl Block for Settings {
             Setting::new(
                 "requestTimeoutMs",
                 "LEASEHOLD_CANONICAL_INGEST_REQUEST_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 3_600_000 },
+                ValueKind::Millis { min: 10, max: 3_600_000 },
                 "the longest time for one request",
             )
             .default("8000")
@@ -83,7 +83,7 @@ impl Block for Settings {
 
 /// Receive audit events, idempotently
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct IngestArgs {
     /// Create the tables and exit (SQLite makes them by itself)
     #[arg(long)]
     migrate: bool,
@@ -93,15 +93,15 @@ pub struct Args {
 pub struct CanonicalIngest;
 
 impl Role for CanonicalIngest {
-    type Arguments = Args;
+    type Arguments = IngestArgs;
     const NAME: &'static str = "canonical-ingest";
-    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+    const SECTIONS: &'static [Section] = &[IngestSettings::SECTION];
 
-    fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, args: &IngestArgs, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
-        let role: Settings = settings.block()?;
-        let database: Database =
-            settings.parsed::<Settings, _>("databaseUrl", role.database_url.as_ref().map(Secret::expose))?;
+        let role: IngestSettings = settings.block()?;
+        let database: Database = settings
+            .parsed::<IngestSettings, _>("databaseUrl", role.database_url.as_ref().map(Secret::expose))?;
         if args.migrate {
             return app.block_on(async {
                 migrate(&database).await?;
@@ -109,7 +109,7 @@ impl Role for CanonicalIngest {
                 Ok(ExitCode::SUCCESS)
             });
         }
-        let listen = settings.block::<health::Settings>()?.listen;
+        let listen = settings.block::<health::HealthSettings>()?.listen;
         let stop_budget = settings.block::<LeaderElection>()?.stop_budget_ms.into();
         app.block_on(work(database, role, listen, stop_budget))
     }
@@ -124,14 +124,14 @@ async fn migrate(database: &Database) -> anyhow::Result<()> {
 
 async fn work(
     database: Database,
-    role: Settings,
+    role: IngestSettings,
     listen: String,
     stop_budget: Duration,
 ) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
-    if let Database::Sqlite(_) = database {
+    if database.file().is_some() {
         migrate(&database).await?;
     }
     let time_limit: Duration = role.request_timeout_ms.into();
@@ -150,7 +150,7 @@ async fn work(
     let router = http::router(Arc::new(ingest)).merge(health);
     let (listener, address) = health::listen(&listen, "--listen").await?;
     info!(%address, %database, "canonical-ingest started");
-    let server = Server::start(listener, router);
+    let server = HealthServer::start(listener, router);
     stop.cancelled().await;
     // New requests are told to come back; those that have begun get an answer.
     under_way.close();

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use super::metrics::{REFUSED, REQUESTS, SECONDS};
-use super::store::{Answer, Refusal};
+use super::store::{LedgerAnswer, LedgerError, LedgerRefusal};
 use lease_core::fence::FENCING_EPOCH_STALE;
 
 /// Limits the number of calls under way, and the time of each.
@@ -62,13 +62,15 @@ impl Calls {
         method: &'static str,
         metadata: &MetadataMap,
         request_id: &str,
-        work: impl Future<Output = Answer<T>>,
-    ) -> Result<Result<T, Refusal>, Status> {
+        work: impl Future<Output = LedgerAnswer<T>>,
+    ) -> Result<Result<T, LedgerRefusal>, Status> {
         let began = Instant::now();
         let limit = limit_of(metadata, self.limit);
         let answer = match self.enter() {
             Ok(_permit) => match tokio::time::timeout(limit, work).await {
-                Ok(answer) => answer.map_err(|error| failure(method, request_id, &error)),
+                Ok(Ok(answer)) => Ok(Ok(answer)),
+                Ok(Err(LedgerError::Refused(refusal))) => Ok(Err(refusal)),
+                Ok(Err(LedgerError::Failed(error))) => Err(failure(method, request_id, &error)),
                 Err(_) => Err(Status::deadline_exceeded(format!(
                     "not done within {limit:?}: ask again with the same key to learn what became of it"
                 ))),

@@ -1,33 +1,44 @@
 //! Checks of a request before the database is asked.
 
-use lease_core::Grant;
+use lease_core::{Change, Grant, Record, Tag};
 use sqlx::types::Uuid;
 
-use super::store::{Acquisition, Fence, Refusal};
+use super::store::{Acquisition, LedgerRefusal, ScopeTerm};
 use crate::rpc::ledger::v1;
 
-/// The longest name of anything.
+/// The longest name of anything but a scope.
 const LONGEST: usize = 253;
+/// `<scope>/<node>`, of which a sidecar accepts up to 200 and 253 bytes.
+const LONGEST_SCOPE: usize = 200 + 1 + 253;
 
-fn invalid(message: String) -> Refusal {
-    Refusal { code: "INVALID_ARGUMENT".to_owned(), message }
+fn invalid(message: String) -> LedgerRefusal {
+    LedgerRefusal { code: "INVALID_ARGUMENT".to_owned(), message }
 }
 
 /// A name: not empty, not long, nothing that a terminal would act upon.
-pub(super) fn name(field: &str, text: &str) -> Result<String, Refusal> {
-    if text.is_empty() || text.len() > LONGEST || text.chars().any(char::is_control) {
-        return Err(invalid(format!("{field}: use 1 to {LONGEST} bytes without control characters")));
+pub(super) fn name(field: &str, text: &str) -> Result<String, LedgerRefusal> {
+    short(field, text, LONGEST)
+}
+
+fn short(field: &str, text: &str, longest: usize) -> Result<String, LedgerRefusal> {
+    if text.is_empty() || text.len() > longest || text.chars().any(char::is_control) {
+        return Err(invalid(format!("{field}: use 1 to {longest} bytes without control characters")));
     }
     Ok(text.to_owned())
 }
 
+/// A fencing scope's name.
+pub(super) fn scope(text: &str) -> Result<String, LedgerRefusal> {
+    short("fencing_scope_id", text, LONGEST_SCOPE)
+}
+
 /// As [`name`], but may be empty.
-pub(super) fn remark(field: &str, text: &str) -> Result<String, Refusal> {
+pub(super) fn remark(field: &str, text: &str) -> Result<String, LedgerRefusal> {
     if text.is_empty() { Ok(String::new()) } else { name(field, text) }
 }
 
 /// Part of an event's id, whose parts are separated by `/`.
-fn instance(text: &str) -> Result<String, Refusal> {
+fn instance(text: &str) -> Result<String, LedgerRefusal> {
     if text.contains('/') {
         return Err(invalid(
             "workload_instance_id: use a name without '/', for example the pod's".to_owned(),
@@ -36,27 +47,27 @@ fn instance(text: &str) -> Result<String, Refusal> {
     name("workload_instance_id", text)
 }
 
-fn grant(bytes: &[u8]) -> Result<Grant, Refusal> {
+fn grant(bytes: &[u8]) -> Result<Grant, LedgerRefusal> {
     let bytes: [u8; 16] = bytes
         .try_into()
         .map_err(|_| invalid("grant: use the 16 bytes that AcquireFencingLease returned".to_owned()))?;
     Ok(Grant(u128::from_be_bytes(bytes)))
 }
 
-fn seconds(given: u32, most: u32) -> Result<i32, Refusal> {
+fn seconds(given: u32, most: u32) -> Result<i32, LedgerRefusal> {
     match i32::try_from(given) {
         Ok(seconds) if (1..=most).contains(&given) => Ok(seconds),
         _ => Err(invalid(format!("ttl_seconds = {given}: use 1 to {most}"))),
     }
 }
 
-pub(super) fn acquisition(asked: &v1::AcquireFencingLeaseRequest) -> Result<Acquisition, Refusal> {
+pub(super) fn acquisition(asked: &v1::AcquireFencingLeaseRequest) -> Result<Acquisition, LedgerRefusal> {
     let held = if asked.grant.is_empty() { None } else { Some(grant(&asked.grant)?) };
     if asked.force && held.is_some() {
         return Err(invalid("force: a renewal needs none; leave one of force and grant out".to_owned()));
     }
     Ok(Acquisition {
-        scope: name("fencing_scope_id", &asked.fencing_scope_id)?,
+        scope: scope(&asked.fencing_scope_id)?,
         tenant: name("tenant_id", &asked.tenant_id)?,
         instance: instance(&asked.workload_instance_id)?,
         ttl_seconds: seconds(asked.ttl_seconds, 3_600)?,
@@ -66,11 +77,52 @@ pub(super) fn acquisition(asked: &v1::AcquireFencingLeaseRequest) -> Result<Acqu
     })
 }
 
-pub(super) fn fence(given: Option<&v1::Fence>) -> Result<Fence, Refusal> {
+/// The longest ttl of a scope's record: a day, as for every lease.
+const LONGEST_TTL_MS: u64 = 86_400_000;
+
+/// A write of a scope's register.
+pub(super) struct ScopeWrite {
+    pub(super) expected: Option<Tag>,
+    pub(super) record: Record,
+    pub(super) change: Change,
+}
+
+pub(super) fn scope_write(asked: &v1::PutFencingScopeRequest) -> Result<ScopeWrite, LedgerRefusal> {
+    scope_and_tenant(&asked.fencing_scope_id, &asked.tenant_id)?;
+    let record: Record = serde_json::from_str(&asked.record)
+        .map_err(|error| invalid(format!("record: use a lease record as JSON: {error}")))?;
+    let change = serde_json::from_value(asked.change.clone().into());
+    if !record.holder.is_empty() {
+        instance(&record.holder)?;
+    }
+    if record.ttl_ms > LONGEST_TTL_MS || i64::try_from(record.epoch).is_err() {
+        return Err(invalid(format!("record: use a ttl_ms up to {LONGEST_TTL_MS} and an epoch below 2^63")));
+    }
+    let change =
+        change.map_err(|_| invalid(format!("change = {:?}: use the change's name", asked.change)))?;
+    Ok(ScopeWrite { expected: tag("expected_tag", &asked.expected_tag)?, record, change })
+}
+
+/// A scope's name and its tenant's.
+pub(super) fn scope_and_tenant(name_of_scope: &str, tenant: &str) -> Result<(), LedgerRefusal> {
+    scope(name_of_scope)?;
+    name("tenant_id", tenant).map(drop)
+}
+
+/// 16 bytes, or none.
+pub(super) fn tag(field: &str, bytes: &[u8]) -> Result<Option<Tag>, LedgerRefusal> {
+    match bytes.try_into() {
+        Ok(bytes) => Ok(Some(Tag::from_bytes(bytes))),
+        Err(_) if bytes.is_empty() => Ok(None),
+        Err(_) => Err(invalid(format!("{field}: use the 16 bytes of a record's tag, or none"))),
+    }
+}
+
+pub(super) fn fence(given: Option<&v1::Fence>) -> Result<ScopeTerm, LedgerRefusal> {
     let given = given.ok_or_else(|| invalid("fence: every write speaks for a term; send it".to_owned()))?;
     let epoch = i64::try_from(given.epoch).ok().filter(|epoch| *epoch >= 1);
-    Ok(Fence {
-        scope: name("fencing_scope_id", &given.fencing_scope_id)?,
+    Ok(ScopeTerm {
+        scope: scope(&given.fencing_scope_id)?,
         tenant: name("tenant_id", &given.tenant_id)?,
         instance: instance(&given.workload_instance_id)?,
         epoch: epoch.ok_or_else(|| invalid(format!("epoch = {}: use 1 or more", given.epoch)))?,
@@ -85,7 +137,7 @@ pub(super) struct Amount {
     pub(super) ttl_seconds: i32,
 }
 
-pub(super) fn amount(asked: &v1::ReserveRequest) -> Result<Amount, Refusal> {
+pub(super) fn amount(asked: &v1::ReserveRequest) -> Result<Amount, LedgerRefusal> {
     if asked.amount_minor <= 0 {
         return Err(invalid(format!("amount_minor = {}: use more than 0", asked.amount_minor)));
     }
@@ -97,14 +149,14 @@ pub(super) fn amount(asked: &v1::ReserveRequest) -> Result<Amount, Refusal> {
     })
 }
 
-pub(super) fn currency(code: &str) -> Result<(), Refusal> {
+pub(super) fn currency(code: &str) -> Result<(), LedgerRefusal> {
     if code.len() != 3 || !code.bytes().all(|letter| letter.is_ascii_uppercase()) {
         return Err(invalid("currency: use the three capitals of ISO 4217, for example EUR".to_owned()));
     }
     Ok(())
 }
 
-pub(super) fn reservation(id: &str) -> Result<Uuid, Refusal> {
+pub(super) fn reservation(id: &str) -> Result<Uuid, LedgerRefusal> {
     id.parse().map_err(|_| invalid("reservation_id: use the one that Reserve returned".to_owned()))
 }
 

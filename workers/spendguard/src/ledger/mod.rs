@@ -38,9 +38,9 @@ use crate::rpc::ledger::v1::ledger_server::LedgerServer;
 use calls::Calls;
 pub use prepare::{add_scope, migrate, revoke_scope, set_budget};
 use service::Service;
-pub use settings::Settings;
+pub use settings::LedgerSettings;
 pub(crate) use settings::{POSTGRES, postgres};
-use store::LedgerStore;
+use store::{LedgerError, LedgerStore};
 use wake::Wakes;
 
 /// Connections for scopes alone, besides those for writes. A renewal has one for a round trip.
@@ -50,7 +50,7 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Serve fencing scopes, reservations and the audit outbox over gRPC
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct LedgerArgs {
     /// Create or upgrade the tables, then do the other preparations, and exit
     #[arg(long)]
     migrate: bool,
@@ -66,7 +66,7 @@ pub struct Args {
     revoke_scope: Vec<String>,
 }
 
-impl Args {
+impl LedgerArgs {
     fn prepares(&self) -> bool {
         let repeated = [&self.add_scope, &self.set_budget, &self.revoke_scope];
         self.migrate || repeated.iter().any(|given| !given.is_empty())
@@ -74,17 +74,17 @@ impl Args {
 }
 
 /// The role `ledger`.
-pub struct Ledger;
+pub struct LedgerRole;
 
-impl Role for Ledger {
-    type Arguments = Args;
+impl Role for LedgerRole {
+    type Arguments = LedgerArgs;
     const NAME: &'static str = "ledger";
-    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+    const SECTIONS: &'static [Section] = &[LedgerSettings::SECTION];
 
-    fn run(&self, args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, args: &LedgerArgs, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
-        let role: Settings = settings.block()?;
-        let database = postgres::<Settings>(settings, "databaseUrl", role.database_url.as_ref())?;
+        let role: LedgerSettings = settings.block()?;
+        let database = postgres::<LedgerSettings>(settings, "databaseUrl", role.database_url.as_ref())?;
         if args.prepares() {
             // Only a revocation says who asked; nothing else depends on this host's name.
             let by = if args.revoke_scope.is_empty() { String::new() } else { settings.operator()? };
@@ -101,7 +101,7 @@ impl Role for Ledger {
         }
         let plan = LedgerPlan {
             tls: tls::config(&role, settings)?,
-            pages: settings.block::<health::Settings>()?.listen,
+            pages: settings.block::<health::HealthSettings>()?.listen,
             stop_budget: settings.block::<LeaderElection>()?.stop_budget_ms.into(),
             role,
             database,
@@ -112,14 +112,18 @@ impl Role for Ledger {
 
 /// The role's settings, checked.
 struct LedgerPlan {
-    role: Settings,
+    role: LedgerSettings,
     database: Box<PgConnectOptions>,
     tls: Option<ServerTlsConfig>,
     pages: String,
     stop_budget: Duration,
 }
 
-async fn prepare_all(args: &Args, by: &str, options: Box<PgConnectOptions>) -> Result<ExitCode, Failure> {
+async fn prepare_all(
+    args: &LedgerArgs,
+    by: &str,
+    options: Box<PgConnectOptions>,
+) -> Result<ExitCode, Failure> {
     let database = Database::Postgres(options.clone());
     let failed =
         |error: String| Failure::new(format!("the ledger in {database} could not be prepared: {error}"));
@@ -175,7 +179,7 @@ fn budget(words: &[String]) -> Result<(&str, &str, i64), Failure> {
 }
 
 /// Refuses to make something that no request could name.
-fn asked<T>(flag: &str, checked: Result<T, store::Refusal>) -> Result<(), Failure> {
+fn asked<T>(flag: &str, checked: Result<T, store::LedgerRefusal>) -> Result<(), Failure> {
     checked.map(drop).map_err(|refusal| Failure::Code(2, format!("{flag}: {}", refusal.message)))
 }
 
@@ -222,7 +226,7 @@ async fn work(plan: LedgerPlan) -> Result<ExitCode, Failure> {
 
     let probe = Arc::new(Health { service: service.clone() });
     // Probes and scrapes are answered until the last call is.
-    let pages = health::Server::start(http, health::router(pages, probe, stop));
+    let pages = health::HealthServer::start(http, health::router(pages, probe, stop));
     let drained = async {
         stopping.await;
         reporter.set_not_serving::<LedgerServer<Arc<Service>>>().await;
@@ -263,8 +267,10 @@ struct Health {
 #[async_trait]
 impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
-        // Also that the tables are there; the name is nobody's.
-        let asked = self.service.scopes.standing("", "").await;
-        asked.map(drop).map_err(|error| format!("the ledger's database does not answer: {error}"))
+        // The refusal of a scope without a name shows that the tables are there.
+        match self.service.scopes.observe("", "").await {
+            Err(LedgerError::Failed(error)) => Err(format!("the ledger's database does not answer: {error}")),
+            _ => Ok(()),
+        }
     }
 }

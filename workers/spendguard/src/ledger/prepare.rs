@@ -88,6 +88,5 @@ pub async fn revoke_scope(
     by: &str,
 ) -> anyhow::Result<(i64, Option<String>)> {
     let note = format!("revoked by {by}");
-    let answer = LedgerStore::open(options, 1, REVOKE_LIMIT).revoke(scope, tenant, &note).await?;
-    answer.map_err(|refusal| anyhow::anyhow!(refusal.message))
+    Ok(LedgerStore::open(options, 1, REVOKE_LIMIT).revoke(scope, tenant, &note).await?)
 }

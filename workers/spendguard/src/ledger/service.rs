@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lease_core::{Change, Tag};
 use metrics::{counter, gauge};
 use prost_types::Timestamp;
 use tokio::time::Instant;
@@ -10,13 +11,14 @@ use tonic::{Request, Response, Status};
 use tracing::info;
 
 use super::calls::{Calls, limit_of};
-use super::check;
+use super::check::{self, ScopeWrite};
 use super::metrics::{ACTIONS, REQUESTS, WAITERS};
-use super::store::{Acquired, LedgerStore, Refusal, ReservationRow};
+use super::store::{Acquired, LedgerError, LedgerRefusal, LedgerStore, ReservationRow, ScopePut, ScopeState};
 use super::wake::Wakes;
 use crate::rpc::ledger::v1;
 use v1::{
-    acquire_fencing_lease_response as acquired, release_fencing_lease_response as released,
+    acquire_fencing_lease_response as acquired, observe_fencing_scope_response as observed,
+    put_fencing_scope_response as put, release_fencing_lease_response as released,
     reservation_response as reserved, revoke_fencing_lease_response as revoked,
 };
 
@@ -44,12 +46,7 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         request: Request<v1::AcquireFencingLeaseRequest>,
     ) -> Result<Response<v1::AcquireFencingLeaseResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
-        let work = async {
-            match check::acquisition(&asked) {
-                Ok(asked) => self.scopes.acquire(&asked).await,
-                Err(refusal) => Ok(Err(refusal)),
-            }
-        };
+        let work = async { self.scopes.acquire(&check::acquisition(&asked)?).await };
         let answer =
             self.scope_calls.run("AcquireFencingLease", &metadata, &asked.audit_event_id, work).await?;
         let (scope, instance) = (&asked.fencing_scope_id, &asked.workload_instance_id);
@@ -85,21 +82,10 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
     ) -> Result<Response<v1::ReleaseFencingLeaseResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
         let work = async {
-            match check::fence(asked.fence.as_ref()) {
-                Ok(fence) => {
-                    let released = self.scopes.release(&fence).await;
-                    if let Ok(Ok(epoch)) = released {
-                        info!(
-                            scope = fence.scope,
-                            instance = fence.instance,
-                            epoch,
-                            "fencing scope released"
-                        );
-                    }
-                    released
-                }
-                Err(refusal) => Ok(Err(refusal)),
-            }
+            let fence = check::fence(asked.fence.as_ref())?;
+            let epoch = self.scopes.release(&fence).await?;
+            info!(scope = fence.scope, instance = fence.instance, epoch, "fencing scope released");
+            Ok(epoch)
         };
         let outcome = match self.scope_calls.run("ReleaseFencingLease", &metadata, "", work).await? {
             Ok(epoch) => released::Outcome::Released(v1::release_fencing_lease_response::Released {
@@ -116,16 +102,9 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
     ) -> Result<Response<v1::RevokeFencingLeaseResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
         let (scope, by) = (&asked.fencing_scope_id, &asked.by);
-        let checked = || {
-            check::name("fencing_scope_id", scope)?;
-            check::name("tenant_id", &asked.tenant_id)?;
-            check::remark("by", by)
-        };
         let work = async {
-            match checked() {
-                Ok(by) => self.scopes.revoke(scope, &asked.tenant_id, &by).await,
-                Err(refusal) => Ok(Err(refusal)),
-            }
+            check::scope_and_tenant(scope, &asked.tenant_id)?;
+            self.scopes.revoke(scope, &asked.tenant_id, &check::remark("by", by)?).await
         };
         let outcome = match self.scope_calls.run("RevokeFencingLease", &metadata, "", work).await? {
             Ok((epoch, previous)) => {
@@ -149,19 +128,69 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         if !(1..=LONGEST_WAIT_MS).contains(&asked.limit_ms) {
             return Err(Status::invalid_argument(format!("limit_ms: use 1 to {LONGEST_WAIT_MS}")));
         }
+        let seen = check::tag("seen_tag", &asked.seen_tag);
+        let seen = seen.map_err(|refusal| Status::invalid_argument(refusal.message))?;
         let place = self.waiters.enter()?;
         gauge!(WAITERS).increment(1);
         // Dropped in this order: by the time the gauge falls, the place is free.
         let _waiter = (place, Counted);
         let limit = limit_of(&metadata, Duration::from_millis(asked.limit_ms.into()));
-        let free = tokio::select! {
-            free = self.free_within(&asked, Instant::now() + limit) => free,
+        let scope = tokio::select! {
+            scope = self.free_within(&asked, seen, Instant::now() + limit) => scope,
             () = self.stop.cancelled() => Err(Status::unavailable("this ledger stops: ask another")),
         };
-        let code = free.as_ref().map_or_else(|status| format!("{:?}", status.code()), |_| "ok".to_owned());
+        let code = scope.as_ref().map_or_else(|status| format!("{:?}", status.code()), |_| "ok".to_owned());
         counter!(REQUESTS, "method" => "AwaitFencingScope", "code" => code).increment(1);
-        let free = free?;
-        Ok(Response::new(v1::AwaitFencingScopeResponse { free }))
+        let scope = scope?.map(v1::FencingScope::from);
+        Ok(Response::new(v1::AwaitFencingScopeResponse { free: scope.is_some(), scope }))
+    }
+
+    async fn observe_fencing_scope(
+        &self,
+        request: Request<v1::ObserveFencingScopeRequest>,
+    ) -> Result<Response<v1::ObserveFencingScopeResponse>, Status> {
+        let (metadata, _, asked) = request.into_parts();
+        let work = async {
+            check::scope_and_tenant(&asked.fencing_scope_id, &asked.tenant_id)?;
+            self.scopes.observe(&asked.fencing_scope_id, &asked.tenant_id).await
+        };
+        let outcome = match self.scope_calls.run("ObserveFencingScope", &metadata, "", work).await? {
+            Ok(view) => observed::Outcome::Scope(view.into()),
+            Err(refusal) => observed::Outcome::Error(refusal.into()),
+        };
+        Ok(Response::new(v1::ObserveFencingScopeResponse { outcome: Some(outcome) }))
+    }
+
+    async fn put_fencing_scope(
+        &self,
+        request: Request<v1::PutFencingScopeRequest>,
+    ) -> Result<Response<v1::PutFencingScopeResponse>, Status> {
+        let (metadata, _, asked) = request.into_parts();
+        let (scope, tenant) = (&asked.fencing_scope_id, &asked.tenant_id);
+        let work = async {
+            let ScopeWrite { expected, record, change } = check::scope_write(&asked)?;
+            let put = self.scopes.put(scope, tenant, expected, &asked.record, &asked.change).await?;
+            if let ScopePut::Written(action) = &put {
+                let (instance, epoch) = (&record.holder, record.epoch);
+                match change {
+                    Change::Acquire => info!(scope, instance, epoch, action, "fencing scope taken"),
+                    Change::Release => info!(scope, instance, epoch, "fencing scope released"),
+                    _ => {}
+                }
+                if matches!(change, Change::Acquire | Change::Renew) {
+                    counter!(ACTIONS, "action" => action.clone()).increment(1);
+                }
+            }
+            Ok(put)
+        };
+        let outcome = match self.scope_calls.run("PutFencingScope", &metadata, "", work).await? {
+            Ok(ScopePut::Written(action)) => {
+                put::Outcome::Written(v1::put_fencing_scope_response::Written { action })
+            }
+            Ok(ScopePut::Conflict(view)) => put::Outcome::Conflict(view.into()),
+            Err(refusal) => put::Outcome::Error(refusal.into()),
+        };
+        Ok(Response::new(v1::PutFencingScopeResponse { outcome: Some(outcome) }))
     }
 
     async fn reserve(
@@ -169,19 +198,12 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         request: Request<v1::ReserveRequest>,
     ) -> Result<Response<v1::ReservationResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
-        let checked = || {
+        let work = async {
             let key = check::name("idempotency_key", &asked.idempotency_key)?;
             check::remark("request_id", &asked.request_id)?;
-            Ok((check::fence(asked.fence.as_ref())?, key, check::amount(&asked)?))
-        };
-        let work = async {
-            match checked() {
-                Ok((fence, key, amount)) => {
-                    let check::Amount { minor, currency, ttl_seconds } = amount;
-                    self.store.reserve(&fence, &key, &asked.request_id, minor, &currency, ttl_seconds).await
-                }
-                Err(refusal) => Ok(Err(refusal)),
-            }
+            let fence = check::fence(asked.fence.as_ref())?;
+            let check::Amount { minor, currency, ttl_seconds } = check::amount(&asked)?;
+            self.store.reserve(&fence, &key, &asked.request_id, minor, &currency, ttl_seconds).await
         };
         Ok(reservation(self.calls.run("Reserve", &metadata, &asked.request_id, work).await?))
     }
@@ -219,46 +241,42 @@ impl Service {
         request: Request<v1::SettleRequest>,
     ) -> Result<Response<v1::ReservationResponse>, Status> {
         let (metadata, _, asked) = request.into_parts();
-        let checked = || {
+        let work = async {
             let key = check::name("idempotency_key", &asked.idempotency_key)?;
             check::remark("request_id", &asked.request_id)?;
-            Ok((check::fence(asked.fence.as_ref())?, key, check::reservation(&asked.reservation_id)?))
-        };
-        let work = async {
-            match checked() {
-                Ok((fence, key, id)) => self.store.settle(commit, &fence, &key, &asked.request_id, id).await,
-                Err(refusal) => Ok(Err(refusal)),
-            }
+            let fence = check::fence(asked.fence.as_ref())?;
+            let id = check::reservation(&asked.reservation_id)?;
+            self.store.settle(commit, &fence, &key, &asked.request_id, id).await
         };
         Ok(reservation(self.calls.run(method, &metadata, &asked.request_id, work).await?))
     }
 
-    /// Looks when the scope may be free: when its release is heard of, when its term runs out, and now and then.
+    /// The scope once it is free under another tag than `seen`, or `None` at `until`. Looks when its release is heard
+    /// of, when its term runs out, and at each poll.
     async fn free_within(
         &self,
         asked: &v1::AwaitFencingScopeRequest,
+        seen: Option<Tag>,
         until: Instant,
-    ) -> Result<bool, Status> {
+    ) -> Result<Option<ScopeState>, Status> {
         let mut wake = self.wakes.subscribe();
         loop {
-            let standing = self.scopes.standing(&asked.fencing_scope_id, &asked.tenant_id);
+            let view = self.scopes.observe(&asked.fencing_scope_id, &asked.tenant_id);
             let limit = self.poll_every.max(Duration::from_secs(1));
-            let pause = match tokio::time::timeout(limit, standing).await {
-                Ok(Ok(Some(standing))) if standing.free => return Ok(true),
+            let pause = match tokio::time::timeout(limit, view).await {
+                Ok(Ok(view)) if view.free && view.tag() != seen => return Ok(Some(view)),
                 // A millisecond more, since the remaining time is rounded.
-                Ok(Ok(Some(standing))) => standing.remaining + Duration::from_millis(1),
-                Ok(Ok(None)) => {
-                    return Err(Status::not_found(
-                        "FENCING_SCOPE_UNKNOWN: there is no such scope of that tenant",
-                    ));
+                Ok(Ok(view)) if !view.free => view.remaining + Duration::from_millis(1),
+                Ok(Err(LedgerError::Refused(refusal))) => {
+                    return Err(Status::not_found(format!("{}: {}", refusal.code, refusal.message)));
                 }
-                // The caller only wants a hint; it finds out by itself when it asks for the scope.
-                Ok(Err(_)) | Err(_) => self.poll_every,
+                // Seen already, or no answer: the caller only wants a hint.
+                _ => self.poll_every,
             };
             tokio::select! {
                 () = wake.heard(&asked.fencing_scope_id) => {}
                 () = tokio::time::sleep(pause.min(self.poll_every)) => {}
-                () = tokio::time::sleep_until(until) => return Ok(false),
+                () = tokio::time::sleep_until(until) => return Ok(None),
             }
         }
     }
@@ -273,13 +291,19 @@ impl Drop for Counted {
     }
 }
 
-impl From<Refusal> for v1::Error {
-    fn from(refusal: Refusal) -> Self {
+impl From<ScopeState> for v1::FencingScope {
+    fn from(view: ScopeState) -> Self {
+        Self { record: view.record.unwrap_or_default(), run_out: view.run_out }
+    }
+}
+
+impl From<LedgerRefusal> for v1::Error {
+    fn from(refusal: LedgerRefusal) -> Self {
         Self { code: refusal.code, message: refusal.message }
     }
 }
 
-fn reservation(answer: Result<ReservationRow, Refusal>) -> Response<v1::ReservationResponse> {
+fn reservation(answer: Result<ReservationRow, LedgerRefusal>) -> Response<v1::ReservationResponse> {
     let outcome = match answer {
         Ok(row) => reserved::Outcome::Reservation(v1::Reservation {
             reservation_id: row.id.to_string(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lease_settings::{BadSetting, Block, Kind, Millis, Secret, Section, Setting, Settings as All};
+use lease_settings::{BadSetting, Block, Millis, Secret, Section, Setting, Settings as All, ValueKind};
 use lease_worker_common::database::Database;
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct LedgerSettings {
     pub(super) database_url: Option<Secret>,
     /// The gRPC server's address.
     pub listen: String,
@@ -34,7 +34,7 @@ pub struct Settings {
     pub await_poll_ms: Millis,
 }
 
-impl Block for Settings {
+impl Block for LedgerSettings {
     const SECTION: Section = Section {
         name: "ledger",
         about: "worker ledger",
@@ -52,13 +52,13 @@ impl Block for Settings {
                 "LEASEHOLD_LEDGER_DATABASE_URL_FILE",
                 "ledger-db-url-file",
             ),
-            Setting::new("listen", "LEASEHOLD_LEDGER_LISTEN", Kind::Address, "where the ledger serves gRPC")
+            Setting::new("listen", "LEASEHOLD_LEDGER_LISTEN", ValueKind::Address, "where the ledger serves gRPC")
                 .default("127.0.0.1:50051")
                 .flag("grpc-listen"),
             Setting::new(
                 "tlsCertFile",
                 "LEASEHOLD_LEDGER_TLS_CERT_FILE",
-                Kind::Path,
+                ValueKind::Path,
                 "the server's certificate chain, PEM; set it and the key for TLS",
             )
             .unset("no TLS")
@@ -66,7 +66,7 @@ impl Block for Settings {
             Setting::new(
                 "tlsKeyFile",
                 "LEASEHOLD_LEDGER_TLS_KEY_FILE",
-                Kind::Path,
+                ValueKind::Path,
                 "the certificate's private key, PEM",
             )
             .unset("no TLS")
@@ -74,7 +74,7 @@ impl Block for Settings {
             Setting::new(
                 "tlsClientCaFile",
                 "LEASEHOLD_LEDGER_TLS_CLIENT_CA_FILE",
-                Kind::Path,
+                ValueKind::Path,
                 "the authority that signs clients' certificates, PEM; clients must then have one",
             )
             .unset("clients need no certificate")
@@ -82,7 +82,7 @@ impl Block for Settings {
             Setting::new(
                 "maxConnections",
                 "LEASEHOLD_LEDGER_MAX_CONNECTIONS",
-                Kind::Integer { min: 1, max: 1_000 },
+                ValueKind::Integer { min: 1, max: 1_000 },
                 "how many connections to the database writes share; four more are for fencing scopes alone, one for \
                  notifications",
             )
@@ -91,7 +91,7 @@ impl Block for Settings {
             Setting::new(
                 "maxRequests",
                 "LEASEHOLD_LEDGER_MAX_REQUESTS",
-                Kind::Integer { min: 1, max: 100_000 },
+                ValueKind::Integer { min: 1, max: 100_000 },
                 "how many writes may be under way or wait for a connection, and how many calls about scopes; others are told \
                  to come back",
             )
@@ -100,7 +100,7 @@ impl Block for Settings {
             Setting::new(
                 "maxWaiters",
                 "LEASEHOLD_LEDGER_MAX_WAITERS",
-                Kind::Integer { min: 1, max: 100_000 },
+                ValueKind::Integer { min: 1, max: 100_000 },
                 "how many calls may wait for a scope; others are told to come back",
             )
             .default("1024")
@@ -108,7 +108,7 @@ impl Block for Settings {
             Setting::new(
                 "maxMessageBytes",
                 "LEASEHOLD_LEDGER_MAX_MESSAGE_BYTES",
-                Kind::Integer { min: 1_024, max: 1 << 24 },
+                ValueKind::Integer { min: 1_024, max: 1 << 24 },
                 "the largest message",
             )
             .default("65536")
@@ -116,7 +116,7 @@ impl Block for Settings {
             Setting::new(
                 "callTimeoutMs",
                 "LEASEHOLD_LEDGER_CALL_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 600_000 },
+                ValueKind::Millis { min: 10, max: 600_000 },
                 "the longest time for one call; a client's own deadline may be earlier",
             )
             .default("5000")
@@ -124,7 +124,7 @@ impl Block for Settings {
             Setting::new(
                 "awaitPollMs",
                 "LEASEHOLD_LEDGER_AWAIT_POLL_MS",
-                Kind::Millis { min: 10, max: 60_000 },
+                ValueKind::Millis { min: 10, max: 60_000 },
                 "how often a scope that somebody waits for is looked at, besides notifications",
             )
             .default("1000")
@@ -134,7 +134,7 @@ impl Block for Settings {
 }
 
 /// The ledger lives in Postgres only: a scope's row is locked while its effects are written.
-pub(crate) const POSTGRES: Kind = Kind::Checked {
+pub(crate) const POSTGRES: ValueKind = ValueKind::Checked {
     check: |text| matches!(text.parse(), Ok(Database::Postgres(_))),
     allowed: "use postgres://USER@HOST/DATABASE",
 };

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use lease_core::Grant;
-use lease_worker_common::{database::StoreError, pool::Pool};
+use lease_core::{Grant, Record, Tag};
+use lease_postgres::pool::Pool;
+use lease_worker_common::database::StoreError;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::types::Uuid;
@@ -15,22 +16,23 @@ pub struct LedgerStore {
 }
 
 /// A refusal that the ledger's own rules ask for; nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct LedgerRefusal {
     /// For programs.
     pub code: String,
     /// For people: what happened and what to do.
     pub message: String,
 }
 
-/// The term that a write speaks for.
+/// The term of a scope that a write belongs to.
 #[derive(Clone, Debug)]
-pub struct Fence {
+pub struct ScopeTerm {
     /// The scope.
     pub scope: String,
-    /// Whose it is.
+    /// The tenant that owns it.
     pub tenant: String,
-    /// Who holds it.
+    /// The instance that holds it.
     pub instance: String,
     /// The term's epoch.
     pub epoch: i64,
@@ -38,26 +40,26 @@ pub struct Fence {
     pub grant: Grant,
 }
 
-/// An attempt at a scope.
+/// A request for a scope.
 #[derive(Clone, Debug)]
 pub struct Acquisition {
     /// The scope.
     pub scope: String,
-    /// Whose it is.
+    /// The tenant that owns it.
     pub tenant: String,
-    /// Who asks.
+    /// The instance that asks.
     pub instance: String,
-    /// How long the term lasts without a renewal.
+    /// The length of the term without a renewal.
     pub ttl_seconds: i32,
-    /// Take it whoever holds it.
+    /// Take it even if another instance holds it.
     pub force: bool,
-    /// Names the attempt; repeated, it gets the same answer.
+    /// The attempt's name; a repetition gets the same answer.
     pub attempt: Option<String>,
-    /// A renewal: what the caller holds.
+    /// For a renewal: the grant that the caller holds.
     pub grant: Option<Grant>,
 }
 
-/// What became of an acquisition.
+/// The outcome of an acquisition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acquired {
     /// The caller holds the scope.
@@ -71,11 +73,11 @@ pub enum Acquired {
         /// Microseconds since 1970.
         expires_us: i64,
     },
-    /// Somebody else does.
+    /// Another instance does.
     Denied {
-        /// Who.
+        /// Its holder.
         holder: String,
-        /// Since which epoch.
+        /// The holder's epoch.
         epoch: i64,
         /// Microseconds since 1970.
         expires_us: i64,
@@ -95,21 +97,61 @@ pub struct ReservationRow {
     pub epoch: i64,
 }
 
-/// A scope as somebody who waits for it sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Standing {
+/// A scope's register as it was read.
+#[derive(Clone, Debug)]
+pub struct ScopeState {
+    /// The lease record, as JSON; `None` while there is none.
+    pub record: Option<String>,
     /// It has no live holder.
     pub free: bool,
-    /// For how long the holder is still live, by the database's clock.
+    /// The database's clock says that its grant has run out.
+    pub run_out: bool,
+    /// The time until the holder's term runs out, by the database's clock.
     pub remaining: Duration,
 }
 
-/// The ledger's answer, or its refusal.
-pub type Answer<T> = Result<Result<T, Refusal>, StoreError>;
+impl ScopeState {
+    /// The record's tag.
+    pub fn tag(&self) -> Option<Tag> {
+        let record: Record = serde_json::from_str(self.record.as_deref()?).ok()?;
+        Some(record.tag)
+    }
+}
+
+/// The outcome of a write of a scope's register.
+#[derive(Clone, Debug)]
+pub enum ScopePut {
+    /// It was written: the change, or for an acquisition acquire, recover or takeover.
+    Written(String),
+    /// The register had another tag.
+    Conflict(ScopeState),
+}
+
+/// The reason why the ledger has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// It refuses.
+    #[error(transparent)]
+    Refused(#[from] LedgerRefusal),
+    /// Its database failed.
+    #[error(transparent)]
+    Failed(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for LedgerError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The ledger's answer.
+pub type LedgerAnswer<T> = Result<T, LedgerError>;
 
 /// The first statement on each connection.
 pub(crate) const BEGIN: &str = "SELECT ledger_begin_session()";
 const SCOPE: &str = "SELECT * FROM ledger_fencing_scope($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+const VIEW: &str = "SELECT * FROM ledger_scope_view($1, $2)";
+const PUT: &str = "SELECT * FROM ledger_put_scope($1, $2, $3, $4::jsonb, $5)";
 const RESERVE: &str = "SELECT * FROM ledger_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const SETTLE: &str = "SELECT * FROM ledger_settle($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
@@ -134,11 +176,11 @@ impl LedgerStore {
         let options = options.clone().application_name("leasehold ledger");
         // Each statement is planned once a connection.
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);
-        Self { pool: Pool::new(&options, connections, statement_limit, BEGIN) }
+        Self { pool: Pool::checked(&options, connections, statement_limit, BEGIN) }
     }
 
     /// Takes a scope, or renews it.
-    pub async fn acquire(&self, asked: &Acquisition) -> Answer<Acquired> {
+    pub async fn acquire(&self, asked: &Acquisition) -> LedgerAnswer<Acquired> {
         let request = ScopeRequest {
             request: "acquire",
             scope: &asked.scope,
@@ -150,22 +192,19 @@ impl LedgerStore {
             attempt: asked.attempt.as_deref(),
             ..ScopeRequest::default()
         };
-        let row = match self.scope(request).await? {
-            Ok(row) => row,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let row = self.scope(request).await?;
         let action: String = row.try_get("o_outcome")?;
         let (epoch, expires_us) = (row.try_get("o_epoch")?, row.try_get("o_expires_us")?);
-        Ok(Ok(if action == "denied" {
+        Ok(if action == "denied" {
             Acquired::Denied { holder: row.try_get("o_holder")?, epoch, expires_us }
         } else {
             let grant: Uuid = row.try_get("o_grant")?;
             Acquired::Success { action, epoch, grant: Grant(grant.as_u128()), expires_us }
-        }))
+        })
     }
 
     /// Gives a scope up; returns its epoch.
-    pub async fn release(&self, fence: &Fence) -> Answer<i64> {
+    pub async fn release(&self, fence: &ScopeTerm) -> LedgerAnswer<i64> {
         let request = ScopeRequest {
             request: "release",
             scope: &fence.scope,
@@ -175,23 +214,18 @@ impl LedgerStore {
             grant: Some(fence.grant),
             ..ScopeRequest::default()
         };
-        match self.scope(request).await? {
-            Ok(row) => Ok(Ok(row.try_get("o_epoch")?)),
-            Err(refusal) => Ok(Err(refusal)),
-        }
+        Ok(self.scope(request).await?.try_get("o_epoch")?)
     }
 
     /// Ends whatever term there is; returns the scope's epoch from now on, and who held it.
-    pub async fn revoke(&self, scope: &str, tenant: &str, by: &str) -> Answer<(i64, Option<String>)> {
+    pub async fn revoke(&self, scope: &str, tenant: &str, by: &str) -> LedgerAnswer<(i64, Option<String>)> {
         let note = Some(by);
         let request = ScopeRequest { request: "revoke", scope, tenant, note, ..ScopeRequest::default() };
-        match self.scope(request).await? {
-            Ok(row) => Ok(Ok((row.try_get("o_epoch")?, row.try_get("o_holder")?))),
-            Err(refusal) => Ok(Err(refusal)),
-        }
+        let row = self.scope(request).await?;
+        Ok((row.try_get("o_epoch")?, row.try_get("o_holder")?))
     }
 
-    async fn scope(&self, asked: ScopeRequest<'_>) -> Answer<PgRow> {
+    async fn scope(&self, asked: ScopeRequest<'_>) -> LedgerAnswer<PgRow> {
         let query = sqlx::query(SCOPE)
             .bind(asked.request)
             .bind(asked.scope)
@@ -207,41 +241,50 @@ impl LedgerStore {
         self.answer(query).await
     }
 
-    /// How a scope stands; `None` if there is no such scope of that tenant.
-    pub async fn standing(&self, scope: &str, tenant: &str) -> Result<Option<Standing>, StoreError> {
-        let query = sqlx::query(
-            "SELECT coalesce(ttl_expires_at <= clock_timestamp(), true) AS free,
-                    coalesce((extract(epoch FROM ttl_expires_at - clock_timestamp()) * 1000)::bigint, 0) AS remaining_ms
-             FROM fencing_scopes WHERE fencing_scope_id = $1 AND tenant_id = $2",
-        )
-        .bind(scope)
-        .bind(tenant);
-        let mut lent = self.pool.take().await?;
-        match query.fetch_optional(&mut *lent).await {
-            Ok(row) => {
-                lent.keep();
-                let Some(row) = row else { return Ok(None) };
-                let remaining: i64 = row.try_get("remaining_ms")?;
-                let remaining = Duration::from_millis(remaining.max(0) as u64);
-                Ok(Some(Standing { free: row.try_get("free")?, remaining }))
-            }
-            Err(error) => {
-                lent.failed(&error);
-                Err(error.into())
-            }
+    /// Reads a scope's register.
+    pub async fn observe(&self, scope: &str, tenant: &str) -> LedgerAnswer<ScopeState> {
+        let row = self.answer(sqlx::query(VIEW).bind(scope).bind(tenant)).await?;
+        let remaining: i64 = row.try_get("o_remaining_ms")?;
+        Ok(ScopeState {
+            record: row.try_get("o_record")?,
+            free: row.try_get("o_free")?,
+            run_out: row.try_get("o_run_out")?,
+            remaining: Duration::from_millis(remaining.unsigned_abs()),
+        })
+    }
+
+    /// Writes a scope's register, a record as JSON, if its tag is still `expected`. `change` is named as in JSON.
+    pub async fn put(
+        &self,
+        scope: &str,
+        tenant: &str,
+        expected: Option<Tag>,
+        record: &str,
+        change: &str,
+    ) -> LedgerAnswer<ScopePut> {
+        let query = sqlx::query(PUT)
+            .bind(scope)
+            .bind(tenant)
+            .bind(expected.map(|tag| Uuid::from_u128(tag.0)))
+            .bind(record)
+            .bind(change);
+        let outcome: String = self.answer(query).await?.try_get("o_outcome")?;
+        match outcome.as_str() {
+            "conflict" => self.observe(scope, tenant).await.map(ScopePut::Conflict),
+            _ => Ok(ScopePut::Written(outcome)),
         }
     }
 
     /// Sets an amount aside.
     pub async fn reserve(
         &self,
-        fence: &Fence,
+        fence: &ScopeTerm,
         key: &str,
         request_id: &str,
         amount_minor: i64,
         currency: &str,
         ttl_seconds: i32,
-    ) -> Answer<ReservationRow> {
+    ) -> LedgerAnswer<ReservationRow> {
         let query = fenced(sqlx::query(RESERVE), fence)
             .bind(key)
             .bind(request_id)
@@ -256,57 +299,53 @@ impl LedgerStore {
     pub async fn settle(
         &self,
         commit: bool,
-        fence: &Fence,
+        fence: &ScopeTerm,
         key: &str,
         request_id: &str,
         reservation: Uuid,
-    ) -> Answer<ReservationRow> {
+    ) -> LedgerAnswer<ReservationRow> {
         let query = sqlx::query(SETTLE).bind(if commit { "commit" } else { "release" });
         let query = fenced(query, fence).bind(key).bind(request_id).bind(reservation);
         self.reservation(query).await
     }
 
-    async fn reservation(&self, query: Query<'_, Postgres, PgArguments>) -> Answer<ReservationRow> {
-        Ok(match self.answer(query).await? {
-            Ok(row) => Ok(ReservationRow {
-                id: row.try_get("o_reservation")?,
-                state: row.try_get("o_state")?,
-                expires_us: row.try_get("o_expires_us")?,
-                epoch: row.try_get("o_epoch")?,
-            }),
-            Err(refusal) => Err(refusal),
+    async fn reservation(&self, query: Query<'_, Postgres, PgArguments>) -> LedgerAnswer<ReservationRow> {
+        let row = self.answer(query).await?;
+        Ok(ReservationRow {
+            id: row.try_get("o_reservation")?,
+            state: row.try_get("o_state")?,
+            expires_us: row.try_get("o_expires_us")?,
+            epoch: row.try_get("o_epoch")?,
         })
     }
 
-    async fn answer(&self, query: Query<'_, Postgres, PgArguments>) -> Answer<PgRow> {
-        let mut lent = self.pool.take().await?;
-        match query.fetch_one(&mut *lent).await {
-            Ok(row) => {
-                lent.keep();
-                let code: Option<String> = row.try_get("o_code")?;
-                Ok(match code {
-                    None => Ok(row),
-                    Some(code) => Err(Refusal { code, message: row.try_get("o_message")? }),
-                })
+    async fn answer(&self, query: Query<'_, Postgres, PgArguments>) -> LedgerAnswer<PgRow> {
+        let answer: Result<_, StoreError> =
+            self.pool.call(async move |connection| Ok(query.fetch_one(connection).await?)).await;
+        let row = match answer {
+            Err(StoreError::Failed(sqlx::Error::Database(error)))
+                if error.code().as_deref() == Some(BUDGET_EXCEEDED) =>
+            {
+                let message = error.message().to_owned();
+                return Err(LedgerRefusal { code: "BUDGET_EXCEEDED".to_owned(), message }.into());
             }
-            Err(error) => {
-                lent.failed(&error);
-                match error.as_database_error() {
-                    Some(database) if database.code().as_deref() == Some(EXCEEDED) => Ok(Err(Refusal {
-                        code: "BUDGET_EXCEEDED".to_owned(),
-                        message: database.message().to_owned(),
-                    })),
-                    _ => Err(error.into()),
-                }
-            }
+            answer => answer?,
+        };
+        let code: Option<String> = row.try_get("o_code")?;
+        match code {
+            None => Ok(row),
+            Some(code) => Err(LedgerRefusal { code, message: row.try_get("o_message")? }.into()),
         }
     }
 }
 
-/// What a function raises when it must undo what it has written: the budget went to others meanwhile.
-const EXCEEDED: &str = "LH002";
+/// The SQLSTATE of `ledger_reserve` when it must undo what it has written, since others have used the budget meanwhile.
+const BUDGET_EXCEEDED: &str = "LH003";
 
-fn fenced<'q>(query: Query<'q, Postgres, PgArguments>, fence: &'q Fence) -> Query<'q, Postgres, PgArguments> {
+fn fenced<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    fence: &'q ScopeTerm,
+) -> Query<'q, Postgres, PgArguments> {
     query
         .bind(&fence.scope)
         .bind(&fence.tenant)

@@ -1,86 +1,67 @@
-//! Who waits for a scope is woken by LISTEN/NOTIFY: one listener for the whole server. A notification is a hint; it
+//! Wakes calls that wait for a scope, by LISTEN/NOTIFY: one listener for the whole server. A notification is a hint; it
 //! may be late, repeated or missing, and a poll stands behind it.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Executor;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use lease_postgres::listen::Listener;
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
-/// As in the functions that notify.
+/// The channel that `ledger_fencing_scope` notifies.
 const CHANNEL: &str = "leasehold_fencing_scopes";
-/// A silent connection is asked for a sign of life this often, and given up when none comes for as long.
-const KEEPALIVE: Duration = Duration::from_secs(5);
 /// The pause before the listener connects again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// Names that a waiter has not looked at yet; one that falls behind looks at its scope.
-const PLACES: usize = 64;
+const CAPACITY: usize = 64;
 
-/// Hands the names of scopes that became free to whoever waits.
+/// Hands the names of scopes that became free to all waiters.
 #[derive(Clone)]
 pub(super) struct Wakes(broadcast::Sender<Arc<str>>);
 
-/// One waiter's ear.
+/// One waiter's end.
 pub(super) struct Wake(broadcast::Receiver<Arc<str>>);
 
 impl Wakes {
     /// Listens in the background, for as long as the runtime lives.
     pub(super) fn start(options: &PgConnectOptions) -> Self {
-        let this = Self(broadcast::Sender::new(PLACES));
-        let (told, options) = (this.clone(), options.clone().application_name("leasehold ledger hints"));
+        let this = Self(broadcast::Sender::new(CAPACITY));
+        let (wakes, options) = (this.clone(), options.clone().application_name("leasehold ledger hints"));
         tokio::spawn(async move {
             loop {
-                if let Err(error) = told.listen(&options).await {
-                    warn!(%error, "no notifications: who waits for a scope finds it by polling until they are back");
-                }
-                // What happened meanwhile was not heard.
-                told.everybody();
-                tokio::time::sleep(AGAIN).await;
+                let Err(error) = wakes.listen(&options).await;
+                warn!(%error, "no notifications: waiters find a free scope by polling until the listener is back");
+                // Notifications may have been missed.
+                wakes.everybody();
+                tokio::time::sleep(RECONNECT_AFTER).await;
             }
         });
         this
     }
 
-    /// From now on, also what happens before the first look.
+    /// From now on, also for what happens before the first call of [`Wake::heard`].
     pub(super) fn subscribe(&self) -> Wake {
         Wake(self.0.subscribe())
     }
 
-    /// Nobody hears it; that is fine.
+    /// It is fine if there is no waiter.
     fn tell(&self, scope: &str) {
         let _ = self.0.send(scope.into());
     }
 
-    /// An empty name is everybody's.
+    /// An empty name wakes all waiters.
     fn everybody(&self) {
         self.tell("");
     }
 
-    async fn listen(&self, options: &PgConnectOptions) -> Result<(), sqlx::Error> {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(KEEPALIVE)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .connect_lazy_with(options.clone());
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.eager_reconnect(false);
-        listener.listen(CHANNEL).await?;
+    async fn listen(&self, options: &PgConnectOptions) -> Result<Infallible, sqlx::Error> {
+        let mut listener = Listener::connect(options, CHANNEL).await?;
         debug!("listening for free scopes");
         self.everybody();
         loop {
-            match tokio::time::timeout(KEEPALIVE, listener.try_recv()).await {
-                Ok(heard) => match heard? {
-                    Some(notification) => self.tell(notification.payload()),
-                    None => return Ok(()),
-                },
-                Err(_) => {
-                    let alive = tokio::time::timeout(KEEPALIVE, listener.execute("SELECT 1")).await;
-                    alive.map_err(|_| sqlx::Error::PoolTimedOut)??;
-                }
-            }
+            self.tell(&listener.recv().await?);
         }
     }
 }

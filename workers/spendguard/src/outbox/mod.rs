@@ -1,5 +1,6 @@
 //! The audit outbox: what producers wrote beside their own effects, and what of it is still to be forwarded.
 
+#[cfg(feature = "postgres")]
 mod postgres;
 mod sqlite;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::cloudevents::EventKey;
+#[cfg(feature = "postgres")]
 pub use postgres::PostgresOutbox;
 pub use sqlite::SqliteOutbox;
 
@@ -72,6 +74,7 @@ pub trait Outbox: Send + Sync + 'static {
 }
 
 /// Opens an outbox. `transaction_limit` bounds a fenced transaction where the store can do so; keep it below the ttl.
+#[cfg_attr(not(feature = "postgres"), expect(unused_variables, reason = "SQLite has no such limit"))]
 pub async fn open(
     database: &Database,
     create: bool,
@@ -79,6 +82,7 @@ pub async fn open(
 ) -> Result<Arc<dyn Outbox>, StoreError> {
     Ok(match database {
         Database::Sqlite(path) => Arc::new(SqliteOutbox::open(path, create).await?),
+        #[cfg(feature = "postgres")]
         Database::Postgres(options) => Arc::new(PostgresOutbox::open(options, transaction_limit)),
     })
 }

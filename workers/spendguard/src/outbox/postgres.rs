@@ -5,12 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::Term;
 use lease_postgres::Fence;
-use lease_worker_common::{
-    database::{self, StoreError},
-    pool::{LASTING, Pool},
-};
+use lease_postgres::pool::{DURABLE, Pool};
+use lease_worker_common::database::{self, StoreError};
+use sqlx::Row;
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{Connection, Row};
 
 use super::{EventKey, NewEvent, Outbox, PendingRow, RESOURCE, json, raw};
 
@@ -28,7 +26,7 @@ impl PostgresOutbox {
     pub fn open(options: &PgConnectOptions, transaction_limit: Duration) -> Self {
         let options = options.clone().application_name("leasehold");
         Self {
-            pool: Pool::new(&options, CONNECTIONS, transaction_limit, LASTING),
+            pool: Pool::checked(&options, CONNECTIONS, transaction_limit, DURABLE),
             fence: Fence::new(RESOURCE),
         }
     }
@@ -37,14 +35,16 @@ impl PostgresOutbox {
 #[async_trait]
 impl Outbox for PostgresOutbox {
     async fn migrate(&self) -> Result<(), StoreError> {
-        let mut lent = self.pool.take().await?;
-        self.fence.install(&mut lent).await?;
-        database::migrate(&mut lent, include_str!("postgres.sql")).await
+        self.pool
+            .call(async |connection| {
+                self.fence.install(connection).await?;
+                database::migrate(connection, include_str!("postgres.sql")).await
+            })
+            .await
     }
 
     async fn append(&self, events: &[NewEvent]) -> Result<(), StoreError> {
-        let mut lent = self.pool.take().await?;
-        let appended = sqlx::query(
+        let append = sqlx::query(
             "INSERT INTO audit_outbox
                  (tenant_id, workload_instance_id, producer_sequence, event_time, fencing_epoch, payload)
              SELECT tenant_id, workload_instance_id, producer_sequence,
@@ -52,96 +52,70 @@ impl Outbox for PostgresOutbox {
              FROM json_to_recordset($1::json) AS event (tenant_id text, workload_instance_id text,
                     producer_sequence bigint, event_time bigint, fencing_epoch bigint, payload json)",
         )
-        .bind(json(events)?)
-        .execute(&mut *lent)
-        .await;
-        lent.after(appended.map(drop).map_err(Into::into))
+        .bind(json(events)?);
+        self.pool.call(async move |connection| Ok(append.execute(connection).await.map(drop)?)).await
     }
 
     async fn admit(&self, term: Term) -> Result<(), StoreError> {
-        let mut lent = self.pool.take().await?;
-        let admitted = async {
-            let mut tx = lent.begin().await?;
-            self.fence.admit(&mut tx, &term).await?;
-            Ok(tx.commit().await?)
-        };
-        let admitted = admitted.await;
-        lent.after(admitted)
+        self.pool.transaction(async |tx| Ok(self.fence.admit(tx, &term).await?)).await
     }
 
     async fn take_term(&self) -> Result<Term, StoreError> {
-        let mut lent = self.pool.take().await?;
-        let taken = async {
-            let mut tx = lent.begin().await?;
-            let term = self.fence.take_term(&mut tx).await?;
-            tx.commit().await?;
-            Ok(term)
-        };
-        let taken = taken.await;
-        lent.after(taken)
+        self.pool.transaction(async |tx| Ok(self.fence.take_term(tx).await?)).await
     }
 
     async fn pending(&self, limit: u32) -> Result<Vec<PendingRow>, StoreError> {
-        let mut lent = self.pool.take().await?;
-        let rows = sqlx::query(
+        let pending = sqlx::query(
             "SELECT outbox_id, tenant_id, workload_instance_id, producer_sequence, fencing_epoch,
                     (extract(epoch FROM event_time) * 1000)::bigint AS event_time, payload::text AS payload
              FROM audit_outbox WHERE pending_forward ORDER BY outbox_id LIMIT $1",
         )
-        .bind(i64::from(limit))
-        .fetch_all(&mut *lent)
-        .await;
-        lent.after(rows.map_err(Into::into))?.into_iter().map(pending_row).collect()
+        .bind(i64::from(limit));
+        let rows: Result<_, StoreError> =
+            self.pool.call(async move |connection| Ok(pending.fetch_all(connection).await?)).await;
+        rows?.into_iter().map(pending_row).collect()
     }
 
     async fn mark_forwarded(&self, term: Term, outbox_ids: &[i64]) -> Result<u64, StoreError> {
-        let mut lent = self.pool.take().await?;
-        let marked = async {
-            let mut tx = lent.begin().await?;
-            self.fence.admit(&mut tx, &term).await?;
-            let marked = sqlx::query(
-                "UPDATE audit_outbox
-                 SET pending_forward = false, forwarded_epoch = $1, forwarded_at = clock_timestamp()
-                 WHERE outbox_id = ANY ($2) AND pending_forward",
-            )
-            .bind(term.epoch as i64)
-            .bind(outbox_ids)
-            .execute(&mut *tx)
-            .await?;
-            tx.commit().await?;
-            Ok(marked.rows_affected())
-        };
-        let marked = marked.await;
-        lent.after(marked)
+        self.pool
+            .transaction(async |tx| {
+                self.fence.admit(tx, &term).await?;
+                let marked = sqlx::query(
+                    "UPDATE audit_outbox
+                     SET pending_forward = false, forwarded_epoch = $1, forwarded_at = clock_timestamp()
+                     WHERE outbox_id = ANY ($2) AND pending_forward",
+                )
+                .bind(term.epoch as i64)
+                .bind(outbox_ids)
+                .execute(tx)
+                .await?;
+                Ok(marked.rows_affected())
+            })
+            .await
     }
 
     async fn prune(&self, term: Term, days: u32, limit: u32) -> Result<u64, StoreError> {
-        let mut lent = self.pool.take().await?;
-        let pruned = async {
-            let mut tx = lent.begin().await?;
-            self.fence.admit(&mut tx, &term).await?;
-            let removed: i64 = sqlx::query_scalar("SELECT audit_outbox_prune($1, $2)")
-                .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-                .bind(i32::try_from(days).unwrap_or(i32::MAX))
-                .fetch_one(&mut *tx)
-                .await?;
-            tx.commit().await?;
-            Ok(removed.unsigned_abs())
-        };
-        let pruned = pruned.await;
-        lent.after(pruned)
+        self.pool
+            .transaction(async |tx| {
+                self.fence.admit(tx, &term).await?;
+                let removed: i64 = sqlx::query_scalar("SELECT audit_outbox_prune($1, $2)")
+                    .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+                    .bind(i32::try_from(days).unwrap_or(i32::MAX))
+                    .fetch_one(tx)
+                    .await?;
+                Ok(removed.unsigned_abs())
+            })
+            .await
     }
 
     async fn oldest_pending_age(&self) -> Result<Duration, StoreError> {
-        let mut lent = self.pool.take().await?;
-        let age: Result<Option<i64>, _> = sqlx::query_scalar(
+        let oldest = sqlx::query_scalar(
             "SELECT (extract(epoch FROM clock_timestamp() - created_at) * 1000)::bigint
              FROM audit_outbox WHERE pending_forward ORDER BY outbox_id LIMIT 1",
-        )
-        .fetch_optional(&mut *lent)
-        .await;
-        let age = lent.after(age.map_err(Into::into))?;
-        Ok(Duration::from_millis(age.unwrap_or(0).max(0) as u64))
+        );
+        let age: Result<Option<i64>, StoreError> =
+            self.pool.call(async move |connection| Ok(oldest.fetch_optional(connection).await?)).await;
+        Ok(Duration::from_millis(age?.unwrap_or(0).max(0) as u64))
     }
 }
 

@@ -1,23 +1,34 @@
 //! Decisions: only while the scope is held, and each in the name of its term, which the ledger checks in the same
 //! transaction as what it writes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use lease_core::Leadership;
 use lease_core::fence::FENCING_EPOCH_STALE;
+use serde::Deserialize;
 use tonic::transport::Channel;
 use tracing::error;
 
-use super::held::{Held, Term};
-use super::http::ReserveBody;
-use super::ledger::{CallError, request, within};
+use super::held::Held;
+use super::ledger::{LedgerCallError, request, within};
 use super::refusal::{Refusal, refuse};
 use crate::rpc::ledger::v1::ledger_client::LedgerClient;
 use crate::rpc::ledger::v1::reservation_response::Outcome;
 use crate::rpc::ledger::v1::{Reservation, ReservationResponse, ReserveRequest, SettleRequest};
 
-/// What can become of a reservation.
+/// The body of `POST /v1/reservations`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReserveBody {
+    pub(super) tenant: String,
+    pub(super) amount_minor: i64,
+    pub(super) currency: String,
+    pub(super) ttl_seconds: u32,
+    pub(super) idempotency_key: String,
+}
+
+/// The two ways to settle a reservation.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Settle {
     Commit,
@@ -33,7 +44,7 @@ impl Settle {
     }
 }
 
-/// The way from a request to the ledger.
+/// Makes decisions at the ledger.
 pub(super) struct Decider {
     pub(super) held: Held,
     pub(super) tenant: String,
@@ -88,7 +99,7 @@ impl Decider {
     }
 
     /// The term, computed from the clock at this very moment: past its deadline nothing is even sent.
-    fn term(&self) -> Result<Arc<Term>, Refusal> {
+    fn term(&self) -> Result<Leadership, Refusal> {
         self.held.now().ok_or_else(|| {
             let error = "the fencing lease is not held here at this moment: nothing was done; send again";
             refuse(StatusCode::SERVICE_UNAVAILABLE, "FENCING_LEASE_NOT_HELD", error)
@@ -97,15 +108,15 @@ impl Decider {
 
     fn outcome(
         &self,
-        term: &Term,
-        answer: Result<ReservationResponse, CallError>,
+        term: &Leadership,
+        answer: Result<ReservationResponse, LedgerCallError>,
     ) -> Result<Reservation, Refusal> {
-        let unclear = || CallError::Unknown("it gave an answer without an outcome".to_owned());
+        let unclear = || LedgerCallError::Unknown("it gave an answer without an outcome".to_owned());
         match answer?.outcome.ok_or_else(unclear)? {
             Outcome::Reservation(reservation) => Ok(reservation),
             Outcome::Error(refused) => {
                 if refused.code == FENCING_EPOCH_STALE {
-                    let (epoch, code) = (term.epoch, FENCING_EPOCH_STALE);
+                    let (epoch, code) = (term.term().epoch, FENCING_EPOCH_STALE);
                     error!(epoch, code, "a write was refused by the fence: this term is over");
                     self.held.refuse(term);
                 }

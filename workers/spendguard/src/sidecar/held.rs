@@ -1,22 +1,11 @@
 //! The term that the sidecar holds, as its requests see it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lease_core::deadline::{AtomicDeadline, Deadline};
-use lease_core::{Clock, Grant};
-use tokio::sync::Notify;
+use lease_core::{Grant, Leadership};
 
 use super::settings::ScopePlan;
 use crate::rpc::ledger::v1::Fence;
-
-/// One term of the scope. Whether it may be acted on is computed from the clock at each question, so that it is over
-/// at its deadline even if every task of the process hangs (T-1).
-#[derive(Debug)]
-pub(super) struct Term {
-    pub(super) epoch: u64,
-    pub(super) grant: Vec<u8>,
-    pub(super) deadline: AtomicDeadline,
-}
 
 /// The slot of the present term. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -24,82 +13,71 @@ pub(super) struct Held(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    clock: Clock,
     scope: ScopePlan,
-    slot: Mutex<Option<Arc<Term>>>,
-    /// A write was refused: the keeper need not wait for its next renewal to know.
-    refused: Notify,
+    slot: Mutex<Option<Leadership>>,
 }
 
 impl Held {
-    pub(super) fn new(clock: Clock, scope: ScopePlan) -> Self {
-        Self(Arc::new(Inner { clock, scope, slot: Mutex::new(None), refused: Notify::new() }))
+    pub(super) fn new(scope: ScopePlan) -> Self {
+        Self(Arc::new(Inner { scope, slot: Mutex::new(None) }))
     }
 
     /// The term that may be acted on at this very moment.
-    pub(super) fn now(&self) -> Option<Arc<Term>> {
-        self.slot().clone().filter(|term| term.deadline.allows(self.0.clock.now()))
+    pub(super) fn now(&self) -> Option<Leadership> {
+        self.slot().clone().filter(Leadership::is_leader_now)
     }
 
     /// The term as it goes into a write.
-    pub(super) fn fence(&self, term: &Term) -> Fence {
+    pub(super) fn fence(&self, leadership: &Leadership) -> Fence {
+        let ScopePlan { scope, tenant, instance, .. } = &self.0.scope;
+        let term = leadership.term();
         Fence {
-            fencing_scope_id: self.0.scope.scope.clone(),
-            tenant_id: self.0.scope.tenant.clone(),
-            workload_instance_id: self.0.scope.instance.clone(),
+            fencing_scope_id: scope.clone(),
+            tenant_id: tenant.clone(),
+            workload_instance_id: instance.clone(),
             epoch: term.epoch,
-            grant: term.grant.clone(),
+            grant: term.grant.to_bytes().to_vec(),
         }
     }
 
-    /// A term begins.
-    pub(super) fn begin(&self, epoch: u64, grant: Vec<u8>, deadline: Deadline) -> Arc<Term> {
-        let term = Arc::new(Term { epoch, grant, deadline: AtomicDeadline::new(deadline) });
-        *self.slot() = Some(term.clone());
-        term
+    pub(super) fn begin(&self, leadership: Leadership) {
+        *self.slot() = Some(leadership);
     }
 
-    /// The term is over, for every request that still has it in hand too.
-    pub(super) fn end(&self, term: &Term) {
-        term.deadline.clear();
-        let mut slot = self.slot();
-        if slot.as_ref().is_some_and(|present| std::ptr::eq(&**present, term)) {
-            *slot = None;
+    /// The present term is over.
+    pub(super) fn end(&self) {
+        *self.slot() = None;
+    }
+
+    /// The ledger refused a write of this term: it is over (F-4). A later term is not concerned.
+    pub(super) fn refuse(&self, leadership: &Leadership) {
+        let slot = self.slot();
+        if slot.as_ref().is_some_and(|present| present.term() == leadership.term()) {
+            leadership.fence_refused();
         }
     }
 
-    /// The ledger refused a write of this term: it is over (F-4).
-    pub(super) fn refuse(&self, term: &Term) {
-        self.end(term);
-        self.0.refused.notify_one();
-    }
-
-    /// Resolves when a write was refused. Cancel safe.
-    pub(super) async fn refused(&self) {
-        self.0.refused.notified().await;
-    }
-
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Term>>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Leadership>> {
         self.0.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A fresh name for one attempt or one request: 32 hexadecimal digits.
+/// A fresh name for one request: 32 hexadecimal digits.
 pub(super) fn fresh_id() -> String {
     Grant::random().to_string()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::time::Duration;
 
-    use lease_core::ManualClock;
+    use lease_core::{Elector, Ended, LeaseBackend, LeaseName, Memory, WorkloadId};
 
     use super::*;
 
-    const TTL: Duration = Duration::from_secs(30);
-
-    fn held(hand: &ManualClock) -> Held {
+    #[tokio::test]
+    async fn a_refused_term_never_comes_back_and_takes_no_later_one_with_it() {
         let scope = ScopePlan {
             scope: "s".into(),
             tenant: "t".into(),
@@ -108,34 +86,33 @@ mod tests {
             standby: false,
             poll_every: Duration::from_secs(1),
         };
-        Held::new(hand.clock(), scope)
-    }
-
-    #[test]
-    fn a_term_is_over_at_its_deadline_whatever_anybody_does() {
-        let hand = ManualClock::new();
-        let held = held(&hand);
+        let (held, memory) = (Held::new(scope), Memory::new());
         assert!(held.now().is_none());
-        let term = held.begin(7, vec![1; 16], Deadline::of_acknowledged(hand.clock().now(), TTL));
-        hand.advance(TTL - TTL / 500 - Duration::from_nanos(1));
-        assert_eq!(held.now().map(|term| term.epoch), Some(7));
-        hand.advance(Duration::from_nanos(1));
-        assert!(held.now().is_none(), "ttl·(1−1/500) after the sending");
-        term.deadline.extend(Deadline::of_acknowledged(hand.clock().now(), TTL));
-        assert!(held.now().is_some());
-    }
-
-    #[test]
-    fn a_refused_term_never_comes_back_and_takes_no_later_one_with_it() {
-        let hand = ManualClock::new();
-        let held = held(&hand);
-        let deadline = Deadline::of_acknowledged(hand.clock().now(), TTL);
-        let old = held.begin(7, vec![1; 16], deadline);
-        held.refuse(&old);
-        old.deadline.extend(deadline);
-        assert!(held.now().is_none());
-        held.begin(8, vec![2; 16], deadline);
-        held.refuse(&old);
-        assert_eq!(held.now().map(|term| term.epoch), Some(8));
+        let connector = move || {
+            let memory: Arc<dyn LeaseBackend> = Arc::new(memory.clone());
+            async move { Ok(memory) }
+        };
+        let name = LeaseName::new("s").expect("a name");
+        let elector = Elector::builder(connector, name, WorkloadId::new("i").expect("a name"));
+        let elector = elector.ttl(Duration::from_secs(30)).build().expect("good settings");
+        let mut old: Option<Leadership> = None;
+        let ended = elector.run_until(std::future::pending(), |term| {
+            held.begin(term.clone());
+            let earlier = old.replace(term.clone());
+            let held = &held;
+            async move {
+                if let Some(earlier) = earlier {
+                    held.refuse(&earlier);
+                    assert_eq!(held.now().map(|present| present.term()), Some(term.term()));
+                } else {
+                    held.refuse(&term);
+                    assert!(held.now().is_none() && !term.is_leader_now());
+                    term.lost().await;
+                }
+                Ok::<_, Infallible>(())
+            }
+        });
+        let ended = tokio::time::timeout(Duration::from_secs(60), ended).await.expect("in time");
+        assert_eq!(ended.expect("it runs"), Ended::Finished);
     }
 }

@@ -1,4 +1,4 @@
-//! What the pods of the node say on the socket: HTTP/1.1 with JSON.
+//! The socket's API for the pods of the node: HTTP/1.1 with JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tracing::info;
 
-use super::decide::{Decider, Settle};
+use super::decide::{Decider, ReserveBody, Settle};
 use super::held::fresh_id;
 use super::metrics;
 use super::refusal::{Refusal, refuse};
@@ -24,11 +24,11 @@ use crate::rpc::ledger::v1::Reservation;
 
 /// The largest body: a reservation is far below it.
 const MAX_BODY_BYTES: usize = 16 * 1024;
-/// How long a body may take to arrive.
+/// The time limit for a request's body to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(5);
 
-/// What the handlers work with.
-pub(super) struct Api {
+/// The state that the handlers share.
+pub(super) struct PodApi {
     pub(super) decider: Decider,
     /// One permit for each request under way; there is no queue behind them.
     pub(super) permits: Semaphore,
@@ -37,7 +37,7 @@ pub(super) struct Api {
 }
 
 /// The routes.
-pub(super) fn router(api: Arc<Api>) -> Router {
+pub(super) fn router(api: Arc<PodApi>) -> Router {
     Router::new()
         .route("/v1/reservations", post(reserve))
         .route("/v1/reservations/{id}/commit", post(commit))
@@ -46,25 +46,14 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .with_state(api)
 }
 
-/// `POST /v1/reservations`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ReserveBody {
-    pub(super) tenant: String,
-    pub(super) amount_minor: i64,
-    pub(super) currency: String,
-    pub(super) ttl_seconds: u32,
-    pub(super) idempotency_key: String,
-}
-
-/// `POST /v1/reservations/{id}/commit` and `/release`; there may be no body at all.
+/// `POST /v1/reservations/{id}/commit` and `/release`; the body is optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SettleBody {
     idempotency_key: Option<String>,
 }
 
-async fn reserve(State(api): State<Arc<Api>>, request: Request) -> Response {
+async fn reserve(State(api): State<Arc<PodApi>>, request: Request) -> Response {
     let decide = async |id: &str, request: Request| {
         let body: ReserveBody = read(request, None).await?;
         let reservation = api.decider.reserve(body, id).await?;
@@ -73,15 +62,23 @@ async fn reserve(State(api): State<Arc<Api>>, request: Request) -> Response {
     api.answer("reserve", request, decide).await
 }
 
-async fn commit(State(api): State<Arc<Api>>, Path(reservation): Path<String>, request: Request) -> Response {
+async fn commit(
+    State(api): State<Arc<PodApi>>,
+    Path(reservation): Path<String>,
+    request: Request,
+) -> Response {
     api.settle(Settle::Commit, reservation, request).await
 }
 
-async fn release(State(api): State<Arc<Api>>, Path(reservation): Path<String>, request: Request) -> Response {
+async fn release(
+    State(api): State<Arc<PodApi>>,
+    Path(reservation): Path<String>,
+    request: Request,
+) -> Response {
     api.settle(Settle::Release, reservation, request).await
 }
 
-impl Api {
+impl PodApi {
     async fn settle(&self, what: Settle, reservation: String, request: Request) -> Response {
         let decide = async |id: &str, request: Request| {
             let body: SettleBody = read(request, Some(SettleBody::default())).await?;
@@ -91,7 +88,7 @@ impl Api {
         self.answer(what.name(), request, decide).await
     }
 
-    /// Everything around a decision: its place among those under way, its id, its line in the log.
+    /// Counts a decision as under way, gives it an id and logs it.
     async fn answer(
         &self,
         what: &'static str,
@@ -128,7 +125,7 @@ impl Api {
     }
 }
 
-/// The request's id: the caller's, if it is one, else a fresh one.
+/// The caller's request id if it is valid, else a fresh one.
 fn id_of(headers: &HeaderMap) -> String {
     let given = headers.get(request_id::HEADER).and_then(|value| value.to_str().ok());
     given.filter(|id| request_id::is_valid(id)).map_or_else(fresh_id, str::to_owned)

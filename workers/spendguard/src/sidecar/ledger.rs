@@ -1,4 +1,4 @@
-//! The way to the ledger. Every call has a time limit, and an answer says how certain it is.
+//! The connection to the ledger. An answer says how certain it is.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::rpc::ledger::v1::ledger_client::LedgerClient;
 
 /// Why there is no answer of the ledger's own.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub(super) enum LedgerCallError {
     /// Nothing was done: it was not reached, or it said so before it began.
     #[error("the ledger can't be reached: {0}")]
     NotSent(String),
@@ -24,13 +24,13 @@ pub(super) enum CallError {
     Refused(String),
 }
 
-/// How a ledger is connected.
+/// A ledger's address and TLS settings.
 #[derive(Clone, Debug)]
-pub(super) struct Ledger {
+pub struct Ledger {
     endpoint: Endpoint,
 }
 
-/// How long a connection may be silent, an attempt to connect may take: a busy ledger is no dead one.
+/// The limits of the time that a connection may be silent, or take to be made: a busy ledger is not a dead one.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 const MOST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -38,6 +38,14 @@ const MOST_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 impl Ledger {
+    /// A ledger without TLS. Connects nothing yet.
+    ///
+    /// # Errors
+    /// This is no URL.
+    pub fn at(url: &str) -> anyhow::Result<Self> {
+        Self::new(&LedgerAt { url: url.to_owned(), tls: None })
+    }
+
     /// Connects nothing yet.
     pub(super) fn new(at: &LedgerAt) -> anyhow::Result<Self> {
         // Two libraries may bring providers of their own; we choose one for the process.
@@ -83,15 +91,17 @@ pub(super) fn request<T>(message: T, limit: Duration, id: &str) -> Request<T> {
 pub(super) async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, CallError> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(failed(&status)),
-        Err(_) => Err(CallError::Unknown(format!("not within {limit:?}"))),
-    }
+) -> Result<T, LedgerCallError> {
+    let unknown = |_| LedgerCallError::Unknown(format!("not within {limit:?}"));
+    answered(tokio::time::timeout(limit, call).await.map_err(unknown)?)
 }
 
-fn failed(status: &Status) -> CallError {
+/// The outcome of a call that has ended.
+pub(super) fn answered<T>(outcome: Result<Response<T>, Status>) -> Result<T, LedgerCallError> {
+    outcome.map(Response::into_inner).map_err(|status| failed(&status))
+}
+
+fn failed(status: &Status) -> LedgerCallError {
     let mut not_connected = false;
     let mut why = status.message().to_owned();
     let mut cause = status.source();
@@ -105,16 +115,16 @@ fn failed(status: &Status) -> CallError {
     }
     let why = format!("{:?}: {why}", status.code());
     match status.code() {
-        _ if not_connected => CallError::NotSent(why),
+        _ if not_connected => LedgerCallError::NotSent(why),
         // It says so before it begins.
-        Code::ResourceExhausted => CallError::NotSent(why),
+        Code::ResourceExhausted => LedgerCallError::NotSent(why),
         Code::InvalidArgument
         | Code::Unimplemented
         | Code::Unauthenticated
         | Code::PermissionDenied
         | Code::FailedPrecondition
         | Code::OutOfRange
-        | Code::NotFound => CallError::Refused(why),
-        _ => CallError::Unknown(why),
+        | Code::NotFound => LedgerCallError::Refused(why),
+        _ => LedgerCallError::Unknown(why),
     }
 }

@@ -1,31 +1,28 @@
 //! `sidecar`: one on each node, one of which holds the fencing scope and decides for the pods of its node.
 //!
-//! It takes its scope **before** it binds its Unix socket, renews it on the lease thread, and refuses to decide from
-//! the moment on in which its own clock says that the lease has run out. What a paused sidecar sends too late is
-//! refused by the ledger, in the transaction that would have written it.
+//! It takes its scope **before** it binds its Unix socket, keeps it by an elector whose store is the ledger, and refuses
+//! to decide from the moment on in which its own clock says that the lease has run out. A paused sidecar's late writes
+//! are refused by the ledger, in the transaction that would have made them.
 
-mod campaign;
 mod decide;
 mod held;
 mod http;
-mod keep;
 mod keeper;
 mod ledger;
 mod metrics;
 mod refusal;
+mod scope;
 mod settings;
 mod socket;
-mod take;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lease_core::Clock;
 use lease_settings::{App, Block, Failure, Section, redacted};
 use lease_worker_common::{
     Role,
-    health::{self, LAST_ANSWERS, Probe, Server},
+    health::{self, HealthServer, LAST_ANSWERS, Probe},
     shutdown,
     under_way::UnderWay,
 };
@@ -35,25 +32,26 @@ use tracing::{info, warn};
 
 use decide::Decider;
 use held::Held;
-use keeper::{End, Keeper};
-use ledger::Ledger;
+use keeper::Keeper;
+pub use ledger::Ledger;
 pub use metrics::{ACQUIRE_ACTION, DENIED, EPOCH, REQUESTS};
-pub use settings::Settings;
+pub use scope::{Scopes, ScopesConfig};
 use settings::SidecarPlan;
+pub use settings::SidecarSettings;
 
 /// Decide for the pods of this node, while holding the fencing scope
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct SidecarArgs {}
 
 /// The role `sidecar`.
 pub struct Sidecar;
 
 impl Role for Sidecar {
-    type Arguments = Args;
+    type Arguments = SidecarArgs;
     const NAME: &'static str = "sidecar";
-    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+    const SECTIONS: &'static [Section] = &[SidecarSettings::SECTION];
 
-    fn run(&self, _args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, _args: &SidecarArgs, app: &App) -> Result<ExitCode, Failure> {
         let plan = SidecarPlan::of(app.settings())?;
         app.block_on(work(plan))
     }
@@ -63,36 +61,32 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
-    let clock = Clock::boot();
-    let held = Held::new(clock.clone(), plan.scope.clone());
+    let held = Held::new(plan.scope.clone());
     let ledger = Ledger::new(&plan.ledger)?;
     let (listener, address) = health::listen(&plan.listen, "--listen").await?;
     let (scope, tenant) = (&plan.scope.scope, &plan.scope.tenant);
     info!(%address, ledger = redacted(&plan.ledger.url), scope, tenant, "sidecar started");
     let probe = Arc::new(Health(held.clone()));
-    let pages = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let pages = HealthServer::start(listener, health::router(pages, probe, stop.clone()));
 
-    let mut keeper = Keeper::start(ledger.clone(), plan.scope.clone(), clock, held.clone());
-    let first = tokio::select! {
-        first = keeper.first_term() => first,
-        () = stop.cancelled() => return given_up(keeper, &plan, Instant::now() + plan.stop_budget).await,
+    let budget = plan.stop_budget;
+    let mut keeper = Keeper::start(ledger.clone(), plan.scope.clone(), held.clone(), &stop, budget)
+        .map_err(|error| Failure::new(error.to_string()))?;
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return given_up(keeper).await,
+        first = keeper.first_term() => first.map_err(Failure::new)?,
     };
-    if let Err(end) = first {
-        return Err(failure(end));
-    }
     // Only now: a pod that finds the socket finds somebody who may decide.
     let (listener, socket) = match socket::bind(&plan.socket, plan.socket_mode).await {
         Ok(bound) => bound,
         Err(error) => {
-            let ended = given_up(keeper, &plan, Instant::now() + plan.stop_budget).await;
-            return Err(Failure::new(format!(
-                "{error}{}",
-                ended.err().map_or_else(String::new, |e| format!("; {e}"))
-            )));
+            let _ = tokio::time::timeout(budget, given_up(keeper)).await;
+            return Err(Failure::new(error.to_string()));
         }
     };
     let under_way = UnderWay::default();
-    let api = http::Api {
+    let api = http::PodApi {
         decider: Decider {
             held,
             tenant: plan.scope.tenant.clone(),
@@ -102,47 +96,42 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
         permits: Semaphore::new(plan.max_requests),
         under_way: under_way.clone(),
     };
-    let server = Server::start(listener, http::router(Arc::new(api)));
+    let server = HealthServer::start(listener, http::router(Arc::new(api)));
     info!(socket = %plan.socket.display(), "serving");
     tokio::select! {
+        biased;
         () = stop.cancelled() => {}
-        end = keeper.ended() => return Err(failure(end)),
+        ended = keeper.ended() => {
+            ended.map_err(Failure::new)?;
+            return Err(Failure::new("the elector of the fencing scope ended"));
+        }
     }
 
-    // H-1: stop accepting, finish what has begun, and only then let the scope go; one budget for all of it.
-    let give_up_at = Instant::now() + plan.stop_budget;
+    // H-1: stop accepting, finish what has begun, and only then release the scope; one budget for all of it.
+    let give_up_at = Instant::now() + budget;
     drop(socket);
     server.accept_no_more();
     under_way.close();
     let then = "repeat them with their idempotency keys; the scope was not released and runs out by itself";
-    under_way.drained(plan.stop_budget, then).await?;
+    if let Err(abandoned) = under_way.drained(budget, then).await {
+        // The elector abandons the scope at the same moment; dropped before, it would release it.
+        let _ = keeper.ended().await;
+        return Err(abandoned);
+    }
     // Nothing can begin any more, so answers still on their way out hold up no successor.
     let last_answers = give_up_at.saturating_duration_since(Instant::now()).min(LAST_ANSWERS);
-    let (ended, ()) = tokio::join!(given_up(keeper, &plan, give_up_at), server.close(last_answers));
+    let (ended, ()) = tokio::join!(given_up(keeper), server.close(last_answers));
     drop(pages);
     info!("sidecar stopped");
     ended
 }
 
-/// Gives the scope up, if it is held, before the stop budget is used up.
-async fn given_up(keeper: Keeper, plan: &SidecarPlan, until: Instant) -> Result<ExitCode, Failure> {
-    let scope = &plan.scope.scope;
-    match tokio::time::timeout_at(until, keeper.give_up()).await {
-        Ok(End::GivenUp) => {}
-        Ok(End::LeftToExpire(why) | End::Refused(why)) => warn!(scope, why, "the scope runs out by itself"),
-        Err(_) => warn!(
-            scope,
-            "the release was not acknowledged within the stop budget: the scope runs out by itself"
-        ),
+/// Gives the scope up, if it is held; at the end of the stop budget it is left to run out.
+async fn given_up(keeper: Keeper) -> Result<ExitCode, Failure> {
+    if let Err(why) = keeper.give_up().await {
+        warn!(why, "the scope runs out by itself");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn failure(end: End) -> Failure {
-    Failure::new(match end {
-        End::Refused(why) | End::LeftToExpire(why) => why,
-        End::GivenUp => "the keeper of the scope ended".to_owned(),
-    })
 }
 
 struct Health(Held);
@@ -156,6 +145,6 @@ impl Probe for Health {
     }
 
     async fn refresh(&self) {
-        metrics::epoch(self.0.now().map_or(0, |term| term.epoch));
+        metrics::epoch(self.0.now().map_or(0, |term| term.term().epoch));
     }
 }

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Json, Response};
 use lease_core::fence::FENCING_EPOCH_STALE;
 use serde_json::json;
 
-use super::ledger::CallError;
+use super::ledger::LedgerCallError;
 use crate::rpc::ledger::v1::Error;
 
 /// When somebody who was told to come back should do so.
@@ -23,7 +23,7 @@ pub(super) fn refuse(status: StatusCode, code: &str, error: impl Into<String>) -
     Refusal { status, code: code.to_owned(), error: error.into() }
 }
 
-/// What the ledger decided, and said so.
+/// A refusal by the ledger itself.
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let status = match error.code.as_str() {
@@ -40,19 +40,19 @@ impl From<Error> for Refusal {
     }
 }
 
-impl From<CallError> for Refusal {
-    fn from(error: CallError) -> Self {
+impl From<LedgerCallError> for Refusal {
+    fn from(error: LedgerCallError) -> Self {
         // Details are for our log: the pods need to know only what to do.
         let (status, code, advice) = match &error {
-            CallError::NotSent(_) => {
+            LedgerCallError::NotSent(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "LEDGER_UNAVAILABLE", "nothing was done; send again")
             }
-            CallError::Unknown(_) => (
+            LedgerCallError::Unknown(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "OUTCOME_UNKNOWN",
                 "whether it was done is unknown; send again with the same idempotency key",
             ),
-            CallError::Refused(_) => {
+            LedgerCallError::Refused(_) => {
                 (StatusCode::BAD_GATEWAY, "LEDGER_REFUSED", "the ledger does not take this request")
             }
         };

@@ -1,15 +1,17 @@
-//! What a sidecar is told.
+//! The sidecar's settings.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lease_settings::{BadSetting, Block, Kind, LeaderElection, Millis, Section, Setting, Settings as All};
+use lease_settings::{
+    BadSetting, Block, LeaderElection, Millis, Section, Setting, Settings as All, ValueKind,
+};
 use serde::Deserialize;
 
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct SidecarSettings {
     ledger_url: Option<String>,
     ledger_ca_file: Option<PathBuf>,
     ledger_cert_file: Option<PathBuf>,
@@ -28,18 +30,18 @@ pub struct Settings {
     call_timeout_ms: Millis,
 }
 
-/// The longest path of a Unix socket, less what it is called while it is made.
+/// The longest path of a Unix socket, less the suffix that it has while it is made.
 const LONGEST_SOCKET_PATH: usize = 100;
 
 const SHARED: &str = "shared";
 const PER_POD: &str = "perPod";
 
-const NAME: Kind = Kind::Checked {
+const NAME: ValueKind = ValueKind::Checked {
     check: |text| (1..=200).contains(&text.len()) && !text.chars().any(char::is_control),
     allowed: "use 1 to 200 characters without control characters",
 };
 
-impl Block for Settings {
+impl Block for SidecarSettings {
     const SECTION: Section = Section {
         name: "sidecar",
         about: "worker sidecar",
@@ -47,28 +49,28 @@ impl Block for Settings {
             Setting::new(
                 "ledgerUrl",
                 "LEASEHOLD_SIDECAR_LEDGER_URL",
-                Kind::Url(&["http", "https"]),
+                ValueKind::Url(&["http", "https"]),
                 "the ledger, for example https://ledger:9090",
             )
             .flag("ledger-url"),
             Setting::new(
                 "ledgerCaFile",
                 "LEASEHOLD_SIDECAR_LEDGER_CA_FILE",
-                Kind::Path,
+                ValueKind::Path,
                 "the certificates that a ledger at https is checked against, PEM",
             )
             .flag("ledger-ca-file"),
             Setting::new(
                 "ledgerCertFile",
                 "LEASEHOLD_SIDECAR_LEDGER_CERT_FILE",
-                Kind::Path,
+                ValueKind::Path,
                 "the certificate that the sidecar shows to the ledger, PEM",
             )
             .flag("ledger-cert-file"),
             Setting::new(
                 "ledgerKeyFile",
                 "LEASEHOLD_SIDECAR_LEDGER_KEY_FILE",
-                Kind::Path,
+                ValueKind::Path,
                 "the key of that certificate, PEM",
             )
             .flag("ledger-key-file"),
@@ -85,7 +87,7 @@ impl Block for Settings {
             Setting::new(
                 "fencingScopeMode",
                 "LEASEHOLD_SIDECAR_FENCING_SCOPE_MODE",
-                Kind::OneOf(&[SHARED, PER_POD]),
+                ValueKind::OneOf(&[SHARED, PER_POD]),
                 "one sidecar at a time for the scope, or one on each node for <fencingScopeId>/<nodeName>",
             )
             .default(SHARED)
@@ -95,7 +97,7 @@ impl Block for Settings {
             Setting::new(
                 "nodeName",
                 "LEASEHOLD_SIDECAR_NODE_NAME",
-                Kind::Checked {
+                ValueKind::Checked {
                     check: |text| {
                         (1..=253).contains(&text.len())
                             && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
@@ -108,7 +110,7 @@ impl Block for Settings {
             Setting::new(
                 "fencingTtlSeconds",
                 "SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS",
-                Kind::Integer { min: 1, max: 3_600 },
+                ValueKind::Integer { min: 1, max: 3_600 },
                 "how long the scope is held without an acknowledged renewal; a third of it lies between renewals",
             )
             .default("30")
@@ -116,7 +118,7 @@ impl Block for Settings {
             Setting::new(
                 "standby",
                 "LEASEHOLD_SIDECAR_STANDBY",
-                Kind::Bool,
+                ValueKind::Bool,
                 "wait for a scope that another sidecar holds, instead of ending with an error",
             )
             .default("false")
@@ -124,7 +126,7 @@ impl Block for Settings {
             Setting::new(
                 "pollIntervalMs",
                 "LEASEHOLD_SIDECAR_POLL_INTERVAL_MS",
-                Kind::Millis { min: 10, max: 3_600_000 },
+                ValueKind::Millis { min: 10, max: 3_600_000 },
                 "how often a standby asks for the scope, and the longest pause after a failure",
             )
             .default("1000")
@@ -132,7 +134,7 @@ impl Block for Settings {
             Setting::new(
                 "socketPath",
                 "LEASEHOLD_SIDECAR_SOCKET_PATH",
-                Kind::Checked {
+                ValueKind::Checked {
                     check: |text| {
                         text.len() <= LONGEST_SOCKET_PATH
                             && text.starts_with('/')
@@ -147,7 +149,7 @@ impl Block for Settings {
             Setting::new(
                 "socketMode",
                 "LEASEHOLD_SIDECAR_SOCKET_MODE",
-                Kind::Checked {
+                ValueKind::Checked {
                     check: |text| socket_mode(text).is_some(),
                     allowed: "use three or four octal digits, in quotes in a file, for example 0660",
                 },
@@ -158,7 +160,7 @@ impl Block for Settings {
             Setting::new(
                 "maxRequests",
                 "LEASEHOLD_SIDECAR_MAX_REQUESTS",
-                Kind::Integer { min: 1, max: 10_000 },
+                ValueKind::Integer { min: 1, max: 10_000 },
                 "how many requests may be under way at once; others are told to come back",
             )
             .default("256")
@@ -166,7 +168,7 @@ impl Block for Settings {
             Setting::new(
                 "callTimeoutMs",
                 "LEASEHOLD_SIDECAR_CALL_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 3_600_000 },
+                ValueKind::Millis { min: 10, max: 3_600_000 },
                 "how long the ledger may take for one request",
             )
             .default("5000")
@@ -180,14 +182,14 @@ fn socket_mode(text: &str) -> Option<u32> {
     u32::from_str_radix(text, 8).ok().filter(|mode| fine && *mode <= 0o777)
 }
 
-/// Which ledger, and how it is talked to.
+/// The ledger's URL and TLS settings.
 #[derive(Clone, Debug)]
 pub(super) struct LedgerAt {
     pub(super) url: String,
     pub(super) tls: Option<Tls>,
 }
 
-/// What TLS needs: read at the start, so that a missing file is a bad setting and no mystery later.
+/// Certificates and key for TLS, read at the start so that a missing file is refused as a bad setting.
 #[derive(Clone)]
 pub(super) struct Tls {
     pub(super) ca_pem: Vec<u8>,
@@ -213,7 +215,7 @@ pub(super) struct ScopePlan {
     pub(super) poll_every: Duration,
 }
 
-/// All that the role was told, checked.
+/// The role's checked settings.
 #[derive(Clone, Debug)]
 pub(super) struct SidecarPlan {
     pub(super) ledger: LedgerAt,
@@ -228,21 +230,21 @@ pub(super) struct SidecarPlan {
 
 impl SidecarPlan {
     pub(super) fn of(all: &All) -> Result<Self, BadSetting> {
-        let role: Settings = all.block()?;
-        let url = all.required::<Settings, _>("ledgerUrl", role.ledger_url.clone())?;
-        let scope = all.required::<Settings, _>("fencingScopeId", role.fencing_scope_id.clone())?;
-        let tenant = all.required::<Settings, _>("tenantId", role.tenant_id.clone())?;
-        let socket = all.required::<Settings, _>("socketPath", role.socket_path.clone())?;
+        let role: SidecarSettings = all.block()?;
+        let url = all.required::<SidecarSettings, _>("ledgerUrl", role.ledger_url.clone())?;
+        let scope = all.required::<SidecarSettings, _>("fencingScopeId", role.fencing_scope_id.clone())?;
+        let tenant = all.required::<SidecarSettings, _>("tenantId", role.tenant_id.clone())?;
+        let socket = all.required::<SidecarSettings, _>("socketPath", role.socket_path.clone())?;
         let scope = match role.fencing_scope_mode.as_str() {
             PER_POD => {
-                let node = all.required::<Settings, _>("nodeName", role.node_name.clone())?;
+                let node = all.required::<SidecarSettings, _>("nodeName", role.node_name.clone())?;
                 format!("{scope}/{node}")
             }
             _ => scope,
         };
         let ledger = LedgerAt { tls: tls(all, &role, &url)?, url };
         let mode = socket_mode(&role.socket_mode);
-        let mode = mode.ok_or_else(|| all.refuse::<Settings>("socketMode", "use octal digits"))?;
+        let mode = mode.ok_or_else(|| all.refuse::<SidecarSettings>("socketMode", "use octal digits"))?;
         Ok(Self {
             ledger,
             scope: ScopePlan {
@@ -258,15 +260,18 @@ impl SidecarPlan {
             max_requests: role.max_requests as usize,
             call_limit: role.call_timeout_ms.into(),
             stop_budget: all.block::<LeaderElection>()?.stop_budget_ms.into(),
-            listen: all.block::<lease_worker_common::health::Settings>()?.listen,
+            listen: all.block::<lease_worker_common::health::HealthSettings>()?.listen,
         })
     }
 }
 
-fn tls(all: &All, role: &Settings, url: &str) -> Result<Option<Tls>, BadSetting> {
+fn tls(all: &All, role: &SidecarSettings, url: &str) -> Result<Option<Tls>, BadSetting> {
     let read = |key: &str, path: &Path| {
         std::fs::read(path).map_err(|error| {
-            all.refuse::<Settings>(key, format!("the file can't be read: {error}; name a readable PEM file"))
+            all.refuse::<SidecarSettings>(
+                key,
+                format!("the file can't be read: {error}; name a readable PEM file"),
+            )
         })
     };
     if !url.starts_with("https:") {
@@ -277,20 +282,20 @@ fn tls(all: &All, role: &Settings, url: &str) -> Result<Option<Tls>, BadSetting>
         ];
         if let Some((key, _)) = files.into_iter().find(|(_, file)| file.is_some()) {
             let why = "the ledger is not at https, so it would not be used: use an https:// ledgerUrl, or remove it";
-            return Err(all.refuse::<Settings>(key, why));
+            return Err(all.refuse::<SidecarSettings>(key, why));
         }
         return Ok(None);
     }
-    let ca = all.required::<Settings, _>("ledgerCaFile", role.ledger_ca_file.clone())?;
+    let ca = all.required::<SidecarSettings, _>("ledgerCaFile", role.ledger_ca_file.clone())?;
     let identity_pem = match (&role.ledger_cert_file, &role.ledger_key_file) {
         (Some(cert), Some(key)) => Some((read("ledgerCertFile", cert)?, read("ledgerKeyFile", key)?)),
         (None, None) => None,
         (Some(_), None) => {
-            all.required::<Settings, PathBuf>("ledgerKeyFile", None)?;
+            all.required::<SidecarSettings, PathBuf>("ledgerKeyFile", None)?;
             None
         }
         (None, Some(_)) => {
-            all.required::<Settings, PathBuf>("ledgerCertFile", None)?;
+            all.required::<SidecarSettings, PathBuf>("ledgerCertFile", None)?;
             None
         }
     };

@@ -9,14 +9,14 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{UnixListener, UnixStream};
 
-/// How long a socket may take to say whether anybody is there.
+/// The time limit for finding out whether a socket is served.
 const LIVE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The socket's file, as long as it is ours.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// What we made; a file that replaced it is not ours to remove.
+    /// Device and inode of the file that we made; a file that replaced it is not removed.
     made: (u64, u64),
     /// Held while the socket is ours: of two sidecars that find a stale file, one gets it.
     _lock: File,
@@ -47,7 +47,7 @@ pub(super) async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Socket
     }
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => return Err(SocketError::NoSocket(path.to_owned())),
-        // Whoever made it may not know our lock.
+        // Another program may have made it without our lock.
         Ok(_) if is_live(path).await => return Err(SocketError::Live(path.to_owned())),
         Ok(_) => {
             tracing::info!(socket = %path.display(), "a socket that nobody serves was left behind; it is replaced");
@@ -78,7 +78,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// Does anybody accept connections there? Only a refusal says that nobody does; one that is too busy to accept lives.
+/// Whether the socket is served. Only a refused connection proves that it is not: a busy server may be slow to accept.
 async fn is_live(path: &Path) -> bool {
     let tried = tokio::time::timeout(LIVE_LIMIT, UnixStream::connect(path)).await;
     !matches!(tried, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::Term;
 use lease_worker_common::database::{StoreError, within};
-use lease_worker_common::lead::{BatchError, LeaderWork, Progress};
+use lease_worker_common::lead::{Backlog, BatchError, LeaderWork};
 use lease_worker_common::leader_metrics::LeaderMetrics;
 use lease_worker_common::mandate::Mandate;
 use lease_worker_common::under_way::Batch;
@@ -36,22 +36,22 @@ pub(super) struct Sweeper {
 impl LeaderWork for Sweeper {
     type Memory = ();
 
-    async fn batch(&self, mandate: &Mandate, _: &mut ()) -> Result<Progress, BatchError> {
+    async fn batch(&self, mandate: &Mandate, _: &mut ()) -> Result<Backlog, BatchError> {
         let term = mandate.term();
         self.batch.is_now("a batch of expired reservations, sent to the ledger's database and not answered");
         let swept = self.ask(self.expired.sweep(term, &self.owner, self.batch_size)).await?;
         counter!(SWEPT).increment(swept);
         debug!(epoch = term.epoch, swept, "swept");
-        Ok(Progress::of(swept, self.batch_size))
+        Ok(Backlog::of(swept, self.batch_size))
     }
 
-    async fn prune(&self, mandate: &Mandate) -> Result<Progress, BatchError> {
+    async fn prune(&self, mandate: &Mandate) -> Result<Backlog, BatchError> {
         let term = mandate.term();
         self.batch.is_now("a batch of old rows to remove, sent to the ledger's database and not answered");
         let pruned = self.ask(self.expired.prune(term, self.keep, self.batch_size)).await?;
         counter!(LEADER.pruned).increment(pruned);
         debug!(epoch = term.epoch, pruned, "pruned");
-        Ok(Progress::of(pruned, self.batch_size))
+        Ok(Backlog::of(pruned, self.batch_size))
     }
 
     async fn take_term(&self) -> Result<Term, StoreError> {

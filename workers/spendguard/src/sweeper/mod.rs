@@ -13,12 +13,14 @@ use std::sync::Arc;
 
 use ::metrics::gauge;
 use async_trait::async_trait;
-use lease_settings::{App, BadSetting, Block, Failure, Fault, Kind, Millis, Secret, Section, Setting};
+use lease_settings::{
+    App, BadSetting, Block, Failure, Millis, Secret, Section, Setting, SettingFault, ValueKind,
+};
 use lease_worker_common::{
     Role,
     campaign::{Campaign, Eligible},
     database::Database,
-    health::{self, Probe, Server},
+    health::{self, HealthServer, Probe},
     shutdown,
     under_way::Batch,
 };
@@ -37,7 +39,7 @@ pub const LEASE: &str = "ttl-sweeper";
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct SweeperSettings {
     ledger_database_url: Option<Secret>,
     batch_size: u32,
     poll_interval_ms: Millis,
@@ -46,7 +48,7 @@ pub struct Settings {
     audit_retention_days: u32,
 }
 
-impl Block for Settings {
+impl Block for SweeperSettings {
     const SECTION: Section = Section {
         name: "ttlSweeper",
         about: "worker ttl-sweeper",
@@ -67,7 +69,7 @@ impl Block for Settings {
             Setting::new(
                 "batchSize",
                 "LEASEHOLD_TTL_SWEEPER_BATCH_SIZE",
-                Kind::Integer { min: 1, max: 10_000 },
+                ValueKind::Integer { min: 1, max: 10_000 },
                 "the most reservations in one batch",
             )
             .default("500")
@@ -75,7 +77,7 @@ impl Block for Settings {
             Setting::new(
                 "pollIntervalMs",
                 "LEASEHOLD_TTL_SWEEPER_POLL_INTERVAL_MS",
-                Kind::Millis { min: 1, max: 3_600_000 },
+                ValueKind::Millis { min: 1, max: 3_600_000 },
                 "the pause when no reservation is left to release",
             )
             .default("1000")
@@ -83,7 +85,7 @@ impl Block for Settings {
             Setting::new(
                 "callTimeoutMs",
                 "LEASEHOLD_TTL_SWEEPER_CALL_TIMEOUT_MS",
-                Kind::Millis { min: 10, max: 3_600_000 },
+                ValueKind::Millis { min: 10, max: 3_600_000 },
                 "how long the ledger's database may take for one answer",
             )
             .default("10000")
@@ -112,17 +114,17 @@ impl Block for Settings {
 
 /// Release expired reservations, while leading
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct SweeperArgs {}
 
 /// The role `ttl-sweeper`.
 pub struct TtlSweeper;
 
 impl Role for TtlSweeper {
-    type Arguments = Args;
+    type Arguments = SweeperArgs;
     const NAME: &'static str = "ttl-sweeper";
-    const SECTIONS: &'static [Section] = &[Settings::SECTION];
+    const SECTIONS: &'static [Section] = &[SweeperSettings::SECTION];
 
-    fn run(&self, _args: &Args, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, _args: &SweeperArgs, app: &App) -> Result<ExitCode, Failure> {
         let plan = SweeperPlan::of(app)?;
         let campaign = Campaign::new(app, LEASE)?;
         app.block_on(work(plan, campaign))
@@ -134,24 +136,24 @@ struct SweeperPlan {
     database: Box<PgConnectOptions>,
     owner: String,
     listen: String,
-    role: Settings,
+    role: SweeperSettings,
 }
 
 impl SweeperPlan {
     fn of(app: &App) -> Result<Self, BadSetting> {
         let settings = app.settings();
-        let role: Settings = settings.block()?;
+        let role: SweeperSettings = settings.block()?;
         let database =
-            postgres::<Settings>(settings, "ledgerDatabaseUrl", role.ledger_database_url.as_ref())?;
+            postgres::<SweeperSettings>(settings, "ledgerDatabaseUrl", role.ledger_database_url.as_ref())?;
         let owner = settings.workload_id()?.to_string();
         if owner.contains('/') {
             return Err(BadSetting {
                 setting: "the instance's name".to_owned(),
-                fault: Fault::NotAllowed(format!("{owner:?}")),
+                fault: SettingFault::NotAllowed(format!("{owner:?}")),
                 why: "it is part of event ids, so use one without '/': set LEASEHOLD_WORKLOAD_ID".to_owned(),
             });
         }
-        let listen = settings.block::<health::Settings>()?.listen;
+        let listen = settings.block::<health::HealthSettings>()?.listen;
         Ok(Self { database, owner, listen, role })
     }
 }
@@ -179,7 +181,7 @@ async fn work(plan: SweeperPlan, campaign: Campaign) -> Result<ExitCode, Failure
     let database = Database::Postgres(plan.database);
     info!(%address, ledger = %database, "ttl-sweeper started");
     // Probes and scrapes are answered until the lease is given up.
-    let server = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let server = HealthServer::start(listener, health::router(pages, probe, stop.clone()));
     campaign.run(&sweeper, stop).await?;
     drop(server);
     Ok(ExitCode::SUCCESS)

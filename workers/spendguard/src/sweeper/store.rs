@@ -5,18 +5,17 @@ use std::time::Duration;
 use lease_core::Term;
 use lease_core::fence::Stale;
 use lease_postgres::Fence;
-use lease_worker_common::{database::StoreError, pool::Pool};
+use lease_postgres::pool::Pool;
+use lease_worker_common::database::StoreError;
+use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgConnectOptions};
 use sqlx::query::QueryScalar;
 use sqlx::types::Uuid;
-use sqlx::{Connection, Postgres};
 
 use crate::ledger::store::BEGIN;
 
 /// The resource that sweepers' terms are admitted on (F-1), as in `ledger_sweep`.
 pub const RESOURCE: &str = "ttl_sweeper";
-/// What the admission of an old term raises.
-const STALE: &str = "LH001";
 
 /// For a leader's batches, the probes of its readiness and the scrapes of its metrics.
 const CONNECTIONS: u32 = 3;
@@ -39,8 +38,8 @@ impl Expired {
     /// Connects at the first use.
     pub fn open(options: &PgConnectOptions, statement_limit: Duration) -> Self {
         let options = options.clone().application_name("leasehold");
-        // What expires draws numbers from the ledger's sequence, so it begins as the ledger does.
-        Self { pool: Pool::new(&options, CONNECTIONS, statement_limit, BEGIN) }
+        // An expiry draws a number from the ledger's sequence, so each connection begins as the ledger's do.
+        Self { pool: Pool::checked(&options, CONNECTIONS, statement_limit, BEGIN) }
     }
 
     /// Releases at most `limit` reservations whose time is over, each with its audit row and outbox row, if the ledger
@@ -77,15 +76,7 @@ impl Expired {
     /// # Errors
     /// The database's.
     pub async fn take_term(&self) -> Result<Term, StoreError> {
-        let mut lent = self.pool.take().await?;
-        let taken = async {
-            let mut tx = lent.begin().await?;
-            let term = Fence::new(RESOURCE).take_term(&mut tx).await?;
-            tx.commit().await?;
-            Ok(term)
-        };
-        let taken = taken.await;
-        lent.after(taken)
+        self.pool.transaction(async |tx| Ok(Fence::new(RESOURCE).take_term(tx).await?)).await
     }
 
     /// For how long the oldest reservation that is over has waited, by the database's clock; zero if none waits.
@@ -93,30 +84,27 @@ impl Expired {
     /// # Errors
     /// The database's.
     pub async fn oldest_age(&self) -> Result<Duration, StoreError> {
-        let mut lent = self.pool.take().await?;
-        let age: Result<Option<i64>, _> = sqlx::query_scalar(
+        let oldest = sqlx::query_scalar(
             "SELECT (extract(epoch FROM clock_timestamp() - ttl_expires_at) * 1000)::bigint
              FROM reservations WHERE current_state = 'reserved' ORDER BY ttl_expires_at LIMIT 1",
-        )
-        .fetch_optional(&mut *lent)
-        .await;
-        let age = lent.after(age.map_err(Into::into))?;
-        Ok(Duration::from_millis(age.unwrap_or(0).max(0) as u64))
+        );
+        let age: Result<Option<i64>, StoreError> =
+            self.pool.call(async move |connection| Ok(oldest.fetch_optional(connection).await?)).await;
+        Ok(Duration::from_millis(age?.unwrap_or(0).max(0) as u64))
     }
 
-    /// How many rows a fenced statement changed.
+    /// The number of rows that a fenced statement changed.
     async fn count(
         &self,
         statement: QueryScalar<'_, Postgres, i64, PgArguments>,
         term: Term,
     ) -> Result<u64, StoreError> {
-        let mut lent = self.pool.take().await?;
-        let changed = match statement.fetch_one(&mut *lent).await {
-            Ok(rows) => Ok(rows.unsigned_abs()),
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STALE) => Err(refused(term)),
-            Err(error) => Err(error.into()),
-        };
-        lent.after(changed)
+        self.pool
+            .call(async move |connection| {
+                let rows = statement.fetch_one(connection).await;
+                Ok(rows.map_err(|error| Fence::refusal(&term, error))?.unsigned_abs())
+            })
+            .await
     }
 }
 

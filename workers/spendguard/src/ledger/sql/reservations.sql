@@ -161,7 +161,7 @@ BEGIN
     IF NOT FOUND THEN
         -- Others took it since the look: everything above is undone.
         RAISE EXCEPTION 'tenant % has not as much as % % left: release reservations, or raise the budget', p_tenant, p_amount, p_currency
-            USING ERRCODE = 'LH002';
+            USING ERRCODE = 'LH003';
     END IF;
     o_reservation := p_reservation;
     o_state := 'reserved';

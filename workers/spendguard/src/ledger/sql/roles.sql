@@ -23,7 +23,8 @@ GRANT USAGE ON SCHEMA public TO :"ledger", :"sweeper", :"forwarder";
 
 -- Scopes, reservations, and the sums of budgets; not their limits.
 GRANT SELECT, INSERT,
-    UPDATE (current_holder_instance_id, current_epoch, ttl_expires_at, current_grant, released_grant, acquired_at, renewed_at)
+    UPDATE (current_holder_instance_id, current_epoch, ttl_expires_at, current_grant, released_grant, acquired_at, renewed_at,
+        register)
     ON public.fencing_scopes TO :"ledger";
 GRANT SELECT, INSERT ON public.fencing_scope_events TO :"ledger";
 GRANT SELECT, UPDATE (reserved_minor, committed_minor) ON public.budgets TO :"ledger";

@@ -37,14 +37,14 @@ CREATE TABLE IF NOT EXISTS fencing_scope_events (
 CREATE UNIQUE INDEX IF NOT EXISTS fencing_scope_events_attempt
     ON fencing_scope_events (fencing_scope_id, audit_event_id) WHERE audit_event_id IS NOT NULL;
 
--- The lock on whose a scope is: writes share it, whatever changes the holder takes it alone (decision 0052). An advisory
--- lock, since it is fair: row locks are not, and writers that share a row's lock one after the other would keep a release
--- or a revocation waiting for as long as they are busy (12 s measured). Two scopes of one number only wait for each other.
+-- Advisory lock that guards a scope's ownership: writes share it, and every change of holder takes it alone (decision
+-- 0052). It is advisory because row locks are not fair: writers that share a row's lock one after the other would keep a
+-- release or a revocation waiting for as long as they are busy (12 s measured). Scopes with the same hash share a lock.
 CREATE OR REPLACE FUNCTION ledger_scope_lock(p_scope text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT hashtextextended(p_scope, 5501207)
 $$;
 
--- No change of holder passes by the lock, not even a statement by hand. A renewal names none of these columns.
+-- Takes the lock before any change of holder, even one made by hand. A renewal changes none of these columns.
 CREATE OR REPLACE FUNCTION ledger_scope_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(ledger_scope_lock(OLD.fencing_scope_id));
@@ -54,8 +54,9 @@ CREATE OR REPLACE TRIGGER fencing_scopes_changes BEFORE DELETE
     OR UPDATE OF fencing_scope_id, tenant_id, current_holder_instance_id, current_epoch, current_grant ON fencing_scopes
     FOR EACH ROW EXECUTE FUNCTION ledger_scope_changes();
 
--- Everything that ever changes whose a scope is, one at a time: the lock, then FOR UPDATE. A renewal does not: it
--- prolongs a term and takes no lock but its row's, so that it never waits behind its own term's writes.
+-- Acquires, renews, releases or revokes a scope by the ledger's own clock, for clients that are no electors. Changes of
+-- holder go one at a time: the lock, then FOR UPDATE. A renewal takes no lock but its row's, so that it never waits
+-- behind its own term's writes.
 --
 -- p_request: acquire (p_grant: a renewal), release, revoke (nobody holds the scope afterwards).
 -- o_outcome: an action (acquire, renew, recover, takeover, revoke), released, revoked, denied, or error.
@@ -200,6 +201,163 @@ BEGIN
                 -- A renewal that came too late names no attempt of its own.
                 CASE WHEN p_grant IS NULL THEN p_attempt END, p_note);
     o_expires_us := extract(epoch FROM v_now + make_interval(secs => p_ttl_seconds)) * 1000000;
+END $$;
+
+-- The scope as a register that electors compare and write (ledger_put_scope): a lease record as JSON, whose tag is
+-- different after every change.
+DO $$ BEGIN
+    -- Locks the table only where the column is missing.
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'fencing_scopes'::regclass AND attname = 'register') THEN
+        ALTER TABLE fencing_scopes ADD COLUMN register jsonb;
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION ledger_millis(p_at timestamptz) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT coalesce((extract(epoch FROM p_at) * 1000)::bigint, 0)
+$$;
+
+-- Keeps the register true to the columns after every other write: ledger_fencing_scope, or a statement by hand.
+CREATE OR REPLACE FUNCTION ledger_scope_register() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    v_before jsonb := CASE WHEN TG_OP = 'UPDATE' THEN OLD.register END;
+    v_grant  text  := translate(NEW.current_grant::text, '-', '');
+    v_new    boolean;
+BEGIN
+    IF NEW.register IS NOT NULL AND NEW.register IS DISTINCT FROM v_before THEN
+        RETURN NEW;
+    END IF;
+    v_before := coalesce(v_before, '{"beat": 0, "holder": "", "ttl_ms": 0, "max_ttl_ms": 0, "lineage": "ledger",
+                                     "transitions": 0, "preemptible": true}');
+    v_new := v_grant IS NOT NULL AND v_grant IS DISTINCT FROM v_before->>'grant';
+    NEW.register := v_before || jsonb_build_object(
+        'tag', translate(gen_random_uuid()::text, '-', ''),
+        'grant', v_grant,
+        'epoch', NEW.current_epoch,
+        'beat', CASE WHEN v_new THEN 0 ELSE (v_before->>'beat')::bigint + 1 END,
+        'holder', coalesce(NEW.current_holder_instance_id, v_before->>'holder'),
+        'ttl_ms', coalesce(round(extract(epoch FROM NEW.ttl_expires_at - NEW.renewed_at))::bigint * 1000,
+                           (v_before->>'ttl_ms')::bigint),
+        'transitions', (v_before->>'transitions')::bigint + v_new::integer,
+        'request', CASE WHEN v_grant = v_before->>'grant' THEN v_before->'request' END,
+        'acquired_at', ledger_millis(NEW.acquired_at),
+        'renewed_at', ledger_millis(NEW.renewed_at),
+        'expires_at', ledger_millis(coalesce(NEW.ttl_expires_at, clock_timestamp())));
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER fencing_scopes_register BEFORE INSERT OR UPDATE ON fencing_scopes
+    FOR EACH ROW EXECUTE FUNCTION ledger_scope_register();
+-- Scopes made before there was a register.
+UPDATE fencing_scopes SET current_epoch = current_epoch WHERE register IS NULL;
+
+-- Shows a scope to whoever wants to read, await or write its register; o_record is null where it is not made yet (perPod).
+-- Whether its term has run out is the database's clock's word, which no write asks for.
+CREATE OR REPLACE FUNCTION ledger_scope_view(
+    p_scope text, p_tenant text,
+    OUT o_code text, OUT o_message text, OUT o_record text, OUT o_free boolean, OUT o_run_out boolean,
+    OUT o_remaining_ms bigint
+) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_scope fencing_scopes%ROWTYPE;
+BEGIN
+    SELECT * INTO v_scope FROM fencing_scopes WHERE fencing_scope_id = p_scope;
+    IF NOT FOUND THEN
+        PERFORM FROM fencing_scopes WHERE fencing_scope_id = regexp_replace(p_scope, '/[^/]+$', '')
+            AND tenant_id = p_tenant AND fencing_scope_id <> p_scope;
+        IF NOT FOUND THEN
+            o_code := 'FENCING_SCOPE_UNKNOWN';
+            o_message := format('there is no fencing scope %s of tenant %s: make it by leasehold worker ledger --add-scope, or name another', p_scope, p_tenant);
+        END IF;
+    ELSIF v_scope.tenant_id <> p_tenant THEN
+        o_code := 'TENANT_MISMATCH';
+        o_message := format('fencing scope %s is not of tenant %s: name the tenant that owns it', p_scope, p_tenant);
+    ELSE
+        o_record := v_scope.register::text;
+    END IF;
+    o_remaining_ms := greatest(0, coalesce(ledger_millis(v_scope.ttl_expires_at) - ledger_millis(clock_timestamp()), 0));
+    o_run_out := v_scope.current_grant IS NOT NULL AND v_scope.ttl_expires_at <= clock_timestamp();
+    o_free := v_scope.current_grant IS NULL OR o_run_out;
+END $$;
+
+-- Writes a scope's register if its tag still is p_expected, or if there is none and p_expected is null. Knows nothing of
+-- expiry, like every register: the caller decides when it may take a scope, and ledger_admit makes that safe.
+--
+-- p_change: as lease_core::Change names it. o_outcome: the change, or for an acquisition an action as above; conflict; or
+-- error. A renewal takes no lock but its row's, so that it never waits behind its own term's writes (decision 0041).
+CREATE OR REPLACE FUNCTION ledger_put_scope(
+    p_scope text, p_tenant text, p_expected uuid, p_record jsonb, p_change text,
+    OUT o_outcome text, OUT o_code text, OUT o_message text
+) LANGUAGE plpgsql AS $$
+DECLARE
+    v_scope  fencing_scopes%ROWTYPE;
+    v_grant  uuid     := (p_record->>'grant')::uuid;
+    v_epoch  bigint   := (p_record->>'epoch')::bigint;
+    v_ttl    interval := make_interval(secs => (p_record->>'ttl_ms')::numeric / 1000);
+    v_now    timestamptz;
+BEGIN
+    IF p_change = 'renew' THEN
+        UPDATE fencing_scopes SET register = p_record, renewed_at = clock_timestamp(),
+               ttl_expires_at = clock_timestamp() + v_ttl
+            WHERE fencing_scope_id = p_scope AND tenant_id = p_tenant AND (register->>'tag')::uuid = p_expected
+                  AND current_grant = v_grant AND current_epoch = v_epoch;
+        IF FOUND THEN
+            o_outcome := 'renew';
+            RETURN;
+        END IF;
+    END IF;
+    o_outcome := 'conflict';
+    -- A conflict need not wait for the lock.
+    PERFORM FROM fencing_scopes WHERE fencing_scope_id = p_scope AND tenant_id = p_tenant
+        AND (register->>'tag')::uuid = p_expected;
+    IF NOT FOUND AND p_expected IS NOT NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(ledger_scope_lock(p_scope));
+    IF p_expected IS NULL THEN
+        -- fencingScopeMode perPod: <scope>/<node> may be made by whoever serves it, if <scope> is there.
+        INSERT INTO fencing_scopes (fencing_scope_id, tenant_id)
+            SELECT p_scope, parent.tenant_id FROM fencing_scopes parent
+            WHERE parent.fencing_scope_id = regexp_replace(p_scope, '/[^/]+$', '') AND parent.tenant_id = p_tenant
+                  AND parent.fencing_scope_id <> p_scope
+            ON CONFLICT DO NOTHING
+            RETURNING (register->>'tag')::uuid INTO p_expected;
+    END IF;
+    SELECT * INTO v_scope FROM fencing_scopes WHERE fencing_scope_id = p_scope AND tenant_id = p_tenant FOR UPDATE;
+    IF v_scope.fencing_scope_id IS NULL OR (v_scope.register->>'tag')::uuid IS DISTINCT FROM p_expected THEN
+        RETURN;
+    END IF;
+    IF v_epoch < v_scope.current_epoch OR v_epoch = v_scope.current_epoch AND p_change = 'acquire' THEN
+        o_outcome := 'error';
+        o_code := 'INVALID_ARGUMENT';
+        o_message := format('epoch %s of %s is over, the scope is at epoch %s: a new term needs a greater epoch', v_epoch, p_scope, v_scope.current_epoch);
+        RETURN;
+    END IF;
+    -- Only now: the wait for the lock may have been long.
+    v_now := clock_timestamp();
+    o_outcome := CASE
+        WHEN p_change <> 'acquire' THEN p_change
+        WHEN v_scope.current_grant IS NULL THEN 'acquire'
+        WHEN v_scope.ttl_expires_at <= v_now AND v_scope.current_holder_instance_id = p_record->>'holder' THEN 'recover'
+        ELSE 'takeover'
+    END;
+    UPDATE fencing_scopes SET register = p_record, current_grant = v_grant, current_epoch = v_epoch,
+           current_holder_instance_id = CASE WHEN v_grant IS NOT NULL THEN p_record->>'holder' END,
+           -- A request or a note prolongs nothing.
+           ttl_expires_at = CASE WHEN v_grant = v_scope.current_grant THEN v_scope.ttl_expires_at
+                                 WHEN v_grant IS NOT NULL THEN v_now + v_ttl END,
+           acquired_at = CASE p_change WHEN 'acquire' THEN v_now ELSE v_scope.acquired_at END,
+           renewed_at = CASE p_change WHEN 'acquire' THEN v_now ELSE v_scope.renewed_at END
+        WHERE fencing_scope_id = p_scope;
+    IF p_change IN ('acquire', 'release', 'revoke') THEN
+        INSERT INTO fencing_scope_events (fencing_scope_id, tenant_id, old_epoch, new_epoch, owner_instance_id,
+                previous_owner_instance_id, action, ttl_seconds, note)
+            VALUES (p_scope, p_tenant, v_scope.current_epoch, v_epoch,
+                    CASE p_change WHEN 'acquire' THEN p_record->>'holder' END, v_scope.current_holder_instance_id,
+                    CASE o_outcome WHEN 'takeover' THEN 'promote' ELSE o_outcome END,
+                    ceil(extract(epoch FROM v_ttl))::integer, nullif(p_record->>'note', ''));
+    END IF;
+    IF v_grant IS NULL THEN
+        PERFORM pg_notify('leasehold_fencing_scopes', p_scope);
+    END IF;
 END $$;
 
 -- Is this the scope's present term? Asked in the write's own transaction, before anything that its effects depend on.

@@ -1,0 +1,30 @@
+//! The conformance suite over SQLite.
+
+use std::process::ExitCode;
+
+use lease_conformance::{Suite, run};
+use lease_stores::sqlite::SqliteStore;
+use lease_stores::{main_or_actor, start};
+
+fn main() -> ExitCode {
+    main_or_actor(|| Ok(run(vec![Suite { harness: start(SqliteStore::start())?, ignored: IGNORED }])))
+}
+
+const IGNORED: &[&str] = &[
+    // An absent register is created by whoever looks first (T-5).
+    "absence::a_standby_does_not_recreate_a_vanished_register",
+    "absence::a_vanished_register_ends_the_term_and_heals_closed",
+    "absence::nobody_acquires_from_absence",
+    // There is no server to restart, and no network to lose a reply.
+    "epoch::survives_a_restart",
+    "outage::a_restart_of_the_store_is_survived",
+    "unknown::a_lost_reply_is_reported_as_unknown",
+    // A replaced file is refused for ever by whoever had opened it (Q-1, tests/identity.rs).
+    "lineage::a_change_of_lineage_starts_the_wait_anew",
+    "lineage::a_write_across_a_change_of_lineage_conflicts",
+    "lineage::epochs_rise_across_a_change_of_lineage",
+    // It offers all of these.
+    "history::is_refused_clearly_where_it_is_not_kept",
+    "list::is_refused_clearly_where_it_is_not_offered",
+    "watch::is_refused_clearly_where_it_is_not_offered",
+];

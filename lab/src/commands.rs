@@ -1,0 +1,42 @@
+//! Every command but the demo.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::interrupt::unless_interrupted;
+use crate::{chaos, conformance, drill, e2e, failover, handover, roll, testbed};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Other {
+    Chaos(chaos::Args),
+    #[command(subcommand)]
+    Drill(drill::Drill),
+    E2e(e2e::Args),
+    Failover(failover::Args),
+    Handover(handover::Args),
+    Roll(roll::Args),
+    Conformance(conformance::Args),
+    #[command(subcommand)]
+    Testbed(testbed::Command),
+}
+
+impl Other {
+    /// Does what must be done while the process has one thread.
+    pub(crate) fn prepare(&self) -> anyhow::Result<()> {
+        if matches!(self, Self::E2e(_)) { e2e::prepare() } else { Ok(()) }
+    }
+
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Chaos(args) => unless_interrupted(chaos::run(args)).await,
+            Self::Drill(drill) => unless_interrupted(drill::run(drill)).await,
+            Self::E2e(args) => unless_interrupted(e2e::run(args)).await,
+            Self::Failover(args) => unless_interrupted(failover::run(args)).await,
+            Self::Handover(args) => unless_interrupted(handover::run(args)).await,
+            Self::Roll(args) => unless_interrupted(roll::run(args)).await,
+            Self::Conformance(args) => conformance::run(args).await,
+            Self::Testbed(command) => unless_interrupted(testbed::run(command)).await,
+        }
+    }
+}
