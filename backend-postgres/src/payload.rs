@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// NOTIFY takes payloads of less than 8,000 bytes.
 const LONGEST: usize = 7_900;
 
-/// Where this would be too long, or was written by an older version, the payload is the lease's name alone.
+/// A payload that would be too long, or was written by an older version, is the lease's name alone.
 #[derive(Serialize, Deserialize)]
 struct Payload {
     lease: LeaseName,

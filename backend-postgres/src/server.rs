@@ -1,4 +1,4 @@
-//! How the lease store opens its connections: which servers it accepts, and what makes a fresh connection fast.
+//! The servers that the lease store accepts, and the preparation that makes a fresh connection fast.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

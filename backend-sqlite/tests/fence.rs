@@ -86,10 +86,12 @@ async fn admission_outside_a_transaction_is_refused() {
     let app = App::new().await;
     let mut database = app.open().await;
     let fence = Fence::new("outbox");
-    let error = fence.admit(&mut database, &term(1, 1)).await.unwrap_err();
-    assert!(error.to_string().contains("BEGIN IMMEDIATE"), "{error}");
-    let error = fence.take_term(&mut database).await.unwrap_err();
-    assert!(error.to_string().contains("BEGIN IMMEDIATE"), "{error}");
+    let says_what_to_do = |error: FenceError| {
+        let why = std::error::Error::source(&error).expect("SQLite's own error").to_string();
+        assert!(why.contains("BEGIN IMMEDIATE"), "{why}");
+    };
+    says_what_to_do(fence.admit(&mut database, &term(1, 1)).await.unwrap_err());
+    says_what_to_do(fence.take_term(&mut database).await.unwrap_err());
     assert_eq!(fence.mark(&mut database).await.unwrap(), None);
 }
 

@@ -13,7 +13,7 @@ pub enum StopReason {
     StepDown {
         /// Names the request.
         id: RequestId,
-        /// Who asked.
+        /// The name of whoever asked.
         by: String,
     },
     /// The deadline is near and no renewal has been acknowledged.

@@ -131,7 +131,7 @@ async fn a_record_that_a_hand_has_spoilt_is_refused_in_words_and_one_removed_is_
     let error =
         store.backend.put_if(&lease, &ours, &renewed(&ours), Change::Renew).await.expect_err("unreadable");
     assert_eq!(error.certainty, Certainty::NotApplied);
-    assert!(error.to_string().contains("init --above"), "{error}");
+    assert!(error.to_string().contains("anew with init, above"), "{error}");
     store.patch(&lease, json!({"metadata": {"annotations": {lease_k8s::RECORD: null}}})).await?;
     let seen = store.backend.observe(&lease).await?;
     assert!(record(&seen).grant.is_some() && record(&seen).grant != record(&ours).grant);
