@@ -2,8 +2,8 @@
 //!
 //! Each subcommand has a folder or file of its own. Without the feature `all` there is only `demo`.
 //!
-//! Exit codes: 0 every verdict holds, 1 one doesn't or something
-//! failed, 2 bad input, 130 or 143 ended by SIGINT or SIGTERM.
+//! Exit codes: 0 every verdict holds, 1 one doesn't or something failed, 2 bad input, 130 or 143 ended by SIGINT or
+//! SIGTERM.
 
 #[cfg(feature = "all")]
 mod arena;
