@@ -224,6 +224,26 @@ async fn a_fence_refusal_ends_the_term_and_raises_no_epoch() {
     assert_eq!(again.term().epoch, first.term().epoch + 1, "only the next acquisition's own step");
 }
 
+/// A task of the old term may wake up late, and be refused, when this process leads again.
+#[tokio::test]
+async fn a_fence_refusal_of_an_earlier_term_does_not_end_the_present_one() {
+    let store = Memory::new();
+    let (mut begun, _stop, _task) = spawn(elector(&store, "a"));
+    let first = soon("a term", begun.recv()).await.unwrap();
+    admin::request_step_down(&store, &name(), "operator").await.unwrap();
+    let second = soon("a later term", begun.recv()).await.unwrap();
+    first.fence_refused();
+    // The driver takes a refusal before the answer to a beat: once one is acknowledged, it has been heard.
+    let remaining = second.remaining();
+    let renewed = async {
+        while second.is_leader_now() && second.remaining() <= remaining {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("a beat", renewed).await;
+    assert!(second.is_leader_now(), "only the first term was refused");
+}
+
 #[tokio::test]
 async fn a_vanished_register_ends_the_term_and_heals_closed_above_its_epoch() {
     let store = Memory::new().losing_registers();

@@ -245,6 +245,8 @@ impl Driver {
                 self.report(EventKind::StoreFailed { operation: "lease I/O", error });
             }
             Action::Begin(term, deadline) => {
+                // One for each term: a late refusal of an earlier term is not this one's.
+                running.refused = Arc::new(Notify::new());
                 let leadership = Leadership::new(term, deadline, self.clock.clone(), running.refused.clone());
                 let remaining = leadership.remaining();
                 running.leadership = Some(leadership.clone());
