@@ -171,3 +171,34 @@ fn a_release_that_is_tried_again_after_a_failover_is_not_free_in_the_new_lineage
     assert_eq!((expected, record.grant), (restored, None));
     assert_eq!(record.lineage, renewed.lineage, "others wait it out at the maximum ttl");
 }
+
+/// The caller's word is about the holder that it knew (F-3). Whoever took the lease since is alive.
+#[test]
+fn the_word_that_a_holder_is_dead_does_not_outlive_that_holder() {
+    let held_by = |grant: u128, epoch: u64| {
+        let mut seen = free();
+        let record = seen.record.as_mut().expect("a register");
+        (record.grant, record.epoch, record.tag) = (Some(Grant(grant)), epoch, Tag(grant));
+        record.holder = format!("holder {grant}");
+        record.preemptible = true;
+        seen
+    };
+    let takes = |one: &One| one.calls.iter().any(|(_, request)| matches!(request, Request::Put { .. }));
+    let mut one = One::new();
+    let (now, look, _) = one.sends(ms(0));
+    one.happens(now, Event::Reply(look, Reply::Seen(held_by(910, 11))));
+    one.calls.clear();
+    one.happens(now, Event::HolderIsDead);
+    let (now, put, request) = one.sends(now);
+    assert!(
+        matches!(request, Request::Put { change: Change::Acquire, .. }),
+        "its record may be taken at once"
+    );
+    // Another candidate was quicker, and lives.
+    one.happens(now, Event::Reply(put, Reply::Put(PutOutcome::Conflict(held_by(920, 12)))));
+    assert!(!takes(&one), "nobody said that the new holder is dead");
+    let (later, look, request) = one.sends(now);
+    assert_eq!(request, Request::Observe, "it waits as ever (T-2)");
+    one.happens(later, Event::Reply(look, Reply::Seen(held_by(920, 12))));
+    assert!(!takes(&one));
+}

@@ -92,6 +92,7 @@ impl Stepper<'_> {
             return; // An older call's answer came late; it proves nothing about now.
         }
         let record = observation.record.clone();
+        self.forget_a_dead_holder(record.as_ref());
         if let Some((newest, sighting)) = &mut self.state.sighting {
             *newest = id;
             sighting.update(observation, self.now);
@@ -120,6 +121,14 @@ impl Stepper<'_> {
         }
     }
 
+    /// The caller's word was about the holder that was seen then; another one is alive (F-3).
+    fn forget_a_dead_holder(&mut self, record: Option<&Record>) {
+        let known = self.state.sighting.as_ref().map(|(_, sighting)| sighting.observation().grant());
+        if known.is_some_and(|known| known != record.and_then(|record| record.grant)) {
+            self.state.holder_is_dead = false;
+        }
+    }
+
     /// A register that a watch shows may be old, so it says nothing about a term or an acquisition of our own. A
     /// candidate may take it for what it last saw: old news starts its wait anew (T-2), and a write on it is compared
     /// (`docs/decisions/0007-hints-that-show.md`).
@@ -132,6 +141,7 @@ impl Stepper<'_> {
             (Role::Candidate, Some(pending), _) if term.map(|term| term.grant) == Some(pending.grant) => {}
             (Role::Candidate, None, Some((_, sighting))) if observation.record.is_some() => {
                 let record = observation.record.clone();
+                self.state.holder_is_dead &= sighting.observation().grant() == observation.grant();
                 sighting.update(observation, self.now);
                 self.saw_as_candidate(record.as_ref());
             }
