@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use lease_core::elector::StepFn;
+use lease_core::internal::StepFn;
 use lease_core::{
     BackendError, Clock, Elector, ElectorBuilder, Leadership, LeaseBackend, LeaseName, WallTime, WorkloadId,
 };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Change, Grant, LeaseBackend, LeaseName, Observation, PutOutcome, Record, admin};
 use lease_judge::actor::{ActorProcess, EffectOrders, Orders};
 use lease_judge::history::{Effects, History};

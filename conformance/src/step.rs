@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lease_core::elector::{StepFn, step};
+use lease_core::internal::{StepFn, step};
 
 /// Makes the step function of one actor, given its workload's name and ttl.
 pub type Core = Arc<dyn Fn(&str, Duration) -> StepFn + Send + Sync>;

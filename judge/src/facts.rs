@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use lease_core::deadline::shortened;
+use lease_core::internal::deadline::shortened;
 use lease_core::{Grant, Instant, Loss, Term};
 
 use crate::history::{Answer, Event, History, Put, What};

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use lease_core::elector::StepFn;
-use lease_core::elector::step::{Action, CallId, Event, Reply, Request};
+use lease_core::internal::StepFn;
+use lease_core::internal::step::{Action, CallId, Event, Reply, Request};
 use lease_core::{
     BackendError, Capabilities, Certainty, Change, Clock, Hints, HistoryRow, LeaseBackend, LeaseName,
     Observation, PutOutcome, Record, Term,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lease_core::deadline::lengthened;
+use lease_core::internal::deadline::lengthened;
 use lease_core::{Change, LeaseName};
 use lease_judge::Facts;
 use lease_judge::history::{Event, What};
@@ -183,8 +183,8 @@ fn failovers(facts: &Facts<'_>) -> Vec<Failover> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lease_core::deadline::shortened;
-    use lease_core::writes::{self, Candidate, Fresh};
+    use lease_core::internal::deadline::shortened;
+    use lease_core::internal::writes::{self, Candidate, Fresh};
     use lease_core::{Instant, Lineage, Observation, Record, Term};
     use lease_judge::history::{Answer, History, Put, View};
 

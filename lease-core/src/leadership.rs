@@ -100,12 +100,6 @@ impl Leadership {
         self.0.stop.cancelled().await;
     }
 
-    /// The opposite of [`should_continue`](Self::should_continue).
-    #[doc(hidden)]
-    pub fn should_stop(&self) -> bool {
-        !self.should_continue()
-    }
-
     /// A token that is cancelled when the work should stop, for child tasks.
     pub fn stop_token(&self) -> CancellationToken {
         self.0.stop.child_token()

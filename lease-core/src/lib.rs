@@ -43,29 +43,23 @@
 pub mod admin;
 mod backend;
 mod clock;
-#[doc(hidden)]
-pub mod deadline;
-#[doc(hidden)]
-pub mod elector;
+mod deadline;
+mod elector;
 mod error;
 mod events;
 pub mod fence;
 mod leadership;
-#[doc(hidden)]
-pub mod lease_thread;
+mod lease_thread;
 mod memory;
 pub mod migrate;
 mod reasons;
 mod record;
-#[doc(hidden)]
-pub mod writes;
+mod writes;
 
 pub use backend::{
     Capabilities, Change, Connector, Hint, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome,
 };
 pub use clock::{Clock, Instant, ManualClock};
-#[doc(hidden)]
-pub use elector::Timing as Plan;
 pub use elector::{Elector, ElectorBuilder, Ended, RunError, Timing, WorkloadId};
 pub use error::{BackendError, Certainty, InvalidName, InvalidSettings};
 pub use events::{EventKind, LeaseEvent};
@@ -79,5 +73,17 @@ pub use record::{Grant, LeaseName, Lineage, Observation, Record, Request, Reques
 pub mod internal {
     pub use crate::elector::{StepFn, step};
     pub use crate::migrate::next;
-    pub use crate::{deadline, lease_thread, writes};
+
+    /// Who may act, and who may take over.
+    pub mod deadline {
+        pub use crate::deadline::*;
+    }
+    /// The thread on which all lease I/O runs.
+    pub mod lease_thread {
+        pub use crate::lease_thread::*;
+    }
+    /// Each change as a new record.
+    pub mod writes {
+        pub use crate::writes::*;
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use lease_core::LeaseName;
 use lease_core::admin::{self, Init};
-use lease_core::{LeaseName, deadline};
+use lease_core::internal::deadline;
 use lease_settings::{App, Failure};
 use serde_json::json;
 

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lease_core::deadline::RHO_DIVISOR;
-use lease_core::{BackendError, Plan};
+use lease_core::internal::deadline::RHO_DIVISOR;
+use lease_core::{BackendError, Timing};
 use lease_settings::{App, Failure};
 use serde_json::json;
 
@@ -32,7 +32,7 @@ pub(crate) struct ShowPlan {
 
 pub(super) fn run(args: &ShowPlan, app: &App) -> Result<ExitCode, Failure> {
     let never = || async { Err(BackendError::refused("a plan asks no store")) };
-    let plan = app.settings().elector(never, Some("plan"), |builder| builder)?.plan();
+    let plan = app.settings().elector(never, Some("plan"), |builder| builder)?.timing();
     if args.json {
         line(as_json(&plan, args.standbys))?;
     } else {
@@ -45,7 +45,7 @@ fn rate(per_second: f64) -> String {
     format!("{per_second:.3}/s")
 }
 
-fn as_text(plan: &Plan, standbys: u32) -> String {
+fn as_text(plan: &Timing, standbys: u32) -> String {
     let all = f64::from(standbys);
     let (watching, polling) =
         (plan.standby_reads_per_second_watching(), plan.standby_reads_per_second_polling());
@@ -95,7 +95,7 @@ fn millis(span: Duration) -> f64 {
     (span.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn as_json(plan: &Plan, standbys: u32) -> serde_json::Value {
+fn as_json(plan: &Timing, standbys: u32) -> serde_json::Value {
     let all = f64::from(standbys);
     json!({
         "ttl_ms": millis(plan.ttl),

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use lease_core::{LeaseName, Observation, admin, deadline};
+use lease_core::internal::deadline;
+use lease_core::{LeaseName, Observation, admin};
 use lease_settings::{App, Failure};
 use serde_json::json;
 

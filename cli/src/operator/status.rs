@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use lease_core::{LeaseName, Observation, Record, writes};
+use lease_core::internal::writes;
+use lease_core::{LeaseName, Observation, Record};
 use lease_settings::{App, Failure};
 use serde_json::json;
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{
     Change, Connector, Elector, Ended, Grant, LeaseBackend, LeaseName, PutOutcome, RunError, Term, WorkloadId,
 };

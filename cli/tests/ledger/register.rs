@@ -2,7 +2,7 @@
 //! judges the register itself (`tests/scope`).
 
 use anyhow::Context;
-use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Lineage, Observation, Record};
 use lease_spendguard::rpc::ledger::v1;
 use lease_spendguard::rpc::ledger::v1::ledger_client::LedgerClient;

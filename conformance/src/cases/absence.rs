@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use lease_core::admin::{self, AdminError};
-use lease_core::deadline::lengthened;
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::deadline::lengthened;
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Change, Clock, Loss};
 
 use crate::case::{Need, cases};

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use anyhow::ensure;
 use lease_core::Change;
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 
 use crate::case::cases;
 use crate::context::{Cx, candidate, record, written};

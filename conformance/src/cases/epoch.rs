@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::ensure;
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Change, LeaseBackend, Observation, admin};
 
 use crate::case::{Need, cases};

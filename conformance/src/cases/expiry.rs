@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use lease_core::deadline::lengthened;
-use lease_core::writes::Fresh;
+use lease_core::internal::deadline::lengthened;
+use lease_core::internal::writes::Fresh;
 use lease_core::{Change, Clock, LeaseBackend, PutOutcome, Tag};
 
 use crate::actor::ActorSpec;

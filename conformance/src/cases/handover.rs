@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::ensure;
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Change, Clock, Grant, Loss, PutOutcome, RequestId, StopReason, admin};
 
 use crate::actor::ActorSpec;

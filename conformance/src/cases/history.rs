@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{bail, ensure};
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Change, HistoryEvent, LeaseBackend, Tag, admin};
 
 use crate::actor::ActorSpec;

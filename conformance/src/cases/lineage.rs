@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::ensure;
-use lease_core::deadline::lengthened;
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::deadline::lengthened;
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Change, Clock, Lineage, Tag};
 
 use crate::case::{Need, cases};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{
     Change, Grant, LeaseBackend, LeaseName, Lineage, Memory, Observation, PutOutcome, Record, RequestId,
 };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use futures::future::join_all;
-use lease_core::writes::{self, Fresh};
+use lease_core::internal::writes::{self, Fresh};
 use lease_core::{
     Change, Grant, LeaseName, Observation, PutOutcome, Record, Request, RequestId, Tag, WallTime,
 };

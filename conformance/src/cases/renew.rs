@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::ensure;
-use lease_core::deadline::shortened;
+use lease_core::internal::deadline::shortened;
 use lease_core::{Change, Clock, Loss, PutOutcome, admin};
 use lease_judge::history::What;
 
@@ -65,9 +65,9 @@ async fn does_not_renew_a_newer_term_of_the_same_holder(cx: Arc<Cx>) -> anyhow::
     let term = actor.leads().await?;
     let newer = loop {
         let seen = backend.observe(&actor.lease).await?;
-        let fresh = lease_core::writes::Fresh::random();
+        let fresh = lease_core::internal::writes::Fresh::random();
         let who = crate::context::candidate("one-name", cx.long_ttl());
-        let record = lease_core::writes::acquire(&seen, record(&seen)?, &who, fresh.grant, &fresh);
+        let record = lease_core::internal::writes::acquire(&seen, record(&seen)?, &who, fresh.grant, &fresh);
         // As an operator's hand would, so that no elector is accused of haste.
         match backend.put_if(&actor.lease, &seen, &record, Change::Revoke).await? {
             PutOutcome::Written(newer) => break newer,

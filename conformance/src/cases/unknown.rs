@@ -126,7 +126,11 @@ async fn a_lost_reply_is_reported_as_unknown(cx: Arc<Cx>) -> anyhow::Result<()> 
     let (backend, seen) = cx.init().await?;
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
     let losing = cx.harness.connect_losing_the_next_reply().await?;
-    let next = lease_core::writes::renew(&held, record(&held)?, &lease_core::writes::Fresh::random());
+    let next = lease_core::internal::writes::renew(
+        &held,
+        record(&held)?,
+        &lease_core::internal::writes::Fresh::random(),
+    );
     let lease = cx.lease();
     let put = losing.put_if(&lease, &held, &next, Change::Renew);
     let error = match cx.soon("the failure", put).await? {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use lease_core::deadline::Deadline;
-use lease_core::elector::step::{Action, CallId, Event, Reply, Request};
-use lease_core::writes::Fresh;
+use lease_core::internal::deadline::Deadline;
+use lease_core::internal::step::{Action, CallId, Event, Reply, Request};
+use lease_core::internal::writes::Fresh;
 use lease_core::{
     Certainty, Change, Grant, Lineage, Loss, Observation, PutOutcome, Record, StopReason, Tag, WallTime,
 };
@@ -245,7 +245,7 @@ fn acquires_from_absence() -> Core {
             && seen.record.is_none()
         {
             let fresh = Fresh { tag: NOTHING, grant: Grant(0), wall: WallTime(0) };
-            seen.record = Some(lease_core::writes::init(seen, at.ttl, 0, None, &fresh));
+            seen.record = Some(lease_core::internal::writes::init(seen, at.ttl, 0, None, &fresh));
         }
         let (state, mut actions) = right(state, at, event, jitter);
         for action in &mut actions {
@@ -287,7 +287,7 @@ fn reuses_its_grant() -> Core {
     core(|own: &mut Option<Grant>, state, at, event, jitter| {
         let grant = *own.get_or_insert(at.fresh.grant);
         let fresh = Fresh { grant, ..at.fresh.clone() };
-        lease_core::elector::step::step(state, at.now, event, &fresh, jitter)
+        lease_core::internal::step::step(state, at.now, event, &fresh, jitter)
     })
 }
 
@@ -361,7 +361,7 @@ fn outlives_its_deadline() -> Core {
         if let (Some(expired), Some(last)) = (expired, last)
             && let Some(before) = &last.record
         {
-            let record = lease_core::writes::renew(&last, before, at.fresh);
+            let record = lease_core::internal::writes::renew(&last, before, at.fresh);
             let beat = Request::Put { expected: last.clone(), record, change: Change::Renew };
             actions[expired] = Action::Send(CallId::MAX, beat);
         }

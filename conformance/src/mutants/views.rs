@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lease_core::elector::StepFn;
-use lease_core::elector::step::{Action, Event, Jitter, Reply, Request, State, step};
-use lease_core::writes::Fresh;
+use lease_core::internal::StepFn;
+use lease_core::internal::step::{Action, Event, Jitter, Reply, Request, State, step};
+use lease_core::internal::writes::Fresh;
 use lease_core::{Change, Instant, Observation, PutOutcome, Record};
 
 use crate::step::Core;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use lease_core::elector::step;
+use lease_core::internal::step;
 use lease_core::{Clock, Elector, Leadership, WorkloadId};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
@@ -142,7 +142,7 @@ impl Worker {
             self.effect(effects, leadership).await;
             return leadership.stop_requested().await;
         };
-        while !leadership.should_stop() {
+        while leadership.should_continue() {
             self.effect(effects, leadership).await;
             tokio::select! {
                 () = tokio::time::sleep(every) => {}

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use lease_core::deadline::lengthened;
+use lease_core::internal::deadline::lengthened;
 use lease_core::{Change, Instant};
 
 use super::{Violation, require};

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use lease_core::deadline::lengthened;
+use lease_core::internal::deadline::lengthened;
 use lease_core::{Change, Grant, Instant};
 
 use super::{Violation, require};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lease_core::deadline::shortened;
+use lease_core::internal::deadline::shortened;
 use lease_core::{Change, Grant, Instant, Lineage, Loss, Record, Tag, Term, WallTime};
 
 use crate::history::{Answer, Event, History, Put, View, What};

@@ -89,12 +89,6 @@ impl Elector {
         Timing::of(&self.rules, self.stop_budget)
     }
 
-    /// The former name of [`timing`](Self::timing).
-    #[doc(hidden)]
-    pub fn plan(&self) -> Timing {
-        self.timing()
-    }
-
     /// The rules that its step function runs by: for whoever checks the [`timing`](Self::timing).
     #[doc(hidden)]
     pub fn rules(&self) -> &Rules {

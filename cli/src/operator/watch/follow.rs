@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use lease_core::deadline::{Claim, Sighting};
-use lease_core::{Instant, Observation, Record, writes};
+use lease_core::internal::deadline::{Claim, Sighting};
+use lease_core::internal::writes;
+use lease_core::{Instant, Observation, Record};
 use serde::Serialize;
 
 use super::super::{ended_by_operator, state};

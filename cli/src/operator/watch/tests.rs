@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use lease_core::writes::{self, Candidate, Fresh};
+use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Instant, Lineage, Observation, Record};
 
 use super::follow::{Follower, Happening};
