@@ -13,7 +13,7 @@ use kube::core::{ObjectList, Status, WatchEvent};
 use lease_core::{BackendError, LeaseName};
 
 use crate::config::K8sConfig;
-use crate::error::Failure;
+use crate::error::RequestFailure;
 use crate::lease;
 
 /// The Leases of one namespace.
@@ -29,7 +29,7 @@ pub(crate) struct Api {
 pub(crate) type Events = BoxStream<'static, kube::Result<WatchEvent<Lease>>>;
 
 /// An answer of the API server that isn't an error.
-pub(crate) struct Answer {
+pub(crate) struct ApiAnswer {
     pub(crate) status: StatusCode,
     pub(crate) body: Vec<u8>,
 }
@@ -51,20 +51,20 @@ impl Api {
     }
 
     /// Sends one request and reads its whole answer.
-    pub(crate) async fn call(&self, request: Request<Vec<u8>>) -> Result<Answer, Failure> {
+    pub(crate) async fn call(&self, request: Request<Vec<u8>>) -> Result<ApiAnswer, RequestFailure> {
         let answer = async {
             let response = self.open(request).await?;
             let status = response.status();
-            let body = response.into_body().collect().await.map_err(Failure::lost)?;
-            Ok(Answer { status, body: body.to_bytes().into() })
+            let body = response.into_body().collect().await.map_err(RequestFailure::lost)?;
+            Ok(ApiAnswer { status, body: body.to_bytes().into() })
         };
         let limit = self.config.call_limit;
-        tokio::time::timeout(limit, answer).await.unwrap_or(Err(Failure::Silent(limit)))
+        tokio::time::timeout(limit, answer).await.unwrap_or(Err(RequestFailure::Silent(limit)))
     }
 
-    async fn open(&self, request: Request<Vec<u8>>) -> Result<Response<Body>, Failure> {
+    async fn open(&self, request: Request<Vec<u8>>) -> Result<Response<Body>, RequestFailure> {
         let client = self.client().await?;
-        let response = client.send(request.map(Body::from)).await.map_err(Failure::of_sending)?;
+        let response = client.send(request.map(Body::from)).await.map_err(RequestFailure::of_sending)?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -72,23 +72,27 @@ impl Api {
         self.heed(status);
         let retry_after = response.headers().get(http::header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let body = response.into_body().collect().await.map_err(Failure::lost)?.to_bytes();
+        let body = response.into_body().collect().await.map_err(RequestFailure::lost)?.to_bytes();
         let told = serde_json::from_slice::<Status>(&body).ok();
         let message = told.map_or_else(|| String::from_utf8_lossy(&body).into_owned(), |told| told.message);
-        Err(Failure::Refused { status, message: message.trim().chars().take(500).collect(), retry_after })
+        Err(RequestFailure::Refused {
+            status,
+            message: message.trim().chars().take(500).collect(),
+            retry_after,
+        })
     }
 
     /// A watch's events, as the API server sends them. Resolves when the watch is live. No time limit.
-    pub(crate) async fn events(&self, request: Request<Vec<u8>>) -> Result<Events, Failure> {
+    pub(crate) async fn events(&self, request: Request<Vec<u8>>) -> Result<Events, RequestFailure> {
         let client = self.client().await?;
         match client.request_events(request).await {
             Ok(events) => Ok(events.boxed()),
             Err(kube::Error::Api(told)) => {
                 let status = StatusCode::from_u16(told.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 self.heed(status);
-                Err(Failure::Refused { status, message: told.message, retry_after: None })
+                Err(RequestFailure::Refused { status, message: told.message, retry_after: None })
             }
-            Err(error) => Err(Failure::of_sending(error)),
+            Err(error) => Err(RequestFailure::of_sending(error)),
         }
     }
 
@@ -97,8 +101,8 @@ impl Api {
         let what = "listing leases";
         let path = self.collection() + &name.map(|name| format!("?{}", selector(name))).unwrap_or_default();
         let answer = self.call(request("GET", path, None)?).await.map_err(|failure| failure.of_read(what))?;
-        let list: ObjectList<Lease> =
-            serde_json::from_slice(&answer.body).map_err(|error| Failure::lost(error).of_read(what))?;
+        let list: ObjectList<Lease> = serde_json::from_slice(&answer.body)
+            .map_err(|error| RequestFailure::lost(error).of_read(what))?;
         let version = lease::resource_version(list.metadata.resource_version.as_deref())?;
         Ok((list.items, version))
     }
@@ -110,12 +114,12 @@ impl Api {
         }
     }
 
-    async fn client(&self) -> Result<Client, Failure> {
+    async fn client(&self) -> Result<Client, RequestFailure> {
         let present = self.lock().clone();
         match present {
             Some(client) => Ok(client),
             None => {
-                let (client, _) = self.config.client().await.map_err(Failure::unsent)?;
+                let (client, _) = self.config.client().await.map_err(RequestFailure::unsent)?;
                 *self.lock() = Some(client.clone());
                 Ok(client)
             }
@@ -155,12 +159,12 @@ pub(crate) fn request(
         let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
         Ok(request.body(body)?)
     };
-    made().map_err(|error| Failure::Unsent(error).of_read("making a request"))
+    made().map_err(|error| RequestFailure::Unsent(error).of_read("making a request"))
 }
 
-impl Answer {
+impl ApiAnswer {
     /// The Lease that was read or written.
-    pub(crate) fn lease(&self) -> Result<Lease, Failure> {
-        serde_json::from_slice(&self.body).map_err(Failure::lost)
+    pub(crate) fn lease(&self) -> Result<Lease, RequestFailure> {
+        serde_json::from_slice(&self.body).map_err(RequestFailure::lost)
     }
 }

@@ -13,7 +13,7 @@ use lease_core::{
 
 use crate::api::{self, Api};
 use crate::config::K8sConfig;
-use crate::error::Failure;
+use crate::error::RequestFailure;
 use crate::lease::{self, ABSENT};
 use crate::watch;
 
@@ -63,7 +63,7 @@ impl K8s {
         record: &Record,
     ) -> Result<Option<Observation>, BackendError> {
         let what = format!("writing lease {name}");
-        let unknown = |failure: Failure| failure.of_write(&what);
+        let unknown = |failure: RequestFailure| failure.of_write(&what);
         let base = lease::of_version(expected)?;
         let body = lease::written(name, base, expected.record.as_ref(), record)?;
         let request = api::request("PUT", self.api.path(name), Some(&body))?;
@@ -77,7 +77,7 @@ impl K8s {
             // The API server answers an identical PUT like any other, and does nothing.
             return Err(BackendError::not_applied(format!("{what}: this very record was written before")));
         }
-        let written = lease::observation(shown).map_err(|error| unknown(Failure::lost(error)))?;
+        let written = lease::observation(shown).map_err(|error| unknown(RequestFailure::lost(error)))?;
         if answer.status == StatusCode::CREATED {
             // K-1: it had been deleted, and a register that is gone ends the term. What this has created is nobody's:
             // it names another lineage.
@@ -95,9 +95,9 @@ impl K8s {
             Err(failure) if failure.status() == Some(StatusCode::CONFLICT) => return Ok(None),
             Err(failure) => return Err(failure.of_write(&what)),
         };
-        let unknown = |failure: Failure| failure.of_write(&what);
+        let unknown = |failure: RequestFailure| failure.of_write(&what);
         let created = lease::observation(answer.lease().map_err(unknown)?);
-        let created = believe(&what, record, created.map_err(|error| unknown(Failure::lost(error)))?)?;
+        let created = believe(&what, record, created.map_err(|error| unknown(RequestFailure::lost(error)))?)?;
         if record.lineage.0 != ABSENT {
             return Ok(Some(created));
         }
@@ -110,7 +110,7 @@ impl K8s {
 }
 
 /// Did another writer come first, or is the Lease gone?
-fn stands_in_the_way(failure: &Failure) -> bool {
+fn stands_in_the_way(failure: &RequestFailure) -> bool {
     matches!(failure.status(), Some(StatusCode::CONFLICT | StatusCode::NOT_FOUND))
 }
 

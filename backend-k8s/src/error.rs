@@ -12,7 +12,7 @@ type Cause = Box<dyn StdError + Send + Sync>;
 
 /// Why a call has no good answer.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum RequestFailure {
     /// The API server answered, and it wasn't yes.
     Refused { status: StatusCode, message: String, retry_after: Option<String> },
     /// Nothing was sent: no connection, no credentials.
@@ -23,7 +23,7 @@ pub(crate) enum Failure {
     Silent(Duration),
 }
 
-impl Failure {
+impl RequestFailure {
     pub(crate) fn unsent(cause: impl Into<Cause>) -> Self {
         Self::Unsent(cause.into())
     }
@@ -143,9 +143,9 @@ mod tests {
     use super::*;
     use lease_core::Certainty::{NotApplied, Unknown};
 
-    fn refused(status: u16) -> Failure {
+    fn refused(status: u16) -> RequestFailure {
         let status = StatusCode::from_u16(status).unwrap();
-        Failure::Refused { status, message: "why".into(), retry_after: Some("7".into()) }
+        RequestFailure::Refused { status, message: "why".into(), retry_after: Some("7".into()) }
     }
 
     #[test]
@@ -165,9 +165,9 @@ mod tests {
             assert_eq!(refused(status).of_write("renew").certainty, certainty, "{status}");
             assert_eq!(refused(status).of_read("observe").certainty, NotApplied, "{status}");
         }
-        assert_eq!(Failure::lost("reset").of_write("renew").certainty, Unknown);
-        assert_eq!(Failure::Silent(Duration::from_secs(1)).of_write("renew").certainty, Unknown);
-        assert_eq!(Failure::unsent("refused").of_write("renew").certainty, NotApplied);
+        assert_eq!(RequestFailure::lost("reset").of_write("renew").certainty, Unknown);
+        assert_eq!(RequestFailure::Silent(Duration::from_secs(1)).of_write("renew").certainty, Unknown);
+        assert_eq!(RequestFailure::unsent("refused").of_write("renew").certainty, NotApplied);
     }
 
     #[test]

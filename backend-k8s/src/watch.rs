@@ -9,7 +9,7 @@ use kube::core::WatchEvent;
 use lease_core::{BackendError, Hint, Hints, LeaseName};
 
 use crate::api::{self, Api, Events};
-use crate::error::Failure;
+use crate::error::RequestFailure;
 use crate::lease;
 
 /// After this many seconds the API server ends a watch; it goes on where it ended.
@@ -55,7 +55,7 @@ async fn open(api: &Api, prefix: &str, version: &str) -> Result<Events, BackendE
     }
     let (limit, request) = (api.config.call_limit, api::request("GET", path, None)?);
     let events = tokio::time::timeout(limit, api.events(request)).await;
-    events.unwrap_or(Err(Failure::Silent(limit))).map_err(|failure| failure.of_read("watching leases"))
+    events.unwrap_or(Err(RequestFailure::Silent(limit))).map_err(|failure| failure.of_read("watching leases"))
 }
 
 impl Watch {

@@ -14,7 +14,7 @@ use sqlx::postgres::PgRow;
 use crate::config::PostgresConfig;
 use crate::pool::Pool;
 use crate::rows::{ServerState, floor, history_row, lease_name, observation};
-use crate::server::{CallFailed, NewestTimeline, Opened, Server, probe_for_pooler};
+use crate::server::{CallFailed, LeaseConnection, NewestTimeline, Server, probe_for_pooler};
 use crate::statements::{PgQuery, Statements, bind_put, is_beat, query, split};
 use crate::{error, schema, watch};
 
@@ -61,7 +61,7 @@ impl Postgres {
 
     /// All rows of a statement that changes nothing.
     async fn rows(&self, context: &str, query: PgQuery<'_>) -> Result<Vec<PgRow>, BackendError> {
-        let rows = self.pool.call(async |opened: &mut Opened| {
+        let rows = self.pool.call(async |opened: &mut LeaseConnection| {
             Ok::<_, CallFailed>(query.fetch_all(&mut opened.connection).await?)
         });
         rows.await.map_err(|failed| failed.of_read(context))
@@ -117,7 +117,7 @@ impl LeaseBackend for Postgres {
         let statement = query(self.statements().put(change, expected.record.is_some()));
         let statement = bind_put(statement, name, expected, record, change)?;
         let (system_id, timeline) = split(&expected.lineage);
-        let written = self.pool.call(async |opened: &mut Opened| {
+        let written = self.pool.call(async |opened: &mut LeaseConnection| {
             if !is_beat(expected, change) {
                 let row = statement.fetch_optional(&mut opened.connection).await?;
                 Ok::<_, CallFailed>(row.map(|row| floor(&row, timeline)).transpose()?)

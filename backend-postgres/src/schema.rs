@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 use crate::config::{PostgresConfig, Schema, server};
 use crate::error::{NotMigrated, not_applied};
 use crate::pool::Pool;
-use crate::server::{CallFailed, Opened, Server};
+use crate::server::{CallFailed, LeaseConnection, Server};
 use crate::statements::query;
 
 /// Makes a role that may hold leases and nothing else:
@@ -104,7 +104,7 @@ pub(crate) async fn run(
 pub(crate) async fn check(pool: &Pool<Server>) -> Result<(), BackendError> {
     let Server { config, statements, .. } = pool.connector();
     let context = format!("looking for the tables in schema {}", config.schema.name());
-    let version = pool.call(async |opened: &mut Opened| {
+    let version = pool.call(async |opened: &mut LeaseConnection| {
         let row = query(&statements.schema_version).fetch_one(&mut opened.connection).await?;
         Ok::<Option<i32>, CallFailed>(row.try_get("version")?)
     });

@@ -30,7 +30,7 @@ pub(crate) struct Server {
 }
 
 /// A connection whose server was accepted.
-pub(crate) struct Opened {
+pub(crate) struct LeaseConnection {
     pub(crate) connection: PgConnection,
     pub(crate) system_id: String,
     pub(crate) pid: i32,
@@ -206,24 +206,24 @@ impl Server {
 }
 
 impl Connect for Server {
-    type Connection = Opened;
+    type Connection = LeaseConnection;
     type Error = BackendError;
 
-    async fn connect(&self) -> Result<Opened, BackendError> {
+    async fn connect(&self) -> Result<LeaseConnection, BackendError> {
         let mut connection = self.open().await.map_err(|error| self.failed(error))?;
         let row = query(&self.statements.observe).bind("").fetch_one(&mut connection).await;
         let state = row.and_then(|row| ServerState::of(&row)).map_err(|error| self.failed(error))?;
         self.judge(&state)?;
         self.rehearse(&mut connection, &state).await.map_err(|error| self.failed(error))?;
         self.advise(&state);
-        Ok(Opened { connection, system_id: state.system_id, pid: state.pid })
+        Ok(LeaseConnection { connection, system_id: state.system_id, pid: state.pid })
     }
 
     fn unavailable(&self, timed_out: sqlx::Error) -> BackendError {
         self.failed(timed_out)
     }
 
-    fn postgres(opened: &mut Opened) -> &mut PgConnection {
+    fn postgres(opened: &mut LeaseConnection) -> &mut PgConnection {
         &mut opened.connection
     }
 }
@@ -235,7 +235,7 @@ impl Connect for Server {
 pub(crate) async fn probe_for_pooler(pool: &Pool<Server>) -> Result<bool, BackendError> {
     let context = "looking for a pooler";
     let pid = |row: &PgRow| row.try_get::<i32, _>("pid");
-    let pooled = pool.call(async |first: &mut Opened| {
+    let pooled = pool.call(async |first: &mut LeaseConnection| {
         // Not of the pool: one connection is enough while calls don't overlap, and a server's process costs memory.
         let mut second = pool.open().await?;
         let mut apart = second.connection.begin().await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lease_core::internal::deadline::shortened;
 use lease_core::{Grant, Instant, Loss, Term};
 
-use crate::history::{Answer, Event, History, Put, What};
+use crate::history::{Answer, History, HistoryEntry, Put, What};
 
 /// One term, as its holder's own check showed it.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ impl History {
     }
 }
 
-fn preemptible_grant(event: &Event) -> Option<Grant> {
+fn preemptible_grant(event: &HistoryEntry) -> Option<Grant> {
     match &event.what {
         What::Sent { put: Some(put), .. } if put.record.preemptible => put.record.grant,
         _ => None,
@@ -198,7 +198,7 @@ impl<'a> Facts<'a> {
     }
 
     /// The events of `actor`, each with its place in the history.
-    pub fn events_of(&self, actor: &str) -> impl DoubleEndedIterator<Item = (usize, &'a Event)> {
+    pub fn events_of(&self, actor: &str) -> impl DoubleEndedIterator<Item = (usize, &'a HistoryEntry)> {
         let places = self.parts.get(actor).map_or(&[][..], |part| &part.events);
         places.iter().map(|place| (*place, &self.history.events[*place]))
     }

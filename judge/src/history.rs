@@ -209,7 +209,7 @@ impl What {
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
+pub struct HistoryEntry {
     /// Its time.
     pub at: Instant,
     /// The actor's name; two processes with one workload name are two actors.
@@ -231,7 +231,7 @@ pub struct Effects {
 #[derive(Clone, Debug, Default)]
 pub struct History {
     /// Ordered by time; the events of one actor are in the order in which it saw them.
-    pub events: Vec<Event>,
+    pub events: Vec<HistoryEntry>,
     /// The store's own history rows, oldest first; `None` if it keeps none, or if they weren't read.
     pub rows: Option<Vec<HistoryRow>>,
     /// The effects that the lease's fenced resources admitted.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context;
 use lease_core::{Instant, LeaseName};
 
-use crate::history::{Event, History, What};
+use crate::history::{History, HistoryEntry, What};
 
 /// The recorder of one process. Clones record into the same place.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub struct Recorder(Sink);
 
 #[derive(Clone)]
 enum Sink {
-    Memory(Arc<Mutex<Vec<(LeaseName, Event)>>>),
+    Memory(Arc<Mutex<Vec<(LeaseName, HistoryEntry)>>>),
     Printed,
     Appended(Arc<Mutex<File>>),
 }
@@ -49,7 +49,7 @@ impl Recorder {
     /// # Panics
     /// If it can't be appended to the file: a process must not go on without leaving evidence.
     pub fn record(&self, lease: &LeaseName, at: Instant, actor: &str, what: What) {
-        let event = Event { at, actor: actor.to_owned(), what };
+        let event = HistoryEntry { at, actor: actor.to_owned(), what };
         match &self.0 {
             Sink::Memory(events) => events.lock().expect("not poisoned").push((lease.clone(), event)),
             // Nobody is left to read when this fails.
@@ -77,14 +77,14 @@ impl Recorder {
         history
     }
 
-    fn kept(&self, wanted: impl Fn(&LeaseName) -> bool) -> Vec<(LeaseName, Event)> {
+    fn kept(&self, wanted: impl Fn(&LeaseName) -> bool) -> Vec<(LeaseName, HistoryEntry)> {
         let Sink::Memory(events) = &self.0 else { return Vec::new() };
         let events = events.lock().expect("not poisoned");
         events.iter().filter(|(lease, _)| wanted(lease)).cloned().collect()
     }
 }
 
-fn line(event: &Event) -> Vec<u8> {
+fn line(event: &HistoryEntry) -> Vec<u8> {
     let mut line = serde_json::to_vec(event).expect("events are plain data");
     line.push(b'\n');
     line

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use lease_core::internal::StepFn;
-use lease_core::internal::step::{Action, CallId, Event, Reply, Request};
+use lease_core::internal::step::{Action, CallId, CallRequest, Event, Reply};
 use lease_core::{
     BackendError, Capabilities, Certainty, Change, Clock, Hints, HistoryRow, LeaseBackend, LeaseName,
     Observation, PutOutcome, Record, Term,
@@ -56,8 +56,8 @@ pub fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inner: Step
         let mut present = term.lock().expect("not poisoned");
         for action in &actions {
             match (action, *present) {
-                (Action::Send(call, Request::Observe), _) => tell(What::Sent { call: *call, put: None }),
-                (Action::Send(call, Request::Put { expected, record, change }), _) => {
+                (Action::Send(call, CallRequest::Observe), _) => tell(What::Sent { call: *call, put: None }),
+                (Action::Send(call, CallRequest::Put { expected, record, change }), _) => {
                     let put = Put { change: *change, expected: expected.into(), record: record.clone() };
                     tell(What::Sent { call: *call, put: Some(Box::new(put)) });
                 }

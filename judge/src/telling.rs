@@ -2,7 +2,7 @@
 
 use lease_core::{Instant, Record, Term};
 
-use crate::history::{Answer, Event, History, View, What};
+use crate::history::{Answer, History, HistoryEntry, View, What};
 
 /// This many events of a history are told from its beginning, and from its end.
 const TOLD: usize = 200;
@@ -11,7 +11,7 @@ impl History {
     /// The history for people, one event a line; of a long history only its beginning and its end.
     pub fn tell(&self) -> String {
         let start = self.events.first().map_or(Instant::ZERO, |event| event.at);
-        let line = |event: &Event| {
+        let line = |event: &HistoryEntry| {
             let at = event.at.since(start).as_micros();
             format!("{:>10.3} ms  {:<12} {}", at as f64 / 1000.0, event.actor, event.what.tell(start))
         };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use crate::history::Event;
+use crate::history::HistoryEntry;
 
 /// Reads the file of a [`Recorder::appending`](crate::recorder::Recorder::appending).
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Tail {
     ///
     /// # Errors
     /// The file can't be read, or holds something else.
-    pub fn read(&mut self) -> anyhow::Result<Vec<Event>> {
+    pub fn read(&mut self) -> anyhow::Result<Vec<HistoryEntry>> {
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(tail.read().unwrap(), []);
         let (recorder, lease) = (Recorder::appending(&path).unwrap(), LeaseName::new("lease").unwrap());
         recorder.record(&lease, Instant::ZERO, "a", What::Paused);
-        let event = Event { at: Instant::ZERO, actor: "a".into(), what: What::Paused };
+        let event = HistoryEntry { at: Instant::ZERO, actor: "a".into(), what: What::Paused };
         let (first, rest) = (b"{\"at\":7,", b"\"actor\":\"a\",\"what\":\"died\"}\n");
         let mut file = File::options().append(true).open(&path).unwrap();
         file.write_all(first).unwrap();

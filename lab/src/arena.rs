@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lease_core::admin::{self, Init};
 use lease_core::{LeaseBackend, LeaseName};
-use lease_judge::history::{Effects, Event, History};
+use lease_judge::history::{Effects, History, HistoryEntry};
 use lease_stores::{Mode, Place, TestStore};
 use lease_testbed::wait_for;
 
@@ -35,7 +35,11 @@ impl Arena {
     }
 
     /// The history of one lease: its actors' events, and the evidence that the store itself has.
-    pub(crate) async fn history(&self, lease: &LeaseName, events: Vec<Event>) -> anyhow::Result<History> {
+    pub(crate) async fn history(
+        &self,
+        lease: &LeaseName,
+        events: Vec<HistoryEntry>,
+    ) -> anyhow::Result<History> {
         let backend = self.backend().await?;
         let keeps = backend.capabilities().history;
         let rows = if keeps { Some(backend.history(lease, u32::MAX).await?) } else { None };

@@ -8,13 +8,13 @@ use std::time::Duration;
 use lease_core::internal::deadline::lengthened;
 use lease_core::{Change, LeaseName};
 use lease_judge::Facts;
-use lease_judge::history::{Event, What};
+use lease_judge::history::{HistoryEntry, What};
 use lease_stores::{Mode, Place};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::arena::Arena;
-use crate::fleet::{Actor, Fleet, Part};
+use crate::fleet::{ActorPart, Fleet, FleetActor};
 use crate::judged::Judged;
 use crate::stats::Spread;
 
@@ -124,9 +124,9 @@ async fn lane(
     lease: LeaseName,
     ttl: Duration,
     times: u64,
-) -> anyhow::Result<(LeaseName, Vec<Event>)> {
+) -> anyhow::Result<(LeaseName, Vec<HistoryEntry>)> {
     let limit = ttl * 4 + Duration::from_secs(30);
-    let part = |index: u64| Part {
+    let part = |index: u64| ActorPart {
         place: place.clone(),
         lease: lease.clone(),
         workload: format!("{lease}/{index}"),
@@ -138,7 +138,7 @@ async fn lane(
     let mut epoch = begun(&mut holder, &mut events, limit).await?;
     for time in 1..=times {
         let mut standby = fleet.spawn(&part(time))?;
-        let follows = |event: &Event| {
+        let follows = |event: &HistoryEntry| {
             let record = event.what.view()?.record.as_ref()?;
             (record.epoch == epoch).then_some(())
         };
@@ -154,8 +154,8 @@ async fn lane(
     Ok((lease, events))
 }
 
-async fn begun(actor: &mut Actor, seen: &mut Vec<Event>, limit: Duration) -> anyhow::Result<u64> {
-    let begins = |event: &Event| match event.what {
+async fn begun(actor: &mut FleetActor, seen: &mut Vec<HistoryEntry>, limit: Duration) -> anyhow::Result<u64> {
+    let begins = |event: &HistoryEntry| match event.what {
         What::Begun { term, .. } => Some(term.epoch),
         _ => None,
     };
@@ -220,7 +220,7 @@ mod tests {
 
         let mut events = Vec::new();
         let mut event =
-            |at, actor: &str, what| events.push(Event { at: Instant(at), actor: actor.into(), what });
+            |at, actor: &str, what| events.push(HistoryEntry { at: Instant(at), actor: actor.into(), what });
         let puts =
             [(100, Change::Acquire, &first), (200, Change::Renew, &second), (300, Change::Renew, &third)];
         for (call, (at, change, record)) in puts.into_iter().enumerate() {

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use lease_core::{Instant, LeaseName, Term};
 use lease_judge::Tail;
 use lease_judge::actor::{EffectOrders, Orders};
-use lease_judge::history::{Event, What};
+use lease_judge::history::{HistoryEntry, What};
 use lease_stores::{ACTOR_COMMAND, Place};
 use lease_testbed::{Folder, Process};
 
@@ -24,7 +24,7 @@ pub(crate) struct Fleet {
 
 /// The settings of one actor.
 #[derive(Clone)]
-pub(crate) struct Part {
+pub(crate) struct ActorPart {
     pub(crate) place: Place,
     pub(crate) lease: LeaseName,
     pub(crate) workload: String,
@@ -34,7 +34,7 @@ pub(crate) struct Part {
 }
 
 /// One running actor, and its state by its own history.
-pub(crate) struct Actor {
+pub(crate) struct FleetActor {
     /// Its name in the history, which no other process has.
     pub(crate) name: String,
     pub(crate) process: Process,
@@ -56,7 +56,7 @@ impl Fleet {
     }
 
     /// Starts an actor.
-    pub(crate) fn spawn(&self, part: &Part) -> anyhow::Result<Actor> {
+    pub(crate) fn spawn(&self, part: &ActorPart) -> anyhow::Result<FleetActor> {
         let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
         let trace = self.folder.path().join(format!("trace-{number}"));
         let millis = |span: Duration| span.as_millis() as u64;
@@ -72,7 +72,7 @@ impl Fleet {
         let process = Process::command(&self.program)?.args([ACTOR_COMMAND]);
         let process = process.env(Place::VARIABLE, part.place.to_json());
         let process = orders.to_env().iter().fold(process, |process, (name, value)| process.env(name, value));
-        Ok(Actor {
+        Ok(FleetActor {
             name: orders.actor,
             process: process.spawn()?,
             tail: Tail::new(trace.clone()),
@@ -84,9 +84,9 @@ impl Fleet {
     }
 }
 
-impl Actor {
+impl FleetActor {
     /// Its events since the last call.
-    pub(crate) fn look(&mut self) -> anyhow::Result<Vec<Event>> {
+    pub(crate) fn look(&mut self) -> anyhow::Result<Vec<HistoryEntry>> {
         let events = self.tail.read()?;
         for event in &events {
             match &event.what {
@@ -106,8 +106,8 @@ impl Actor {
         &mut self,
         what: &str,
         limit: Duration,
-        seen: &mut Vec<Event>,
-        mut wanted: impl FnMut(&Event) -> Option<T>,
+        seen: &mut Vec<HistoryEntry>,
+        mut wanted: impl FnMut(&HistoryEntry) -> Option<T>,
     ) -> anyhow::Result<T> {
         let start = std::time::Instant::now();
         loop {
@@ -128,7 +128,7 @@ impl Actor {
     }
 
     /// SIGKILL. Adds its last events, and its death, to `seen`.
-    pub(crate) async fn kill(&mut self, seen: &mut Vec<Event>) -> anyhow::Result<()> {
+    pub(crate) async fn kill(&mut self, seen: &mut Vec<HistoryEntry>) -> anyhow::Result<()> {
         self.process.kill().await?;
         seen.extend(self.look()?);
         seen.push(self.event(What::Died));
@@ -136,8 +136,8 @@ impl Actor {
     }
 
     /// An event of this moment that only an outsider can tell.
-    pub(crate) fn event(&self, what: What) -> Event {
-        Event { at: now(), actor: self.name.clone(), what }
+    pub(crate) fn event(&self, what: What) -> HistoryEntry {
+        HistoryEntry { at: now(), actor: self.name.clone(), what }
     }
 }
 

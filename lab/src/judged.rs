@@ -14,7 +14,7 @@ const SHOWN: usize = 12;
 
 /// A claim and whether it holds.
 #[derive(Debug, Serialize)]
-pub(crate) struct Verdict {
+pub(crate) struct RuleVerdict {
     /// `None` if there was nothing to judge.
     pub(crate) holds: Option<bool>,
     pub(crate) claim: String,
@@ -23,7 +23,7 @@ pub(crate) struct Verdict {
 
 /// An invariant that doesn't hold on a lease.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Violation {
+pub(crate) struct LeaseViolation {
     lease: String,
     #[serde(flatten)]
     violation: invariants::Violation,
@@ -32,8 +32,8 @@ pub(crate) struct Violation {
 /// All invariants on all leases.
 #[derive(Debug, Serialize)]
 pub(crate) struct Judged {
-    pub(crate) verdicts: Vec<Verdict>,
-    pub(crate) violations: Vec<Violation>,
+    pub(crate) verdicts: Vec<RuleVerdict>,
+    pub(crate) violations: Vec<LeaseViolation>,
 }
 
 impl Judged {
@@ -47,7 +47,7 @@ impl Judged {
                 match invariant.judge(facts) {
                     Ok(things) => count += things,
                     Err(violation) => {
-                        judged.violations.push(Violation { lease: lease.to_string(), violation });
+                        judged.violations.push(LeaseViolation { lease: lease.to_string(), violation });
                     }
                 }
             }
@@ -63,7 +63,7 @@ impl Judged {
     }
 }
 
-fn verdict(invariant: &Invariant, violated: Option<&str>, count: usize, violations: usize) -> Verdict {
+fn verdict(invariant: &Invariant, violated: Option<&str>, count: usize, violations: usize) -> RuleVerdict {
     let Invariant { rule, claim, judges, unjudged, .. } = invariant;
     let sabotaged = violated == Some(rule);
     let claim = match sabotaged {
@@ -76,10 +76,10 @@ fn verdict(invariant: &Invariant, violated: Option<&str>, count: usize, violatio
         _ => format!("violated on {violations} leases"),
     };
     let holds = (violations + count > 0).then_some((violations > 0) == sabotaged);
-    Verdict { holds, claim, found }
+    RuleVerdict { holds, claim, found }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for RuleVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match self.holds {
             Some(true) => "ok  ",
@@ -93,7 +93,7 @@ impl fmt::Display for Verdict {
 impl fmt::Display for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.verdicts.iter().try_for_each(|verdict| writeln!(f, "{verdict}"))?;
-        for Violation { lease, violation } in self.violations.iter().take(SHOWN) {
+        for LeaseViolation { lease, violation } in self.violations.iter().take(SHOWN) {
             writeln!(f, "\n  on {lease}, {violation}")?;
         }
         if self.violations.len() > SHOWN {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     fn holds(judged: &Judged, rule: &str) -> Option<bool> {
-        let of = |verdict: &&Verdict| verdict.claim.split([':', ' ']).next() == Some(rule);
+        let of = |verdict: &&RuleVerdict| verdict.claim.split([':', ' ']).next() == Some(rule);
         judged.verdicts.iter().find(of).unwrap().holds
     }
 

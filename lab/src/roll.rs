@@ -21,7 +21,7 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use sqlx::PgPool;
 
-use crate::demo::Writer;
+use crate::demo::DemoWriter;
 use crate::judged::Judged;
 
 /// Roll a fleet of forwarders from store to store under load, and judge what it leaves behind
@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut random = StdRng::seed_from_u64(seed);
     let stage = Stage::set(&args.through).await?;
     let written = Arc::new(AtomicU64::new(0));
-    let writer = Writer::start(&stage.outbox, written, 0, args.rate).await?;
+    let writer = DemoWriter::start(&stage.outbox, written, 0, args.rate).await?;
     let mut fleet = Vec::new();
     for number in 0..PODS {
         fleet.push(stage.forwarder(number, &args.through[0], None)?);

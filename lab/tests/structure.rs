@@ -234,7 +234,6 @@ fn files_of_one_crate_form_no_circle() {
         }
     }
     assert!(files > 200, "the sources were read");
-    circles.retain(|circle| !TO_UNTIE.iter().any(|folder| circle.starts_with(folder)));
     assert!(
         circles.is_empty(),
         "files that need each other (only a parent and its child may):\n{}",
@@ -248,35 +247,7 @@ const ONE_IDEA: &[(&str, &str)] = &[
     ("Etcd", "the store: its register in the backend, its server in the testbed"),
     ("Fence", "the fence of a store, with the same surface in each backend"),
     ("Postgres", "the store: its register in the backend, its server in the testbed"),
-    ("Refusal", "the ledger's refusal of a request, and the sidecar's answer to its caller for it"),
 ];
-
-/// To be renamed on branches that are not merged yet. This list is empty at the end.
-const TO_RENAME: &[(&str, &[&str])] = &[
-    (
-        "judge, conformance, chaos, fleet",
-        &[
-            "Actor",
-            "Answer",
-            "Event",
-            "Keys",
-            "Kind",
-            "Part",
-            "Plan",
-            "Report",
-            "Shared",
-            "Step",
-            "Verdict",
-            "Violation",
-        ],
-    ),
-    ("lease-core and the backends", &["Action", "Failure", "Lane", "Opened", "Request", "Role", "Writer"]),
-    ("the sidecar", &["Api", "CallError", "Put"]),
-    ("testbed", &["Binaries", "Settings"]),
-];
-
-/// Circles that other branches take apart. This list is empty at the end.
-const TO_UNTIE: &[&str] = &["workers/spendguard/src/sidecar/"];
 
 #[test]
 fn a_type_that_others_can_name_shares_its_name_with_no_other() {
@@ -291,10 +262,7 @@ fn a_type_that_others_can_name_shares_its_name_with_no_other() {
     let is_shared = |name: &str| homes.get(name).is_some_and(|files| files.len() > 1);
     let alone: Vec<_> = ONE_IDEA.iter().map(|(name, _)| *name).filter(|name| !is_shared(name)).collect();
     assert!(alone.is_empty(), "no longer names of several types, so ONE_IDEA must not list them: {alone:?}");
-    let allowed = |name: &str| {
-        ONE_IDEA.iter().any(|(one, _)| *one == name)
-            || TO_RENAME.iter().any(|(_, names)| names.contains(&name))
-    };
+    let allowed = |name: &str| ONE_IDEA.iter().any(|(one, _)| *one == name);
     let shared = homes.iter().filter(|(name, _)| is_shared(name) && !allowed(name));
     let shared: Vec<_> = shared.map(|(name, files)| format!("{name}: {}", files.join(", "))).collect();
     assert!(shared.is_empty(), "one name for several types ({}):\n{}", shared.len(), shared.join("\n"));

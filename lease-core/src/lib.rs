@@ -74,7 +74,7 @@ pub mod internal {
     pub use crate::elector::{StepFn, step};
     pub use crate::migrate::next;
 
-    /// Who may act, and who may take over.
+    /// The decisions who may act and who may take over.
     pub mod deadline {
         pub use crate::deadline::*;
     }

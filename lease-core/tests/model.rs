@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use lease_core::internal::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State, step};
+use lease_core::internal::step::{Action, CallId, CallRequest, Event, Jitter, Reply, Rules, State, step};
 use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Certainty, Grant, Instant, Lineage, Observation, PutOutcome, Record, Tag, Term, WallTime};
 use stateright::{Checker, Model, Property};
@@ -30,7 +30,7 @@ struct World {
     faults: u8,
     nodes: Vec<Node>,
     /// Requests of crashed processes: a death recalls no statement (G-4).
-    orphans: Vec<Request>,
+    orphans: Vec<CallRequest>,
     register: Option<Record>,
     floor: u64,
     lineage: u64,
@@ -44,7 +44,7 @@ struct World {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Node {
     state: State,
-    requests: Vec<(CallId, Request)>,
+    requests: Vec<(CallId, CallRequest)>,
     /// Replies on a slow way back.
     replies: Vec<(CallId, Reply)>,
     working: bool,
@@ -111,7 +111,7 @@ impl World {
         for action in actions {
             match action {
                 // A read takes no time here; writes may be under way for as long as they like.
-                Action::Send(call, Request::Observe) => {
+                Action::Send(call, CallRequest::Observe) => {
                     let seen = Reply::Seen(self.observation());
                     self.happens(step, node, Event::Reply(call, seen));
                 }
@@ -134,16 +134,16 @@ impl World {
         self.broken |= leaders > 1;
     }
 
-    fn serve(&mut self, request: Request) -> Reply {
+    fn serve(&mut self, request: CallRequest) -> Reply {
         let present = self.observation();
         match request {
-            Request::Observe => Reply::Seen(present),
-            Request::Put { expected, .. }
+            CallRequest::Observe => Reply::Seen(present),
+            CallRequest::Put { expected, .. }
                 if expected.tag() != present.tag() || expected.lineage != present.lineage =>
             {
                 Reply::Put(PutOutcome::Conflict(present))
             }
-            Request::Put { record, .. } => {
+            CallRequest::Put { record, .. } => {
                 self.before = self.register.take();
                 if record.grant.is_some() {
                     self.floor = self.floor.max(record.epoch);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lease_core::fence::{Stale, admit};
 use lease_core::internal::deadline::Deadline;
-use lease_core::internal::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State, step};
+use lease_core::internal::step::{Action, CallId, CallRequest, Event, Jitter, Reply, Rules, State, step};
 use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{
     Certainty, Change, Grant, Instant, Lineage, Loss, Observation, PutOutcome, Record, StopReason, Tag, Term,
@@ -48,15 +48,15 @@ impl Register {
         Self { shown: Observation { record: Some(record), ..nothing } }
     }
 
-    fn answer(&mut self, request: &Request) -> Reply {
+    fn answer(&mut self, request: &CallRequest) -> Reply {
         match request {
-            Request::Observe => Reply::Seen(self.shown.clone()),
-            Request::Put { expected, record, .. } if expected.tag() == self.shown.tag() => {
+            CallRequest::Observe => Reply::Seen(self.shown.clone()),
+            CallRequest::Put { expected, record, .. } if expected.tag() == self.shown.tag() => {
                 self.shown.floor = self.shown.floor.max(record.epoch);
                 self.shown.record = Some(record.clone());
                 Reply::Put(PutOutcome::Written(self.shown.clone()))
             }
-            Request::Put { .. } => Reply::Put(PutOutcome::Conflict(self.shown.clone())),
+            CallRequest::Put { .. } => Reply::Put(PutOutcome::Conflict(self.shown.clone())),
         }
     }
 
@@ -111,7 +111,7 @@ impl Process {
         time
     }
 
-    fn sent(&self) -> (CallId, Request) {
+    fn sent(&self) -> (CallId, CallRequest) {
         let sent = self.actions.iter().find_map(|action| match action {
             Action::Send(id, request) => Some((*id, request.clone())),
             _ => None,
@@ -121,7 +121,7 @@ impl Process {
 
     fn sent_record(&self, change: Change) -> Record {
         match self.sent().1 {
-            Request::Put { record, change: sent, .. } if sent == change => record,
+            CallRequest::Put { record, change: sent, .. } if sent == change => record,
             request => panic!("not {change:?}: {request:?}"),
         }
     }
@@ -169,7 +169,7 @@ fn the_page_tells_one_leases_life_as_the_step_function_plays_it() {
 
     // A reads and acquires.
     a.happens(0.0, Event::Tick);
-    assert_eq!(a.sent().1, Request::Observe);
+    assert_eq!(a.sent().1, CallRequest::Observe);
     a.answered(0.0, &mut store);
     let acquired = a.sent_record(Change::Acquire);
     page_says(
@@ -225,7 +225,7 @@ fn the_page_tells_one_leases_life_as_the_step_function_plays_it() {
     c.answered(12.5, &mut store);
     let (second, _) = b.began();
     page_says("12.4", &["Takeover".into(), format!("epoch {}", second.epoch)]);
-    assert_eq!(c.sent().1, Request::Observe, "it lost, and follows B");
+    assert_eq!(c.sent().1, CallRequest::Observe, "it lost, and follows B");
     c.answered(12.5, &mut store);
 
     // B renews once more and is killed.
@@ -237,7 +237,7 @@ fn the_page_tells_one_leases_life_as_the_step_function_plays_it() {
     // C's wait starts anew with that beat, goes on while nothing changes, and ends after B's deadline.
     for poll in [17.5, 22.5, 27.5, 32.5] {
         assert!(about(c.wakes(), poll), "a poll at {poll}");
-        assert_eq!(c.sent().1, Request::Observe);
+        assert_eq!(c.sent().1, CallRequest::Observe);
         c.answered(poll, &mut store);
     }
     page_says("22.5", &["27.5 and 32.5".into()]);
@@ -250,7 +250,7 @@ fn the_page_tells_one_leases_life_as_the_step_function_plays_it() {
     c.applied_without_an_answer(32.6, &mut store);
     let read = c.wakes();
     page_says(&format!("{read:.1}"), &["renewal".into()]);
-    assert_eq!(c.sent().1, Request::Observe);
+    assert_eq!(c.sent().1, CallRequest::Observe);
     c.answered(read, &mut store);
     assert_eq!(c.state.leads(at(read)), None, "seeing its own grant proves nothing");
     assert_eq!(c.sent_record(Change::Renew).grant, taken.grant);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lease_core::internal::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State, step};
+use lease_core::internal::step::{Action, CallId, CallRequest, Event, Jitter, Reply, Rules, State, step};
 use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Change, Grant, Instant, Lineage, Observation, PutOutcome, Tag, WallTime};
 
@@ -16,7 +16,7 @@ fn ms(ms: u64) -> Instant {
 struct One {
     state: State,
     bits: u128,
-    calls: Vec<(CallId, Request)>,
+    calls: Vec<(CallId, CallRequest)>,
     /// Began a term.
     leads: bool,
 }
@@ -56,7 +56,7 @@ impl One {
     }
 
     /// The newest call; time passes until there is one.
-    fn sends(&mut self, mut now: Instant) -> (Instant, CallId, Request) {
+    fn sends(&mut self, mut now: Instant) -> (Instant, CallId, CallRequest) {
         loop {
             if let Some((id, request)) = self.calls.pop() {
                 return (now, id, request);
@@ -76,20 +76,20 @@ fn free() -> Observation {
 }
 
 /// The observation once `request` is applied.
-fn applied(request: &Request) -> Observation {
-    let Request::Put { expected, record, change } = request else { panic!("a write, not {request:?}") };
+fn applied(request: &CallRequest) -> Observation {
+    let CallRequest::Put { expected, record, change } = request else { panic!("a write, not {request:?}") };
     assert_eq!(*change, Change::Acquire);
     Observation { record: Some(record.clone()), ..expected.clone() }
 }
 
 /// An elector that has seen a free register and sent an acquisition, which is overdue now, and a look after it.
-fn acquisition_without_an_answer() -> (One, Instant, (CallId, Request), CallId) {
+fn acquisition_without_an_answer() -> (One, Instant, (CallId, CallRequest), CallId) {
     let mut one = One::new();
     let (now, look, _) = one.sends(ms(0));
     one.happens(now, Event::Reply(look, Reply::Seen(free())));
     let (_, id, acquisition) = one.sends(now);
     let (now, look, request) = one.sends(now);
-    assert_eq!(request, Request::Observe, "no answer: it looks before it tries again");
+    assert_eq!(request, CallRequest::Observe, "no answer: it looks before it tries again");
     (one, now, (id, acquisition), look)
 }
 
@@ -102,7 +102,9 @@ fn forgets_an_answer_from_before_its_term() {
     let gone = Observation { record: None, ..free() };
     one.happens(now, Event::Reply(look, Reply::Seen(gone)));
     let (_, _, beat) = one.sends(now);
-    let Request::Put { expected, change: Change::Renew, .. } = beat else { panic!("a beat, not {beat:?}") };
+    let CallRequest::Put { expected, change: Change::Renew, .. } = beat else {
+        panic!("a beat, not {beat:?}")
+    };
     assert_eq!(expected, applied(&acquisition));
 }
 
@@ -115,7 +117,9 @@ fn renews_what_it_acquired_and_not_what_a_later_call_saw_before() {
     one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(applied(&acquisition)))));
     assert!(one.leads);
     let (_, _, beat) = one.sends(now);
-    let Request::Put { expected, change: Change::Renew, .. } = beat else { panic!("a beat, not {beat:?}") };
+    let CallRequest::Put { expected, change: Change::Renew, .. } = beat else {
+        panic!("a beat, not {beat:?}")
+    };
     assert_eq!(expected, applied(&acquisition));
 }
 
@@ -123,8 +127,9 @@ fn renews_what_it_acquired_and_not_what_a_later_call_saw_before() {
 /// (`docs/decisions/0015-confirm-in-the-first-attempts-time.md`).
 #[test]
 fn confirms_its_own_grant_only_in_the_time_of_the_first_attempt() {
-    let shows = |request: &Request| Observation { lineage: Lineage("b".into()), ..applied(request) };
-    let confirms = |one: &One| one.calls.iter().any(|(_, request)| matches!(request, Request::Put { .. }));
+    let shows = |request: &CallRequest| Observation { lineage: Lineage("b".into()), ..applied(request) };
+    let confirms =
+        |one: &One| one.calls.iter().any(|(_, request)| matches!(request, CallRequest::Put { .. }));
 
     let (mut one, now, (_, first), look) = acquisition_without_an_answer();
     one.happens(now, Event::Reply(look, Reply::Seen(shows(&first))));
@@ -154,20 +159,24 @@ fn a_release_that_is_tried_again_after_a_failover_is_not_free_in_the_new_lineage
     let (mut one, now, (id, acquisition), _) = acquisition_without_an_answer();
     one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(applied(&acquisition)))));
     let (_, id, beat) = one.sends(now);
-    let Request::Put { expected, record, change: Change::Renew } = beat else {
+    let CallRequest::Put { expected, record, change: Change::Renew } = beat else {
         panic!("a beat, not {beat:?}")
     };
     let renewed = Observation { record: Some(record), ..expected };
     one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(renewed.clone()))));
     one.happens(now, Event::WorkReturned);
     let (now, id, release) = one.sends(now);
-    let Request::Put { record, change: Change::Release, .. } = &release else { panic!("not {release:?}") };
+    let CallRequest::Put { record, change: Change::Release, .. } = &release else {
+        panic!("not {release:?}")
+    };
     assert_eq!((record.grant, &record.lineage), (None, &renewed.lineage), "free at once");
     // Its answer is lost. The store fails over to the moment before it.
     let restored = Observation { lineage: Lineage("b".into()), ..renewed.clone() };
     one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Conflict(restored.clone()))));
     let (_, _, again) = one.sends(now);
-    let Request::Put { expected, record, change: Change::Release } = again else { panic!("not {again:?}") };
+    let CallRequest::Put { expected, record, change: Change::Release } = again else {
+        panic!("not {again:?}")
+    };
     assert_eq!((expected, record.grant), (restored, None));
     assert_eq!(record.lineage, renewed.lineage, "others wait it out at the maximum ttl");
 }
@@ -183,7 +192,7 @@ fn the_word_that_a_holder_is_dead_does_not_outlive_that_holder() {
         record.preemptible = true;
         seen
     };
-    let takes = |one: &One| one.calls.iter().any(|(_, request)| matches!(request, Request::Put { .. }));
+    let takes = |one: &One| one.calls.iter().any(|(_, request)| matches!(request, CallRequest::Put { .. }));
     let mut one = One::new();
     let (now, look, _) = one.sends(ms(0));
     one.happens(now, Event::Reply(look, Reply::Seen(held_by(910, 11))));
@@ -191,14 +200,14 @@ fn the_word_that_a_holder_is_dead_does_not_outlive_that_holder() {
     one.happens(now, Event::HolderIsDead);
     let (now, put, request) = one.sends(now);
     assert!(
-        matches!(request, Request::Put { change: Change::Acquire, .. }),
+        matches!(request, CallRequest::Put { change: Change::Acquire, .. }),
         "its record may be taken at once"
     );
     // Another candidate was quicker, and lives.
     one.happens(now, Event::Reply(put, Reply::Put(PutOutcome::Conflict(held_by(920, 12)))));
     assert!(!takes(&one), "nobody said that the new holder is dead");
     let (later, look, request) = one.sends(now);
-    assert_eq!(request, Request::Observe, "it waits as ever (T-2)");
+    assert_eq!(request, CallRequest::Observe, "it waits as ever (T-2)");
     one.happens(later, Event::Reply(look, Reply::Seen(held_by(920, 12))));
     assert!(!takes(&one));
 }

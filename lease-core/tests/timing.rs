@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lease_core::internal::step::{Action, CallId, Event, Jitter, Reply, Request, State, step};
+use lease_core::internal::step::{Action, CallId, CallRequest, Event, Jitter, Reply, State, step};
 use lease_core::internal::writes::{Fresh, init};
 use lease_core::{
     BackendError, Certainty, Elector, Instant, LeaseName, Lineage, Observation, PutOutcome, Record,
@@ -31,16 +31,16 @@ impl Store {
         Observation { record, lineage: Lineage("a".into()), floor: 0, version: String::new() }
     }
 
-    fn answer(&mut self, now: Instant, request: Request) -> Reply {
+    fn answer(&mut self, now: Instant, request: CallRequest) -> Reply {
         if self.outage.contains(&now) {
             return Reply::Failed(Certainty::NotApplied);
         }
         match request {
-            Request::Observe => {
+            CallRequest::Observe => {
                 self.reads += 1;
                 Reply::Seen(self.seen())
             }
-            Request::Put { expected, record, .. } => {
+            CallRequest::Put { expected, record, .. } => {
                 self.writes += 1;
                 if expected.record.map(|record| record.tag) != Some(self.record.tag) {
                     return Reply::Put(PutOutcome::Conflict(self.seen()));
@@ -72,7 +72,7 @@ impl One {
         while let Some(event) = events.pop() {
             let (state, actions) = step(self.state.clone(), now, event, &Fresh::random(), self.jitter);
             self.state = state;
-            let mut calls: Vec<(CallId, Request)> = Vec::new();
+            let mut calls: Vec<(CallId, CallRequest)> = Vec::new();
             for action in actions {
                 match action {
                     Action::Send(id, request) => calls.push((id, request)),

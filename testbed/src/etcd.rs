@@ -20,7 +20,7 @@ pub use self::{
     member::EtcdMember,
     options::{EtcdOptions, EtcdTls},
 };
-use self::{member::Plan, peers::Peers};
+use self::{member::MemberPlan, peers::Peers};
 use crate::{certificates::Certificates, go, process::Process, supervisor::Folder, wait::wait_for};
 
 const CTL_LIMIT: Duration = Duration::from_secs(30);
@@ -115,7 +115,7 @@ impl Etcd {
         flags.extend_from_slice(&options.flags);
         let mut members = Vec::new();
         for number in 0..options.nodes {
-            let plan = Plan {
+            let plan = MemberPlan {
                 name: name(number),
                 scheme: if options.tls.is_some() { "https" } else { "http" },
                 program: program.clone(),

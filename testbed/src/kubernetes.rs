@@ -21,7 +21,7 @@ use anyhow::{Context, bail};
 use rustix::process::Signal;
 use serde_json::json;
 
-use self::binaries::Binaries;
+use self::binaries::KubernetesBinaries;
 pub use self::{
     access::KubernetesAccess,
     audit::{AuditEvent, AuditLog},
@@ -59,7 +59,7 @@ pub struct ControlPlane {
     etcd: Etcd,
     access: KubernetesAccess,
     port: ReservedPort,
-    binaries: Binaries,
+    binaries: KubernetesBinaries,
     options: ControlPlaneOptions,
     folder: Folder,
 }
@@ -84,7 +84,7 @@ impl ControlPlane {
     /// # Ok(()) }
     /// ```
     pub async fn start(options: ControlPlaneOptions) -> anyhow::Result<Self> {
-        let binaries = Binaries::find().await?;
+        let binaries = KubernetesBinaries::find().await?;
         let folder = Folder::new("kubernetes")?;
         let etcd = Etcd::start(EtcdOptions::default().fsync(options.fsync)).await?;
         let port = ReservedPort::new().context("no free port")?;
@@ -102,7 +102,7 @@ impl ControlPlane {
     /// # Errors
     /// When they can't be built; the message says what to install.
     pub async fn prepare() -> anyhow::Result<()> {
-        Binaries::find().await?;
+        KubernetesBinaries::find().await?;
         Etcd::prepare().await
     }
 

@@ -61,4 +61,4 @@ pub use self::kubernetes::{
 #[cfg(feature = "postgres")]
 pub use self::postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive};
 #[cfg(feature = "proxy")]
-pub use self::proxy::{Direction, Flow, Hold, LostReply, Proxy, Request, RoundTripCount, RoundTrips};
+pub use self::proxy::{Direction, Flow, Hold, LostReply, ProxiedRequest, Proxy, RoundTripCount, RoundTrips};

@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, bail};
 use rustix::process::Signal;
 
-use self::{access::Access, binaries::Binaries, postmaster::Postmaster, settings::Settings};
+use self::{access::Access, binaries::PostgresBinaries, postmaster::Postmaster, settings::ServerSettings};
 pub use self::{
     archive::WalArchive,
     options::{PostgresOptions, StandbyOptions},
@@ -52,7 +52,7 @@ pub struct Postgres {
     folder: Folder,
     data: PathBuf,
     port: ReservedPort,
-    binaries: Binaries,
+    binaries: PostgresBinaries,
     access: Access,
     archive: Option<WalArchive>,
     certificates: Option<Certificates>,
@@ -61,7 +61,7 @@ pub struct Postgres {
 #[derive(Debug)]
 struct State {
     postmaster: Option<Postmaster>,
-    settings: Settings,
+    settings: ServerSettings,
     synchronous: Vec<String>,
 }
 
@@ -86,7 +86,7 @@ impl Postgres {
     /// # Ok(()) }
     /// ```
     pub async fn start(options: PostgresOptions) -> anyhow::Result<Self> {
-        let binaries = Binaries::find()?;
+        let binaries = PostgresBinaries::find()?;
         let folder = Folder::new("postgres")?;
         binaries.user.own(folder.path())?;
         let data = template::data_folder(&binaries, &folder, options.fresh_system_identifier).await?;
@@ -107,10 +107,10 @@ impl Postgres {
     }
 
     async fn launch(
-        binaries: Binaries,
+        binaries: PostgresBinaries,
         folder: Folder,
         data: PathBuf,
-        mut settings: Settings,
+        mut settings: ServerSettings,
         archive: Option<WalArchive>,
     ) -> anyhow::Result<Self> {
         let port = ReservedPort::new().context("no free port")?;

@@ -17,12 +17,12 @@ use url::Url;
 
 use self::{
     connection::serve,
-    faults::{Faults, Shared},
+    faults::{Faults, ProxyState},
     wire::Protocol,
 };
 pub use self::{
     faults::{Direction, Flow},
-    request::Request,
+    request::ProxiedRequest,
     round_trips::{RoundTripCount, RoundTrips},
     traps::{Hold, LostReply},
 };
@@ -51,7 +51,7 @@ use crate::ports::ReservedPort;
 /// # Ok(()) }
 /// ```
 pub struct Proxy {
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     port: ReservedPort,
     thread: Option<thread::JoinHandle<io::Result<()>>>,
 }
@@ -68,7 +68,7 @@ impl Proxy {
     }
 
     /// Starts a proxy that understands gRPC without TLS: each message of a client is a request, told by its
-    /// method ([`Request::calls`]) and its bytes. The reply to it is everything that the server sends in its call; so hold
+    /// method ([`ProxiedRequest::calls`]) and its bytes. The reply to it is everything that the server sends in its call; so hold
     /// and lose unary calls, not streaming ones.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl Proxy {
 
     fn start(protocol: Protocol, upstream: SocketAddr) -> anyhow::Result<Self> {
         let port = ReservedPort::new().context("no free port")?;
-        let shared = Arc::new(Shared::new(protocol, upstream));
+        let shared = Arc::new(ProxyState::new(protocol, upstream));
         let listener = std::net::TcpListener::bind(port.addr()).context("cannot listen")?;
         listener.set_nonblocking(true)?;
         let serve = {
@@ -179,13 +179,13 @@ impl Proxy {
     }
 
     /// Holds back the next request that matches, once, until the handle is told what to do with it.
-    pub fn hold(&self, matches: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Hold {
+    pub fn hold(&self, matches: impl Fn(&ProxiedRequest) -> bool + Send + Sync + 'static) -> Hold {
         self.shared.traps.hold(Box::new(matches))
     }
 
     /// Passes on the next request that matches and [executes](Request::executes) something, waits for the server's whole
     /// answer (so it was applied), and then cuts the connection instead of passing the answer on. Once.
-    pub fn lose_reply(&self, matches: impl Fn(&Request) -> bool + Send + Sync + 'static) -> LostReply {
+    pub fn lose_reply(&self, matches: impl Fn(&ProxiedRequest) -> bool + Send + Sync + 'static) -> LostReply {
         self.shared.traps.lose_reply(Box::new(move |request| request.executes() && matches(request)))
     }
 
@@ -225,7 +225,7 @@ impl Drop for Proxy {
 }
 
 /// Accepts connections until the proxy is dropped; with the runtime that this runs on, they end too.
-async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+async fn accept(listener: std::net::TcpListener, shared: Arc<ProxyState>) -> io::Result<()> {
     let addr = listener.local_addr()?;
     let mut faults = shared.faults.subscribe();
     let mut listener = Some(TcpListener::from_std(listener)?);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lease_testbed::{Proxy, Request};
+use lease_testbed::{ProxiedRequest, Proxy};
 
 use crate::common::Leasehold;
 use crate::store::Store;
@@ -10,7 +10,7 @@ use crate::store::Store;
 const LEASE: &str = "outbox-forwarder";
 
 /// A change of this lease; connections rehearse with names of their own.
-fn changes_the_lease(request: &Request) -> bool {
+fn changes_the_lease(request: &ProxiedRequest) -> bool {
     (request.sql_contains("UPDATE") || request.sql_contains("INSERT")) && request.contains(LEASE)
 }
 

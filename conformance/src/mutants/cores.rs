@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lease_core::internal::deadline::Deadline;
-use lease_core::internal::step::{Action, CallId, Event, Reply, Request};
+use lease_core::internal::step::{Action, CallId, CallRequest, Event, Reply};
 use lease_core::internal::writes::Fresh;
 use lease_core::{
     Certainty, Change, Grant, Lineage, Loss, Observation, PutOutcome, Record, StopReason, Tag, WallTime,
@@ -249,7 +249,7 @@ fn acquires_from_absence() -> Core {
         }
         let (state, mut actions) = right(state, at, event, jitter);
         for action in &mut actions {
-            if let Action::Send(_, Request::Put { expected, .. }) = action
+            if let Action::Send(_, CallRequest::Put { expected, .. }) = action
                 && expected.tag() == Some(NOTHING)
             {
                 expected.record = None;
@@ -307,7 +307,7 @@ type Sent = BTreeMap<CallId, (Observation, Record)>;
 
 fn remember(sent: &mut Sent, actions: &[Action]) {
     for action in actions {
-        if let Action::Send(id, Request::Put { expected, record, .. }) = action {
+        if let Action::Send(id, CallRequest::Put { expected, record, .. }) = action {
             sent.insert(*id, (expected.clone(), record.clone()));
         }
     }
@@ -362,7 +362,7 @@ fn outlives_its_deadline() -> Core {
             && let Some(before) = &last.record
         {
             let record = lease_core::internal::writes::renew(&last, before, at.fresh);
-            let beat = Request::Put { expected: last.clone(), record, change: Change::Renew };
+            let beat = CallRequest::Put { expected: last.clone(), record, change: Change::Renew };
             actions[expired] = Action::Send(CallId::MAX, beat);
         }
         (state, actions)
@@ -389,7 +389,7 @@ fn releases_once() -> Core {
     core(|released: &mut bool, state, at, event, jitter| {
         let (state, mut actions) = right(state, at, event, jitter);
         actions.retain(|action| {
-            let release = matches!(action, Action::Send(_, Request::Put { change: Change::Release, .. }));
+            let release = matches!(action, Action::Send(_, CallRequest::Put { change: Change::Release, .. }));
             !(release && std::mem::replace(released, true))
         });
         (state, actions)
@@ -448,7 +448,9 @@ fn waits_on_across_lineages() -> Core {
         }
         let (state, mut actions) = right(state, at, event, jitter);
         for action in &mut actions {
-            if let (Action::Send(_, Request::Put { expected, .. }), Some((_, present))) = (action, &*first) {
+            if let (Action::Send(_, CallRequest::Put { expected, .. }), Some((_, present))) =
+                (action, &*first)
+            {
                 expected.lineage.clone_from(present);
             }
         }
@@ -477,7 +479,7 @@ fn never_polls() -> Core {
         let hinted = matches!(event, Event::Hint);
         let (state, mut actions) = right(state, at, event, jitter);
         actions.retain(|action| {
-            let look = matches!(action, Action::Send(_, Request::Observe));
+            let look = matches!(action, Action::Send(_, CallRequest::Observe));
             *looks += u32::from(look);
             !look || hinted || *looks <= 2
         });
@@ -492,7 +494,7 @@ fn hints_before_beats() -> Core {
         let (state, mut actions) = right(state, at, event, jitter);
         if *hinted {
             actions.retain(|action| {
-                !matches!(action, Action::Send(_, Request::Put { change: Change::Renew, .. }))
+                !matches!(action, Action::Send(_, CallRequest::Put { change: Change::Renew, .. }))
             });
         }
         (state, actions)

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lease_core::internal::StepFn;
-use lease_core::internal::step::{Action, Event, Jitter, Reply, Request, State, step};
+use lease_core::internal::step::{Action, CallRequest, Event, Jitter, Reply, State, step};
 use lease_core::internal::writes::Fresh;
 use lease_core::{Change, Instant, Observation, PutOutcome, Record};
 
@@ -79,7 +79,7 @@ pub(super) fn writes(wrong: fn(&Observation, &mut Record, Change)) -> Core {
     core(move |_: &mut (), state, at, event, jitter| {
         let (state, mut actions) = right(state, at, event, jitter);
         for action in &mut actions {
-            if let Action::Send(_, Request::Put { expected, record, change }) = action {
+            if let Action::Send(_, CallRequest::Put { expected, record, change }) = action {
                 wrong(expected, record, *change);
             }
         }

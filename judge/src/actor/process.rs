@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStdin};
 use tokio::sync::mpsc;
 
 use super::Orders;
-use crate::history::{Event, What};
+use crate::history::{HistoryEntry, What};
 use crate::patience::Patience;
 use crate::recorder::Recorder;
 
@@ -52,7 +52,7 @@ impl ActorProcess {
         let (into, lease) = (recorder.clone(), orders.lease.clone());
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                let event = serde_json::from_str::<Event>(&line);
+                let event = serde_json::from_str::<HistoryEntry>(&line);
                 let event = event.map_err(|error| anyhow!("an actor printed no event: {line:?}: {error}"));
                 if let Ok(event) = &event {
                     into.record(&lease, event.at, &event.actor, event.what.clone());

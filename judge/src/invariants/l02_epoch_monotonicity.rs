@@ -7,7 +7,7 @@ use lease_core::{Change, HistoryEvent, Term};
 
 use super::{Violation, require};
 use crate::facts::Facts;
-use crate::history::{Event, What};
+use crate::history::{HistoryEntry, What};
 
 pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
     for pair in facts.spans.windows(2) {
@@ -56,7 +56,7 @@ fn each_epoch_has_one_grant(facts: &Facts<'_>) -> Result<usize, Violation> {
     Ok(by_epoch.len())
 }
 
-fn seen(event: &Event) -> Option<Term> {
+fn seen(event: &HistoryEntry) -> Option<Term> {
     if let What::Begun { term, .. } | What::Effect { term, .. } = &event.what {
         return Some(*term);
     }

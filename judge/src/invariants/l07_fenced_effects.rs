@@ -69,7 +69,7 @@ mod tests {
     use lease_core::{Grant, Instant, Term};
 
     use super::*;
-    use crate::history::{Effects, Event, History};
+    use crate::history::{Effects, History, HistoryEntry};
 
     fn effects(admitted: &[(u64, &str)]) -> History {
         let admitted = admitted.iter().map(|(epoch, id)| (*epoch, (*id).to_owned())).collect();
@@ -95,10 +95,10 @@ mod tests {
         assert!(check(&effects(&[(1, "a"), (1, "a")])).is_err());
     }
 
-    fn tried(id: &str, epoch: u64, grant: u128, outcome: Outcome) -> Event {
+    fn tried(id: &str, epoch: u64, grant: u128, outcome: Outcome) -> HistoryEntry {
         let (resource, term) = ("outbox".into(), Term { epoch, grant: Grant(grant) });
         let what = What::Effect { resource, id: id.into(), term, sent: Instant::ZERO, outcome };
-        Event { at: Instant::ZERO, actor: "a".into(), what }
+        HistoryEntry { at: Instant::ZERO, actor: "a".into(), what }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use lease_core::{Change, Grant, Instant, Loss, Term};
 
 use super::{Violation, require};
 use crate::facts::Facts;
-use crate::history::{Event, View, What};
+use crate::history::{HistoryEntry, View, What};
 
 /// Returns how many deadlines and ends of terms it has judged.
 pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
@@ -68,7 +68,7 @@ fn rests_on_an_acknowledged_write(
 /// Whether the term's beginning was seen, so that there is something to judge.
 fn has_evidence(
     facts: &Facts<'_>,
-    (place, event): (usize, &Event),
+    (place, event): (usize, &HistoryEntry),
     term: Term,
     loss: Loss,
 ) -> Result<bool, Violation> {

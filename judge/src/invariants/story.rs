@@ -5,7 +5,7 @@ use std::time::Duration;
 use lease_core::internal::deadline::shortened;
 use lease_core::{Change, Grant, Instant, Lineage, Loss, Record, Tag, Term, WallTime};
 
-use crate::history::{Answer, Event, History, Put, View, What};
+use crate::history::{Answer, History, HistoryEntry, Put, View, What};
 
 pub(super) const TTL_MS: u64 = 1000;
 
@@ -67,7 +67,7 @@ pub(super) struct Story {
 
 impl Story {
     pub(super) fn event(&mut self, ms: u64, actor: &str, what: What) -> &mut Self {
-        self.history.events.push(Event { at: at(ms), actor: actor.into(), what });
+        self.history.events.push(HistoryEntry { at: at(ms), actor: actor.into(), what });
         self
     }
 

@@ -6,19 +6,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lease_core::{Instant, LeaseName, Term};
-use lease_judge::history::{Answer, Event, History, Outcome, What};
+use lease_judge::history::{Answer, History, HistoryEntry, Outcome, What};
 use lease_stores::Link;
 use lease_testbed::Signal;
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{Fault, Plan, Step};
-use crate::fleet::{Actor, Fleet, LOOK_EVERY, Part, now};
+use super::plan::{ChaosPlan, Fault, PlanStep};
+use crate::fleet::{ActorPart, Fleet, FleetActor, LOOK_EVERY, now};
 
 /// A process may take this long to end after SIGTERM: its own stop budget is 20 s.
 const EXIT_LIMIT: Duration = Duration::from_secs(40);
 
 /// The state that the cells of a run share.
-pub(super) struct Shared {
+pub(super) struct CellState {
     pub(super) fleet: Fleet,
     pub(super) ttl: Duration,
     pub(super) takeovers: AtomicUsize,
@@ -42,9 +42,9 @@ pub(super) struct Chronicle {
 }
 
 struct Seat {
-    part: Part,
+    part: ActorPart,
     link: Option<Link>,
-    actor: Option<Actor>,
+    actor: Option<FleetActor>,
     /// An empty seat is taken again from then on.
     back_at: Instant,
     /// The actor was asked to end.
@@ -54,7 +54,7 @@ struct Seat {
 pub(super) struct Cell {
     lease: LeaseName,
     seats: Vec<Seat>,
-    shared: Arc<Shared>,
+    shared: Arc<CellState>,
     chronicle: Chronicle,
     /// The fault that the next term is counted from.
     pending: Option<(Fault, Instant)>,
@@ -63,7 +63,11 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    pub(super) fn new(lease: LeaseName, parts: Vec<(Part, Option<Link>)>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        lease: LeaseName,
+        parts: Vec<(ActorPart, Option<Link>)>,
+        shared: Arc<CellState>,
+    ) -> Self {
         let seat = |(part, link)| Seat { part, link, actor: None, back_at: Instant::ZERO, asked: false };
         let seats = parts.into_iter().map(seat).collect();
         let chronicle = Chronicle::default();
@@ -71,7 +75,7 @@ impl Cell {
     }
 
     /// Faults, until the run has seen enough; then an orderly end.
-    pub(super) async fn run(mut self, plan: Plan) -> anyhow::Result<Chronicle> {
+    pub(super) async fn run(mut self, plan: ChaosPlan) -> anyhow::Result<Chronicle> {
         for step in plan {
             let calm = now().plus(step.calm);
             self.until(Duration::from_secs(60), |cell| now() >= calm && cell.leader().is_some()).await?;
@@ -84,7 +88,7 @@ impl Cell {
         Ok(self.chronicle)
     }
 
-    async fn inject(&mut self, step: Step) -> anyhow::Result<()> {
+    async fn inject(&mut self, step: PlanStep) -> anyhow::Result<()> {
         let Some((index, term)) = self.leader() else { return Ok(()) };
         let ttl = self.shared.ttl;
         let fault = step.fault;
@@ -195,7 +199,7 @@ impl Cell {
             self.signal(index, Signal::CONT);
         }
         // An actor that was started a moment ago doesn't handle the signal yet, and would be killed by it.
-        let hears = |actor: &Actor| actor.started || actor.process.exit_status().is_some();
+        let hears = |actor: &FleetActor| actor.started || actor.process.exit_status().is_some();
         let all_hear = |cell: &Self| cell.seats.iter().filter_map(|seat| seat.actor.as_ref()).all(hears);
         self.until_even_at_the_end(EXIT_LIMIT, all_hear).await?;
         for index in 0..self.seats.len() {
@@ -238,7 +242,7 @@ impl Cell {
         }
     }
 
-    fn problem(&mut self, actor: &Actor, what: &str) {
+    fn problem(&mut self, actor: &FleetActor, what: &str) {
         let printed = actor.process.lines();
         let trace = std::fs::read_to_string(&actor.trace).unwrap_or_default();
         let status = std::fs::read_to_string(format!("/proc/{}/status", actor.process.id()));
@@ -311,7 +315,7 @@ impl Cell {
         Ok(())
     }
 
-    fn take(&mut self, events: Vec<Event>) {
+    fn take(&mut self, events: Vec<HistoryEntry>) {
         let chronicle = &mut self.chronicle;
         for event in &events {
             match &event.what {

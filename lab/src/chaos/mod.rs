@@ -12,16 +12,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lease_core::LeaseName;
-use lease_judge::history::{Event, What};
+use lease_judge::history::{HistoryEntry, What};
 use lease_stores::{Mode, Place};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::cell::{Cell, Chronicle, Shared};
-use self::plan::{Plan, StorePlan};
-use self::report::Report;
+use self::cell::{Cell, CellState, Chronicle};
+use self::plan::{ChaosPlan, StorePlan};
+use self::report::ChaosReport;
 use crate::arena::Arena;
-use crate::fleet::{Fleet, Part};
+use crate::fleet::{ActorPart, Fleet};
 
 /// Kill, stop, pause and cut off real processes at random, crash their store, and judge the history that they leave,
 /// and everything that was seen from outside, by every invariant of the protocol.
@@ -80,11 +80,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let enough = CancellationToken::new();
     let shared =
-        Arc::new(Shared { fleet, ttl: args.ttl, takeovers: AtomicUsize::new(0), enough: enough.clone() });
+        Arc::new(CellState { fleet, ttl: args.ttl, takeovers: AtomicUsize::new(0), enough: enough.clone() });
 
     let mut cells = JoinSet::new();
     for (index, lease) in leases.iter().enumerate() {
-        let part = |actor: u64, place: Place| Part {
+        let part = |actor: u64, place: Place| ActorPart {
             place,
             lease: lease.clone(),
             // The last two share a name, as two pods of a careless deployment would.
@@ -101,7 +101,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         let linked = parts.iter().all(|(_, link)| link.is_some());
         let cell = Cell::new(lease.clone(), parts, shared.clone());
-        let (lease, plan) = (lease.clone(), Plan::new(seed, index, linked));
+        let (lease, plan) = (lease.clone(), ChaosPlan::new(seed, index, linked));
         cells.spawn(async move { cell.run(plan).await.map(|chronicle| (lease, chronicle)) });
     }
     let limit = args.time_limit.unwrap_or(Duration::from_secs(60 + 2 * args.takeovers));
@@ -130,14 +130,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for (lease, chronicle) in &mut chronicles {
         let mut events = std::mem::take(&mut chronicle.history.events);
         events.extend(observed.history(lease).events);
-        events.extend(store_faults.iter().map(|(fault, from, _)| Event {
+        events.extend(store_faults.iter().map(|(fault, from, _)| HistoryEntry {
             at: *from,
             actor: "store".to_owned(),
             what: What::Fault { name: fault.name().to_owned() },
         }));
         chronicle.history = arena.history(lease, events).await?;
     }
-    let report = Report::new(&args, seed, took, store_faults, chronicles);
+    let report = ChaosReport::new(&args, seed, took, store_faults, chronicles);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -147,7 +147,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Says how far the run is, and ends it.
-async fn progress(shared: &Shared, wanted: usize, limit: Duration) {
+async fn progress(shared: &CellState, wanted: usize, limit: Duration) {
     let start = Instant::now();
     let mut told = start;
     loop {

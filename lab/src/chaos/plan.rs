@@ -46,7 +46,7 @@ impl Fault {
 
 /// One fault, and how long everybody is left alone before.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Step {
+pub(super) struct PlanStep {
     pub(super) calm: Duration,
     pub(super) fault: Fault,
     /// For whatever else the fault chooses.
@@ -62,14 +62,14 @@ pub(super) struct StoreStep {
 }
 
 /// The faults of one lease, without end.
-pub(super) struct Plan {
+pub(super) struct ChaosPlan {
     random: StdRng,
     /// Whether there is a network between an actor and the store.
     linked: bool,
     step: usize,
 }
 
-impl Plan {
+impl ChaosPlan {
     pub(super) fn new(seed: u64, lease: usize, linked: bool) -> Self {
         Self { random: generator(seed, 1 + lease as u64), linked, step: 0 }
     }
@@ -78,17 +78,17 @@ impl Plan {
 /// Every fifth fault is the one that only a fence answers, so that short runs have it too.
 const PAUSE_EVERY: usize = 5;
 
-impl Iterator for Plan {
-    type Item = Step;
+impl Iterator for ChaosPlan {
+    type Item = PlanStep;
 
-    fn next(&mut self) -> Option<Step> {
+    fn next(&mut self) -> Option<PlanStep> {
         use Fault::{Cut, Delay, HalfOpen, Kill, KillStandby, PauseBeforeEffect, Stop, Terminate};
         const LOCAL: [(u32, Fault); 4] = [(11, Terminate), (4, Kill), (3, Stop), (1, KillStandby)];
         const NETWORK: [(u32, Fault); 3] = [(2, Cut), (3, HalfOpen), (1, Delay)];
         self.step += 1;
         let network = if self.linked { &NETWORK[..] } else { &[] };
         let fault = choose(&mut self.random, LOCAL.iter().chain(network).copied());
-        Some(Step {
+        Some(PlanStep {
             calm: Duration::from_millis(self.random.random_range(30..300)),
             fault: if self.step % PAUSE_EVERY == 1 { PauseBeforeEffect } else { fault },
             chance: self.random.random(),
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn one_seed_gives_one_plan_for_each_lease() {
-        let plan = |seed, lease| Plan::new(seed, lease, true).take(50).collect::<Vec<_>>();
+        let plan = |seed, lease| ChaosPlan::new(seed, lease, true).take(50).collect::<Vec<_>>();
         assert_eq!(plan(7, 0), plan(7, 0));
         assert_ne!(plan(7, 0), plan(7, 1));
         assert_ne!(plan(7, 0), plan(8, 0));
@@ -156,13 +156,13 @@ mod tests {
     #[test]
     fn every_fault_is_in_the_plan_and_the_pause_comes_first() {
         let kinds = |linked| {
-            Plan::new(1, 0, linked)
+            ChaosPlan::new(1, 0, linked)
                 .take(500)
                 .map(|step| step.fault)
                 .collect::<std::collections::BTreeSet<_>>()
         };
         assert_eq!(kinds(false).len(), 5);
         assert_eq!(kinds(true).len(), 8);
-        assert_eq!(Plan::new(1, 0, false).next().unwrap().fault, Fault::PauseBeforeEffect);
+        assert_eq!(ChaosPlan::new(1, 0, false).next().unwrap().fault, Fault::PauseBeforeEffect);
     }
 }

@@ -5,20 +5,20 @@ use std::fmt;
 use std::time::Duration;
 
 use lease_core::{Instant, LeaseName};
-use lease_judge::history::{Event, Outcome, What};
+use lease_judge::history::{HistoryEntry, Outcome, What};
 use lease_stores::StoreFault;
 use serde::Serialize;
 
 use super::Args;
 use super::cell::Chronicle;
-use crate::judged::{Judged, Verdict};
+use crate::judged::{Judged, RuleVerdict};
 use crate::stats::Spread;
 
 /// Problems and lines of the timeline are shown up to this number.
 const SHOWN: usize = 12;
 
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct ChaosReport {
     pub(super) holds: bool,
     repeat: String,
     seed: u64,
@@ -35,14 +35,14 @@ pub(super) struct Report {
     effects_failed: usize,
     register_writes_refused: usize,
     /// The run's own claims; the invariants' verdicts follow.
-    claims: Vec<Verdict>,
+    claims: Vec<RuleVerdict>,
     #[serde(flatten)]
     judged: Judged,
     problems: Vec<String>,
     timeline: Vec<String>,
 }
 
-impl Report {
+impl ChaosReport {
     pub(super) fn new(
         args: &Args,
         seed: u64,
@@ -101,20 +101,20 @@ fn spreads(times: BTreeMap<&'static str, Vec<Duration>>) -> BTreeMap<&'static st
     times.into_iter().map(|(fault, times)| (fault, Spread::of(times))).collect()
 }
 
-fn claims(args: &Args, takeovers: usize, refused: usize, problems: &[String]) -> Vec<Verdict> {
-    let mut claims = vec![Verdict {
+fn claims(args: &Args, takeovers: usize, refused: usize, problems: &[String]) -> Vec<RuleVerdict> {
+    let mut claims = vec![RuleVerdict {
         holds: Some(takeovers as u64 >= args.takeovers),
         claim: format!("at least {} takeovers", args.takeovers),
         found: takeovers.to_string(),
     }];
     if !args.sabotage_admission {
-        claims.push(Verdict {
+        claims.push(RuleVerdict {
             holds: Some(refused > 0),
             claim: "the fence had late writes to refuse, so L-7 is shown".into(),
             found: format!("{refused} refused"),
         });
     }
-    claims.push(Verdict {
+    claims.push(RuleVerdict {
         holds: Some(problems.is_empty()),
         claim: "every process that was asked to end did so with exit code 0, and no other ended".into(),
         found: format!("{} did not", problems.len()),
@@ -145,17 +145,17 @@ fn excerpt(chronicles: &BTreeMap<LeaseName, Chronicle>) -> Vec<String> {
     let centre = marks.iter().position(|(event, _)| is_refusal(event)).unwrap_or(0);
     let from = centre.saturating_sub(SHOWN * 2 / 3);
     let Some((first, _)) = marks.get(from) else { return Vec::new() };
-    let line = |(event, text): &(&Event, String)| {
+    let line = |(event, text): &(&HistoryEntry, String)| {
         format!("{:>8.3} s  {} {text}", event.at.since(first.at).as_secs_f64(), event.actor)
     };
     marks[from..].iter().take(SHOWN).map(line).collect()
 }
 
-fn is_refusal(event: &Event) -> bool {
+fn is_refusal(event: &HistoryEntry) -> bool {
     matches!(event.what, What::Effect { outcome: Outcome::Refused, .. })
 }
 
-fn told(event: &Event) -> Option<String> {
+fn told(event: &HistoryEntry) -> Option<String> {
     Some(match &event.what {
         What::Begun { term, .. } => format!("leads, epoch {}", term.epoch),
         What::Paused => "is stopped".to_owned(),
@@ -168,7 +168,7 @@ fn told(event: &Event) -> Option<String> {
     })
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ChaosReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sabotaged = if self.sabotaged { ", its admission sabotaged" } else { "" };
         writeln!(

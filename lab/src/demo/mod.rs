@@ -23,7 +23,7 @@ use lease_stores::Mode;
 use programs::Programs;
 use screen::Screen;
 use stores::DemoStores;
-pub(crate) use writer::Writer;
+pub(crate) use writer::DemoWriter;
 
 /// The leases' ttl: short, so that nobody has to wait for a failover.
 pub(crate) const TTL: Duration = Duration::from_secs(3);
@@ -55,7 +55,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     screen.note("  starting the stores, an ingest and three forwarders …");
     let stores = DemoStores::make(args.mode).await.context("cannot prepare the stores")?;
     let mut programs = Programs::start(&stores, screen.clone()).await?;
-    let writer = Writer::start(&stores.outbox, screen.board().written.clone(), args.rows, args.rate).await?;
+    let writer =
+        DemoWriter::start(&stores.outbox, screen.board().written.clone(), args.rows, args.rate).await?;
     let watching = screen.clone().watch(stores.witness());
     let played = script::play(&stores, &mut programs, writer, &screen).await;
     watching.abort();

@@ -13,7 +13,7 @@ use super::screen::{Condition, Screen};
 use super::stores::DemoStores;
 use super::timeline::NAMES;
 use super::witness::Witness;
-use super::writer::Writer;
+use super::writer::DemoWriter;
 use crate::epoch::epoch_in_words;
 
 /// Between acts, so that one sees the work going on.
@@ -57,7 +57,7 @@ pub(super) struct Pause {
 pub(super) async fn play(
     stores: &DemoStores,
     programs: &mut Programs,
-    writer: Writer,
+    writer: DemoWriter,
     screen: &Screen,
 ) -> anyhow::Result<Played> {
     let witness = stores.witness();

@@ -16,12 +16,12 @@ use tokio::time::{MissedTickBehavior, interval};
 const TICKS: u64 = 10;
 
 /// The one producer, at a steady pace.
-pub(crate) struct Writer {
+pub(crate) struct DemoWriter {
     task: JoinHandle<anyhow::Result<u64>>,
     enough: Arc<AtomicBool>,
 }
 
-impl Writer {
+impl DemoWriter {
     /// Writes `rate` rows a second, until it is told that it may stop and has written `least` rows.
     pub(crate) async fn start(
         outbox_url: &str,

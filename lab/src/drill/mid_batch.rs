@@ -13,7 +13,7 @@ use super::pods::{PATIENCE, Worker, operator};
 use super::report::DrillReport;
 use crate::demo::stores::DemoStores;
 use crate::demo::witness::Witness;
-use crate::demo::{TTL, Writer};
+use crate::demo::{DemoWriter, TTL};
 use crate::epoch::epoch_in_words;
 
 const WARNING: &str = "lease expired locally; skip batch until renewed";
@@ -38,7 +38,7 @@ pub(super) async fn play(
     report.step(format!("old-leader leads in epoch {}, and a ledger writes rows", epoch_in_words(epoch)));
     // The request is held on its way: its sender has passed its own check, and has not been answered.
     let mut hold = proxy.hold(|request| request.contains("POST /v1/events"));
-    let written = Writer::start(&stores.outbox, Default::default(), 2_000, 2_000).await?;
+    let written = DemoWriter::start(&stores.outbox, Default::default(), 2_000, 2_000).await?;
     hold.held().await?;
     if sabotage == Some(Sabotage::Admission) {
         admit_everybody(&stores.outbox).await?;

@@ -15,12 +15,12 @@ use sqlx::types::Uuid;
 
 pub(super) enum Register {
     Postgres { connection: PgConnection, tag: Tag },
-    Etcd(Box<Keys>),
+    Etcd(Box<BareKeys>),
     K8s(Box<Object>),
 }
 
 /// A term key and a beat key, as the backend has them.
-pub(super) struct Keys {
+pub(super) struct BareKeys {
     client: Client,
     record: Record,
     term: String,
@@ -39,7 +39,7 @@ impl Register {
         let seen = backend.observe(&LeaseName::new("handed-over")?).await?;
         let record = seen.record.ok_or_else(|| anyhow::anyhow!("the arena has made no register"))?;
         match place {
-            Place::Etcd(place) => Ok(Self::Etcd(Box::new(Keys::prepare(place, record).await?))),
+            Place::Etcd(place) => Ok(Self::Etcd(Box::new(BareKeys::prepare(place, record).await?))),
             Place::K8s(place) => Ok(Self::K8s(Box::new(Object::prepare(place, record).await?))),
             Place::Postgres(place) => {
                 let mut connection = place.client().await?;
@@ -80,7 +80,7 @@ impl Register {
     }
 }
 
-impl Keys {
+impl BareKeys {
     const TERM: &str = "/bare/term";
     const BEAT: &str = "/bare/beat";
 

@@ -11,13 +11,13 @@ use std::time::Duration;
 use anyhow::Context;
 use lease_core::{Change, Grant, Instant, LeaseName, Term};
 use lease_judge::FencedResource;
-use lease_judge::history::{Event, History, Outcome, What};
+use lease_judge::history::{History, HistoryEntry, Outcome, What};
 use lease_stores::Mode;
 use lease_testbed::Signal;
 use serde::Serialize;
 
 use crate::arena::Arena;
-use crate::fleet::{Actor, Fleet, Part, now};
+use crate::fleet::{ActorPart, Fleet, FleetActor, now};
 use crate::judged::Judged;
 use crate::stats::Spread;
 
@@ -138,7 +138,7 @@ async fn of_a_lease(mode: Mode, times: u64) -> anyhow::Result<Report> {
     let mut bare = Bare::prepare(&arena).await?;
     let spawn = |index: u64| {
         let (place, lease) = (arena.place.clone(), lease.clone());
-        fleet.spawn(&Part { workload: format!("worker-{index}"), place, lease, ttl: TTL, every: None })
+        fleet.spawn(&ActorPart { workload: format!("worker-{index}"), place, lease, ttl: TTL, every: None })
     };
     let mut events = Vec::new();
     let mut leader = spawn(0)?;
@@ -172,9 +172,9 @@ async fn of_a_lease(mode: Mode, times: u64) -> anyhow::Result<Report> {
 }
 
 /// Pre-started and watching: its hints are live, and it has seen the present term.
-async fn ready(successor: &mut Actor, present: u64, seen: &mut Vec<Event>) -> anyhow::Result<()> {
+async fn ready(successor: &mut FleetActor, present: u64, seen: &mut Vec<HistoryEntry>) -> anyhow::Result<()> {
     let (mut watching, mut follows) = (false, false);
-    let both = |event: &Event| {
+    let both = |event: &HistoryEntry| {
         watching |= matches!(event.what, What::Watching { live: true });
         let record = event.what.view().and_then(|view| view.record.as_ref());
         follows |= record.is_some_and(|record| record.epoch == present);
@@ -187,8 +187,8 @@ async fn ready(successor: &mut Actor, present: u64, seen: &mut Vec<Event>) -> an
 }
 
 /// The term's first fenced commit: its epoch, and the moment of its acknowledgement.
-async fn effect_of(actor: &mut Actor, seen: &mut Vec<Event>) -> anyhow::Result<(u64, Instant)> {
-    let written = |event: &Event| match &event.what {
+async fn effect_of(actor: &mut FleetActor, seen: &mut Vec<HistoryEntry>) -> anyhow::Result<(u64, Instant)> {
+    let written = |event: &HistoryEntry| match &event.what {
         What::Effect { term, outcome: Outcome::Written, .. } => Some((term.epoch, event.at)),
         _ => None,
     };
@@ -206,7 +206,7 @@ fn split(start: Instant, during: &History) -> Option<Vec<(&'static str, Duration
     let (successor, acquire_sent, acquire_answered) = put(Change::Acquire)?;
     let mut events = during.events.iter().filter(|event| event.actor == successor && event.at >= start);
     // Shown by the watch, or by a look.
-    let is_free = |event: &&Event| {
+    let is_free = |event: &&HistoryEntry| {
         let record = event.what.view().and_then(|view| view.record.as_ref());
         record.is_some_and(|record| record.grant.is_none())
     };

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::step::{Action, CallId, Event, Jitter, Note, Reply, Request, Rules, State, StepFn};
+use super::step::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules, State, StepFn};
 use crate::backend::{Connector, Hint, LeaseBackend};
 use crate::clock::{Clock, Instant};
 use crate::error::{BackendError, Certainty};
@@ -296,14 +296,14 @@ impl Driver {
     }
 }
 
-async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, request: Request) -> Finished {
+async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, request: CallRequest) -> Finished {
     let reply = match request {
-        Request::Observe => backend
+        CallRequest::Observe => backend
             .observe(&name)
             .await
             .map(Reply::Seen)
             .map_err(|error| BackendError { certainty: Certainty::NotApplied, ..error }),
-        Request::Put { expected, record, change } => {
+        CallRequest::Put { expected, record, change } => {
             backend.put_if(&name, &expected, &record, change).await.map(Reply::Put)
         }
     };

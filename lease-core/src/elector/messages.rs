@@ -30,7 +30,7 @@ pub type CallId = u64;
 /// A call to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::large_enum_variant, reason = "one is alive at a time")]
-pub enum Request {
+pub enum CallRequest {
     /// [`observe`](crate::LeaseBackend::observe)
     Observe,
     /// [`put_if`](crate::LeaseBackend::put_if)
@@ -87,7 +87,7 @@ pub enum Event {
 #[allow(clippy::large_enum_variant, reason = "one is alive at a time")]
 pub enum Action {
     /// Begin a call.
-    Send(CallId, Request),
+    Send(CallId, CallRequest),
     /// Drop a call's future; its reply no longer matters.
     Drop(CallId),
     /// A term begins: the work may start.

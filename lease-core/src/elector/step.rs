@@ -13,7 +13,7 @@ mod sends;
 
 use std::sync::Arc;
 
-pub use super::messages::{Action, CallId, Event, Jitter, Note, Reply, Request, Rules};
+pub use super::messages::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules};
 use crate::clock::Instant;
 use crate::deadline::{Claim, Deadline, Sighting};
 use crate::record::{Grant, Lineage, Observation, Tag, Term};

@@ -52,7 +52,7 @@ impl FromStr for Mark {
 
 /// A register's role in a move.
 #[derive(Debug)]
-pub(super) enum Role<'a> {
+pub(super) enum MoveRole<'a> {
     Absent,
     /// The lease lives here.
     Open(&'a Record),
@@ -62,7 +62,7 @@ pub(super) enum Role<'a> {
     Foreign(&'a str),
 }
 
-impl<'a> Role<'a> {
+impl<'a> MoveRole<'a> {
     pub(super) fn of(observation: &'a Observation) -> Self {
         let Some(record) = &observation.record else { return Self::Absent };
         let Some(text) = &record.sealed else { return Self::Open(record) };

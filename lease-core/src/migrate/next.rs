@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::mark::{self, Mark, Role};
+use super::mark::{self, Mark, MoveRole};
 use crate::backend::Change;
 use crate::clock::Instant;
 use crate::deadline::{Claim, Sighting};
@@ -114,22 +114,22 @@ pub fn next(rules: &MoveRules, run: &Run, target: &Observation, now: Instant, fr
     let MoveRules { from, to, .. } = rules;
     let Some(source) = &run.source else { return Next::Wait(now) };
     let seen = source.observation();
-    match (Role::of(seen), Role::of(target)) {
-        (Role::Open(_), Role::Open(_)) => Next::Refuse(format!(
+    match (MoveRole::of(seen), MoveRole::of(target)) {
+        (MoveRole::Open(_), MoveRole::Open(_)) => Next::Refuse(format!(
             "the lease is open in {from} and in {to}: two may lead. Stop the workers of one store, see in both which \
              one worked last, and revoke the other's term"
         )),
-        (_, Role::Open(_)) => Next::Done,
-        (Role::Foreign(text), _) | (_, Role::Foreign(text)) => {
+        (_, MoveRole::Open(_)) => Next::Done,
+        (MoveRole::Foreign(text), _) | (_, MoveRole::Foreign(text)) => {
             Next::Refuse(format!("a register is final in a way that this version doesn't know: {text:?}"))
         }
 
-        (Role::Open(_), _) if run.sealed.is_some() => Next::Refuse(format!(
+        (MoveRole::Open(_), _) if run.sealed.is_some() => Next::Refuse(format!(
             "the lease was moved on while this move stood still: it is open in {from} again. Run it again if it is \
              still meant"
         )),
-        (Role::Open(old), Role::Absent) => prepare(rules, old.epoch, old.max_ttl(), target, fresh),
-        (Role::Open(old), Role::Moved(_, register, elsewhere)) => {
+        (MoveRole::Open(old), MoveRole::Absent) => prepare(rules, old.epoch, old.max_ttl(), target, fresh),
+        (MoveRole::Open(old), MoveRole::Moved(_, register, elsewhere)) => {
             // A move back, on whatever way: into what an earlier move left behind.
             if mark::came_by(old, register) {
                 prepare(rules, old.epoch, old.max_ttl(), target, fresh)
@@ -140,42 +140,44 @@ pub fn next(rules: &MoveRules, run: &Run, target: &Observation, now: Instant, fr
                 ))
             }
         }
-        (Role::Open(old), Role::Prepared(_, register, _)) => {
+        (MoveRole::Open(old), MoveRole::Prepared(_, register, _)) => {
             seal(rules, run, source, old, (register, target.lineage.clone()), now, fresh)
         }
 
-        (Role::Moved(old, register, _), Role::Prepared(new, prepared, _)) if register == prepared => {
+        (MoveRole::Moved(old, register, _), MoveRole::Prepared(new, prepared, _)) if register == prepared => {
             // A failover may have lost that it was open already: then it is waited out.
             let free = run.sealed.as_ref() == Some(&(register, target.lineage.clone()));
             let record = opened(target, new, old, free, rules, fresh);
             Next::Put(Side::Target, record, Change::Init, Step::Open { free })
         }
-        (Role::Moved(_, _, elsewhere), _) => Next::Refuse(format!(
+        (MoveRole::Moved(_, _, elsewhere), _) => Next::Refuse(format!(
             "{from} says that the lease was moved to {elsewhere}, and {to} does not have that register. If it is \
              {to} that lost it, create it there with init, above the greatest epoch that anybody knows; else move it \
              from {elsewhere}"
         )),
 
-        (Role::Prepared(closed, prepared, _), Role::Moved(new, register, _)) if register == prepared => {
+        (MoveRole::Prepared(closed, prepared, _), MoveRole::Moved(new, register, _))
+            if register == prepared =>
+        {
             let record = opened(seen, closed, new, false, rules, fresh);
             Next::Put(Side::Source, record, Change::Init, Step::Finish)
         }
-        (Role::Prepared(_, _, elsewhere), _) => Next::Refuse(format!(
+        (MoveRole::Prepared(_, _, elsewhere), _) => Next::Refuse(format!(
             "the lease is not in {from} yet: it was only prepared there for a move from {elsewhere}"
         )),
 
-        (Role::Absent, Role::Moved(_, _, elsewhere)) => Next::Refuse(format!(
+        (MoveRole::Absent, MoveRole::Moved(_, _, elsewhere)) => Next::Refuse(format!(
             "{to} says that the lease was moved to {elsewhere}, and {from} has no register of it: create it \
              with init where it was lost, above the greatest epoch that anybody knows"
         )),
         // Somebody may still work under a register that was lost, so it is made anew and waited out (T-5). The new one
         // is prepared anew before that: a run that saw the old one's seal may be about to open what is there, and a
         // move the other way, which finds nothing either, would make its own (both: model).
-        (Role::Absent, Role::Prepared(new, register, _)) if run.anew == Some(register) => {
+        (MoveRole::Absent, MoveRole::Prepared(new, register, _)) if run.anew == Some(register) => {
             let closed = writes::init(seen, rules.max_ttl, new.epoch, Some(fresh.grant), fresh);
             Next::Put(Side::Source, closed, Change::Init, Step::Restore)
         }
-        (Role::Absent, _) => match prepare(rules, seen.floor, Duration::ZERO, target, fresh) {
+        (MoveRole::Absent, _) => match prepare(rules, seen.floor, Duration::ZERO, target, fresh) {
             Next::Put(side, record, change, _) => {
                 Next::Put(side, record, change, Step::PrepareAnew(fresh.grant))
             }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use lease_core::internal::step::{Action, CallId, Event, Jitter, Reply, Request, Rules, State};
+use lease_core::internal::step::{Action, CallId, CallRequest, Event, Jitter, Reply, Rules, State};
 use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{
     Certainty, Change, Grant, Instant, Lineage, Observation, PutOutcome, Record, RequestId, Tag, Term,
@@ -48,7 +48,7 @@ pub(crate) enum Fault {
 
 #[derive(Clone, Debug)]
 enum Happens {
-    Arrives { node: usize, incarnation: u64, call: CallId, request: Box<Request> },
+    Arrives { node: usize, incarnation: u64, call: CallId, request: Box<CallRequest> },
     Replies { node: usize, incarnation: u64, call: CallId, reply: Box<Reply> },
     Wakes { node: usize, alarm: u64 },
     Shows { node: usize, observation: Box<Observation> },
@@ -363,10 +363,10 @@ impl World {
         }
     }
 
-    fn serve(&mut self, request: &Request) -> Reply {
+    fn serve(&mut self, request: &CallRequest) -> Reply {
         match request {
-            Request::Observe => Reply::Seen(self.observation()),
-            Request::Put { expected, record, change } => {
+            CallRequest::Observe => Reply::Seen(self.observation()),
+            CallRequest::Put { expected, record, change } => {
                 let present = self.observation();
                 if present.tag() != expected.tag() || present.lineage != expected.lineage {
                     return Reply::Put(PutOutcome::Conflict(present));

@@ -31,7 +31,7 @@ pub struct EtcdMember {
 }
 
 /// The facts about a node that are known before it runs.
-pub(super) struct Plan {
+pub(super) struct MemberPlan {
     pub(super) name: String,
     pub(super) scheme: &'static str,
     pub(super) program: PathBuf,
@@ -45,9 +45,9 @@ pub(super) struct Plan {
 // === impl EtcdMember ===
 
 impl EtcdMember {
-    pub(super) fn new(plan: Plan, shared: &[String]) -> anyhow::Result<Self> {
+    pub(super) fn new(plan: MemberPlan, shared: &[String]) -> anyhow::Result<Self> {
         let (client, metrics) = (ReservedPort::new()?, ReservedPort::new()?);
-        let Plan { name, scheme, program, data, folder, peer: (listens, advertises) } = plan;
+        let MemberPlan { name, scheme, program, data, folder, peer: (listens, advertises) } = plan;
         let mut flags = vec![
             format!("--name={name}"),
             format!("--data-dir={}", data.display()),

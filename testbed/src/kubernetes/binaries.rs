@@ -31,13 +31,13 @@ const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const SCHEDULER: &str = "kube-scheduler";
 
 #[derive(Debug)]
-pub(super) struct Binaries {
+pub(super) struct KubernetesBinaries {
     pub(super) apiserver: PathBuf,
     pub(super) controller_manager: PathBuf,
     pub(super) scheduler: PathBuf,
 }
 
-impl Binaries {
+impl KubernetesBinaries {
     pub(super) async fn find() -> anyhow::Result<Self> {
         let folder = match env::var_os("KUBEBUILDER_ASSETS").filter(|folder| !folder.is_empty()) {
             Some(folder) => PathBuf::from(folder),

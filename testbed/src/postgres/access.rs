@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use tokio::io::AsyncWriteExt;
 use url::Url;
 
-use super::binaries::Binaries;
+use super::binaries::PostgresBinaries;
 use crate::process::find_program;
 
 /// The time limit of one call of [`psql`](Access::psql).
@@ -110,7 +110,7 @@ impl Access {
 
 /// A server of the user's own needs no server programs here, only the client.
 fn psql_path() -> anyhow::Result<PathBuf> {
-    Binaries::find().map(|binaries| binaries.path("psql")).or_else(|_| {
+    PostgresBinaries::find().map(|binaries| binaries.path("psql")).or_else(|_| {
         find_program(Path::new("psql"))
             .context("there is no program psql on PATH: install it (Debian and Ubuntu: `apt-get install postgresql-client`)")
     })

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{binaries::Binaries, settings::Settings};
+use super::{binaries::PostgresBinaries, settings::ServerSettings};
 use crate::supervisor::Folder;
 
 /// A folder that servers archive their WAL and timeline histories into and restore them from. Clones are the
@@ -17,7 +17,7 @@ impl WalArchive {
     /// When PostgreSQL isn't installed, or no folder can be made.
     pub fn new() -> anyhow::Result<Self> {
         let folder = Folder::new("archive")?;
-        Binaries::find()?.user.own(folder.path())?;
+        PostgresBinaries::find()?.user.own(folder.path())?;
         Ok(Self(Arc::new(folder)))
     }
 
@@ -26,7 +26,7 @@ impl WalArchive {
         self.0.path()
     }
 
-    pub(super) fn configure(&self, settings: &mut Settings) {
+    pub(super) fn configure(&self, settings: &mut ServerSettings) {
         let folder = self.path().display();
         settings.set("archive_mode".into(), "on".into());
         // A file appears under its name only when it is whole, and is never overwritten.

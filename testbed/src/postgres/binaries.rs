@@ -19,7 +19,7 @@ const OLDEST: u32 = 13;
 
 /// PostgreSQL's programs, all of one version.
 #[derive(Clone, Debug)]
-pub(super) struct Binaries {
+pub(super) struct PostgresBinaries {
     folder: PathBuf,
     /// As in `15.18`.
     pub(super) version: String,
@@ -32,10 +32,10 @@ pub(super) struct User(Option<(u32, u32)>);
 
 // === impl Binaries ===
 
-impl Binaries {
+impl PostgresBinaries {
     /// Those of this machine; searched for once.
     pub(super) fn find() -> anyhow::Result<Self> {
-        static FOUND: OnceLock<Result<Binaries, String>> = OnceLock::new();
+        static FOUND: OnceLock<Result<PostgresBinaries, String>> = OnceLock::new();
         let found = FOUND.get_or_init(|| Self::look().map_err(|error| format!("{error:#}")));
         found.clone().map_err(anyhow::Error::msg)
     }

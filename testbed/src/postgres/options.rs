@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{archive::WalArchive, settings::Settings};
+use super::{archive::WalArchive, settings::ServerSettings};
 
 /// The options of a PostgreSQL server. The default is an ordinary one, whose commits wait for the disk, with 100
 /// connections and, since it is quick to make, a system identifier that other servers share.
@@ -11,7 +11,7 @@ pub struct PostgresOptions {
     pub(super) fresh_system_identifier: bool,
     pub(super) archive: Option<WalArchive>,
     pub(super) tls: bool,
-    pub(super) settings: Settings,
+    pub(super) settings: ServerSettings,
 }
 
 /// A streaming standby's options; see [`Postgres::standby`](super::Postgres::standby).
@@ -20,15 +20,19 @@ pub struct StandbyOptions {
     pub(super) name: String,
     pub(super) synchronous: bool,
     pub(super) primary: Option<SocketAddr>,
-    pub(super) settings: Settings,
+    pub(super) settings: ServerSettings,
 }
 
 // === impl PostgresOptions ===
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        let options =
-            Self { fresh_system_identifier: false, archive: None, tls: false, settings: Settings::default() };
+        let options = Self {
+            fresh_system_identifier: false,
+            archive: None,
+            tls: false,
+            settings: ServerSettings::default(),
+        };
         options.fsync(true).max_connections(100)
     }
 }
@@ -84,7 +88,7 @@ impl PostgresOptions {
 impl StandbyOptions {
     /// A standby that the primary's commits don't wait for: a failover to it may lose acknowledged commits.
     pub fn asynchronous(name: impl Into<String>) -> Self {
-        Self { name: name.into(), synchronous: false, primary: None, settings: Settings::default() }
+        Self { name: name.into(), synchronous: false, primary: None, settings: ServerSettings::default() }
     }
 
     /// A standby that every commit on the primary waits for, as `synchronous_commit=on` means it.

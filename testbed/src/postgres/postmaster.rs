@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal};
 
-use super::binaries::Binaries;
+use super::binaries::PostgresBinaries;
 use crate::{
     processes,
     supervisor::{Ending, supervisor},
@@ -33,7 +33,7 @@ pub(super) struct Postmaster {
 
 impl Postmaster {
     pub(super) fn spawn(
-        binaries: &Binaries,
+        binaries: &PostgresBinaries,
         data: &Path,
         conf: &Path,
         hba: &Path,

@@ -4,9 +4,9 @@ use std::path::Path;
 
 /// Settings of `postgresql.conf` in the order in which they were made: the last of one name counts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Settings(Vec<(String, String)>);
+pub(super) struct ServerSettings(Vec<(String, String)>);
 
-impl Settings {
+impl ServerSettings {
     pub(super) fn set(&mut self, name: String, value: String) {
         self.0.push((name, value));
     }

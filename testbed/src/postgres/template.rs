@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::{PASSWORD, SUPERUSER, binaries::Binaries};
+use super::{PASSWORD, SUPERUSER, binaries::PostgresBinaries};
 use crate::{
     process::ProcessCommand,
     supervisor::{Ending, Folder},
@@ -21,7 +21,7 @@ const INITDB_LIMIT: Duration = Duration::from_secs(120);
 
 /// Makes the data folder of a new cluster, below `folder`, owned by the user that runs the server.
 pub(super) async fn data_folder(
-    binaries: &Binaries,
+    binaries: &PostgresBinaries,
     folder: &Folder,
     fresh: bool,
 ) -> anyhow::Result<PathBuf> {
@@ -42,13 +42,13 @@ pub(super) async fn data_folder(
 }
 
 /// The place of the template for this version; `None` without a cache folder.
-fn cached_template(binaries: &Binaries) -> Option<PathBuf> {
+fn cached_template(binaries: &PostgresBinaries) -> Option<PathBuf> {
     let cache = crate::cache::folder()?;
     let arch = std::env::consts::ARCH;
     Some(cache.join(format!("postgres-{}-{arch}-template-{LAYOUT}", binaries.version)))
 }
 
-async fn initdb(binaries: &Binaries, folder: &Folder, data: &Path) -> anyhow::Result<()> {
+async fn initdb(binaries: &PostgresBinaries, folder: &Folder, data: &Path) -> anyhow::Result<()> {
     let password = folder.path().join("password");
     binaries.user.write(&password, PASSWORD)?;
     let mut command = binaries.command("initdb", Ending::Kill, folder.path())?;
@@ -79,7 +79,7 @@ fn store(data: &Path, template: &Path) -> anyhow::Result<()> {
     if template.is_dir() { Ok(()) } else { stored }
 }
 
-fn copy(template: &Path, data: &Path, binaries: &Binaries) -> anyhow::Result<()> {
+fn copy(template: &Path, data: &Path, binaries: &PostgresBinaries) -> anyhow::Result<()> {
     copy_tree(template, data, &|path| binaries.user.own(path)).with_context(|| {
         format!("cannot copy the template {}: remove it to have it made again", template.display())
     })

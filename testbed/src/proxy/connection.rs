@@ -19,9 +19,9 @@ use tokio::{
 };
 
 use super::{
-    faults::{Direction, Faults, Flow, Shared},
-    request::{Content, FromClient, Request},
-    traps::{Action, Decision},
+    faults::{Direction, Faults, Flow, ProxyState},
+    request::{Content, FromClient, ProxiedRequest},
+    traps::{Decision, TrapAction},
     wire::{ClientParser, Protocol, ServerParser},
 };
 
@@ -37,7 +37,7 @@ struct Item {
 }
 
 enum Load {
-    Request(Request),
+    Request(ProxiedRequest),
     /// Bytes, and the labels of the requests that they complete the replies to.
     Bytes(Vec<u8>, Vec<String>),
     LoseReply(Lose),
@@ -45,8 +45,8 @@ enum Load {
 }
 
 struct Lose {
-    request: Request,
-    lost: oneshot::Sender<Request>,
+    request: ProxiedRequest,
+    lost: oneshot::Sender<ProxiedRequest>,
 }
 
 /// A request that the server hasn't answered.
@@ -64,7 +64,7 @@ enum Abort {
 }
 
 struct Connection {
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     pending: Mutex<VecDeque<Pending>>,
 }
 
@@ -77,12 +77,12 @@ struct Gate {
 
 /// Counts a connection as open; also when a caller's predicate panics.
 struct Open {
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     number: u64,
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(client: TcpStream, shared: Arc<Shared>, number: u64) {
+pub(super) async fn serve(client: TcpStream, shared: Arc<ProxyState>, number: u64) {
     let open = Open { shared: shared.clone(), number };
     let mut faults = shared.faults.subscribe();
     let upstream = shared.faults.borrow().upstream;
@@ -102,7 +102,7 @@ pub(super) async fn serve(client: TcpStream, shared: Arc<Shared>, number: u64) {
 async fn pass(
     client: TcpStream,
     upstream: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     faults: &mut watch::Receiver<Faults>,
 ) -> Option<Lose> {
     let mut client = ResetOnDrop::new(client);
@@ -204,11 +204,11 @@ impl Connection {
     }
 
     /// Springs the trap for this request, if there is one, before it is passed on.
-    async fn spring_trap(&self, request: &Request) -> Result<Option<Lose>, Abort> {
+    async fn spring_trap(&self, request: &ProxiedRequest) -> Result<Option<Lose>, Abort> {
         match self.shared.traps.catch(request) {
             None => Ok(None),
-            Some(Action::LoseReply { lost }) => Ok(Some(Lose { request: request.clone(), lost })),
-            Some(Action::Hold { caught, decision }) => {
+            Some(TrapAction::LoseReply { lost }) => Ok(Some(Lose { request: request.clone(), lost })),
+            Some(TrapAction::Hold { caught, decision }) => {
                 let _ = caught.send(request.clone());
                 // A handle that was dropped releases.
                 match decision.await.unwrap_or(Decision::Release) {

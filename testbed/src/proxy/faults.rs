@@ -37,8 +37,8 @@ pub enum Flow {
 #[derive(Clone, Debug)]
 pub(super) struct Faults {
     pub(super) upstream: SocketAddr,
-    pub(super) to_server: Lane,
-    pub(super) to_client: Lane,
+    pub(super) to_server: FaultLane,
+    pub(super) to_client: FaultLane,
     pub(super) refuse: bool,
     /// Connections with a smaller number are cut.
     pub(super) cut_below: u64,
@@ -46,13 +46,13 @@ pub(super) struct Faults {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Lane {
+pub(super) struct FaultLane {
     pub(super) flow: Flow,
     pub(super) delay: Duration,
 }
 
 /// Shared by the handle and the thread that serves the connections.
-pub(super) struct Shared {
+pub(super) struct ProxyState {
     pub(super) protocol: Protocol,
     pub(super) faults: watch::Sender<Faults>,
     pub(super) traps: Arc<Traps>,
@@ -63,12 +63,12 @@ pub(super) struct Shared {
 
 // === impl Shared ===
 
-impl Shared {
+impl ProxyState {
     pub(super) fn new(protocol: Protocol, upstream: SocketAddr) -> Self {
         let faults = Faults {
             upstream,
-            to_server: Lane::default(),
-            to_client: Lane::default(),
+            to_server: FaultLane::default(),
+            to_client: FaultLane::default(),
             refuse: false,
             cut_below: 0,
             shutdown: false,
@@ -91,14 +91,14 @@ impl Shared {
 // === impl Faults ===
 
 impl Faults {
-    pub(super) fn lane(&self, direction: Direction) -> Lane {
+    pub(super) fn lane(&self, direction: Direction) -> FaultLane {
         match direction {
             Direction::ToServer => self.to_server,
             Direction::ToClient => self.to_client,
         }
     }
 
-    pub(super) fn lane_mut(&mut self, direction: Direction) -> &mut Lane {
+    pub(super) fn lane_mut(&mut self, direction: Direction) -> &mut FaultLane {
         match direction {
             Direction::ToServer => &mut self.to_server,
             Direction::ToClient => &mut self.to_client,

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, mem};
 
-use super::request::{Content, FromClient, FromServer, Request};
+use super::request::{Content, FromClient, FromServer, ProxiedRequest};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -80,7 +80,7 @@ impl ClientFrames {
         Some(match message {
             Some((path, message)) => {
                 let content = Content::Grpc { path, message, stream: frame.stream };
-                FromClient::Request(Request { content, bytes: frame.bytes })
+                FromClient::Request(ProxiedRequest { content, bytes: frame.bytes })
             }
             None => FromClient::Other(frame.bytes),
         })

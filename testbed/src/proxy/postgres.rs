@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, mem};
 
-use super::request::{Content, FromClient, FromServer, Request};
+use super::request::{Content, FromClient, FromServer, ProxiedRequest};
 
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
@@ -39,7 +39,7 @@ impl ClientMessages {
                     let executes = mem::take(&mut self.executes);
                     self.parsed = None;
                     let content = Content::Postgres { sql, executes, completes: kind != b'H' };
-                    return Some(FromClient::Request(Request { content, bytes }));
+                    return Some(FromClient::Request(ProxiedRequest { content, bytes }));
                 }
                 b'P' | b'B' | b'E' | b'D' | b'C' => {}
                 _ => return Some(FromClient::Other(mem::take(&mut self.burst))),

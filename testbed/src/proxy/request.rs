@@ -3,7 +3,7 @@
 /// One request of a client: in PostgreSQL's protocol all messages up to and including a Sync, Query or Flush; of gRPC a
 /// message and its call; in TCP mode a piece of bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct ProxiedRequest {
     pub(super) content: Content,
     /// The bytes to pass on.
     pub(super) bytes: Vec<u8>,
@@ -32,7 +32,7 @@ pub(super) enum Content {
 pub(super) enum FromClient {
     /// Asks for TLS or GSSAPI; the bytes after it are plain only if the answer is `N`.
     Encrypt,
-    Request(Request),
+    Request(ProxiedRequest),
     /// Start-up, authentication, COPY data, goodbye; of HTTP/2 the frames that complete no message.
     Other(Vec<u8>),
 }
@@ -47,7 +47,7 @@ pub(super) struct FromServer {
     pub(super) completes: bool,
 }
 
-impl Request {
+impl ProxiedRequest {
     /// The SQL of its statements, executed or only prepared; of a prepared statement the text behind its name. Empty
     /// for a bare Sync, and in the other protocols.
     pub fn sql(&self) -> &[String] {

@@ -9,12 +9,12 @@ use std::{
 use anyhow::Context;
 use tokio::sync::oneshot;
 
-use super::request::Request;
+use super::request::ProxiedRequest;
 
 /// The time limit for a trap to catch a request: far beyond any ttl in a test.
 const CATCH_LIMIT: Duration = Duration::from_secs(120);
 
-type Matches = Box<dyn Fn(&Request) -> bool + Send + Sync>;
+type Matches = Box<dyn Fn(&ProxiedRequest) -> bool + Send + Sync>;
 
 /// The traps that are armed; each catches one request.
 #[derive(Default)]
@@ -23,12 +23,12 @@ pub(super) struct Traps(Mutex<(u64, Vec<Trap>)>);
 struct Trap {
     id: u64,
     matches: Matches,
-    action: Action,
+    action: TrapAction,
 }
 
-pub(super) enum Action {
-    Hold { caught: oneshot::Sender<Request>, decision: oneshot::Receiver<Decision> },
-    LoseReply { lost: oneshot::Sender<Request> },
+pub(super) enum TrapAction {
+    Hold { caught: oneshot::Sender<ProxiedRequest>, decision: oneshot::Receiver<Decision> },
+    LoseReply { lost: oneshot::Sender<ProxiedRequest> },
 }
 
 pub(super) enum Decision {
@@ -58,8 +58,8 @@ pub struct LostReply {
 struct Armed {
     traps: Arc<Traps>,
     id: u64,
-    signal: oneshot::Receiver<Request>,
-    caught: Option<Request>,
+    signal: oneshot::Receiver<ProxiedRequest>,
+    caught: Option<ProxiedRequest>,
 }
 
 // === impl Traps ===
@@ -68,22 +68,27 @@ impl Traps {
     pub(super) fn hold(self: &Arc<Self>, matches: Matches) -> Hold {
         let (caught, signal) = oneshot::channel();
         let (decision, receiver) = oneshot::channel();
-        Hold { armed: self.arm(matches, Action::Hold { caught, decision: receiver }, signal), decision }
+        Hold { armed: self.arm(matches, TrapAction::Hold { caught, decision: receiver }, signal), decision }
     }
 
     pub(super) fn lose_reply(self: &Arc<Self>, matches: Matches) -> LostReply {
         let (lost, signal) = oneshot::channel();
-        LostReply { armed: self.arm(matches, Action::LoseReply { lost }, signal) }
+        LostReply { armed: self.arm(matches, TrapAction::LoseReply { lost }, signal) }
     }
 
     /// The action for a request, whose trap is used up by that.
-    pub(super) fn catch(&self, request: &Request) -> Option<Action> {
+    pub(super) fn catch(&self, request: &ProxiedRequest) -> Option<TrapAction> {
         let traps = &mut self.lock().1;
         let caught = traps.iter().position(|trap| (trap.matches)(request))?;
         Some(traps.remove(caught).action)
     }
 
-    fn arm(self: &Arc<Self>, matches: Matches, action: Action, signal: oneshot::Receiver<Request>) -> Armed {
+    fn arm(
+        self: &Arc<Self>,
+        matches: Matches,
+        action: TrapAction,
+        signal: oneshot::Receiver<ProxiedRequest>,
+    ) -> Armed {
         let mut traps = self.lock();
         traps.0 += 1;
         let id = traps.0;
@@ -103,7 +108,7 @@ impl Hold {
     ///
     /// # Errors
     /// When none came within 120 s. Cancel-safe.
-    pub async fn held(&mut self) -> anyhow::Result<Request> {
+    pub async fn held(&mut self) -> anyhow::Result<ProxiedRequest> {
         self.armed.signalled("no request was held").await
     }
 
@@ -133,7 +138,7 @@ impl LostReply {
     ///
     /// # Errors
     /// When none came within 120 s, or the connection ended before the server had answered. Cancel-safe.
-    pub async fn lost(&mut self) -> anyhow::Result<Request> {
+    pub async fn lost(&mut self) -> anyhow::Result<ProxiedRequest> {
         self.armed.signalled("no reply was lost").await
     }
 }
@@ -147,7 +152,7 @@ impl fmt::Debug for LostReply {
 // === impl Armed ===
 
 impl Armed {
-    async fn signalled(&mut self, otherwise: &'static str) -> anyhow::Result<Request> {
+    async fn signalled(&mut self, otherwise: &'static str) -> anyhow::Result<ProxiedRequest> {
         if let Some(request) = &self.caught {
             return Ok(request.clone());
         }

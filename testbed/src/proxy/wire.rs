@@ -5,7 +5,7 @@ use std::mem;
 use super::{
     http2::{self, ClientFrames},
     postgres::{self, ClientMessages},
-    request::{Content, FromClient, FromServer, Request},
+    request::{Content, FromClient, FromServer, ProxiedRequest},
 };
 
 /// The protocol of the bytes that a proxy passes on.
@@ -59,7 +59,8 @@ impl ClientParser {
             ClientState::Grpc(frames) => frames.next(&mut self.input),
             ClientState::Tcp => {
                 let bytes = mem::take(&mut self.input);
-                (!bytes.is_empty()).then_some(FromClient::Request(Request { content: Content::Tcp, bytes }))
+                (!bytes.is_empty())
+                    .then_some(FromClient::Request(ProxiedRequest { content: Content::Tcp, bytes }))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The choice of the next call.
 
-use super::{Action, Call, Kind, Pending, Request, Role, Stage, Stepper};
+use super::{Action, Call, CallRequest, Kind, Pending, Role, Stage, Stepper};
 use crate::backend::Change;
 use crate::deadline::Deadline;
 use crate::reasons::StopReason;
@@ -136,14 +136,14 @@ impl Stepper<'_> {
                 false => self.jitter.of(self.state.rules.retry_every),
             });
         }
-        self.send(Kind::Observe, Request::Observe);
+        self.send(Kind::Observe, CallRequest::Observe);
     }
 
     fn put(&mut self, kind: Kind, expected: Observation, record: Record, change: Change) {
-        self.send(kind, Request::Put { expected, record, change });
+        self.send(kind, CallRequest::Put { expected, record, change });
     }
 
-    fn send(&mut self, kind: Kind, request: Request) {
+    fn send(&mut self, kind: Kind, request: CallRequest) {
         let id = self.state.next_call;
         self.state.next_call += 1;
         let limit = match &self.state.role {
