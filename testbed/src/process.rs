@@ -219,6 +219,24 @@ impl Process {
             .with_context(|| format!("cannot send {signal:?} to {}", self.name))
     }
 
+    /// Sends the signal again and again, as an impatient person does, until the process has ended.
+    ///
+    /// # Errors
+    /// It has not ended in time.
+    pub async fn insist(&self, signal: Signal, limit: Duration) -> anyhow::Result<ExitStatus> {
+        let ended = async {
+            loop {
+                let _ = self.signal(signal);
+                if let Ok(status) = self.wait(Duration::from_millis(100)).await {
+                    return status;
+                }
+            }
+        };
+        tokio::time::timeout(limit, ended)
+            .await
+            .with_context(|| format!("timed out after {limit:?} waiting for its end"))
+    }
+
     /// SIGSTOP; returns when no thread of the process executes anything.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! SIGTERM and SIGINT alike, once and twice, in a real process: this very test binary, started again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lease_testbed::{Process, Signal};
 
@@ -33,8 +33,10 @@ async fn the_first_signal_asks_and_the_second_ends_the_process() {
         child.signal(first).expect("sent");
         child.wait_for_line("told to stop", LIMIT).await.expect("it is told");
         assert_eq!(child.exit_status(), None, "the first signal only asks");
-        child.signal(second).expect("sent");
-        let status = child.wait(LIMIT).await.expect("it ends");
+        let told = Instant::now();
+        let status = child.insist(second, LIMIT).await.expect("it ends");
         assert_eq!(status.code(), Some(code), "{first:?} {second:?}");
+        // As the child counts, which was told a little earlier.
+        assert!(told.elapsed() > Duration::from_millis(800), "signals of one moment are one request");
     }
 }

@@ -179,7 +179,7 @@ async fn an_ingest_past_its_budget_says_what_it_abandons() -> anyhow::Result<()>
     let (ingest, _client) = with_a_request_under_way(&stage, &[]).await?;
     ingest.process.signal(Signal::TERM)?;
     ingest.process.wait_for_line("stopping; a second signal", LIMIT).await?;
-    ingest.process.signal(Signal::TERM)?;
-    assert_eq!(ingest.process.wait(LIMIT).await?.code(), Some(143), "a second signal waits for nothing");
+    let ended = ingest.process.insist(Signal::TERM, LIMIT).await?;
+    assert_eq!(ended.code(), Some(143), "a second signal waits for nothing");
     Ok(())
 }

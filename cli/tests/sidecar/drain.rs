@@ -107,8 +107,7 @@ async fn a_second_signal_ends_it_at_once_and_releases_nothing() -> anyhow::Resul
     let (hold, _asked) = with_a_request_under_way(&first, &proxy).await?;
     first.process.signal(Signal::TERM)?;
     first.process.wait_for_line("stopping; a second signal", LIMIT).await?;
-    first.process.signal(Signal::INT)?;
-    assert_eq!(first.process.wait(LIMIT).await?.code(), Some(130));
+    assert_eq!(first.process.insist(Signal::INT, LIMIT).await?.code(), Some(130));
     assert_eq!(stage.holder().await?.as_deref(), Some("first"));
     drop(hold);
     Ok(())

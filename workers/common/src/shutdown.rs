@@ -1,14 +1,19 @@
 //! The one place where the program hears that it should stop: SIGTERM and SIGINT alike (H-1).
 
 use std::process;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// A further signal within this time of the first belongs to the same request: `timeout` signals its child and then its
+/// child's group, a terminal and a supervisor may both signal.
+const ONE_REQUEST: Duration = Duration::from_secs(1);
+
 /// A token that the first SIGTERM or SIGINT cancels.
 ///
-/// The second one ends the process at once with 128 + its number. That is safe: nothing is released then that the
-/// work might still use; the lease runs out by itself.
+/// One that comes a second later or more ends the process at once with 128 + its number. That is safe: nothing is
+/// released then that the work might still use; the lease runs out by itself.
 ///
 /// # Errors
 /// The operating system refuses to watch signals.
@@ -21,21 +26,29 @@ pub fn token() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
+        let mut first = None::<Instant>;
         loop {
             let (name, number) = tokio::select! {
                 _ = terminate.recv() => ("SIGTERM", 15),
                 _ = interrupt.recv() => ("SIGINT", 2),
             };
-            if told.is_cancelled() {
+            if let Some(first) = first {
+                if first.elapsed() < ONE_REQUEST {
+                    continue;
+                }
                 tracing::error!(
                     signal = name,
                     "second signal: ending at once; a lease still held runs out by itself"
                 );
                 process::exit(128 + number);
             }
-            // Whoever reads the line may ask at once: it is so by then.
+            first = Some(Instant::now());
+            // The line is written when it is true: its reader may ask at once.
             told.cancel();
-            tracing::info!(signal = name, "stopping; a second signal ends the process at once");
+            tracing::info!(
+                signal = name,
+                "stopping; a second signal ends the process at once, from a second later on"
+            );
         }
     });
     Ok(token)
