@@ -106,8 +106,7 @@ async fn a_second_signal_ends_a_leader_at_once_and_loses_nothing() -> anyhow::Re
         let (leader, hold, _proxy) = with_a_batch_under_way(&stage, &ingest, &SHORT).await?;
         leader.process.signal(first)?;
         leader.process.wait_for_line("stopping; a second signal", LIMIT).await?;
-        leader.process.signal(second)?;
-        assert_eq!(leader.process.wait(LIMIT).await?.code(), Some(code));
+        assert_eq!(leader.process.insist(second, LIMIT).await?.code(), Some(code));
         assert!(!says(&leader, RELEASED));
         hold.release();
         let next = stage.forwarder_with("b", &ingest.address, &stage.outbox, &SHORT).await?;
