@@ -279,7 +279,8 @@ impl Stage {
 
     /// The rows that arrived, as the effects of the forwarders on the ingest: nothing else tells of their terms.
     async fn history(&self) -> anyhow::Result<History> {
-        let sql = "SELECT forwarder_epoch, ingest_id::text FROM canonical_events ORDER BY ingest_id";
+        // A bare `ingest_id` would be the selected text, in whose order 1000 comes before 101.
+        let sql = "SELECT forwarder_epoch, ingest_id::text FROM canonical_events ORDER BY canonical_events.ingest_id";
         let rows: Vec<(i64, String)> = sqlx::query_as(sql).fetch_all(&self.pools[1]).await?;
         let admitted = rows.into_iter().map(|(epoch, id)| Ok((epoch.try_into()?, id)));
         let admitted = admitted.collect::<anyhow::Result<_>>()?;
