@@ -122,7 +122,9 @@ async fn a_free_port_is_given_once_and_can_be_listened_on_again_and_again() -> a
     let different: std::collections::HashSet<&u16> = ports.iter().collect();
     assert_eq!(different.len(), ports.len());
     for _ in 0..2 {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", ports[0])).await?;
+        // A process that another test starts has the earlier listener as well, from its fork to its exec.
+        let listen = || tokio::net::TcpListener::bind(("127.0.0.1", ports[0]));
+        let listener = wait_for("the port can be listened on", LIMIT, listen).await?;
         let (client, server) =
             tokio::join!(tokio::net::TcpStream::connect(listener.local_addr()?), listener.accept());
         drop((client?, server?));
