@@ -183,7 +183,7 @@ impl Proxy {
         self.shared.traps.hold(Box::new(matches))
     }
 
-    /// Passes on the next request that matches and [executes](Request::executes) something, waits for the server's whole
+    /// Passes on the next request that matches and [executes](ProxiedRequest::executes) something, waits for the server's whole
     /// answer (so it was applied), and then cuts the connection instead of passing the answer on. Once.
     pub fn lose_reply(&self, matches: impl Fn(&ProxiedRequest) -> bool + Send + Sync + 'static) -> LostReply {
         self.shared.traps.lose_reply(Box::new(move |request| request.executes() && matches(request)))
