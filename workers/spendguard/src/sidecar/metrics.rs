@@ -18,7 +18,7 @@ const ACTIONS: [&str; 5] = ["acquire", "renew", "recover", "takeover", "revoke"]
 pub(super) fn start() {
     describe_gauge!(EPOCH, "epoch of the fencing lease that is held, 0 while none is");
     describe_counter!(ACQUIRE_ACTION, "granted acquisitions and renewals of the fencing lease, by action");
-    describe_counter!(DENIED, "acquisitions that were denied because another sidecar holds the scope");
+    describe_counter!(DENIED, "reads of the scope that found another live holder");
     describe_counter!(REQUESTS, "requests on the socket, by status code");
     gauge!(EPOCH).set(0);
     counter!(DENIED).increment(0);
