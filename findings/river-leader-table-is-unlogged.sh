@@ -12,7 +12,7 @@
 # For leases: a lease must be as durable as the work it guards. After such a restart all holders have lost their leases
 # without any time having passed, so an end that a holder computed from its last renewal protects nobody.
 # Seen (River 0.51.2, PostgreSQL 15.20): expires_at is 15.0 s ahead when a backend that runs nothing is killed; another
-# client is elected 0.3 to 0.6 s later, and the old one enqueues its periodic jobs until 4.9 s: two leaders for 4 s.
+# client is elected 0.3 to 0.9 s later, and the old one enqueues its periodic jobs until 5.0 s: two leaders for 4 s.
 # Source: riverqueue/river, migration 002_initial_schema (CREATE UNLOGGED TABLE river_leader); internal/leadership/
 # elector.go (the interval of 5 s). Found by running it, no issue about it was found.
 set -euo pipefail
