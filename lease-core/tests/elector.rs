@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use lease_core::{
     Change, Elector, ElectorBuilder, Ended, EventKind, Leadership, LeaseBackend, LeaseEvent, LeaseName, Loss,
     Memory, RunError, StopReason, WorkloadId, admin,
 };
-use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
 
