@@ -25,6 +25,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         3 => (0..5_000u64).prop_map(Fault::LoseReplies),
         2 => (0..4_000u64).prop_map(Fault::Slow),
         1 => (0..8_000u64).prop_map(Fault::FailOver),
+        2 => (0..8_000u64, any::<bool>()).prop_map(|(ms, outage)| Fault::Restore(ms, outage)),
         1 => Just(Fault::Delete),
         1 => Just(Fault::Init),
         1 => Just(Fault::StepDown),
