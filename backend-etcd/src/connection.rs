@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use url::Url;
 
 use crate::config::{EtcdConfig, address};
-use crate::error;
+use crate::error::{self, SHIM};
 use crate::newest::Newest;
 
 /// A node that takes longer to open a connection is out of reach or has no majority.
@@ -242,6 +242,9 @@ async fn open_one(
     let read = client.get(config.keys.leases(), Some(GetOptions::new().with_count_only())).await;
     let read = read.map_err(failed)?;
     let header = read.header().ok_or_else(|| Failed::passing("an answer without a header"))?;
+    if header.cluster_id() == 0 {
+        return Err(Failed::refused(format!("{SHIM} (its answers have cluster id 0)")));
+    }
     // A cluster is restored while its nodes are down: whoever has a connection knows of it from the first answer on.
     newest.saw(before, header.cluster_id(), u64::try_from(header.revision()).unwrap_or_default());
     Ok(Opened { client, cluster: header.cluster_id() })
