@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use url::Url;
 
 use crate::config::{EtcdConfig, address};
-use crate::error;
+use crate::error::{self, SHIM};
 
 /// A node that takes longer to open a connection is out of reach or has no majority.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
@@ -236,6 +236,9 @@ async fn open_one(
     let read = client.get(config.keys.leases(), Some(GetOptions::new().with_count_only())).await;
     let read = read.map_err(failed)?;
     let header = read.header().ok_or_else(|| Failed::passing("an answer without a header"))?;
+    if header.cluster_id() == 0 {
+        return Err(Failed::refused(format!("{SHIM} (its answers have cluster id 0)")));
+    }
     Ok(Opened { client, cluster: header.cluster_id() })
 }
 

@@ -18,7 +18,7 @@ use crate::file::{LeaseFile, check_place};
 use crate::{schema, watch};
 
 const OBSERVE: &str = "SELECT (SELECT record FROM coordination_leases WHERE lease_name = ?1) AS record,
-                              (SELECT epoch FROM coordination_lease_floors WHERE lease_name = ?1) AS floor";
+                              (SELECT max(epoch) FROM coordination_lease_floors WHERE lease_name IN (?1, '')) AS floor";
 
 const LIST: &str = "SELECT lease_name, record, floors.epoch AS floor
                       FROM coordination_leases JOIN coordination_lease_floors AS floors USING (lease_name)
@@ -31,10 +31,10 @@ const RENEW: &str = "UPDATE coordination_leases SET record = ?2 WHERE lease_name
 const CHANGE: &str =
     "UPDATE coordination_leases SET record = ?2, last_event = ?4 WHERE lease_name = ?1 AND tag = ?3";
 
-/// Creates the register, if it is absent in the way that was seen: never there, or (?3) deleted.
+/// Creates the register, if it is absent in the way that was seen: never there, or (?3) deleted, maybe with its file.
 const CREATE: &str = "INSERT INTO coordination_leases (lease_name, record, last_event) SELECT ?1, ?2, ?4
                        WHERE NOT EXISTS (SELECT 1 FROM coordination_leases WHERE lease_name = ?1)
-                         AND EXISTS (SELECT 1 FROM coordination_lease_floors WHERE lease_name = ?1) = ?3";
+                         AND EXISTS (SELECT 1 FROM coordination_lease_floors WHERE lease_name IN (?1, '')) = ?3";
 
 const HISTORY: &str =
     "SELECT *, CAST(round((julianday(event_at) - 2440587.5) * 86400000) AS INTEGER) AS event_at_ms

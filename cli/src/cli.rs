@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use lease_core::printable;
 use lease_settings::{
     App, Block, Failure, LeaderElection, Log, Mode, Model, Modes, Operator, Settings, Sources, ValueKind,
     Workload,
@@ -111,7 +112,8 @@ impl Cli {
             Err(failure) => {
                 let message = failure.to_string();
                 if !message.is_empty() {
-                    eprintln!("error: {message}");
+                    // It may quote a store's or a server's words.
+                    eprintln!("error: {}", printable(&message));
                 }
                 failure.exit_code()
             }

@@ -135,6 +135,23 @@ async fn a_server_that_somebody_runs_is_judged_as_an_ordinary_role_and_left_as_i
     nothing_is_left(&server).await;
 }
 
+#[tokio::test]
+async fn a_verdict_is_told_although_what_the_suite_made_cannot_be_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let judged =
+        report(&["conformance", "--mode", "sqlite", "--folder", path, "--filter", "process::a_holder_stopped"]);
+    // It is renamed before it is removed, and a folder that isn't empty is in the way of that.
+    let in_the_way = wait_until("the suite has made its folder", LIMIT, async || {
+        let made = std::fs::read_dir(folder.path()).unwrap().next();
+        made.is_some_and(|made| std::fs::create_dir_all(made.unwrap().path().join("done/full")).is_ok())
+    });
+    let ((code, report), in_the_way) = tokio::join!(judged, in_the_way);
+    in_the_way.unwrap();
+    assert_eq!(code, Some(1), "{report:#}");
+    assert!(report["cases"][0]["verdict"]["passed"].is_object(), "{report:#}");
+}
+
 /// In the process group of this test: the kernel would end stopped actors of a group that lost its last parent.
 fn judging_where_a_holder_is_stopped(store: &[&str]) -> Child {
     let mut lab = Command::new(env!("CARGO_BIN_EXE_leasehold-lab"));

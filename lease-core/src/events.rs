@@ -33,6 +33,9 @@ pub enum EventKind {
     },
     /// The watch came up or went down; when it is down, candidates poll.
     Watching(bool),
+    /// The store, or what stands in between, offers no watch until somebody changes a setting: candidates poll. Reported
+    /// once.
+    WatchRefused(String),
     /// Another grant was seen for the first time.
     Following(Term),
     /// There is no register: an operator must run `init` (T-5).
@@ -98,6 +101,12 @@ impl LeaseEvent {
             }
             EventKind::Watching(true) => debug!(lease, holder, "watching for changes"),
             EventKind::Watching(false) => debug!(lease, holder, "watch is down; polling"),
+            EventKind::WatchRefused(error) => {
+                warn!(
+                    lease,
+                    holder, error, "no watch: a released lease is found by polling, one retry interval late"
+                );
+            }
             EventKind::Following(term) => {
                 info!(lease, holder, epoch = term.epoch, "standing by: somebody else holds the lease");
             }

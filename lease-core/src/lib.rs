@@ -52,6 +52,7 @@ mod leadership;
 mod lease_thread;
 mod memory;
 pub mod migrate;
+mod printable;
 mod reasons;
 mod record;
 mod writes;
@@ -65,6 +66,7 @@ pub use error::{BackendError, Certainty, InvalidName, InvalidSettings};
 pub use events::{EventKind, LeaseEvent};
 pub use leadership::Leadership;
 pub use memory::Memory;
+pub use printable::printable;
 pub use reasons::{Loss, StopReason};
 pub use record::{Grant, LeaseName, Lineage, Observation, Record, Request, RequestId, Tag, Term, WallTime};
 

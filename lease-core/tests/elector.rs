@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use lease_core::{
-    Change, Elector, ElectorBuilder, Ended, EventKind, Leadership, LeaseBackend, LeaseEvent, LeaseName, Loss,
-    Memory, RunError, StopReason, WorkloadId, admin,
+    BackendError, Capabilities, Change, Elector, ElectorBuilder, Ended, EventKind, Hints, Leadership,
+    LeaseBackend, LeaseEvent, LeaseName, Loss, Memory, Observation, PutOutcome, Record, RunError, StopReason,
+    WorkloadId, admin,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
@@ -359,4 +360,55 @@ async fn a_request_for_an_earlier_grant_is_void() {
         soon("a beat", hints.next()).await;
     }
     assert!(first.is_leader_now() && first.stop_reason().is_none());
+}
+
+/// A store whose watch can't work until somebody changes a setting.
+struct Unwatchable(Memory, Arc<AtomicU32>);
+
+#[async_trait::async_trait]
+impl LeaseBackend for Unwatchable {
+    async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
+        self.0.observe(name).await
+    }
+
+    async fn put_if(
+        &self,
+        name: &LeaseName,
+        expected: &Observation,
+        record: &Record,
+        change: Change,
+    ) -> Result<PutOutcome, BackendError> {
+        self.0.put_if(name, expected, record, change).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { watch: true, ..self.0.capabilities() }
+    }
+
+    async fn watch(&self, _: &str) -> Result<Hints, BackendError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Err(BackendError::refused("a pooler stands in between"))
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_is_refused_is_told_of_once() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let store: Arc<dyn LeaseBackend> = Arc::new(Unwatchable(Memory::new(), asked.clone()));
+    let connect = move || std::future::ready(Ok(store.clone()));
+    let elector = Elector::builder(connect, name(), WorkloadId::new("a").unwrap()).ttl(TTL).build().unwrap();
+    let mut events = elector.events();
+    let task = tokio::spawn(elector.run_until(std::future::pending(), |leadership| async move {
+        leadership.stop_requested().await;
+        Ok::<_, String>(())
+    }));
+    let mut told = Vec::new();
+    while asked.load(Ordering::SeqCst) < 4 {
+        let event: LeaseEvent = soon("an event", events.next()).await.unwrap().unwrap();
+        if let EventKind::WatchRefused(why) = event.kind {
+            told.push(why);
+        }
+    }
+    assert_eq!(told, ["a pooler stands in between"]);
+    task.abort();
 }

@@ -1,6 +1,6 @@
 //! `leaderElection`: how a worker campaigns. The arithmetic is the core's; the names are the operators'.
 
-use lease_core::{Connector, Elector, ElectorBuilder, InvalidSettings, LeaseName, WorkloadId};
+use lease_core::{Connector, Elector, ElectorBuilder, InvalidSettings, LeaseName, WorkloadId, printable};
 use serde::Deserialize;
 
 use crate::{BadSetting, Block, Millis, Section, Setting, SettingFault, Settings, ValueKind, Workload};
@@ -152,7 +152,8 @@ impl Settings {
     /// The operator's name in records, for people: the user and this instance.
     pub fn operator(&self) -> Result<String, BadSetting> {
         let user = ["USER", "LOGNAME"].into_iter().find_map(|key| std::env::var(key).ok());
-        Ok(format!("{}@{}", user.as_deref().unwrap_or("operator"), self.workload_id()?))
+        let user = user.as_deref().unwrap_or("operator");
+        Ok(format!("{}@{}", printable(user), self.workload_id()?))
     }
 
     /// An elector for the lease that is set, or else for `default_lease`.

@@ -23,7 +23,7 @@ impl Block for Workload {
             "LEASEHOLD_WORKLOAD_ID",
             ValueKind::Checked {
                 check: |text| WorkloadId::new(text).is_ok(),
-                allowed: "use 1 to 253 characters without control characters, for example the pod's name",
+                allowed: "use 1 to 253 characters without control or hidden characters, for example the pod's name",
             },
             "the instance's name in records and history, for people",
         )

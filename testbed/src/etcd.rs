@@ -4,6 +4,7 @@ mod http;
 mod member;
 mod options;
 mod peers;
+mod shim;
 
 use std::{
     path::{Path, PathBuf},
@@ -19,6 +20,7 @@ use anyhow::{Context, bail};
 pub use self::{
     member::EtcdMember,
     options::{EtcdOptions, EtcdTls},
+    shim::EtcdShim,
 };
 use self::{member::MemberPlan, peers::Peers};
 use crate::{certificates::Certificates, go, process::Process, supervisor::Folder, wait::wait_for};

@@ -52,13 +52,13 @@ pub use self::{
 #[cfg(feature = "tls")]
 pub use self::certificates::Certificates;
 #[cfg(feature = "etcd")]
-pub use self::etcd::{ClusterId, Etcd, EtcdMember, EtcdOptions, EtcdTls};
+pub use self::etcd::{ClusterId, Etcd, EtcdMember, EtcdOptions, EtcdShim, EtcdTls};
 #[cfg(feature = "k8s")]
 pub use self::kubernetes::{
     AuditEvent, AuditLog, ControlPlane, ControlPlaneOptions, Identity, KubernetesAccess, KubernetesServer,
     PlainGate, client_go_candidate,
 };
 #[cfg(feature = "postgres")]
-pub use self::postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive};
+pub use self::postgres::{PgBouncer, Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive};
 #[cfg(feature = "proxy")]
 pub use self::proxy::{Direction, Flow, Hold, LostReply, ProxiedRequest, Proxy, RoundTripCount, RoundTrips};

@@ -4,6 +4,7 @@ mod access;
 mod archive;
 mod binaries;
 mod options;
+mod pgbouncer;
 mod postmaster;
 mod replication;
 mod server;
@@ -25,6 +26,7 @@ use self::{access::Access, binaries::PostgresBinaries, postmaster::Postmaster, s
 pub use self::{
     archive::WalArchive,
     options::{PostgresOptions, StandbyOptions},
+    pgbouncer::PgBouncer,
     server::PostgresServer,
 };
 use crate::{certificates::Certificates, ports::ReservedPort, supervisor::Folder, wait::wait_until};

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use lease_core::{LeaseName, admin};
 use lease_settings::{App, Failure};
 
+use super::output::note;
 use super::revoke::report;
 use super::session::Target;
 
@@ -25,7 +26,7 @@ pub(crate) struct Raise {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(..i64::MAX as u64))]
     above: u64,
     /// Why, for the history [default: who ran the command]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = note)]
     note: Option<String>,
     /// Write JSON
     #[arg(long)]

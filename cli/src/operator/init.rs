@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::output::{line, span};
 use super::session::Target;
+use crate::run::waits;
 
 /// Make the store ready (tables, migrations) and create leases that aren't there
 ///
@@ -59,7 +60,7 @@ pub(super) fn run(args: &InitArgs, app: &App) -> Result<ExitCode, Failure> {
         for name in &leases {
             let how = Init { new: args.new, above: args.above, max_ttl };
             let (seen, created) = session.change(admin::init(&*session.backend, name, how)).await?;
-            let (epoch, free) = seen.record.as_ref().map_or((0, true), |r| (r.epoch, r.grant.is_none()));
+            let (epoch, free) = (seen.record.as_ref().map_or(0, |record| record.epoch), !waits(&seen));
             if args.json {
                 line(json!({ "lease": name, "created": created, "free": free, "epoch": epoch }))?;
             } else if !created {

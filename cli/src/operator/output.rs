@@ -4,12 +4,21 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
-use lease_core::WallTime;
+use lease_core::{WallTime, printable};
 use lease_settings::Failure;
 
-/// Prints one line. A reader that went away (`| head`) ends the command without a word.
+/// Prints one line, and never more: what a store holds is written by others. A reader that went away (`| head`) ends the
+/// command without a word.
 pub(super) fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
-    written(writeln!(io::stdout(), "{text}"))
+    written(writeln!(io::stdout(), "{}", printable(&text.to_string())))
+}
+
+/// A note on a change, which goes into the record and its history.
+pub(super) fn note(text: &str) -> Result<String, String> {
+    match printable(text) {
+        same if same == text => Ok(same.into_owned()),
+        _ => Err("use one line without control or hidden characters".to_owned()),
+    }
 }
 
 /// Is it written, and seen at once?

@@ -7,7 +7,7 @@ use lease_core::{LeaseName, Observation, admin};
 use lease_settings::{App, Failure};
 use serde_json::json;
 
-use super::output::{line, span};
+use super::output::{line, note, span};
 use super::session::Target;
 
 /// End the present term without asking its holder
@@ -24,7 +24,7 @@ pub(crate) struct Revoke {
     #[arg(long)]
     holder_is_dead: bool,
     /// Why, for the history [default: who ran the command]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = note)]
     note: Option<String>,
     /// Write JSON
     #[arg(long)]

@@ -50,7 +50,9 @@ pub(super) fn run(args: &Status, app: &App) -> Result<ExitCode, Failure> {
             if args.json {
                 line(as_json(name, observation))?;
             } else {
-                line(as_text(name, observation))?;
+                let mut lines = as_text(name, observation).into_iter();
+                lines.next().map_or(Ok(()), line)?;
+                lines.try_for_each(|more| line(format!("  {more}")))?;
             }
         }
         Ok(if all_there { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -62,11 +64,11 @@ fn as_json(name: &LeaseName, observation: &Observation) -> serde_json::Value {
     json!({ "lease": name, "state": state, "store_lineage": observation.lineage, "record": observation.record })
 }
 
-fn as_text(name: &LeaseName, seen: &Observation) -> String {
+fn as_text(name: &LeaseName, seen: &Observation) -> Vec<String> {
     let Some(record) = &seen.record else {
-        return format!(
+        return vec![format!(
             "{name}: there is no such lease in this store; `leasehold init` creates it, unless this is the wrong store"
-        );
+        )];
     };
     let mut lines = vec![format!("{name}: {}", headline(record))];
     if record.grant.is_some() && !record.holder.is_empty() {
@@ -102,7 +104,7 @@ fn as_text(name: &LeaseName, seen: &Observation) -> String {
     if !record.note.is_empty() {
         lines.push(format!("note: {}", record.note));
     }
-    lines.join("\n  ")
+    lines
 }
 
 fn headline(record: &Record) -> String {

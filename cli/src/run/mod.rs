@@ -30,6 +30,7 @@ use std::time::Duration;
 use lease_core::{Elector, ElectorBuilder, LeaseName};
 use lease_settings::{App, Failure, LeaderElection};
 
+pub(crate) use self::init::waits;
 use crate::modes::must_exist;
 
 /// The default log filter: the guard's own few lines, and the core's warnings.
@@ -65,7 +66,8 @@ up. Ctrl-C belongs to the program. SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINC
 Exit codes: the program's own, or 128 + n if signal n killed it; 2 bad input, nothing was started; 125 this command
 itself failed; 126 the program could not be executed, 127 not found; 128 + n signal n came while standing by.")]
 pub(crate) struct RunArgs {
-    /// Create the lease first if it isn't there, free: first installations only
+    /// Create the lease first if it isn't there. On a server, and where an SQLite file was deleted, it is watched for one
+    /// maximum ttl before it is taken: somebody may still hold it
     #[arg(long)]
     pub(crate) init: bool,
     /// Run the program for one term only: exit with 125 when the lease is lost or handed over

@@ -283,6 +283,45 @@ fn refuses_a_path_that_could_not_work_before_it_is_opened() {
     }
 }
 
+/// Whoever retried one of them would do so for ever.
+#[test]
+fn no_command_starts_on_a_lease_file_that_can_never_be_opened() {
+    let leasehold = Leasehold::bare();
+    leasehold.file("text", "no database, but longer than a database's header is");
+    leasehold.file("text.db-wal", "");
+    std::fs::create_dir(leasehold.path("folder")).unwrap();
+    std::fs::create_dir(leasehold.path("used.db-shm")).unwrap();
+    std::os::unix::fs::symlink("nowhere", leasehold.path("dangling")).unwrap();
+    for (path, part) in [
+        ("folder", "folder"),
+        ("missing/leases.db", "create it first"),
+        (":memory:", "memory"),
+        ("leases.db/", "folder"),
+        ("text", "not an SQLite database"),
+        ("text/leases.db", "not a folder"),
+        ("dangling", "leads to no file"),
+        ("used.db", "used.db-shm"),
+    ] {
+        for args in [
+            &["run", "--init", "--lease", "nightly", "--", "touch", "ran"][..],
+            &["run", "--lease", "nightly", "--", "touch", "ran"],
+            &["worker", "outbox-forwarder", "--outbox-url", "sqlite:o.db", "--ingest-url", "http://127.0.0.1:1"],
+            &["init", "nightly"],
+            &["status"],
+            &["watch"],
+            &["history", "nightly"],
+            &["step-down", "nightly"],
+            &["revoke", "nightly"],
+            &["fence", "raise", "nightly", "--above", "1"],
+            &["migrate-schema"],
+        ] {
+            let ran = leasehold.run(&[&["--sqlite-path", path][..], args].concat());
+            ran.refused(&["--sqlite-path", part]);
+        }
+    }
+    assert!(!leasehold.files().contains(&"ran".to_owned()));
+}
+
 #[test]
 fn refuses_unknown_keys_and_tables_in_the_file() {
     for (content, parts) in [

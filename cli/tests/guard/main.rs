@@ -4,6 +4,7 @@ mod chaos;
 mod codes;
 mod common;
 mod deaths;
+mod deleted;
 mod descendants;
 mod family;
 mod handover;

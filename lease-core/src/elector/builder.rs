@@ -11,6 +11,7 @@ use crate::backend::Connector;
 use crate::clock::Clock;
 use crate::deadline::shortened;
 use crate::error::InvalidSettings;
+use crate::printable::is_hidden;
 use crate::record::LeaseName;
 use crate::writes::Candidate;
 
@@ -173,6 +174,11 @@ impl ElectorBuilder {
                 renew_every * 2,
             );
             return refuse("stop_grace", stop_grace, why);
+        }
+        if self.region.contains(is_hidden) {
+            let (value, why) =
+                (format!("{:?}", self.region), "use no control or hidden characters".to_owned());
+            return Err(InvalidSettings { setting: "region", value, why });
         }
         let who = Candidate {
             holder: self.workload.0,

@@ -80,8 +80,9 @@ impl Driver {
         let (hint, mut hints) = mpsc::channel(4);
         let mut background = JoinSet::new();
         if capabilities.watch {
+            let pause = self.rules.retry_every;
             let watch =
-                watch(backend.clone(), self.name.clone(), self.clock.clone(), self.rules.retry_every, hint);
+                watch(backend.clone(), self.name.clone(), self.clock.clone(), pause, hint, self.teller());
             background.spawn(watch);
         }
         let mut running = Running {
@@ -198,13 +199,8 @@ impl Driver {
             call_limit: SHORTEST_CONNECT_LIMIT,
             by: self.rules.who.holder.clone(),
         };
-        let (events, lease, holder) = (self.events.clone(), self.name.clone(), self.rules.who.holder.clone());
-        let tell = move |progress: Progress| {
-            let kind = EventKind::Moving(progress.to_string());
-            let event = LeaseEvent { lease: lease.clone(), holder: holder.clone(), kind };
-            event.log();
-            let _ = events.send(event);
-        };
+        let teller = self.teller();
+        let tell = move |progress: Progress| teller(EventKind::Moving(progress.to_string()));
         tokio::select! {
             biased;
             _ = self.control.recv() => return Ok(false),
@@ -322,9 +318,17 @@ impl Driver {
     }
 
     fn report(&self, kind: EventKind) {
-        let event = LeaseEvent { lease: self.name.clone(), holder: self.rules.who.holder.clone(), kind };
-        event.log();
-        let _ = self.events.send(event);
+        self.teller()(kind);
+    }
+
+    /// Reports events, also from a task beside this one.
+    fn teller(&self) -> impl Fn(EventKind) + Send + Sync + use<> {
+        let (events, lease, holder) = (self.events.clone(), self.name.clone(), self.rules.who.holder.clone());
+        move |kind| {
+            let event = LeaseEvent { lease: lease.clone(), holder: holder.clone(), kind };
+            event.log();
+            let _ = events.send(event);
+        }
     }
 }
 
@@ -349,9 +353,20 @@ async fn watch(
     clock: Clock,
     pause: Duration,
     events: mpsc::Sender<Event>,
+    tell: impl Fn(EventKind),
 ) {
+    let mut told = false;
     loop {
-        if let Ok(mut hints) = backend.watch(name.as_str()).await {
+        let watched = backend.watch(name.as_str()).await;
+        if let Err(error) = &watched
+            && error.refused
+            && !told
+        {
+            told = true;
+            tell(EventKind::WatchRefused(format!("{error:#}")));
+        }
+        if let Ok(mut hints) = watched {
+            told = false;
             if events.send(Event::Watching(true)).await.is_err() {
                 return;
             }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lease_core::{Clock, Instant, LeaseName};
+use lease_core::{Clock, Instant, LeaseName, printable};
 use lease_settings::{App, Failure};
 use lease_worker_common::shutdown;
 use serde_json::json;
@@ -151,8 +151,8 @@ impl Screen {
     }
 
     fn line(&self, words: &str) -> Result<(), Failure> {
-        let clear = if self.live { "\r\x1b[K" } else { "" };
-        line(format!("{clear}{}  {words}", Timestamp::now().strftime("%H:%M:%S%.3f")))
+        self.end()?;
+        line(format!("{}  {words}", Timestamp::now().strftime("%H:%M:%S%.3f")))
     }
 
     fn live(&self, followers: &BTreeMap<LeaseName, Follower>) -> Result<(), Failure> {
@@ -175,10 +175,11 @@ impl Screen {
             })
         };
         let all: Vec<_> = followers.iter().filter_map(of_one).collect();
-        let text: String = all.join(" · ").chars().take(78).collect();
+        let text: String = printable(&all.join(" · ")).chars().take(78).collect();
         written(write!(stdout(), "\r\x1b[K{text}"))
     }
 
+    /// Takes the live line away.
     fn end(&self) -> Result<(), Failure> {
         if self.live { written(write!(stdout(), "\r\x1b[K")) } else { Ok(()) }
     }
