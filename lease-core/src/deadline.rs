@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Instant;
-use crate::record::{Grant, Lineage, Observation};
+use crate::record::{Grant, Lineage, Observation, Term};
 
 /// ρ as a divisor: 1/500, far beyond what a working quartz or NTP's slewing (1/2000) can do.
 pub const RHO_DIVISOR: u32 = 500;
@@ -111,6 +111,8 @@ pub enum Claim {
     Absent,
     /// Final: never (M-1).
     Sealed,
+    /// The next epoch would be above the ceiling (E-1): not before an operator has repaired the register.
+    Exhausted,
 }
 
 impl Sighting {
@@ -152,6 +154,9 @@ impl Sighting {
         let Some(record) = &self.observation.record else { return Claim::Absent };
         if record.sealed.is_some() {
             return Claim::Sealed;
+        }
+        if self.observation.next_epoch() > Term::MAX_EPOCH {
+            return Claim::Exhausted;
         }
         let wait = if record.lineage != self.observation.lineage {
             record.max_ttl().max(max_ttl)
@@ -232,6 +237,19 @@ mod tests {
         let mut sealed = seen(None, 0, "a", "a");
         sealed.record.as_mut().unwrap().sealed = Some("elsewhere".into());
         assert_eq!(claim_of(sealed), Claim::Sealed);
+    }
+
+    #[test]
+    fn no_term_is_claimed_above_the_ceiling_of_epochs() {
+        let at_epoch = |epoch, floor| {
+            let mut observation = seen(None, 3, "a", "a");
+            observation.record.as_mut().unwrap().epoch = epoch;
+            claim_of(Observation { floor, ..observation })
+        };
+        assert_eq!(at_epoch(Term::MAX_EPOCH - 1, 0), Claim::At(Instant::ZERO));
+        for (epoch, floor) in [(Term::MAX_EPOCH, 0), (u64::MAX, 0), (7, Term::MAX_EPOCH), (7, u64::MAX)] {
+            assert_eq!(at_epoch(epoch, floor), Claim::Exhausted);
+        }
     }
 
     #[test]

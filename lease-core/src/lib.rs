@@ -54,6 +54,7 @@ mod memory;
 pub mod migrate;
 mod reasons;
 mod record;
+mod revocation;
 mod writes;
 
 pub use backend::{
@@ -67,6 +68,7 @@ pub use leadership::Leadership;
 pub use memory::Memory;
 pub use reasons::{Loss, StopReason};
 pub use record::{Grant, LeaseName, Lineage, Observation, Record, Request, RequestId, Tag, Term, WallTime};
+pub use revocation::{LONGEST_HOLD_OFF, Revocation};
 
 /// For this project's other packages: the pure protocol, which they judge, and its parts. Nothing here is stable.
 #[doc(hidden)]
