@@ -37,7 +37,7 @@ const CREATE: &str = "INSERT INTO coordination_leases (lease_name, record, last_
                          AND EXISTS (SELECT 1 FROM coordination_lease_floors WHERE lease_name IN (?1, '')) = ?3";
 
 const HISTORY: &str =
-    "SELECT *, CAST(round((julianday(event_at) - 2440587.5) * 86400000) AS INTEGER) AS event_at_ms
+    "SELECT *, coalesce(CAST(round((julianday(event_at) - 2440587.5) * 86400000) AS INTEGER), 0) AS event_at_ms
                          FROM (SELECT * FROM coordination_lease_history WHERE lease_name = ?1
                                 ORDER BY sequence DESC LIMIT ?2)
                         ORDER BY sequence";

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Instant;
-use crate::record::{Grant, Lineage, Observation, Record};
+use crate::record::{Grant, Lineage, Observation, Record, Term};
 
 /// ρ as a divisor: 1/500, far beyond what a working quartz or NTP's slewing (1/2000) can do.
 pub const RHO_DIVISOR: u32 = 500;
@@ -184,6 +184,8 @@ pub enum Claim {
     Absent,
     /// Final: never (M-1).
     Sealed,
+    /// The next epoch would be above the ceiling (E-1): not before an operator has repaired the register.
+    Exhausted,
 }
 
 impl Sighting {
@@ -291,8 +293,13 @@ impl Sighting {
         let lost = (self.known.epoch, self.known.beat);
         let rewind = self.rewind.get_or_insert(Rewind { at, lost, max_ttl });
         *rewind = Rewind { at, lost: rewind.lost.max(lost), max_ttl: rewind.max_ttl.max(max_ttl) };
-        let seen = self.known.epoch.max(self.known.floor);
-        self.observation.floor = self.observation.floor.max(seen.saturating_add(UNSEEN_EPOCHS));
+        let unseen = self.known.epoch.max(self.known.floor).saturating_add(UNSEEN_EPOCHS);
+        if unseen < Term::MAX_EPOCH {
+            self.observation.floor = self.observation.floor.max(unseen);
+        } else {
+            // No term can follow what was seen (E-1): an operator has repaired the register, and the epochs begin there.
+            (self.observation.floor, self.known.epoch) = (0, 0);
+        }
     }
 
     fn take(&mut self, shown: Observation, received_at: Instant) {
@@ -322,6 +329,9 @@ impl Sighting {
         let Some(record) = &self.observation.record else { return Claim::Absent };
         if record.sealed.is_some() {
             return Claim::Sealed;
+        }
+        if self.observation.next_epoch() > Term::MAX_EPOCH {
+            return Claim::Exhausted;
         }
         let max_ttl = record.max_ttl().max(max_ttl);
         let forgotten = self
@@ -493,6 +503,19 @@ mod tests {
         let mut sealed = seen(None, 0, "a", "a");
         sealed.record.as_mut().unwrap().sealed = Some("elsewhere".into());
         assert_eq!(claim_of(sealed), Claim::Sealed);
+    }
+
+    #[test]
+    fn no_term_is_claimed_above_the_ceiling_of_epochs() {
+        let at_epoch = |epoch, floor| {
+            let mut observation = seen(None, 3, "a", "a");
+            observation.record.as_mut().unwrap().epoch = epoch;
+            claim_of(Observation { floor, ..observation })
+        };
+        assert_eq!(at_epoch(Term::MAX_EPOCH - 1, 0), Claim::At(Instant::ZERO));
+        for (epoch, floor) in [(Term::MAX_EPOCH, 0), (u64::MAX, 0), (7, Term::MAX_EPOCH), (7, u64::MAX)] {
+            assert_eq!(at_epoch(epoch, floor), Claim::Exhausted);
+        }
     }
 
     #[test]

@@ -38,6 +38,17 @@ pub enum EventKind {
     WatchRefused(String),
     /// Another grant was seen for the first time.
     Following(Term),
+    /// An operator ended the last term (H-3), or keeps this candidate off for a time.
+    Revoked {
+        /// The name of whoever did, for people; empty if that is not known.
+        by: String,
+        /// Why, for people.
+        note: String,
+        /// This candidate holds off, and for this long at least.
+        hold_off: Option<Duration>,
+    },
+    /// No epoch is left for another term (E-1); the register's last one. An operator must repair the register.
+    EpochsExhausted(u64),
     /// There is no register: an operator must run `init` (T-5).
     RegisterAbsent,
     /// This register is final (M-1): the lease was moved, or is being moved; in the register's own words.
@@ -110,6 +121,26 @@ impl LeaseEvent {
             EventKind::Following(term) => {
                 info!(lease, holder, epoch = term.epoch, "standing by: somebody else holds the lease");
             }
+            EventKind::Revoked { by, note, hold_off: None } => {
+                info!(lease, holder, by, note, "standing by: an operator revoked the lease");
+            }
+            EventKind::Revoked { by, note, hold_off: Some(hold_off) } => {
+                warn!(
+                    lease,
+                    holder,
+                    by,
+                    note,
+                    ?hold_off,
+                    "an operator revoked this workload's term: others come first"
+                );
+            }
+            EventKind::EpochsExhausted(epoch) => error!(
+                lease,
+                holder,
+                epoch,
+                greatest = Term::MAX_EPOCH,
+                "no epoch is left for another term: nobody can lead until an operator repairs the register; polling"
+            ),
             EventKind::RegisterAbsent => warn!(
                 lease,
                 holder,

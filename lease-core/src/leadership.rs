@@ -116,6 +116,11 @@ impl Leadership {
         self.0.loss.get().copied().unwrap_or(Loss::Expired)
     }
 
+    /// Why the term is over, if the elector has said so yet.
+    pub fn loss(&self) -> Option<Loss> {
+        self.0.loss.get().copied()
+    }
+
     /// Says that a resource refused this term with `FENCING_EPOCH_STALE`: the term ends at once (F-4).
     ///
     /// Call it whenever an admission fails; the elector raises the alarm and campaigns again after the work returns.
@@ -134,8 +139,9 @@ impl Leadership {
     }
 
     pub(crate) fn end(&self, loss: Loss) {
-        self.0.deadline.clear();
+        // The reason first: whoever sees the check turn false may ask for it.
         let _ = self.0.loss.set(loss);
+        self.0.deadline.clear();
         self.0.lost.cancel();
         self.0.stop.cancel();
     }

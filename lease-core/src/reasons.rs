@@ -43,8 +43,10 @@ impl fmt::Display for StopReason {
 pub enum Loss {
     /// The deadline passed without an acknowledged renewal.
     Expired,
-    /// A linearizable read showed another grant or freedom: taken over, or revoked by an operator.
+    /// A linearizable read showed another grant or freedom: taken over.
     Superseded,
+    /// An operator revoked the term, or raised the fence above it (H-3, F-4).
+    Revoked,
     /// The register is gone (T-5).
     RegisterGone,
     /// A resource has admitted a later term (F-4).
@@ -68,7 +70,8 @@ impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Expired => "no renewal was acknowledged before the deadline",
-            Self::Superseded => "another grant, or freedom, was seen: taken over or revoked",
+            Self::Superseded => "another grant, or freedom, was seen: taken over",
+            Self::Revoked => "an operator revoked it",
             Self::RegisterGone => "the register is gone from the store",
             Self::FenceRefused => "a resource has admitted a later term",
             Self::Returned => "the work returned",

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
+use lease_core::admin::AdminError;
 use lease_core::{
     BackendError, Capabilities, Change, Elector, ElectorBuilder, Ended, EventKind, Hints, Leadership,
     LeaseBackend, LeaseEvent, LeaseName, Loss, Memory, Observation, PutOutcome, Record, RunError, StopReason,
-    WorkloadId, admin,
+    Term, WorkloadId, admin,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
@@ -211,10 +212,50 @@ async fn a_revoked_holder_ends_at_once_and_the_lease_is_waited_out() {
     let store = Memory::new();
     let (mut begun, _stop, _task) = spawn(elector(&store, "a"));
     let first = soon("a term", begun.recv()).await.unwrap();
-    admin::revoke(&store, &name(), false, "by hand").await.unwrap();
-    assert_eq!(soon("the loss", first.lost()).await, Loss::Superseded);
+    admin::revoke(&store, &name(), admin::Revoke::default()).await.unwrap();
+    assert_eq!(soon("the loss", first.lost()).await, Loss::Revoked);
     let again = soon("a later term", begun.recv()).await.unwrap();
     assert!(again.term().epoch > first.term().epoch);
+}
+
+#[tokio::test]
+async fn a_standby_takes_the_lease_of_a_revoked_holder_and_is_told_who_revoked_it() {
+    let store = Memory::new();
+    let (mut begun, _stop, _task) = spawn(elector(&store, "a"));
+    let first = soon("a term", begun.recv()).await.unwrap();
+    let standby = elector(&store, "b").build().unwrap();
+    let mut events = standby.events();
+    let (mut next, _stop_next, _next_task) = run(standby);
+    let how = admin::Revoke { by: "op", note: "stuck", ..Default::default() };
+    let revoked = async {
+        loop {
+            match events.next().await.expect("events").map(|event| event.kind) {
+                Ok(EventKind::Following(term)) if term == first.term() => {
+                    admin::revoke(&store, &name(), how).await.unwrap();
+                }
+                Ok(EventKind::Revoked { by, note, hold_off }) => return (by, note, hold_off),
+                _ => {}
+            }
+        }
+    };
+    assert_eq!(soon("the news", revoked).await, ("op".to_owned(), "stuck".to_owned(), None));
+    assert_eq!(soon("the loss", first.lost()).await, Loss::Revoked);
+    let second = soon("the successor", next.recv()).await.unwrap();
+    assert!(second.term().epoch > first.term().epoch && begun.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn no_lease_is_lifted_to_where_no_term_could_follow() {
+    let store = Memory::new();
+    admin::init(&store, &name(), admin::Init { new: true, above: 0, max_ttl: TTL }).await.unwrap();
+    let far = Term::MAX_ABOVE + 1;
+    let error = admin::fence_raise(&store, &name(), far, "").await.unwrap_err();
+    assert!(matches!(error, AdminError::AboveCeiling(above) if above == far), "{error}");
+    assert!(error.to_string().contains(&Term::MAX_ABOVE.to_string()), "it names the greatest: {error}");
+    let how = admin::Init { new: true, above: u64::MAX, max_ttl: TTL };
+    assert!(matches!(admin::init(&store, &name(), how).await, Err(AdminError::AboveCeiling(_))));
+    let raised = admin::fence_raise(&store, &name(), Term::MAX_ABOVE, "").await.unwrap();
+    assert!(raised.next_epoch() < Term::MAX_EPOCH);
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use lease_core::LeaseName;
 use lease_core::admin::{self, Init};
 use lease_core::internal::deadline;
+use lease_core::{LeaseName, Term};
 use lease_settings::{App, Failure};
 use serde_json::json;
 
@@ -25,9 +25,9 @@ pub(crate) struct InitArgs {
     /// Create it free. First installations only: on a store that lost its leases, two could lead
     #[arg(long)]
     new: bool,
-    /// Every later epoch exceeds N: the greatest that any log or fence knows, after a loss
+    /// Every later epoch exceeds N: the greatest that any log or fence knows, after a loss; at most 2^61
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u64).range(..i64::MAX as u64))]
+          value_parser = clap::value_parser!(u64).range(..=Term::MAX_ABOVE))]
     above: u64,
     /// Leave tables and migrations alone: they were made by a role with more rights
     #[arg(long)]

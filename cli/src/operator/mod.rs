@@ -31,7 +31,7 @@ pub(crate) enum Operation {
     Watch(watch::Watch),
     History(history::HistoryArgs),
     StepDown(step_down::StepDown),
-    Revoke(revoke::Revoke),
+    Revoke(revoke::RevokeArgs),
     Restored(restored::Restored),
     /// Answer a fence that has admitted epochs which the store no longer knows
     #[command(subcommand)]

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use lease_core::internal::writes;
-use lease_core::{LeaseName, Observation, Record};
+use lease_core::{LeaseName, Observation, Record, Revocation, Term};
 use lease_settings::{App, Failure};
 use serde_json::json;
 
 use super::output::{line, span, wall};
+use super::revoke::held_off;
 use super::session::Target;
 use super::{ended_by_operator, state};
 
@@ -91,6 +92,16 @@ fn as_text(name: &LeaseName, seen: &Observation) -> Vec<String> {
             "last written under another history of the store ({}, now {}): candidates wait for one maximum ttl",
             record.lineage, seen.lineage
         ));
+    }
+    if seen.next_epoch() > Term::MAX_EPOCH {
+        lines.push(
+            "no epoch is left for another term: nobody can lead until the register is repaired".to_owned(),
+        );
+    }
+    let held_off = Revocation::of(record).map(|revocation| (revocation.by.clone(), held_off(&revocation)));
+    if let Some((by, words)) = held_off.filter(|(_, words)| !words.is_empty()) {
+        let by = if by.is_empty() { "an operator".to_owned() } else { by };
+        lines.push(format!("revoked by {by}: {words}"));
     }
     if let Some(request) = writes::pending_request(record) {
         lines.push(format!(

@@ -130,6 +130,9 @@ impl<'a> Guard<'a> {
         match event.as_ref().map(|event| &event.kind) {
             Some(EventKind::Renewed(_)) | None => self.renewed.notify_one(),
             Some(EventKind::Following(term)) => info!(lease, holder, epoch = term.epoch, "standing by"),
+            Some(EventKind::Revoked { by, note, hold_off: None }) => {
+                info!(lease, holder, by, note, "standing by: an operator revoked the lease");
+            }
             Some(EventKind::Acquired { term, .. }) => info!(lease, holder, epoch = term.epoch, "leading"),
             Some(EventKind::Released { term, .. }) => info!(lease, holder, epoch = term.epoch, "released"),
             Some(_) => {}

@@ -40,6 +40,7 @@ on_each_store!(
     step_down_and_revoke_of_a_free_lease_are_refused,
     revoke_ends_a_live_term_and_the_next_one_has_a_greater_epoch,
     revoking_a_dead_holder_frees_the_lease_at_once,
+    a_revoked_holder_comes_after_the_others_and_not_before_its_time,
     fence_raise_makes_every_later_epoch_exceed,
     restored_makes_everybody_wait_and_every_later_epoch_exceed,
     restored_goes_on_where_one_lease_can_not_be_stamped,
@@ -182,6 +183,27 @@ async fn revoking_a_dead_holder_frees_the_lease_at_once(store: Store) {
     let mut holder = store.candidate("pod-b");
     assert!(holder.leads().await.epoch > revoked[0]["epoch"].as_u64().expect("an epoch"));
     holder.stop().await;
+}
+
+async fn a_revoked_holder_comes_after_the_others_and_not_before_its_time(store: Store) {
+    store.run(&["init", "--new", LEASE]).await.ok();
+    let mut stuck = store.candidate_with("pod-a", Duration::from_secs(2));
+    stuck.leads().await;
+    let mut standby = store.candidate_with("pod-b", Duration::from_secs(2));
+    // Nobody else would take it from a revoked holder that comes back first.
+    let revoked = store.run(&["revoke", LEASE, "--for", "7s", "--note", "stuck"]).await;
+    let at = Instant::now();
+    assert!(revoked.ok().contains("pod-a holds off for 7s"), "{}", revoked.out);
+    standby.leads().await;
+    let status = store.run(&["status", LEASE]).await;
+    assert!(status.ok().contains("revoked by op@tester: pod-a holds off for 7s"), "{}", status.out);
+    standby.stop().await;
+    // The lease is free, and the one that was revoked is alone.
+    stuck.leads().await;
+    assert!(at.elapsed() >= Duration::from_secs(7), "it came after {:?}", at.elapsed());
+    let status = store.run(&["status", LEASE]).await;
+    assert!(!status.ok().contains("holds off"), "its time is over: {}", status.out);
+    stuck.stop().await;
 }
 
 async fn fence_raise_makes_every_later_epoch_exceed(store: Store) {

@@ -93,6 +93,14 @@ impl Stage {
         Worker::start(&["worker", "canonical-ingest", "--canonical-url", &self.canonical]).await
     }
 
+    /// An operator's command on the lease store; what it printed.
+    pub(crate) async fn operator(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_leasehold"));
+        let ran = command.args(&self.lease_flags).args(args).env("USER", "op").output().await?;
+        anyhow::ensure!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        Ok(String::from_utf8(ran.stdout)?)
+    }
+
     /// A candidate whose lease doesn't run out.
     pub(crate) async fn forwarder(&self, name: &str, ingest: &str) -> anyhow::Result<Worker> {
         self.forwarder_with(name, ingest, &self.outbox, &[]).await

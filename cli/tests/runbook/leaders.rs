@@ -115,6 +115,27 @@ async fn a_fence_that_is_ahead_of_the_lease_is_seen_and_passed() -> anyhow::Resu
     after.comes_to(FORWARDS, |value| value == 1.0).await
 }
 
+#[tokio::test]
+async fn a_mark_that_no_lease_issued_is_seen_and_set_back() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    term(&site, "before").await?;
+    let poison = "SELECT leasehold_admit('audit_outbox', 4611686018427387904, gen_random_uuid())";
+    sqlx::query(poison).execute(&site.ledger).await?;
+    let after = site.worker("outbox-forwarder", "after", &[NOWHERE]).await?;
+    after.comes_to(REFUSED, |times| times >= 2.0).await?;
+    let mut page = Section::of("Every term is refused because of an epoch that no lease ever issued");
+    site.sh(page.next("export LEASEHOLD_FENCE_DATABASE_URL"))
+        .await?
+        .says(&["was set back from epoch 4611686018427387904"]);
+    page.end();
+    let rounds = after.metric(ROUNDS).await?;
+    after.comes_to(ROUNDS, |now| now >= rounds + 5.0).await?;
+    after.comes_to(FORWARDS, |value| value == 1.0).await?;
+    let told = "SELECT count(*) FROM leasehold_fence_lowerings WHERE note = 'INC-78'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(told).fetch_one(&site.ledger).await?, 1);
+    Ok(())
+}
+
 /// The epoch that the outbox has admitted last, as the look shows it.
 fn mark(look: &Ran) -> anyhow::Result<String> {
     let row = look.ok().lines().find_map(|line| line.trim().strip_prefix("audit_outbox"));

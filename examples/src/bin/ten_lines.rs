@@ -61,7 +61,7 @@ async fn forward_batch(outbox: &mut SqliteConnection, leadership: &Leadership) -
             leadership.fence_refused();
             return Ok(());
         }
-        Err(FenceError::Store(error)) => return Err(error.into()),
+        Err(error) => return Err(error.into()),
     }
     sqlx::query("INSERT INTO batches (epoch) VALUES (?)").bind(term.epoch as i64).execute(&mut *tx).await?;
     tx.commit().await?;

@@ -81,7 +81,9 @@ fn has_evidence(
     let showed =
         |test: &dyn Fn(&View) -> bool| during.iter().filter_map(|what| answered_view(what)).any(test);
     let evidence = match loss {
-        Loss::Superseded => showed(&|view| view.record.is_some() && view.grant() != Some(term.grant)),
+        Loss::Superseded | Loss::Revoked => {
+            showed(&|view| view.record.is_some() && view.grant() != Some(term.grant))
+        }
         Loss::RegisterGone => showed(&|view| view.record.is_none()),
         Loss::Expired => during.iter().filter_map(|what| deadline_in(what)).max() <= Some(event.at),
         Loss::Returned => during.contains(&&What::WorkReturned),
@@ -184,7 +186,7 @@ mod tests {
 
     #[test]
     fn rejects_a_term_that_an_error_ended() {
-        for loss in [Loss::Superseded, Loss::RegisterGone, Loss::Expired, Loss::Returned] {
+        for loss in [Loss::Superseded, Loss::Revoked, Loss::RegisterGone, Loss::Expired, Loss::Returned] {
             let mut story = Story::default();
             story.leads(0, 1, "a", 1).fails_to_see(300, 301, "a").ends(301, "a", 1, loss);
             assert!(check(&story.history).is_err(), "{loss:?}");

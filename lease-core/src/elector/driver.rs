@@ -303,6 +303,10 @@ impl Driver {
         match (note, term) {
             (Note::Following(other), _) if Some(other) == term => {}
             (Note::Following(term), _) => self.report(EventKind::Following(term)),
+            (Note::Revoked { by, note, hold_off }, _) => {
+                self.report(EventKind::Revoked { by, note, hold_off });
+            }
+            (Note::EpochsExhausted(epoch), _) => self.report(EventKind::EpochsExhausted(epoch)),
             (Note::RegisterAbsent, _) if self.rules.creates_registers => {}
             (Note::RegisterAbsent, _) => self.report(EventKind::RegisterAbsent),
             (Note::Sealed(why), _) => self.report(EventKind::Sealed(why)),

@@ -111,6 +111,17 @@ pub enum Action {
 pub enum Note {
     /// A grant of somebody else's was seen for the first time.
     Following(Term),
+    /// An operator ended the last term (H-3), or keeps this candidate off.
+    Revoked {
+        /// The name of whoever did, for people.
+        by: String,
+        /// Why, for people.
+        note: String,
+        /// This candidate holds off, and for this long at least.
+        hold_off: Option<Duration>,
+    },
+    /// No epoch is left for another term (E-1): the last one.
+    EpochsExhausted(u64),
     /// There is no register, and candidates don't make registers in this store (T-5).
     RegisterAbsent,
     /// This register is final (M-1): why, in its own words.

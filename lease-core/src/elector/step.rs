@@ -15,8 +15,9 @@ use std::sync::Arc;
 
 pub use super::messages::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules};
 use crate::clock::Instant;
-use crate::deadline::{Claim, Deadline, Known, Sighting};
-use crate::record::{Grant, Lineage, Observation, Tag, Term};
+use crate::deadline::{Claim, Deadline, Known, Sighting, lengthened};
+use crate::record::{Grant, Lineage, Observation, Record, Tag, Term};
+use crate::revocation::Revocation;
 use crate::writes::Fresh;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,6 +94,8 @@ pub struct State {
     not_before: Instant,
     /// No claim before this moment, after a step-down.
     hold_off_until: Instant,
+    /// The revocation that the register shows, and when it was first seen (H-3).
+    revocation: Option<(Revocation, Instant)>,
     watching: bool,
     hinted: bool,
     holder_is_dead: bool,
@@ -114,6 +117,7 @@ impl State {
             due_at: Instant::ZERO,
             not_before: Instant::ZERO,
             hold_off_until: Instant::ZERO,
+            revocation: None,
             watching: false,
             hinted: false,
             holder_is_dead: false,
@@ -183,13 +187,43 @@ impl State {
 
     /// From when on the register as last seen may be taken.
     fn claim_at(&self) -> Option<Instant> {
+        match self.claim()? {
+            Claim::At(at) => Some(self.held_off(at.max(self.hold_off_until))),
+            Claim::Absent if self.rules.creates_registers => Some(self.hold_off_until),
+            Claim::AfterALook | Claim::Absent | Claim::Sealed | Claim::Exhausted => None,
+        }
+    }
+
+    fn claim(&self) -> Option<Claim> {
         let (_, sighting) = self.sighting.as_ref()?;
         let who = &self.rules.who;
-        match sighting.claim(who.ttl, who.max_ttl, self.holder_is_dead) {
-            Claim::At(at) => Some(at.max(self.hold_off_until)),
-            Claim::Absent if self.rules.creates_registers => Some(self.hold_off_until),
-            Claim::AfterALook | Claim::Absent | Claim::Sealed => None,
+        Some(sighting.claim(who.ttl, who.max_ttl, self.holder_is_dead))
+    }
+
+    /// When this candidate may claim what anybody else may claim from `at` on (H-3). The time counts from the first
+    /// sight of the revocation, by this process's own clock.
+    fn held_off(&self, at: Instant) -> Instant {
+        let Some((revocation, since)) = &self.revocation else { return at };
+        if revocation.except.as_ref() != Some(&self.rules.who.holder) {
+            return at;
         }
+        let ended_last = |record: &Record| revocation.ended_the_last_term(record);
+        // Others come first, also if they only poll.
+        let behind = match self.observation().and_then(|seen| seen.record.as_ref()).is_some_and(ended_last) {
+            true => at.max(*since).plus(self.rules.retry_every * 2),
+            false => at,
+        };
+        match revocation.for_ms {
+            0 => behind,
+            _ => behind.max(since.plus(lengthened(revocation.hold_off()))),
+        }
+    }
+
+    /// Has the revocation had its effect on everybody, as far as this process's clock can tell?
+    fn revocation_is_over(&self, now: Instant) -> bool {
+        self.revocation.as_ref().is_some_and(|(revocation, since)| {
+            revocation.for_ms == 0 || now >= since.plus(lengthened(revocation.hold_off()))
+        })
     }
 }
 

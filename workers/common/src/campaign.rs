@@ -139,10 +139,16 @@ async fn alone(
     budget: Duration,
 ) -> Result<(), Failure> {
     let taking = async {
+        let mut said = String::new();
         loop {
-            match work.take_term().await {
+            match work.take_term().await.map_err(|why| why.to_string()) {
                 Ok(term) => return term,
-                Err(why) => warn!(%why, "no term from the database; retrying"),
+                // Once, also where only an operator can help.
+                Err(why) if why == said => {}
+                Err(why) => {
+                    warn!(why, "no term from the database; retrying");
+                    said = why;
+                }
             }
             tokio::time::sleep(work.retry_every()).await;
         }

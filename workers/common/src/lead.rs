@@ -157,11 +157,24 @@ fn retry_in(work: &impl LeaderWork, mandate: &Mandate, error: &BatchError) -> Op
     let epoch = mandate.term().epoch;
     let skip = |reason: &'static str| counter!(work.metrics().skip, "reason" => reason).increment(1);
     // An old term says so first, whatever else the answer was.
-    let expired = !mandate.holds_now() && mandate.loss() != Some(Loss::FenceRefused);
-    if expired {
-        let expires_at = jiff::Timestamp::from_millisecond(mandate.expires_at().0).unwrap_or_default();
-        skip(LeaderMetrics::LEASE_EXPIRED);
-        warn!(epoch, %expires_at, "lease expired locally; skip batch until renewed");
+    let over = !mandate.holds_now();
+    match mandate.loss() {
+        _ if !over => {}
+        Some(Loss::FenceRefused) => {}
+        Some(Loss::Revoked) => {
+            skip(LeaderMetrics::LEASE_REVOKED);
+            warn!(epoch, "lease revoked by an operator; skip batch until it is held again");
+        }
+        Some(loss) if loss != Loss::Expired => {
+            skip(LeaderMetrics::LEASE_LOST);
+            warn!(epoch, %loss, "lease lost; skip batch until it is held again");
+        }
+        // By this process's own clock, also where the elector has yet to say so.
+        _ => {
+            let expires_at = jiff::Timestamp::from_millisecond(mandate.expires_at().0).unwrap_or_default();
+            skip(LeaderMetrics::LEASE_EXPIRED);
+            warn!(epoch, %expires_at, "lease expired locally; skip batch until renewed");
+        }
     }
     match error {
         BatchError::Expired => None,
@@ -174,7 +187,7 @@ fn retry_in(work: &impl LeaderWork, mandate: &Mandate, error: &BatchError) -> Op
         BatchError::Failed { reason, why, retry_in } => {
             skip(reason);
             warn!(epoch, why, ?retry_in, "batch failed; retrying");
-            (!expired).then_some(*retry_in)
+            (!over).then_some(*retry_in)
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod health;
 pub mod lead;
 pub mod leader_metrics;
 pub mod mandate;
+pub mod marks;
 pub mod request_id;
 mod role;
 pub mod shutdown;

@@ -85,7 +85,7 @@ impl Mandate {
     /// Why the term is over, if that is known by now.
     pub fn loss(&self) -> Option<Loss> {
         match &self.0.source {
-            Source::Lease(leadership) => leadership.lost().now_or_never(),
+            Source::Lease(leadership) => leadership.loss(),
             Source::Sole { refused, .. } => refused.is_cancelled().then_some(Loss::FenceRefused),
         }
     }

@@ -3,10 +3,11 @@
 use super::{Action, Call, CallId, Event, Kind, Note, Reply, Role, Stage, Stepper, Tenure};
 use crate::backend::PutOutcome;
 use crate::clock::Instant;
-use crate::deadline::{Deadline, Known, SHORTEST_ATTEMPT, Seen, Sighting};
+use crate::deadline::{Claim, Deadline, Known, SHORTEST_ATTEMPT, Seen, Sighting};
 use crate::error::Certainty;
 use crate::reasons::{Loss, StopReason};
 use crate::record::{Grant, Lineage, Observation, Record, RequestId, Term};
+use crate::revocation::Revocation;
 use crate::writes;
 
 impl Stepper<'_> {
@@ -131,6 +132,7 @@ impl Stepper<'_> {
         if record.is_some() {
             self.state.heal = None;
         }
+        self.saw_revocation(record.as_ref());
         match self.tenure() {
             Some(tenure) => {
                 let mine = record.as_ref().is_some_and(|record| record.term() == Some(tenure.term));
@@ -139,7 +141,10 @@ impl Stepper<'_> {
                     Some(record) if tenure.stage == Stage::Releasing && record.released(tenure.term) => {
                         self.released(record.answered);
                     }
-                    Some(_) => self.end(Loss::Superseded),
+                    Some(record) => {
+                        let revoked = Revocation::of(&record).is_some_and(|by| by.epoch > tenure.term.epoch);
+                        self.end(if revoked { Loss::Revoked } else { Loss::Superseded });
+                    }
                     None => {
                         self.state.heal = Some((tenure.term.epoch, tenure.deadline));
                         self.end(Loss::RegisterGone);
@@ -186,12 +191,21 @@ impl Stepper<'_> {
                 let grant = sighting.observation().grant();
                 if sighting.heard(observation, self.now) {
                     self.state.holder_is_dead &= grant == record_grant(record.as_ref());
+                    self.saw_revocation(record.as_ref());
                     self.saw_as_candidate(record.as_ref());
                 } else {
                     self.state.hinted = true;
                 }
             }
             _ => self.state.hinted = true,
+        }
+    }
+
+    /// A hold-off counts from the first sight of its revocation.
+    fn saw_revocation(&mut self, record: Option<&Record>) {
+        let shown = record.and_then(Revocation::of);
+        if self.state.revocation.as_ref().map(|(known, _)| known) != shown.as_ref() {
+            self.state.revocation = shown.map(|shown| (shown, self.now));
         }
     }
 
@@ -218,13 +232,28 @@ impl Stepper<'_> {
             None => Some(Note::RegisterAbsent),
             Some(record) => match &record.sealed {
                 Some(why) => Some(Note::Sealed(why.clone())),
-                None => record.term().map(Note::Following),
+                None if self.state.claim() == Some(Claim::Exhausted) => {
+                    Some(Note::EpochsExhausted(record.epoch))
+                }
+                None => self.revoked(record).or_else(|| record.term().map(Note::Following)),
             },
         };
         if self.state.noted != note {
             self.state.noted.clone_from(&note);
             self.actions.extend(note.map(Action::Note));
         }
+    }
+
+    /// The news of a revocation that ended the last term, or that keeps this candidate off.
+    fn revoked(&self, record: &Record) -> Option<Note> {
+        let (revocation, _) = self.state.revocation.as_ref()?;
+        let excepted = revocation.except.as_ref() == Some(&self.state.rules.who.holder);
+        let kept_off = excepted && !self.state.revocation_is_over(self.now);
+        (revocation.ended_the_last_term(record) || kept_off).then(|| Note::Revoked {
+            by: revocation.by.clone(),
+            note: record.note.clone(),
+            hold_off: excepted.then(|| revocation.hold_off()),
+        })
     }
 
     fn wrote(&mut self, call: Call, observation: Observation) {

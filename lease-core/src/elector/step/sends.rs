@@ -5,6 +5,7 @@ use crate::backend::Change;
 use crate::deadline::Deadline;
 use crate::reasons::StopReason;
 use crate::record::{Observation, Record};
+use crate::revocation::Revocation;
 use crate::writes;
 
 impl Stepper<'_> {
@@ -79,7 +80,8 @@ impl Stepper<'_> {
             Some(pending) if pending.expected == record.tag => (pending.grant, pending.deadline),
             _ => (self.fresh.grant, Deadline::of_acknowledged(self.now, self.state.rules.who.ttl)),
         };
-        let term = writes::acquire(&observation, &record, &self.state.rules.who, grant, self.fresh);
+        let mut term = writes::acquire(&observation, &record, &self.state.rules.who, grant, self.fresh);
+        self.forget_a_revocation(&mut term);
         self.state.pending = Some(Pending { grant, expected: record.tag, deadline });
         self.put(Kind::Acquire(grant), observation, term, Change::Acquire);
         // If no answer comes, look before trying again.
@@ -98,6 +100,7 @@ impl Stepper<'_> {
             self.put(kind, observation, beat, Change::Renew);
         } else {
             let mut free = writes::release(&observation, &record, self.fresh);
+            self.forget_a_revocation(&mut free);
             if let Role::Leader(tenure) = &mut self.state.role {
                 // The first try may have been applied, and lost by a failover together with whoever acquired on it. So
                 // it is free in the eyes of that lineage only (T-3).
@@ -105,6 +108,13 @@ impl Stepper<'_> {
                     tenure.released_under.get_or_insert_with(|| observation.lineage.clone()).clone();
             }
             self.put(kind, observation, free, Change::Release);
+        }
+    }
+
+    /// Its hold-off ends with it, also for a process that has not seen it yet.
+    fn forget_a_revocation(&self, record: &mut Record) {
+        if self.state.revocation_is_over(self.now) {
+            Revocation::forget(record);
         }
     }
 
