@@ -145,7 +145,9 @@ pub async fn restored(
     note: &str,
 ) -> Result<Observation, AdminError> {
     change(backend, name, Change::Restore, |seen, record, fresh| {
-        let lost = seen.next_epoch().saturating_add(LOST_EPOCHS);
+        // The same backup may be restored twice, so the time of day sets what follows each apart.
+        let since_1970 = fresh.wall.0.max(0).unsigned_abs();
+        let lost = seen.next_epoch().saturating_add(LOST_EPOCHS).saturating_add(since_1970);
         Ok(writes::restored(record, lost.max(above), note, fresh))
     })
     .await
