@@ -184,7 +184,9 @@ pub async fn restored(
 ) -> Result<Observation, AdminError> {
     check_above(above)?;
     change(backend, name, Change::Restore, |seen, record, fresh| {
-        let lost = seen.next_epoch().saturating_add(LOST_EPOCHS).min(Term::MAX_ABOVE);
+        // The same backup may be restored twice, so the time of day sets what follows each apart.
+        let since_1970 = fresh.wall.0.max(0).unsigned_abs();
+        let lost = seen.next_epoch().saturating_add(LOST_EPOCHS).saturating_add(since_1970).min(Term::MAX_ABOVE);
         Ok(writes::restored(record, lost.max(above), note, fresh))
     })
     .await

@@ -104,7 +104,7 @@ pub struct Known {
     epoch: u64,
     /// and its beat in that epoch.
     beat: u64,
-    /// The store's floor.
+    /// The store's floor, or what the record says was issued.
     floor: u64,
 }
 
@@ -112,12 +112,12 @@ impl Known {
     /// What one answer shows.
     pub fn of(observation: &Observation) -> Self {
         let (epoch, beat) = position(observation).unwrap_or_default();
-        Self { epoch, beat, floor: observation.floor }
+        Self { epoch, beat, floor: issued(observation) }
     }
 
     /// Has the store forgotten some of it, to judge by the answer to a call that was sent afterwards?
     fn is_beyond(self, shown: &Observation) -> bool {
-        position(shown).is_some_and(|shown| shown < (self.epoch, self.beat)) || shown.floor < self.floor
+        position(shown).is_some_and(|shown| shown < (self.epoch, self.beat)) || issued(shown) < self.floor
     }
 }
 
@@ -131,6 +131,10 @@ impl fmt::Display for Known {
 fn beat(observation: &Observation) -> (&Lineage, Option<(Option<Grant>, u64, &Lineage)>) {
     let record = observation.record.as_ref();
     (&observation.lineage, record.map(|record| (record.grant, record.beat, &record.lineage)))
+}
+
+fn issued(observation: &Observation) -> u64 {
+    observation.record.as_ref().map_or(0, Record::issued).max(observation.floor)
 }
 
 fn position(observation: &Observation) -> Option<(u64, u64)> {
@@ -208,12 +212,12 @@ impl Sighting {
         let rewound = before.is_beyond(&shown);
         if rewound {
             self.rewind(received_at);
-            self.known = Known { floor: shown.floor, ..self.known };
+            self.known = Known { floor: 0, ..self.known };
             self.interrupted = true;
         } else if self.is_behind(&shown) {
             return Seen::Overtaken;
         }
-        self.known.floor = self.known.floor.max(shown.floor);
+        self.known.floor = self.known.floor.max(issued(&shown));
         self.take(shown, received_at);
         if rewound { Seen::Rewound(before) } else { Seen::Present }
     }
@@ -308,7 +312,7 @@ impl Sighting {
         }
         self.interrupted = false;
         // Epochs rise above everything that was seen (E-1), whatever the store still knows of it.
-        let floor = shown.floor.max(self.observation.floor).max(self.known.epoch);
+        let floor = shown.floor.max(self.observation.floor);
         if let Some((epoch, beat)) = position(&shown) {
             self.known = Known { epoch, beat, ..self.known };
         }
@@ -419,17 +423,18 @@ mod tests {
     #[test]
     fn what_the_store_has_forgotten_is_waited_out_at_the_maximum_whatever_follows() {
         let maximum = |secs| Claim::At(at(secs).plus(lengthened(Duration::from_secs(60))));
+        let floor = |floor, seen| Observation { floor, ..seen };
         for forgotten in [
-            seen(Some(1), 3, "a", "a"),                             // an earlier beat
-            Observation { floor: 6, ..seen(Some(1), 4, "a", "a") }, // the same beat, and an earlier floor
-            seen_in(6, None, 9, "a"),                               // an earlier term
+            floor(20, seen(Some(1), 3, "a", "a")), // an earlier beat
+            floor(19, seen(Some(1), 4, "a", "a")), // the same beat, and an earlier floor
+            floor(20, seen_in(6, None, 9, "a")),   // an earlier term
         ] {
-            let mut sighting = Sighting::new(seen(Some(1), 4, "a", "a"), at(100));
+            let mut sighting = Sighting::new(floor(20, seen(Some(1), 4, "a", "a")), at(100));
             let lost = sighting.known();
             assert_eq!(sighting.read(lost, forgotten.clone(), at(105)), Seen::Rewound(lost));
             assert_eq!(sighting.claim(TTL, TTL, false), maximum(105));
             // Somebody who saw less takes it, and gives it up.
-            let free = seen_in(8, None, 1, "a");
+            let free = floor(20, seen_in(8, None, 1, "a"));
             assert_eq!(sighting.read(sighting.known(), free, at(106)), Seen::Present);
             assert_eq!(sighting.claim(TTL, TTL, false), maximum(105));
         }

@@ -230,6 +230,10 @@ fn the_word_that_a_holder_is_dead_does_not_outlive_that_holder() {
 fn a_release_that_is_tried_again_after_a_restore_is_free_in_no_lineage() {
     let (mut one, now, (id, acquisition), _) = acquisition_without_an_answer();
     one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(applied(&acquisition)))));
+    let (_, id, beat) = one.sends(now);
+    let CallRequest::Put { expected, record, change: Change::Renew } = beat else { panic!("not {beat:?}") };
+    let renewed = Observation { record: Some(record), ..expected };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(renewed))));
     one.happens(now, Event::WorkReturned);
     let (now, id, release) = one.sends(now);
     let CallRequest::Put { expected: held, record: free, change: Change::Release } = release else {

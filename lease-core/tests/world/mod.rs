@@ -450,8 +450,8 @@ impl World {
                 (None, Some(_)) => false,
             }
         };
-        self.untold = true;
-        if !self.nodes.iter().all(knows) {
+        let again = std::mem::replace(&mut self.untold, true);
+        if again || !self.nodes.iter().all(knows) {
             self.tell_of_restore();
         }
     }
@@ -472,7 +472,7 @@ impl World {
     fn tell_of_restore(&mut self) {
         self.untold = false;
         let fresh = self.fresh();
-        let above = self.observation().next_epoch() + (1 << 40);
+        let above = self.observation().next_epoch() + (1 << 40) + self.now / MS;
         match self.store.register.clone() {
             Some(record) => self.write(writes::restored(&record, above, "", &fresh), Change::Restore),
             None => {
