@@ -12,8 +12,8 @@ use lease_settings::LeaseStore;
 /// The lease store, where connecting may do what `leasehold init` does. A failure is tried again like any other to
 /// connect.
 ///
-/// Where a store may have lost the lease under a holder it is created closed (T-5): this is run with every start, not
-/// only with the first.
+/// A store that may have lost the lease under a holder gets it closed (T-5): this is run with every start, not only with
+/// the first.
 pub(super) struct MayCreate {
     pub(super) store: LeaseStore,
     pub(super) lease: LeaseName,

@@ -305,7 +305,14 @@ fn no_command_starts_on_a_lease_file_that_can_never_be_opened() {
         for args in [
             &["run", "--init", "--lease", "nightly", "--", "touch", "ran"][..],
             &["run", "--lease", "nightly", "--", "touch", "ran"],
-            &["worker", "outbox-forwarder", "--outbox-url", "sqlite:o.db", "--ingest-url", "http://127.0.0.1:1"],
+            &[
+                "worker",
+                "outbox-forwarder",
+                "--outbox-url",
+                "sqlite:o.db",
+                "--ingest-url",
+                "http://127.0.0.1:1",
+            ],
             &["init", "nightly"],
             &["status"],
             &["watch"],

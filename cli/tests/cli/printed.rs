@@ -56,7 +56,12 @@ async fn no_command_passes_a_stores_control_characters_on() {
         &["fence", "raise", LEASE, "--above", "7"],
     ] {
         let ran = store.run(args).await;
-        assert!(ran.out.contains("pod") || ran.err.contains("pod"), "{args:?} shows it: {}{}", ran.out, ran.err);
+        assert!(
+            ran.out.contains("pod") || ran.err.contains("pod"),
+            "{args:?} shows it: {}{}",
+            ran.out,
+            ran.err
+        );
         shows_no_more_than_text(ran.out.lines().chain(ran.err.lines()), &format!("{args:?}"));
         if args.contains(&"status") && args.contains(&"--json") {
             assert_eq!(ran.json()[0]["record"]["holder"], EVIL, "JSON means the same");
@@ -75,7 +80,19 @@ fn end(process: &mut Process) {
 async fn no_log_line_begins_or_hides_another() {
     for format in ["human", "json"] {
         let store = Store::sqlite().await;
-        let run = ["run", "--init", "--lease", LEASE, "--log", "info", "--log-format", format, "--", "sleep", "1000"];
+        let run = [
+            "run",
+            "--init",
+            "--lease",
+            LEASE,
+            "--log",
+            "info",
+            "--log-format",
+            format,
+            "--",
+            "sleep",
+            "1000",
+        ];
         let mut guard = store.start(&run);
         guard.wait_for_line("command started", LIMIT).await.unwrap();
         admin::request_step_down(&*store.backend().await, &name(), EVIL).await.unwrap();
@@ -92,7 +109,7 @@ fn names_and_notes_that_would_need_escaping_are_refused() {
     let leasehold = Leasehold::sqlite();
     leasehold.run(&["init", LEASE, "--new"]).ok();
     for text in ["two\nlines", "\u{1b}[2J", "\u{202e}", "\u{9b}", "\u{2028}", "\u{200b}"] {
-        leasehold.run(&["--region", text, "status"]).refused(&["--region", "hidden characters"]);
+        leasehold.run(&["--region", text, "status"]).refused(&["--region", "control"]);
         leasehold.run(&["--workload-id", text, "status"]).refused(&["--workload-id", "hidden characters"]);
         for command in [&["revoke", LEASE][..], &["fence", "raise", LEASE, "--above", "1"]] {
             let ran = leasehold.run(&[command, &["--note", text]].concat());

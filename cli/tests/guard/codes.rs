@@ -79,7 +79,8 @@ async fn without_init_a_store_that_is_not_there_is_125() {
 #[tokio::test]
 async fn a_store_that_refuses_is_125() {
     let place = Place::new();
-    place.write("leases.db", &"this is no database\n".repeat(100));
+    place.write("leases.db", "");
+    std::fs::hard_link(place.path("leases.db"), place.path("another-name.db")).unwrap();
     let guard = place.guard(TTL, &[], "touch ran");
     guard.wait_for_line("refuses", LIMIT).await.unwrap();
     assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(125));
