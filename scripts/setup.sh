@@ -61,4 +61,5 @@ if wants postgres; then
         [ -n "${LEASEHOLD_TEST_POSTGRES_URL:-}" ] ||
         install "PostgreSQL's server" postgresql "real servers are started in throw-away folders"
     have curl || install curl curl "the runbook's commands are run as they stand there"
+    have sqlite3 || install "SQLite's shell" sqlite3 "it backs lease files up and restores them, as in the runbook"
 fi

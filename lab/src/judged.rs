@@ -57,6 +57,11 @@ impl Judged {
         judged
     }
 
+    /// Some lease violates this invariant.
+    pub(crate) fn violates(&self, rule: &str) -> bool {
+        self.violations.iter().any(|violation| violation.violation.rule == rule)
+    }
+
     /// No claim is refuted.
     pub(crate) fn holds(&self) -> bool {
         self.verdicts.iter().all(|verdict| verdict.holds != Some(false))
