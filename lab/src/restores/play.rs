@@ -177,6 +177,9 @@ impl<'a> Play<'a> {
         };
         self.recovered_at = Some(self.until("somebody to lead after the restore", leads).await?);
         if self.state == HolderState::CutOff {
+            // It believes that it leads until then, whoever leads as well.
+            let over = self.old_deadline;
+            self.until("the old term to be over", |_| (now() > over).then_some(())).await?;
             self.go_on(HOLDER);
         }
         self.hand_over().await

@@ -95,7 +95,12 @@ impl RestoreSite for PostgresSite {
     async fn back_up(&mut self) -> anyhow::Result<()> {
         let server = &self.server;
         match self.way {
-            Way::Volume | Way::ResetWal => self.backup = Some(server.copy_volume().await?),
+            Way::Volume => self.backup = Some(server.copy_volume().await?),
+            Way::ResetWal => {
+                // It throws away everything that is only in the WAL.
+                server.psql("checkpoint").await?;
+                self.backup = Some(server.copy_volume().await?);
+            }
             Way::BaseBackup => self.backup = Some(server.base_backup().await?),
             Way::CleanRestore => {
                 let (file, url) = (format!("--file={}", self.dump()), server.url());

@@ -68,21 +68,32 @@ impl Round {
         each(&mut plays, async |play| play.before_the_restore().await).await;
         tokio::time::sleep(self.ttl.mul_f64(random.random_range(0.0..0.2))).await;
         let restoring = now();
+        let restored = self.restore(&mut *site, &plays).await;
+        if let Err(error) = &restored {
+            plays.iter_mut().for_each(|play| play.problem = Some(format!("{error:#}")));
+        }
+        let served = restored.unwrap_or(now());
+        each(&mut plays, async |play| play.after_the_restore(restoring, served).await).await;
+        Ok(RoundEnd { plays, restoring, served })
+    }
+
+    /// As an operator does it. Returns when the restored store answered.
+    async fn restore(&self, site: &mut dyn RestoreSite, plays: &[Play<'_>]) -> anyhow::Result<Instant> {
         site.restore().await.context("the restore")?;
         let name = &plays[0].lease;
         let answers = async || site.place().connect().await?.observe(name).await;
         wait_for("the restored store answers", LIMIT, answers).await?;
         let served = now();
-        if self.standbys.contains(&Saw::Nothing) && !self.sabotaged {
-            leasehold(&*site, &["restored"]).await?;
+        if self.standbys.contains(&Saw::Nothing) && !self.sabotaged && !self.kind.loses_registers {
+            leasehold(site, &["restored"]).await?;
         }
         if self.kind.loses_registers {
+            // The holders that are alive make theirs again (T-5).
             let cut_off = plays.iter().filter(|play| play.state == HolderState::CutOff);
             let names: Vec<_> = cut_off.map(|play| play.lease.as_str()).collect();
-            leasehold(&*site, &[&["init"], &names[..]].concat()).await?;
+            leasehold(site, &[&["init"], &names[..]].concat()).await?;
         }
-        each(&mut plays, async |play| play.after_the_restore(restoring, served).await).await;
-        Ok(RoundEnd { plays, restoring, served })
+        Ok(served)
     }
 
     fn cast<'a>(
