@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// Only these ways to restore it
     #[arg(long, value_delimiter = ',')]
     kind: Vec<String>,
-    /// How often each is played
+    /// The number of times that each is played
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     times: u64,
     /// Makes the same choices again: who is cut off by what, and when
@@ -57,10 +57,10 @@ pub(crate) struct Args {
 
 fn kinds(mode: Mode) -> (Vec<RestoreKind>, Duration) {
     let (kinds, ttl_secs) = match mode {
-        Mode::Sqlite => (sqlite::kinds(), 2),
-        Mode::Postgres => (postgres::kinds(), 5),
-        Mode::Etcd => (etcd::kinds(), 5),
-        Mode::K8s => (k8s::kinds(), 10),
+        Mode::Sqlite => (sqlite::kinds(), 3),
+        Mode::Postgres => (postgres::kinds(), 6),
+        Mode::Etcd => (etcd::kinds(), 6),
+        Mode::K8s => (k8s::kinds(), 15),
     };
     (kinds, Duration::from_secs(ttl_secs))
 }

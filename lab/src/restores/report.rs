@@ -20,8 +20,8 @@ struct PlayReport {
     number: u64,
     holder: HolderState,
     standby: Saw,
-    /// How long the term of a holder that was cut off outlived the restored store's first answer; below zero it had
-    /// ended before, and two could not lead.
+    /// The time by which the term of a holder that was cut off outlived the restored store's first answer; below zero
+    /// it had ended before, and two could not lead.
     outlived_ms: Option<i64>,
     /// From the beginning of the restore to somebody's leading.
     recovered_ms: Option<u64>,
