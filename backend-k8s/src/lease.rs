@@ -180,8 +180,8 @@ fn foreign(
         tag: Tag(digest(&(&metadata.uid, &metadata.resource_version))),
         grant: (!is_free).then(|| Grant(digest(&who))),
         epoch: kept.map_or(0, |kept| kept.epoch),
-        // Changes with each of its renewals, which is all that T-2 asks of a beat.
-        beat: digest(&spec.renew_time.as_ref().map(|time| time.0)) as u64 >> 1,
+        // Rises with each of its renewals, unless its clock goes back: then it is waited out like a restore (T-6).
+        beat: spec.renew_time.as_ref().and_then(|time| time.0.as_microsecond().try_into().ok()).unwrap_or(0),
         holder: shown.to_owned(),
         ttl_ms,
         max_ttl_ms: kept.map_or(0, |kept| kept.max_ttl_ms).max(ttl_ms),

@@ -17,7 +17,8 @@ pub const ROLES_SQL: &str = include_str!("../roles.sql");
 pub(crate) const FENCE: &str = include_str!("../migrations/0002_fence.sql");
 
 /// Each is applied once, in this order; a released one never changes.
-const MIGRATIONS: [&str; 2] = [include_str!("../migrations/0001_leases.sql"), FENCE];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("../migrations/0001_leases.sql"), FENCE, include_str!("../migrations/0005_restored.sql")];
 
 /// Makes or upgrades the tables in the configured schema (and the schema), in one transaction, and writes the
 /// configured history retention. Returns the schema's version.

@@ -194,7 +194,8 @@ impl Server {
                 if number < *newest {
                     return refuse(format!(
                         "{at} is on timeline {number}, and timeline {newest} of the same cluster was seen before: \
-                         this is an old primary; shut it down, and connect to the present one"
+                         this is an old primary; shut it down, and connect to the present one; or, if the cluster was \
+                         restored to before a promotion, start this process again"
                     ));
                 }
                 *newest = number;

@@ -63,7 +63,7 @@ pub(crate) struct Statements {
     absent: [Sql; CHANGES.len()],
 }
 
-const CHANGES: [Change; 7] = [
+const CHANGES: [Change; 8] = [
     Change::Init,
     Change::Acquire,
     Change::Renew,
@@ -71,6 +71,7 @@ const CHANGES: [Change; 7] = [
     Change::Revoke,
     Change::Request,
     Change::Seal,
+    Change::Restore,
 ];
 
 impl Statements {
@@ -198,7 +199,7 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
 }
 
 fn leaves_history(change: Change) -> bool {
-    matches!(change, Change::Acquire | Change::Release | Change::Revoke | Change::Seal)
+    matches!(change, Change::Acquire | Change::Release | Change::Revoke | Change::Seal | Change::Restore)
 }
 
 /// Binds what [`put`] numbers.

@@ -1,4 +1,5 @@
-//! Operators' changes to a register: create it, ask for it, revoke it, raise its epoch (T-5, H-2, H-3, F-4).
+//! Operators' changes to a register: create it, ask for it, revoke it, raise its epoch, say that its store was restored
+//! (T-5, H-2, H-3, F-4, T-6).
 //!
 //! Each is an observation and a `put_if`, tried again while others write in between; none ever sleeps, and none limits
 //! its own time.
@@ -130,6 +131,31 @@ pub async fn fence_raise(
     })
     .await
 }
+
+/// Says that the store was restored from a backup (T-6): whatever it has forgotten, an acquisition or a beat, is waited
+/// out at the lease's maximum ttl, also by processes that start afterwards, and later epochs exceed every one that was
+/// lost. A holder that lives and still has its register keeps it.
+///
+/// For each lease of the store, after the restore and before anything is started. It may be run again at any time: at
+/// worst a free lease is taken one maximum ttl later. `above` is an epoch that later ones must exceed at least.
+pub async fn restored(
+    backend: &dyn LeaseBackend,
+    name: &LeaseName,
+    above: u64,
+    note: &str,
+) -> Result<Observation, AdminError> {
+    change(backend, name, Change::Restore, |seen, record, fresh| {
+        // The same backup may be restored twice, so the time of day sets what follows each apart.
+        let since_1970 = fresh.wall.0.max(0).unsigned_abs();
+        let lost = seen.next_epoch().saturating_add(LOST_EPOCHS).saturating_add(since_1970);
+        Ok(writes::restored(record, lost.max(above), note, fresh))
+    })
+    .await
+}
+
+/// The number of epochs that a restore is taken to have lost at most: those of three promotions of a Postgres, 2^46
+/// each, which is more than any other store issues between a backup and its restore.
+const LOST_EPOCHS: u64 = 1 << 48;
 
 async fn change(
     backend: &dyn LeaseBackend,

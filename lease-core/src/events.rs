@@ -39,6 +39,13 @@ pub enum EventKind {
     RegisterAbsent,
     /// This register is final (M-1): the lease was moved, or is being moved; in the register's own words.
     Sealed(String),
+    /// The store was restored behind what was seen: the register counts as held for the lease's maximum ttl (T-6).
+    Rewound {
+        /// What was seen before, for people.
+        lost: String,
+        /// What the store shows now, for people.
+        shows: String,
+    },
     /// A step of the lease's move into this store, for people (M-1).
     Moving(String),
     /// The lease lives in this store: it was moved, now or before (M-1).
@@ -106,6 +113,14 @@ impl LeaseEvent {
                     holder, why, "the lease does not live in this register any more, or not yet; waiting"
                 );
             }
+            EventKind::Rewound { lost, shows } => warn!(
+                lease,
+                holder,
+                lost,
+                shows,
+                "the store was restored from a backup: it has forgotten what was seen of this lease; somebody may act on \
+                 what is lost, so the lease is waited out"
+            ),
             EventKind::Moving(step) => info!(lease, holder, step, "moving the lease into this store"),
             EventKind::Moved => info!(lease, holder, "the lease lives in this store"),
             EventKind::Acquired { term, remaining } => {

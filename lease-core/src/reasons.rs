@@ -53,12 +53,14 @@ pub enum Loss {
     Returned,
     /// The elector was abandoned with its work still running (H-1).
     Abandoned,
+    /// What was opened as the store is gone for good.
+    StoreGone,
 }
 
 impl Loss {
     /// Is it an alarm rather than a part of normal life (F-4)?
     pub fn is_alarm(self) -> bool {
-        matches!(self, Self::FenceRefused | Self::RegisterGone)
+        matches!(self, Self::FenceRefused | Self::RegisterGone | Self::StoreGone)
     }
 }
 
@@ -71,6 +73,7 @@ impl fmt::Display for Loss {
             Self::FenceRefused => "a resource has admitted a later term",
             Self::Returned => "the work returned",
             Self::Abandoned => "the work did not stop in time; nothing is released",
+            Self::StoreGone => "the store that was opened is gone",
         })
     }
 }

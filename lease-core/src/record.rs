@@ -152,6 +152,20 @@ random_id! {
 #[serde(transparent)]
 pub struct Lineage(pub String);
 
+const RESTORED: &str = "restored-";
+
+impl Lineage {
+    /// A stamp that is no store's, so that whoever finds it on a register waits (T-6).
+    pub(crate) fn restored(tag: Tag) -> Self {
+        Self(format!("{RESTORED}{tag}"))
+    }
+
+    /// Is it the stamp that tells of a restore? For people: whoever decides finds it foreign.
+    pub fn is_restored(&self) -> bool {
+        self.0.starts_with(RESTORED)
+    }
+}
+
 impl fmt::Display for Lineage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -256,6 +270,10 @@ pub struct Record {
     pub extra: BTreeMap<String, serde_json::Value>,
 }
 
+/// In [`Record::extra`]: after a restore, the epoch that the next grant must exceed (T-6). The present term goes on in
+/// its own epoch.
+pub(crate) const EPOCHS_ABOVE: &str = "epochs_above";
+
 impl Record {
     /// The present term; `None` if free.
     pub fn term(&self) -> Option<Term> {
@@ -265,6 +283,12 @@ impl Record {
     /// Is this what `term` left behind when it gave the register up?
     pub fn released(&self, term: Term) -> bool {
         self.grant.is_none() && self.epoch == term.epoch
+    }
+
+    /// The greatest epoch that this lease may have issued, as far as the record tells (E-1, T-6).
+    pub fn issued(&self) -> u64 {
+        let forgotten = self.extra.get(EPOCHS_ABOVE).and_then(serde_json::Value::as_u64);
+        self.epoch.max(forgotten.unwrap_or_default())
     }
 
     /// The holder's ttl.
@@ -305,6 +329,6 @@ impl Observation {
 
     /// The epoch for the next grant written on this observation (E-1): above the record's and above the floor.
     pub fn next_epoch(&self) -> u64 {
-        self.record.as_ref().map_or(0, |record| record.epoch).max(self.floor) + 1
+        self.record.as_ref().map_or(0, Record::issued).max(self.floor) + 1
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::record::{Grant, Observation, Record, Request, RequestId, Tag, WallTime};
+use crate::record::{EPOCHS_ABOVE, Grant, Lineage, Observation, Record, Request, RequestId, Tag, WallTime};
 
 /// A write's inputs from outside the protocol: fresh random bits, and the time of day for people.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +82,7 @@ pub fn acquire(
 ) -> Record {
     let mut extra = before.extra.clone();
     extra.remove(RESERVED_FOR);
+    extra.remove(EPOCHS_ABOVE);
     Record {
         tag: fresh.tag,
         grant: Some(grant),
@@ -182,6 +183,20 @@ pub fn revoke(
         note: note.to_owned(),
         ..before.clone()
     }
+}
+
+/// The register of a store that was restored: under a stamp that is no store's, so that whoever sees it waits out what
+/// is forgotten, and with later epochs above `above` (T-6). Leaves grant and beat alone: a holder that lives stamps it
+/// again with its next beat.
+pub fn restored(before: &Record, above: u64, note: &str, fresh: &Fresh) -> Record {
+    let mut restored = Record {
+        tag: fresh.tag,
+        lineage: Lineage::restored(fresh.tag),
+        note: note.to_owned(),
+        ..before.clone()
+    };
+    restored.extra.insert(EPOCHS_ABOVE.to_owned(), above.into());
+    restored
 }
 
 /// The record's pending request, if it is meant for the present grant.

@@ -21,23 +21,15 @@ struct One {
     leads: bool,
 }
 
+fn rules() -> Rules {
+    let who =
+        Candidate { holder: "one".into(), region: String::new(), ttl: TTL, max_ttl: TTL, preemptible: false };
+    Rules { who, renew_every: TTL / 3, retry_every: TTL / 15, stop_grace: TTL / 5, creates_registers: false }
+}
+
 impl One {
     fn new() -> Self {
-        let who = Candidate {
-            holder: "one".into(),
-            region: String::new(),
-            ttl: TTL,
-            max_ttl: TTL,
-            preemptible: false,
-        };
-        let rules = Rules {
-            who,
-            renew_every: TTL / 3,
-            retry_every: TTL / 15,
-            stop_grace: TTL / 5,
-            creates_registers: false,
-        };
-        Self { state: State::new(rules), bits: 0, calls: Vec::new(), leads: false }
+        Self { state: State::new(rules()), bits: 0, calls: Vec::new(), leads: false }
     }
 
     fn happens(&mut self, now: Instant, event: Event) {
@@ -210,4 +202,54 @@ fn the_word_that_a_holder_is_dead_does_not_outlive_that_holder() {
     assert_eq!(request, CallRequest::Observe, "it waits as ever (T-2)");
     one.happens(later, Event::Reply(look, Reply::Seen(held_by(920, 12))));
     assert!(!takes(&one));
+}
+
+/// The same with a restore, which leaves the lineage as it was: the first try of the release may be among what is lost.
+#[test]
+fn a_release_that_is_tried_again_after_a_restore_is_free_in_no_lineage() {
+    let (mut one, now, (id, acquisition), _) = acquisition_without_an_answer();
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(applied(&acquisition)))));
+    let (_, id, beat) = one.sends(now);
+    let CallRequest::Put { expected, record, change: Change::Renew } = beat else { panic!("not {beat:?}") };
+    let renewed = Observation { record: Some(record), ..expected };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(renewed))));
+    one.happens(now, Event::WorkReturned);
+    let (now, id, release) = one.sends(now);
+    let CallRequest::Put { expected: held, record: free, change: Change::Release } = release else {
+        panic!("not {release:?}")
+    };
+    // It is applied and its answer lost; the look after it shows the grant at an earlier beat, of before the release.
+    let released = Observation { record: Some(free), ..held.clone() };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Conflict(with_beat(&held, 5)))));
+    let (now, id, again) = one.sends(now);
+    let CallRequest::Put { record: first, .. } = &again else { panic!("not {again:?}") };
+    assert_eq!(first.lineage, released.lineage, "nothing is known of a restore");
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Conflict(with_beat(&held, 3)))));
+    let (_, _, again) = one.sends(now);
+    let CallRequest::Put { record, change: Change::Release, .. } = again else { panic!("not {again:?}") };
+    assert!(record.grant.is_none() && record.beat > 5, "{record:?}");
+    assert_ne!(record.lineage, released.lineage, "others wait it out at the maximum ttl");
+}
+
+fn with_beat(seen: &Observation, beat: u64) -> Observation {
+    let mut seen = seen.clone();
+    seen.record.as_mut().expect("a register").beat = beat;
+    seen
+}
+
+/// Whoever has seen it there knows that others may act on it, and that whoever starts now doesn't know.
+#[test]
+fn a_register_that_a_restore_has_forgotten_is_made_anew_closed_and_above_what_was_seen() {
+    let mut one = One::new();
+    one.state = State::new(Rules { creates_registers: true, ..rules() });
+    let (now, look, _) = one.sends(ms(0));
+    let mut held = free();
+    let record = held.record.as_mut().expect("a register");
+    (record.grant, record.epoch, held.floor) = (Some(Grant(910)), 11, 11);
+    one.happens(now, Event::Reply(look, Reply::Seen(held)));
+    let (now, look, _) = one.sends(now);
+    one.happens(now, Event::Reply(look, Reply::Seen(Observation { record: None, floor: 0, ..free() })));
+    let (_, _, creation) = one.sends(now);
+    let CallRequest::Put { record, change: Change::Init, .. } = creation else { panic!("not {creation:?}") };
+    assert!(record.grant.is_some() && record.epoch > 11, "{record:?}");
 }

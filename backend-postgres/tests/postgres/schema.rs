@@ -32,10 +32,10 @@ async fn connecting_without_the_tables_is_refused_by_an_error_of_its_own() -> an
     assert!(error.refused && error.source.is_some_and(|source| source.is::<NotMigrated>()));
 
     lease_postgres::migrate(&config).await?;
-    let older = "DELETE FROM {s}.leasehold_schema WHERE version = 2";
+    let older = "DELETE FROM {s}.leasehold_schema WHERE version = 3";
     server.psql(&older.replace("{s}", schema_of(&config))).await?;
     let error = Postgres::connect(config).await.expect_err("refused");
-    assert!(error.refused && error.to_string().contains("version 1 was found, 2 is needed"), "{error}");
+    assert!(error.refused && error.to_string().contains("version 2 was found, 3 is needed"), "{error}");
     Ok(())
 }
 

@@ -364,7 +364,7 @@ fn a_malformed_value_is_refused_even_where_another_would_win() {
 
 #[test]
 fn every_command_refuses_before_it_starts() {
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 13] = [
         &["init", "a"],
         &["migrate-schema"],
         &["status"],
@@ -372,6 +372,7 @@ fn every_command_refuses_before_it_starts() {
         &["history", "a"],
         &["step-down", "a"],
         &["revoke", "a"],
+        &["restored"],
         &["fence", "raise", "a", "--above", "5"],
         &["run", "--lease", "a", "--", "touch", "started"],
         &["worker", "outbox-forwarder"],

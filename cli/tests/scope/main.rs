@@ -58,6 +58,13 @@ const IGNORED: &[&str] = &[
     "lineage::a_write_across_a_change_of_lineage_conflicts",
     "lineage::a_change_of_lineage_starts_the_wait_anew",
     "lineage::epochs_rise_across_a_change_of_lineage",
+    "rewind::a_register_that_is_free_again_is_waited_out_at_the_maximum",
+    "rewind::an_earlier_beat_is_waited_out_at_the_maximum",
+    "rewind::the_very_beat_that_was_seen_last_is_waited_out_anew_after_an_outage",
+    "rewind::a_holder_whose_beats_were_taken_back_goes_on_above_them",
+    "rewind::a_newcomer_waits_if_it_is_told",
+    "rewind::a_live_holder_keeps_its_lease_when_all_are_told",
+    "rewind::epochs_exceed_what_was_seen_and_not_only_what_is_kept",
     // A scope admits its present term and no other; tests/ledger judges that.
     "fence::admits_the_first_the_same_and_every_later_term",
     "fence::refuses_an_earlier_term_and_leaves_no_trace",

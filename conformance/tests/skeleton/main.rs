@@ -40,7 +40,7 @@ impl Harness for FolderHarness {
     }
 
     fn facilities(&self) -> &[Facility] {
-        &[Facility::Delete, Facility::Processes]
+        &[Facility::Delete, Facility::Rewind, Facility::Processes]
     }
 
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {

@@ -85,7 +85,7 @@ fn has_evidence(
         Loss::RegisterGone => showed(&|view| view.record.is_none()),
         Loss::Expired => during.iter().filter_map(|what| deadline_in(what)).max() <= Some(event.at),
         Loss::Returned => during.contains(&&What::WorkReturned),
-        Loss::FenceRefused | Loss::Abandoned => true,
+        Loss::FenceRefused | Loss::Abandoned | Loss::StoreGone => true,
     };
     require("L-8", evidence, || format!("{actor} ended term {term} ({loss:?}) without evidence"))?;
     Ok(true)

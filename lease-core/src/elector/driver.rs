@@ -11,11 +11,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::step::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules, State, StepFn};
 use crate::backend::{Connector, Hint, LeaseBackend};
 use crate::clock::{Clock, Instant};
+use crate::deadline::lengthened;
 use crate::error::{BackendError, Certainty};
 use crate::events::{EventKind, LeaseEvent};
 use crate::leadership::Leadership;
 use crate::migrate::{Move, Progress};
-use crate::record::{LeaseName, Observation, Term};
+use crate::record::{LeaseName, Observation, Record, Term};
 use crate::writes::Fresh;
 
 pub(super) struct Driver {
@@ -55,10 +56,12 @@ struct Running {
     refused: Arc<Notify>,
     /// The last term was given up.
     released: bool,
+    /// What was opened is gone for good; and whether that ended a term.
+    gone: Option<(BackendError, bool)>,
 }
 
 impl Driver {
-    /// Runs until shutdown, or until the store refuses in a way that no retry can fix.
+    /// Runs until shutdown, or until the store refuses in a way that no retry can fix, or is gone.
     pub(super) async fn run(mut self) -> Result<(), BackendError> {
         let connector = self.connector.clone();
         let Some(backend) = self.connect(&*connector).await? else {
@@ -89,6 +92,7 @@ impl Driver {
             leadership: None,
             refused: Arc::new(Notify::new()),
             released: false,
+            gone: None,
         };
         let mut event = Event::Tick;
         loop {
@@ -97,7 +101,15 @@ impl Driver {
                 if running.released {
                     tokio::time::sleep(LINGER).await;
                 }
-                return Ok(());
+                return match running.gone.take() {
+                    Some((gone, led)) => {
+                        if !led {
+                            self.wait_for_the_next_process(&running).await;
+                        }
+                        Err(gone)
+                    }
+                    None => Ok(()),
+                };
             }
             let wake = running.state.wake_at();
             let refused = running.refused.clone();
@@ -120,6 +132,18 @@ impl Driver {
                 }
                 () = sleep_until(&self.clock, wake) => Event::Tick,
             };
+        }
+    }
+
+    /// The store is gone, and the process that is started next may find a restored one. It will have seen nothing, so a
+    /// candidate waits in its stead, as it would have waited itself (T-6). A holder knows that nobody else acts.
+    async fn wait_for_the_next_process(&mut self, running: &Running) {
+        let record = running.state.observation().and_then(|seen| seen.record.as_ref());
+        let max_ttl = record.map_or(Duration::ZERO, Record::max_ttl).max(self.rules.who.max_ttl);
+        tokio::select! {
+            biased;
+            _ = self.control.recv() => {}
+            () = self.clock.sleep_until(self.clock.now().plus(lengthened(max_ttl))) => {}
         }
     }
 
@@ -213,6 +237,10 @@ impl Driver {
             Err(error) => {
                 let certainty = error.certainty;
                 self.report(EventKind::StoreFailed { operation: "lease I/O", error: format!("{error:#}") });
+                if error.gone {
+                    running.gone = Some((error, running.state.leads(self.clock.now()).is_some()));
+                    return Event::StoreGone;
+                }
                 Event::Reply(id, Reply::Failed(certainty))
             }
         }
@@ -282,6 +310,10 @@ impl Driver {
             (Note::RegisterAbsent, _) if self.rules.creates_registers => {}
             (Note::RegisterAbsent, _) => self.report(EventKind::RegisterAbsent),
             (Note::Sealed(why), _) => self.report(EventKind::Sealed(why)),
+            (Note::Rewound { lost, shows }, _) => {
+                let (lost, shows) = (lost.to_string(), shows.to_string());
+                self.report(EventKind::Rewound { lost, shows });
+            }
             (Note::Renewed, Some(term)) => self.report(EventKind::Renewed(term)),
             (Note::Released { answered }, Some(term)) => self.report(EventKind::Released { term, answered }),
             (Note::ReleaseAbandoned, Some(term)) => self.report(EventKind::ReleaseAbandoned(term)),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::backend::{Change, PutOutcome};
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Known};
 use crate::error::Certainty;
 use crate::reasons::{Loss, StopReason};
 use crate::record::{Observation, Record, RequestId, Term};
@@ -80,6 +80,8 @@ pub enum Event {
     Shutdown,
     /// Stop for good without releasing: the work could not be stopped in time (H-1).
     Abandon,
+    /// Stop for good without releasing: what was opened as the store is gone.
+    StoreGone,
 }
 
 /// A command to the driver; they are carried out in order.
@@ -113,6 +115,13 @@ pub enum Note {
     RegisterAbsent,
     /// This register is final (M-1): why, in its own words.
     Sealed(String),
+    /// The store was restored: it shows less than was seen of it before (T-6).
+    Rewound {
+        /// The register and the floor as they were seen before,
+        lost: Known,
+        /// and as they are now.
+        shows: Known,
+    },
     /// An acknowledged beat.
     Renewed,
     /// The register was given up.

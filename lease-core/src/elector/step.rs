@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub use super::messages::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules};
 use crate::clock::Instant;
-use crate::deadline::{Claim, Deadline, Sighting};
+use crate::deadline::{Claim, Deadline, Known, Sighting};
 use crate::record::{Grant, Lineage, Observation, Tag, Term};
 use crate::writes::Fresh;
 
@@ -33,6 +33,8 @@ enum Kind {
 struct Call {
     id: CallId,
     kind: Kind,
+    /// The knowledge that it was sent with (T-6).
+    known: Known,
     sent_at: Instant,
     overdue_at: Instant,
     drop_at: Instant,
@@ -186,7 +188,7 @@ impl State {
         match sighting.claim(who.ttl, who.max_ttl, self.holder_is_dead) {
             Claim::At(at) => Some(at.max(self.hold_off_until)),
             Claim::Absent if self.rules.creates_registers => Some(self.hold_off_until),
-            Claim::Absent | Claim::Sealed => None,
+            Claim::AfterALook | Claim::Absent | Claim::Sealed => None,
         }
     }
 }

@@ -213,6 +213,7 @@ fn seal(
     let seen = source.observation();
     let at = match source.claim(old.ttl(), old.max_ttl().max(rules.max_ttl), false) {
         Claim::At(at) => at,
+        Claim::AfterALook => return Next::Wait(now),
         Claim::Absent | Claim::Sealed => now,
     };
     // The holder's work has returned, and it left the register closed for us.

@@ -34,6 +34,9 @@ pub(crate) enum Fault {
     Slow(u64),
     /// The store goes on in another lineage, without what it wrote in the last so many milliseconds.
     FailOver(u64),
+    /// The store is put back to its state of so many milliseconds ago, in the same lineage; with an outage, in which
+    /// every connection ends, or under running ones.
+    Restore(u64, bool),
     /// An administrator deletes the register.
     Delete,
     /// An operator runs `init`.
@@ -68,6 +71,8 @@ struct Node {
     alarm: u64,
     working: Option<Term>,
     return_delay: u64,
+    /// Its connection has ended, which it finds out with its next call.
+    cut: bool,
 }
 
 #[derive(Clone)]
@@ -90,6 +95,8 @@ pub(crate) struct World {
     random: u64,
     store: Store,
     lineage: u64,
+    /// It was restored, and no operator has said so yet.
+    untold: bool,
     past: Vec<(u64, Store)>,
     requests_lost_until: u64,
     replies_lost_until: u64,
@@ -117,6 +124,7 @@ impl World {
             random: seed | 1,
             store: Store { register: None, floor: 0 },
             lineage: 1,
+            untold: false,
             past: Vec::new(),
             requests_lost_until: 0,
             replies_lost_until: 0,
@@ -138,6 +146,7 @@ impl World {
                 alarm: 0,
                 working: None,
                 return_delay: 0,
+                cut: false,
             });
             world.schedule(start, Happens::Starts { node });
         }
@@ -230,6 +239,10 @@ impl World {
         match what {
             Happens::Starts { node } => {
                 if self.nodes[node].state.is_none() {
+                    // The runbook: before anything is started.
+                    if self.untold {
+                        self.tell_of_restore();
+                    }
                     self.nodes[node].incarnation += 1;
                     self.nodes[node].working = None;
                     self.nodes[node].state = Some(State::new(self.rules(node)));
@@ -330,6 +343,12 @@ impl World {
     fn act(&mut self, node: usize, incarnation: u64, action: Action) {
         let delay = self.nodes[node].return_delay;
         match action {
+            Action::Send(call, _) if self.nodes[node].cut => {
+                self.nodes[node].cut = false;
+                let reply = Box::new(Reply::Failed(Certainty::NotApplied));
+                let delay = self.delay();
+                self.schedule(self.now + delay, Happens::Replies { node, incarnation, call, reply });
+            }
             Action::Send(call, request) => {
                 let delay = self.delay();
                 let request = Box::new(request);
@@ -407,6 +426,62 @@ impl World {
         }
     }
 
+    fn restore(&mut self, ms: u64, outage: bool) {
+        let since = self.now.saturating_sub(ms * MS);
+        let Some((_, old)) = self.past.iter().find(|(at, _)| *at >= since) else { return };
+        let lost = std::mem::replace(&mut self.store, old.clone());
+        self.past.clear();
+        if outage {
+            self.cut_connections();
+        }
+        // Whoever has seen more, or runs into the outage, keeps out of the way of the holder that is forgotten. Anybody
+        // else needs to be told; also whoever starts later.
+        let position = |record: &Record| (record.epoch, record.beat);
+        let epoch = |store: &Store| store.register.as_ref().map(|record| record.epoch);
+        let only_beats = epoch(&lost) == epoch(&self.store);
+        let knows = |node: &Node| {
+            let seen = node.state.as_ref().and_then(State::observation).and_then(|seen| seen.record.as_ref());
+            match (seen.map(position), self.store.register.as_ref()) {
+                (Some(seen), Some(old)) if seen == position(old) => {
+                    outage && old.grant.is_some() && only_beats
+                }
+                (Some(seen), Some(old)) => seen > position(old),
+                (seen, None) => seen.is_some_and(|(epoch, _)| epoch > 0),
+                (None, Some(_)) => false,
+            }
+        };
+        let again = std::mem::replace(&mut self.untold, true);
+        if again || !self.nodes.iter().all(knows) {
+            self.tell_of_restore();
+        }
+    }
+
+    /// Requests and replies that are under way are lost.
+    fn cut_connections(&mut self) {
+        for node in &mut self.nodes {
+            node.cut = true;
+        }
+        for happens in self.happenings.values_mut() {
+            if let Happens::Arrives { node, incarnation, call, .. } = happens {
+                let reply = Box::new(Reply::Failed(Certainty::Unknown));
+                *happens = Happens::Replies { node: *node, incarnation: *incarnation, call: *call, reply };
+            }
+        }
+    }
+
+    fn tell_of_restore(&mut self) {
+        self.untold = false;
+        let fresh = self.fresh();
+        let above = self.observation().next_epoch() + (1 << 40) + self.now / MS;
+        match self.store.register.clone() {
+            Some(record) => self.write(writes::restored(&record, above, "", &fresh), Change::Restore),
+            None => {
+                let closed = writes::init(&self.observation(), MAX_TTL, above, Some(fresh.grant), &fresh);
+                self.write(closed, Change::Init);
+            }
+        }
+    }
+
     fn suffer(&mut self, fault: Fault) {
         let count = self.nodes.len();
         match fault {
@@ -431,6 +506,7 @@ impl World {
                 self.lineage += 1;
                 self.store.floor = self.lineage << 46;
             }
+            Fault::Restore(ms, outage) => self.restore(ms, outage),
             Fault::Delete => self.store.register = None,
             Fault::Init => self.admin_init(),
             Fault::StepDown => {

@@ -58,7 +58,7 @@ impl EtcdStore {
     }
 
     fn on(name: String, place: EtcdPlace, cluster: Option<Cluster>) -> Self {
-        let mut facilities = vec![Facility::Delete, Facility::Processes];
+        let mut facilities = vec![Facility::Delete, Facility::Rewind, Facility::Processes];
         if place.plain_node().is_some() {
             facilities.extend([Facility::LoseReply, Facility::FencedEffects]);
         }

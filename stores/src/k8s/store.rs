@@ -86,7 +86,8 @@ impl K8sStore {
         let namespace = format!("leasehold-conformance-{:08x}", rand::random::<u32>());
         server.access().create_namespace(&namespace).await?;
         let identity = server.access().create_identity(&namespace, "worker", audit::rules()).await?;
-        let mut facilities = vec![Facility::Delete, Facility::FencedEffects, Facility::Processes];
+        let mut facilities =
+            vec![Facility::Delete, Facility::Rewind, Facility::FencedEffects, Facility::Processes];
         if server.ours().is_ok() {
             facilities.extend([Facility::LoseReply, Facility::Restart, Facility::ChangeLineage]);
         }

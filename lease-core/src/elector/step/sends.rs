@@ -43,11 +43,14 @@ impl Stepper<'_> {
     fn advance_candidate(&mut self) {
         let Some((_, sighting)) = &self.state.sighting else { return self.observe() };
         let observation = sighting.observation().clone();
+        let latest_beat = sighting.latest_beat();
         let Some(record) = observation.record.clone() else {
             if self.state.heal.is_some() {
                 self.heal_register();
-            } else if self.state.rules.creates_registers && !self.state.hinted {
-                let new = writes::init(&observation, self.state.rules.who.max_ttl, 0, None, self.fresh);
+            } else if self.state.claim_at().is_some_and(|at| self.now >= at) && !self.state.hinted {
+                // One that the store has forgotten may be held yet, so it is made closed (T-6).
+                let grant = sighting.is_rewound().then_some(self.fresh.grant);
+                let new = writes::init(&observation, self.state.rules.who.max_ttl, 0, grant, self.fresh);
                 self.put(Kind::Init, observation, new, Change::Init);
             } else {
                 self.observe();
@@ -58,7 +61,7 @@ impl Stepper<'_> {
             let applied = record.grant == Some(pending.grant);
             if applied && pending.deadline.allows(self.now) {
                 // U-2: seeing one's own grant proves nothing; a renewal that is acknowledged does.
-                let beat = writes::renew(&observation, &record, self.fresh);
+                let beat = writes::renew(&observation, &above(record, latest_beat), self.fresh);
                 return self.put(Kind::Confirm, observation, beat, Change::Renew);
             }
             if applied {
@@ -88,6 +91,7 @@ impl Stepper<'_> {
         let Some((_, sighting)) = &self.state.sighting else { return };
         let observation = sighting.observation().clone();
         let Some(record) = observation.record.clone() else { return };
+        let record = above(record, sighting.latest_beat());
         if kind == Kind::Beat {
             self.state.due_at = self.now.plus(self.state.rules.renew_every);
             let beat = writes::renew(&observation, &record, self.fresh);
@@ -151,9 +155,11 @@ impl Stepper<'_> {
             _ => Deadline::of_acknowledged(self.now, self.state.rules.who.ttl).attempt_limit(self.now),
         };
         let overdue_at = self.now.plus(limit);
+        let known = self.state.sighting.as_ref().map(|(_, sighting)| sighting.known()).unwrap_or_default();
         self.state.calls.push(Call {
             id,
             kind,
+            known,
             sent_at: self.now,
             overdue_at,
             drop_at: overdue_at.plus(limit),
@@ -161,4 +167,9 @@ impl Stepper<'_> {
         });
         self.actions.push(Action::Send(id, request));
     }
+}
+
+/// The holder's own record, whose next beat exceeds every one that was seen of it (T-6).
+fn above(record: Record, latest_beat: u64) -> Record {
+    Record { beat: record.beat.max(latest_beat), ..record }
 }
