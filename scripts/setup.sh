@@ -62,4 +62,5 @@ if wants postgres; then
         install "PostgreSQL's server" postgresql "real servers are started in throw-away folders"
     have pgbouncer || [ -x /usr/sbin/pgbouncer ] || install PgBouncer pgbouncer "a real pooler is put in front of PostgreSQL"
     have curl || install curl curl "the runbook's commands are run as they stand there"
+    have sqlite3 || install "SQLite's shell" sqlite3 "it backs lease files up and restores them, as in the runbook"
 fi

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::interrupt::unless_interrupted;
-use crate::{chaos, conformance, drill, e2e, failover, handover, roll, testbed};
+use crate::{chaos, conformance, drill, e2e, failover, handover, restores, roll, testbed};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Other {
@@ -15,6 +15,7 @@ pub(crate) enum Other {
     E2e(e2e::Args),
     Failover(failover::Args),
     Handover(handover::Args),
+    Restores(restores::Args),
     Roll(roll::Args),
     Conformance(conformance::Args),
     #[command(subcommand)]
@@ -34,6 +35,7 @@ impl Other {
             Self::E2e(args) => unless_interrupted(e2e::run(args)).await,
             Self::Failover(args) => unless_interrupted(failover::run(args)).await,
             Self::Handover(args) => unless_interrupted(handover::run(args)).await,
+            Self::Restores(args) => unless_interrupted(restores::run(args)).await,
             Self::Roll(args) => unless_interrupted(roll::run(args)).await,
             Self::Conformance(args) => conformance::run(args).await,
             Self::Testbed(command) => unless_interrupted(testbed::run(command)).await,

@@ -31,6 +31,8 @@ mod interrupt;
 #[cfg(feature = "all")]
 mod judged;
 #[cfg(feature = "all")]
+mod restores;
+#[cfg(feature = "all")]
 mod roll;
 #[cfg(feature = "all")]
 mod stats;

@@ -92,6 +92,23 @@ async fn a_killed_holder_is_replaced_in_time_on_postgres() {
 }
 
 #[tokio::test]
+async fn two_lead_after_a_restore_if_those_who_start_are_not_told_of_it() {
+    let args = ["restores", "--mode", "sqlite", "--kind", "shell", "--sabotage", "--seed", "1"];
+    let (code, report) = report(&args).await;
+    let violations = report["violations"].as_array().unwrap();
+    assert!(violations.iter().any(|violation| violation["rule"] == "L-1"), "{report:#}");
+    assert_eq!(code, Some(0), "{report:#}");
+}
+
+#[tokio::test]
+async fn an_unknown_way_to_restore_is_refused_with_those_that_are_known() {
+    let lab = lab(&["restores", "--mode", "etcd", "--kind", "tape"]);
+    assert_eq!(lab.wait(LIMIT).await.unwrap().code(), Some(2));
+    let said = lab.lines().join("\n");
+    assert!(["\"tape\"", "plain (", "bumped ("].iter().all(|part| said.contains(part)), "{said}");
+}
+
+#[tokio::test]
 async fn a_hand_over_is_measured_beside_the_bare_commits() {
     let (_, report) = report(&["handover", "--mode", "postgres", "--times", "4"]).await;
     assert_eq!(

@@ -68,7 +68,11 @@ impl EtcdStore {
         Self { name, place, facilities, cluster }
     }
 
-    fn cluster(&self) -> anyhow::Result<&Cluster> {
+    /// The cluster, if it is ours.
+    ///
+    /// # Errors
+    /// It is somebody else's.
+    pub fn cluster(&self) -> anyhow::Result<&Cluster> {
         self.cluster.as_ref().context("the cluster is somebody else's, and stays as it is")
     }
 

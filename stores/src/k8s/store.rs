@@ -105,7 +105,16 @@ impl K8sStore {
         audit::judge(&self.server.ours()?.audit().events()?, |who| who == user)
     }
 
-    fn leases(&self) -> String {
+    /// The control plane, if it is ours.
+    ///
+    /// # Errors
+    /// It is somebody else's.
+    pub fn plane(&self) -> anyhow::Result<&ControlPlane> {
+        self.server.ours()
+    }
+
+    /// The path of its Leases at the API server.
+    pub fn leases(&self) -> String {
         format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.identity.namespace())
     }
 
