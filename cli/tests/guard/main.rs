@@ -7,5 +7,6 @@ mod deaths;
 mod descendants;
 mod family;
 mod handover;
+mod isolation;
 mod postgres;
 mod signals;
