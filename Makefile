@@ -53,7 +53,7 @@ unit: ## every test of the workspace, the conformance suite on each store and th
 		sh scripts/together.sh 2
 	$(CARGO) test --locked --workspace --doc
 
-bars: ## what is promised under faults: chaos on each store, failover after SIGKILL, restored backups (minutes)
+bars: ## what is promised under faults: chaos, attacks on the guard, failover after SIGKILL, restored backups (minutes)
 	@sh scripts/setup.sh postgres etcd k8s
 	@$(BUILT)
 	@# Most of what these do is wait, so they do it together.
@@ -61,6 +61,8 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 		"$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) roll $(SEED:%=--seed %)" \
+		"$(LAB) attack --mode sqlite --minutes 2 --leases 2 $(SEED:%=--seed %)" \
+		"$(LAB) attack --mode postgres --minutes 2 --leases 2 $(SEED:%=--seed %)" \
 		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
 		"$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)" \
@@ -93,7 +95,7 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the
 	target/release/leasehold-lab handover --mode k8s --times 200
 	target/release/leasehold-lab handover --mode sidecar --times 200
 
-soak: ## for longer: ten times the takeovers, each restored backup five times, many more simulated fleets
+soak: ## for longer: ten times the takeovers, attacks, each restored backup five times, many more simulated fleets
 	@sh scripts/setup.sh postgres etcd k8s
 	@$(CARGO) build --locked -p leasehold -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
@@ -106,6 +108,9 @@ soak: ## for longer: ten times the takeovers, each restored backup five times, m
 	$(LAB) restores --mode postgres --times 5 $(SEED:%=--seed %)
 	$(LAB) restores --mode etcd --times 5 $(SEED:%=--seed %)
 	$(LAB) restores --mode k8s --times 5 $(SEED:%=--seed %)
+	$(LAB) attack --mode sqlite --minutes 20 $(SEED:%=--seed %)
+	$(LAB) attack --mode postgres --minutes 20 $(SEED:%=--seed %)
+	$(LAB) attack --mode sqlite --minutes 2 --without-watchdog $(SEED:%=--seed %)
 
 drills: ## both drills on every store that they play on, TIMES=20 in a row
 	@sh scripts/setup.sh postgres etcd k8s

@@ -101,10 +101,10 @@ impl Cli {
     ///
     /// 0 done · 1 tried and failed · 2 bad input, nothing was started · 125 `run` itself failed · else `run`'s child's.
     ///
-    /// Call it first thing in `main`: `run` starts this very program again, as a second process that must have one
+    /// Call it first thing in `main`: `run` starts this very program again, as further processes that must have one
     /// thread only.
     pub fn run(self) -> ExitCode {
-        if let Some(code) = run::keeper() {
+        if let Some(code) = run::watchdog_or_keeper() {
             return code;
         }
         match self.execute() {

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::interrupt::unless_interrupted;
-use crate::{chaos, conformance, drill, e2e, failover, handover, restores, roll, testbed};
+use crate::{attack, chaos, conformance, drill, e2e, failover, handover, restores, roll, testbed};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Other {
+    Attack(attack::Args),
     Chaos(chaos::Args),
     #[command(subcommand)]
     Drill(drill::Drill),
@@ -30,6 +31,7 @@ impl Other {
 
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Attack(args) => unless_interrupted(attack::run(args)).await,
             Self::Chaos(args) => unless_interrupted(chaos::run(args)).await,
             Self::Drill(drill) => unless_interrupted(drill::run(drill)).await,
             Self::E2e(args) => unless_interrupted(e2e::run(args)).await,

@@ -339,6 +339,8 @@ async fn bad_input_is_refused_before_anything_starts() {
         (&["chaos", "--mode", "sqlite", "--ttl", "1ms"], "500ms"),
         (&["chaos", "--mode", "sqlite", "--takeovers", "0"], "1.."),
         (&["failover", "--mode", "postgres", "--ttl", "soon"], "2s"),
+        (&["attack", "--mode", "sqlite", "--ttl", "2s..1s"], "1s..2s"),
+        (&["attack", "--mode", "k8s"], "postgres"),
         (&["handover", "--mode", "sqlite"], "postgres"),
         (&["testbed", "up", "oracle"], "postgres"),
     ] {

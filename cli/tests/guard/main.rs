@@ -8,5 +8,6 @@ mod deleted;
 mod descendants;
 mod family;
 mod handover;
+mod isolation;
 mod postgres;
 mod signals;

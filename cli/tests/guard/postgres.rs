@@ -59,7 +59,7 @@ async fn a_killed_guards_command_dies_before_the_deadline_and_the_successor_come
     let place = installed(Place::on_postgres(&database("killed").await)).await;
     let ttl = Duration::from_secs(6);
     let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
-    let family = family(&place, 1).await;
+    let family = family(&place, &guard, 1).await;
     let second = place.guard(ttl, &[], SUCCESSOR);
     second.wait_for_line("standing by", LIMIT).await.unwrap();
     let killed = Instant::now();
@@ -81,7 +81,7 @@ async fn cut_off(database_name: &str, cut: impl AsyncFn(&Proxy)) {
     let place = installed(Place::on_postgres(&proxy.url(&url).unwrap())).await;
     let ttl = Duration::from_secs(6);
     let guard = place.guard(ttl, &EARLY, &deaf_family());
-    let first = family(&place, 1).await;
+    let first = family(&place, &guard, 1).await;
     let began = Instant::now();
     cut(&proxy).await;
     await_death("the family of a guard that is cut off", &first).await;
@@ -89,7 +89,7 @@ async fn cut_off(database_name: &str, cut: impl AsyncFn(&Proxy)) {
     assert_eq!(guard.exit_status(), None, "it campaigns again");
     proxy.heal();
     proxy.refuse(false).await.unwrap();
-    let second = family(&place, 2).await;
+    let second = family(&place, &guard, 2).await;
     assert!(second.iter().all(|pid| is_alive(*pid)));
     assert_beats_in_order(&place);
     guard.kill().await.unwrap();
@@ -120,13 +120,13 @@ async fn told_to_stop_it_hands_over_to_the_second_guard_long_before_the_ttl() {
     let place = installed(Place::on_postgres(&database("handed_over").await)).await;
     let ttl = Duration::from_secs(60);
     let first = place.guard(ttl, &[], FAMILY);
-    family(&place, 1).await;
+    family(&place, &first, 1).await;
     let second = place.guard(ttl, &[], FAMILY);
     second.wait_for_line("standing by", LIMIT).await.unwrap();
     let began = Instant::now();
     first.signal(Signal::TERM).unwrap();
     assert!(first.wait(LIMIT).await.unwrap().code().is_some());
-    let successors = family(&place, 2).await;
+    let successors = family(&place, &second, 2).await;
     assert!(began.elapsed() < ttl / 2, "it waited for the lease to run out: {:?}", began.elapsed());
     assert_beats_in_order(&place);
     second.kill().await.unwrap();
