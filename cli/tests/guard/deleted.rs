@@ -10,7 +10,7 @@ const WORK: &str = "while true; do echo $LEASEHOLD_EPOCH $(date +%s%N) >>$NAME; 
 
 #[tokio::test]
 async fn a_lease_file_that_is_deleted_under_its_leader_gives_no_second_one() {
-    let place = Place::new();
+    let place = Place::new("auto");
     let ttl = Duration::from_secs(2);
     let leader = place.guard(ttl, &["--log", "info"], &format!("NAME=first; {WORK}"));
     place.await_lines("first", 1).await;
