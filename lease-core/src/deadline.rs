@@ -58,6 +58,12 @@ impl Deadline {
     }
 }
 
+/// From this moment on, work that has reported nothing since `progressed_at` is silent: its term is renewed no more, and
+/// ends at its own deadline (H-4).
+pub fn silent_at(progressed_at: Instant, max_silence: Duration) -> Instant {
+    progressed_at.plus(max_silence)
+}
+
 /// A deadline that one thread moves while others ask; `is_leader_now()` reads it.
 #[derive(Debug)]
 pub struct AtomicDeadline(AtomicU64);

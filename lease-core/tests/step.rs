@@ -35,6 +35,7 @@ impl One {
             renew_every: TTL / 3,
             retry_every: TTL / 15,
             stop_grace: TTL / 5,
+            max_silence: None,
             creates_registers: false,
         };
         Self { state: State::new(rules), bits: 0, calls: Vec::new(), leads: false }
