@@ -10,7 +10,7 @@ use lease_settings::{
     App, Block, Failure, LeaderElection, Log, Mode, Model, Modes, Operator, Settings, Sources, ValueKind,
     Workload,
 };
-use lease_worker_common::{ChosenRole, NamedRole, Role, Roles};
+use lease_worker_common::{ChosenRole, NamedRole, Role, Roles, stderr};
 
 use crate::{logs, modes, operator, run};
 
@@ -103,6 +103,8 @@ impl Cli {
     /// Call it first thing in `main`: `run` starts this very program again, as a second process that must have one
     /// thread only.
     pub fn run(self) -> ExitCode {
+        stderr::report_panics();
+        let _flushed_at_last = FlushedAtLast;
         if let Some(code) = run::keeper() {
             return code;
         }
@@ -111,7 +113,7 @@ impl Cli {
             Err(failure) => {
                 let message = failure.to_string();
                 if !message.is_empty() {
-                    eprintln!("error: {message}");
+                    stderr::line(format_args!("error: {message}"));
                 }
                 failure.exit_code()
             }
@@ -165,6 +167,15 @@ impl Cli {
             Task::Run(args) => run::run(args, &app),
             Task::Worker(role, given) => role.run(given, &app),
         }
+    }
+}
+
+/// Whether the program returns or panics.
+struct FlushedAtLast;
+
+impl Drop for FlushedAtLast {
+    fn drop(&mut self) {
+        stderr::flush();
     }
 }
 

@@ -5,7 +5,7 @@
 //! thread, no runtime and no store: as little as possible that can go wrong.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -15,6 +15,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use lease_core::{Clock, Instant};
+use lease_worker_common::stderr;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, getpid, set_child_subreaper};
 use rustix::time::{
@@ -54,9 +55,10 @@ pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> u8 {
     }
 }
 
-/// To whoever reads standard error, if anybody still does. Never before the work is done: it may block.
+/// To whoever reads standard error, if anybody still does: a thread of its own tries, for no longer than the process
+/// lives. Never before the work is done, so until then there is one thread.
 fn say(what: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "leasehold run: {what}");
+    stderr::line(format_args!("leasehold run: {what}"));
 }
 
 struct Keeper {

@@ -7,5 +7,6 @@ mod deaths;
 mod descendants;
 mod family;
 mod handover;
+mod logs;
 mod postgres;
 mod signals;

@@ -10,6 +10,8 @@ pub mod mandate;
 pub mod request_id;
 mod role;
 pub mod shutdown;
+pub mod stderr;
+pub mod stdout;
 pub mod under_way;
 
 pub use role::{ChosenRole, NamedRole, Role, Roles};
