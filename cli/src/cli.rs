@@ -11,7 +11,7 @@ use lease_settings::{
     App, Block, Failure, LeaderElection, Log, Mode, Model, Modes, Operator, Settings, Sources, ValueKind,
     Workload,
 };
-use lease_worker_common::{ChosenRole, NamedRole, Role, Roles};
+use lease_worker_common::{ChosenRole, NamedRole, Role, Roles, stderr};
 
 use crate::{logs, modes, operator, run};
 
@@ -104,6 +104,8 @@ impl Cli {
     /// Call it first thing in `main`: `run` starts this very program again, as further processes that must have one
     /// thread only.
     pub fn run(self) -> ExitCode {
+        stderr::report_panics();
+        let _flushed_at_last = FlushedAtLast;
         if let Some(code) = run::watchdog_or_keeper() {
             return code;
         }
@@ -113,7 +115,7 @@ impl Cli {
                 let message = failure.to_string();
                 if !message.is_empty() {
                     // It may quote a store's or a server's words.
-                    eprintln!("error: {}", printable(&message));
+                    stderr::line(format_args!("error: {}", printable(&message)));
                 }
                 failure.exit_code()
             }
@@ -167,6 +169,15 @@ impl Cli {
             Task::Run(args) => run::run(args, &app),
             Task::Worker(role, given) => role.run(given, &app),
         }
+    }
+}
+
+/// Whether the program returns or panics.
+struct FlushedAtLast;
+
+impl Drop for FlushedAtLast {
+    fn drop(&mut self) {
+        stderr::flush();
     }
 }
 

@@ -1,10 +1,12 @@
-//! Logs go to standard error: human by default, JSON for collectors. A worker's lines carry its role.
+//! Logs go to standard error: human by default, JSON for collectors. A worker's lines carry its role. Nobody waits until
+//! a line is read.
 
 use std::fmt;
 use std::io::{IsTerminal, stderr};
 
 use lease_core::printable;
 use lease_settings::Log;
+use lease_worker_common::stderr::LogLines;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
@@ -17,7 +19,7 @@ pub(crate) fn start(log: &Log, usual: &str, role: Option<&'static str>) {
     let filter =
         log.filter.clone().or_else(|| std::env::var("RUST_LOG").ok().filter(|text| Log::is_filter(text)));
     let filter = EnvFilter::new(filter.as_deref().unwrap_or(usual));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogLines);
     let fields = format::debug_fn(|writer, field, value| {
         let text = format!("{value:?}");
         match field.name() {

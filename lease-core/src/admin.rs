@@ -184,17 +184,11 @@ pub async fn restored(
 ) -> Result<Observation, AdminError> {
     check_above(above)?;
     change(backend, name, Change::Restore, |seen, record, fresh| {
-        // The same backup may be restored twice, so the time of day sets what follows each apart.
-        let since_1970 = fresh.wall.0.max(0).unsigned_abs();
-        let lost = seen.next_epoch().saturating_add(LOST_EPOCHS).saturating_add(since_1970).min(Term::MAX_ABOVE);
+        let lost = writes::epochs_lost(seen, fresh.wall).min(Term::MAX_ABOVE);
         Ok(writes::restored(record, lost.max(above), note, fresh))
     })
     .await
 }
-
-/// The number of epochs that a restore is taken to have lost at most: those of three promotions of a Postgres, 2^46
-/// each, which is more than any other store issues between a backup and its restore.
-const LOST_EPOCHS: u64 = 1 << 48;
 
 fn check_above(above: u64) -> Result<(), AdminError> {
     if above > Term::MAX_ABOVE { Err(AdminError::AboveCeiling(above)) } else { Ok(()) }

@@ -59,6 +59,12 @@ impl Deadline {
     }
 }
 
+/// From this moment on, work that has reported nothing since `progressed_at` is silent: its term is renewed no more, and
+/// ends at its own deadline (H-4).
+pub fn silent_at(progressed_at: Instant, max_silence: Duration) -> Instant {
+    progressed_at.plus(max_silence)
+}
+
 /// A deadline that one thread moves while others ask; `is_leader_now()` reads it.
 #[derive(Debug)]
 pub struct AtomicDeadline(AtomicU64);
@@ -164,7 +170,7 @@ struct Rewind {
 }
 
 /// The number of epochs that a store is taken to have issued at most after what was seen last, and lost in a restore.
-const UNSEEN_EPOCHS: u64 = 1 << 32;
+const UNSEEN_EPOCHS: u64 = 1 << 20;
 
 /// An answer, compared with what was known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

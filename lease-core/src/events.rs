@@ -167,6 +167,9 @@ impl LeaseEvent {
                 info!(lease, holder, epoch = term.epoch, grant = %term.grant, ?remaining, "leading");
             }
             EventKind::Renewed(term) => debug!(lease, holder, epoch = term.epoch, "renewed"),
+            EventKind::StopTold { term, reason: reason @ StopReason::Silent(_) } => {
+                warn!(lease, holder, epoch = term.epoch, %reason, "stopping work; lease not renewed any more");
+            }
             EventKind::StopTold { term, reason } => {
                 info!(lease, holder, epoch = term.epoch, %reason, "stopping work; lease kept while it drains");
             }

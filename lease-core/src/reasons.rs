@@ -1,6 +1,7 @@
 //! Why work is told to stop, and why terms end.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::record::RequestId;
 
@@ -18,6 +19,8 @@ pub enum StopReason {
     },
     /// The deadline is near and no renewal has been acknowledged.
     Expiring,
+    /// The work has reported no progress for this long. The lease is not renewed any more (H-4).
+    Silent(Duration),
 }
 
 impl StopReason {
@@ -33,6 +36,7 @@ impl fmt::Display for StopReason {
             Self::Shutdown => f.write_str("the program shuts down"),
             Self::StepDown { id, by } => write!(f, "{by} asked for the lease (request {id})"),
             Self::Expiring => f.write_str("the deadline is near and no renewal was acknowledged"),
+            Self::Silent(max_silence) => write!(f, "the work has reported no progress for {max_silence:?}"),
         }
     }
 }
@@ -43,6 +47,8 @@ impl fmt::Display for StopReason {
 pub enum Loss {
     /// The deadline passed without an acknowledged renewal.
     Expired,
+    /// The work reported no progress, so the term was not renewed, and its deadline passed (H-4).
+    Silent,
     /// A linearizable read showed another grant or freedom: taken over.
     Superseded,
     /// An operator revoked the term, or raised the fence above it (H-3, F-4).
@@ -70,6 +76,7 @@ impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Expired => "no renewal was acknowledged before the deadline",
+            Self::Silent => "the work reported no progress, so the lease was not renewed",
             Self::Superseded => "another grant, or freedom, was seen: taken over",
             Self::Revoked => "an operator revoked it",
             Self::RegisterGone => "the register is gone from the store",

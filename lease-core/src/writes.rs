@@ -199,6 +199,16 @@ pub fn revoke(
     revoked
 }
 
+/// An epoch above all that a restore may have lost, as far as anybody can know: the milliseconds since 1970, 2^11 to each.
+/// So what follows a second restore of one backup exceeds what followed the first, also where processes lifted epochs by
+/// themselves (T-6). Where a store's own epochs are beyond that, which they are from a Postgres' 50th promotion on, three
+/// promotions more.
+pub fn epochs_lost(seen: &Observation, wall: WallTime) -> u64 {
+    let by_time = wall.0.max(0).unsigned_abs().saturating_mul(1 << 11);
+    let next = seen.next_epoch();
+    if next < by_time { by_time } else { next.saturating_add(3 << 46) }
+}
+
 /// The register of a store that was restored: under a stamp that is no store's, so that whoever sees it waits out what
 /// is forgotten, and with later epochs above `above` (T-6). Leaves grant and beat alone: a holder that lives stamps it
 /// again with its next beat.

@@ -360,6 +360,47 @@ fn a_blocked_runtime_of_the_callers_delays_no_renewal() {
     });
 }
 
+/// H-4: others don't wait for ever for work that hangs.
+#[tokio::test]
+async fn work_that_hangs_loses_its_lease_and_campaigns_again_once_it_returns() {
+    let store = Memory::new();
+    let (began, mut begun) = mpsc::channel(8);
+    let (unhang, hanging) = oneshot::channel::<()>();
+    let mut hanging = Some(hanging);
+    let silence = Duration::from_secs(3);
+    let run = elector(&store, "a").max_silence(silence).build().unwrap().run_until(
+        std::future::pending(),
+        move |leadership| {
+            let (began, hanging) = (began.clone(), hanging.take());
+            async move {
+                began.send(leadership.clone()).await.unwrap();
+                match hanging {
+                    Some(hanging) => hanging.await.unwrap(),
+                    None => leadership.idle(LIMIT).await,
+                }
+                Ok::<_, String>(())
+            }
+        },
+    );
+    let _task = tokio::spawn(run);
+    let first = soon("a term", begun.recv()).await.unwrap();
+    let (mut next, stop_next, _next_task) = spawn(elector(&store, "b"));
+    let second = soon("a successor", next.recv()).await.unwrap();
+    assert!(!first.is_leader_now() && second.term().epoch == first.term().epoch + 1);
+    assert_eq!(first.stop_reason(), Some(&StopReason::Silent(silence)));
+    assert_eq!(first.lost().await, Loss::Silent);
+    assert!(first.silent_for().unwrap() > silence, "as long as it hangs");
+    unhang.send(()).unwrap();
+    stop_next.send(()).unwrap();
+    let third = soon("a term of work that gets on", begun.recv()).await.unwrap();
+    // Idling is progress: beats go on for longer than the silence would allow.
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < silence * 2 && third.should_continue() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(third.should_continue() && third.silent_for().is_none(), "{:?}", third.stop_reason());
+}
+
 #[test]
 fn refuses_settings_that_break_the_arithmetic_and_says_which() {
     let store = Memory::new();
@@ -369,6 +410,7 @@ fn refuses_settings_that_break_the_arithmetic_and_says_which() {
         (elector(&store, "a").ttl(seconds(15)).renew_every(seconds(6)), "renew_every", "ttl/3 = 5s"),
         (elector(&store, "a").ttl(seconds(15)).retry_every(seconds(9)), "retry_every", "renew_every = 5s"),
         (elector(&store, "a").ttl(seconds(15)).stop_grace(seconds(9)), "stop_grace", "leaves 4.97s"),
+        (elector(&store, "a").max_silence(Duration::ZERO), "max_silence", "use 100ms to 86400s"),
         (elector(&store, "a").ttl(seconds(15)).max_ttl(seconds(9)), "max_ttl", "at least the ttl, 15s"),
     ] {
         let error = builder.build().err().expect("refused");

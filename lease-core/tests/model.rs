@@ -17,6 +17,11 @@ use stateright::{Checker, Model, Property};
 const TTL: Duration = Duration::from_millis(900);
 const TICK: Duration = Duration::from_millis(500);
 const START: u64 = 10;
+/// One tick: work that has not reported since the last one is silent.
+const MAX_SILENCE: Duration = TICK;
+
+const ONE_LEADER: &str =
+    "one leader at a time, epochs rise, silent work's term is not renewed (L-1, L-2, H-4)";
 
 type StepFn = fn(State, Instant, Event, &Fresh, Jitter) -> (State, Vec<Action>);
 
@@ -56,6 +61,8 @@ struct Node {
     told: bool,
     /// Its connection has ended, which it finds out with its next call.
     cut: bool,
+    /// The tick at which the work last reported progress.
+    reported: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +76,7 @@ enum Step {
     SlowReplyArrives(usize, usize),
     OrphanArrives(usize),
     WorkReturns(usize),
+    WorkReports(usize),
     Crashes(usize),
     Stops(usize),
     RegisterVanishes,
@@ -103,13 +111,18 @@ fn rules() -> Rules {
         renew_every: TTL / 3,
         retry_every: TTL / 3,
         stop_grace: Duration::ZERO,
+        max_silence: Some(MAX_SILENCE),
         creates_registers: false,
     }
 }
 
+fn at(tick: u64) -> Instant {
+    Instant::ZERO.plus(TICK * u32::try_from(tick).expect("few ticks"))
+}
+
 impl World {
     fn now(&self) -> Instant {
-        Instant::ZERO.plus(TICK * u32::try_from(self.tick).expect("few ticks"))
+        at(self.tick)
     }
 
     fn observation(&self) -> Observation {
@@ -127,7 +140,10 @@ impl World {
 
     fn happens(&mut self, step: StepFn, node: usize, event: Event) {
         let state = self.nodes[node].state.clone();
-        let (state, actions) = step(state, self.now(), event, &self.fresh(), Jitter(0));
+        // As the driver does it: what it knows of the work comes first.
+        let (now, fresh, reported) = (self.now(), self.fresh(), at(self.nodes[node].reported));
+        let (state, _) = step(state, now, Event::Progressed(reported), &fresh, Jitter(0));
+        let (state, actions) = step(state, now, event, &fresh, Jitter(0));
         self.nodes[node].state = state;
         for action in actions {
             match action {
@@ -141,6 +157,9 @@ impl World {
                     self.happens(step, node, Event::Reply(call, seen));
                 }
                 Action::Send(call, request) => {
+                    let beat = matches!(request, CallRequest::Put { change: Change::Renew, .. });
+                    let silent = now >= at(self.nodes[node].reported).plus(MAX_SILENCE);
+                    self.broken |= beat && silent && self.nodes[node].working;
                     self.written += 1;
                     self.nodes[node].requests.push((call, request));
                 }
@@ -150,6 +169,7 @@ impl World {
                     self.newest = Some(term);
                     self.nodes[node].working = true;
                     self.nodes[node].told = false;
+                    self.nodes[node].reported = self.tick;
                 }
                 Action::TellStop(_) | Action::End(_) => self.nodes[node].told = true,
                 Action::Extend(_) | Action::Note(_) | Action::Stopped => {}
@@ -250,6 +270,7 @@ impl Model for Fleet {
             working: false,
             told: false,
             cut: false,
+            reported: START,
         };
         world.nodes = vec![node.clone(), node];
         vec![world]
@@ -270,6 +291,7 @@ impl Model for Fleet {
             }
             steps.extend((0..node.replies.len()).map(|message| Step::SlowReplyArrives(index, message)));
             steps.extend((node.working && node.told).then_some(Step::WorkReturns(index)));
+            steps.extend(node.working.then_some(Step::WorkReports(index)));
             if faulty {
                 steps.extend([Step::Crashes(index), Step::Stops(index)]);
                 steps.extend([Step::WatchShows(index, true), Step::WatchShows(index, false)]);
@@ -325,6 +347,7 @@ impl Model for Fleet {
                 world.nodes[node].working = false;
                 world.happens(self.step, node, Event::WorkReturned);
             }
+            Step::WorkReports(node) => world.nodes[node].reported = world.tick,
             Step::Crashes(node) => {
                 world.faults -= 1;
                 let requests = std::mem::take(&mut world.nodes[node].requests);
@@ -365,14 +388,24 @@ impl Model for Fleet {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("one leader at a time, and epochs rise (L-1, L-2)", |_, world: &World| {
-                !world.broken
-            }),
+            Property::always(ONE_LEADER, |_, world: &World| !world.broken),
             Property::sometimes("the second process leads after the first", |_, world: &World| {
                 world.register.as_ref().is_some_and(|record| record.transitions >= 2)
             }),
         ]
     }
+}
+
+/// A holder that takes hung work for work that gets on.
+fn renews_for_silent_work(
+    state: State,
+    now: Instant,
+    event: Event,
+    fresh: &Fresh,
+    jitter: Jitter,
+) -> (State, Vec<Action>) {
+    let (state, _) = step(state, now, Event::Progressed(now), fresh, jitter);
+    step(state, now, event, fresh, jitter)
 }
 
 /// A candidate that takes the lease from whoever holds it.
@@ -475,15 +508,16 @@ fn every_interleaving_with_two_faults_has_one_leader_at_a_time() {
 
 #[test]
 fn the_checker_sees_wrong_cores() {
-    let wrong: [(&str, StepFn); 4] = [
+    let wrong: [(&str, StepFn); 5] = [
         ("takes what is held", takes_what_is_held),
         ("forgets what it saw", forgets_what_it_saw),
         ("acquires at the record's epoch", acquires_at_the_records_epoch),
         ("waits on over an outage", waits_on_over_an_outage),
+        ("renews for silent work", renews_for_silent_work),
     ];
     for (name, step) in wrong {
         let checker = Fleet { ticks: 2, faults: 1, step }.checker().threads(2).spawn_bfs().join();
-        let found = checker.discovery("one leader at a time, and epochs rise (L-1, L-2)");
+        let found = checker.discovery(ONE_LEADER);
         let path = found.unwrap_or_else(|| panic!("not told from a right core: {name}"));
         println!("{name}: {:?}", path.into_actions());
     }

@@ -86,6 +86,7 @@ impl Process {
             renew_every: TTL / 3,
             retry_every: TTL / 15,
             stop_grace: TTL / 5,
+            max_silence: None,
             creates_registers: false,
         };
         Self { state: State::new(rules), bits: number << 32, actions: Vec::new() }

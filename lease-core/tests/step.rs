@@ -30,12 +30,12 @@ struct One {
 fn rules() -> Rules {
     let who =
         Candidate { holder: "one".into(), region: String::new(), ttl: TTL, max_ttl: TTL, preemptible: false };
-    Rules { who, renew_every: TTL / 3, retry_every: TTL / 15, stop_grace: TTL / 5, creates_registers: false }
+    Rules { who, renew_every: TTL / 3, retry_every: TTL / 15, stop_grace: TTL / 5, max_silence: None, creates_registers: false }
 }
 
 impl One {
     fn new() -> Self {
-        Self { state: State::new(rules()), bits: 0, calls: Vec::new(), leads: false }
+        Self { state: State::new(rules()), bits: 0, calls: Vec::new(), leads: false, notes: Vec::new() }
     }
 
     fn happens(&mut self, now: Instant, event: Event) {

@@ -27,6 +27,8 @@ pub struct LeaderElection {
     pub stop_grace_ms: Option<Millis>,
     /// The longest time for the work to drain after shutdown.
     pub stop_budget_ms: Millis,
+    /// The longest time in which the work may report no progress (H-4).
+    pub max_silence_ms: Option<Millis>,
     /// The mode that the lease is moved from before campaigning (M-1).
     pub migrate_from: Option<String>,
 }
@@ -104,6 +106,15 @@ impl Block for LeaderElection {
             )
             .default("20000")
             .flag("stop-budget"),
+            Setting::new(
+                "maxSilenceMs",
+                "SPENDGUARD_LEADER_MAX_SILENCE_MS",
+                ValueKind::Millis { min: 100, max: DAY_MS },
+                "how long a worker's work may make no progress before it is told to stop and its lease runs out; use \
+                 more than the role's callTimeoutMs",
+            )
+            .unset("hung work keeps its lease")
+            .flag("max-silence"),
             Setting::new(
                 "migrateFrom",
                 "SPENDGUARD_LEADER_MIGRATE_FROM",

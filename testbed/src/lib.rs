@@ -38,6 +38,7 @@ mod process;
 #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL is many processes"))]
 mod processes;
 mod supervisor;
+mod unread;
 mod wait;
 
 pub use rustix::process::Signal;
@@ -46,6 +47,7 @@ pub use self::{
     ports::{ReservedPort, free_port},
     process::{Process, ProcessCommand, field},
     supervisor::Folder,
+    unread::{closed_pipe, full_disk, full_pipe},
     wait::{wait_for, wait_until},
 };
 

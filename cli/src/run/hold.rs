@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use lease_core::{Clock, Instant, Leadership};
+use lease_worker_common::stderr;
 use rustix::process::Signal;
 use signal_hook::consts::SIGCHLD;
 use tracing::{error, info, warn};
@@ -40,6 +41,7 @@ impl Drop for Unproven<'_> {
             "the command's processes could not be proven dead within the stop budget: the lease is not released and \
              runs out by itself"
         );
+        stderr::flush();
         std::process::exit(OUR_FAILURE.into());
     }
 }

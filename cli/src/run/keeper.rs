@@ -6,7 +6,7 @@
 //! has one thread, no runtime and no store: as little as possible that can go wrong.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -14,6 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use lease_core::{Clock, Instant};
+use lease_worker_common::stderr;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{
@@ -56,9 +57,10 @@ pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> u8 {
     }
 }
 
-/// To whoever reads standard error, if anybody still does. Never before the work is done: it may block.
+/// To whoever reads standard error, if anybody still does: a thread of its own tries, for no longer than the process
+/// lives. Never before the work is done, so until then there is one thread.
 fn say(what: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "leasehold run: {what}");
+    stderr::line(format_args!("leasehold run: {what}"));
 }
 
 struct Keeper {

@@ -116,7 +116,7 @@ struct GuardPlan<'a> {
     on_a_terminal: bool,
 }
 
-/// Runs the guard. No runtime and no thread exists yet when this is called.
+/// Runs the guard. No runtime and no thread but the log's exists yet when this is called.
 pub(crate) fn run(args: &RunArgs, app: &App) -> Result<ExitCode, Failure> {
     let settings = app.settings();
     let election = settings.leader_election()?;

@@ -4,6 +4,7 @@ mod bad_input;
 mod common;
 mod config;
 mod k8s;
+mod logs;
 mod migrate;
 mod operator;
 mod plan;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lease_testbed::{Process, Signal, wait_until};
+use lease_testbed::{Process, ProcessCommand, Signal, wait_until};
 
 /// Generous: the machine may be busy with other things.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -64,6 +64,10 @@ impl Place {
 
     /// `leasehold`, for this place's lease `job`.
     pub(crate) fn leasehold(&self, arguments: &[&str]) -> Process {
+        self.command(arguments).spawn().unwrap()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> ProcessCommand {
         // With every signal's default: `nohup` and a shell's background jobs ignore some, and so would all they start.
         Process::command("env")
             .unwrap()
@@ -72,8 +76,6 @@ impl Place {
             .args(&self.store)
             .args(["--lease", "job"])
             .args(arguments)
-            .spawn()
-            .unwrap()
     }
 
     /// A guard that runs `script`, which works in this place's folder.

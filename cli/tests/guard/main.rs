@@ -9,5 +9,6 @@ mod descendants;
 mod family;
 mod handover;
 mod isolation;
+mod logs;
 mod postgres;
 mod signals;

@@ -85,7 +85,9 @@ fn has_evidence(
             showed(&|view| view.record.is_some() && view.grant() != Some(term.grant))
         }
         Loss::RegisterGone => showed(&|view| view.record.is_none()),
-        Loss::Expired => during.iter().filter_map(|what| deadline_in(what)).max() <= Some(event.at),
+        Loss::Expired | Loss::Silent => {
+            during.iter().filter_map(|what| deadline_in(what)).max() <= Some(event.at)
+        }
         Loss::Returned => during.contains(&&What::WorkReturned),
         Loss::FenceRefused | Loss::Abandoned | Loss::StoreGone => true,
     };

@@ -243,8 +243,15 @@ impl Driver {
     }
 
     fn apply(&self, running: &mut Running, event: Event) {
-        let before = running.state.clone();
-        let (state, actions) = (self.step)(before, self.clock.now(), event, &Fresh::random(), jitter());
+        let mut before = running.state.clone();
+        let (now, fresh, jitter) = (self.clock.now(), Fresh::random(), jitter());
+        if self.rules.max_silence.is_some()
+            && let Some(leadership) = &running.leadership
+        {
+            let progress = Event::Progressed(leadership.progressed_at());
+            before = (self.step)(before, now, progress, &fresh, jitter).0;
+        }
+        let (state, actions) = (self.step)(before, now, event, &fresh, jitter);
         running.state = state;
         for action in actions {
             self.perform(running, action);
@@ -271,7 +278,13 @@ impl Driver {
             Action::Begin(term, deadline) => {
                 // One for each term: a late refusal of an earlier term is not this one's.
                 running.refused = Arc::new(Notify::new());
-                let leadership = Leadership::new(term, deadline, self.clock.clone(), running.refused.clone());
+                let leadership = Leadership::new(
+                    term,
+                    deadline,
+                    self.clock.clone(),
+                    running.refused.clone(),
+                    self.rules.max_silence,
+                );
                 let remaining = leadership.remaining();
                 running.leadership = Some(leadership.clone());
                 self.report(EventKind::Acquired { term, remaining });

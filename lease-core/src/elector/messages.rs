@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::backend::{Change, PutOutcome};
+use crate::clock::Instant;
 use crate::deadline::{Deadline, Known};
 use crate::error::Certainty;
 use crate::reasons::{Loss, StopReason};
@@ -20,6 +21,8 @@ pub struct Rules {
     pub retry_every: Duration,
     /// The work is told to stop this long before the deadline (T-1).
     pub stop_grace: Duration,
+    /// Work that has reported no progress for this long keeps its lease no longer (H-4).
+    pub max_silence: Option<Duration>,
     /// The store can't lose registers, so an absent one is new (T-5).
     pub creates_registers: bool,
 }
@@ -62,6 +65,8 @@ pub enum Reply {
 pub enum Event {
     /// Time has passed.
     Tick,
+    /// The work last reported progress at this moment (H-4). Lets no time pass: that is for the event that follows.
+    Progressed(Instant),
     /// A call ended.
     Reply(CallId, Reply),
     /// The watch says that something may have changed.

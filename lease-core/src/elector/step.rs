@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub use super::messages::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules};
 use crate::clock::Instant;
-use crate::deadline::{Claim, Deadline, Known, Sighting, lengthened};
+use crate::deadline::{Claim, Deadline, Known, Sighting, lengthened, silent_at};
 use crate::record::{Grant, Lineage, Observation, Record, Tag, Term};
 use crate::revocation::Revocation;
 use crate::writes::Fresh;
@@ -62,6 +62,10 @@ struct Tenure {
     term: Term,
     deadline: Deadline,
     stage: Stage,
+    /// When the work last reported progress; the term's beginning counts as a report.
+    progressed_at: Instant,
+    /// The work was silent for too long: no renewal is sent any more.
+    silent: bool,
     /// The first call sent after the grant was acknowledged: only it and later ones can show a loss.
     first_witness: CallId,
     /// The lineage under which a release was first tried.
@@ -153,6 +157,7 @@ impl State {
             Role::Stopped => return None,
             _ => None,
         };
+        let tenure = tenure.into_iter().chain(self.silent_at());
         let send = self.may_send().then(|| self.send_at()).flatten();
         calls.chain(tenure).chain(send).min()
     }
@@ -168,6 +173,7 @@ impl State {
             Role::Ousted if self.heal.is_none() => return None,
             Role::Ousted => Instant::ZERO,
             Role::Leader(t) if t.stage == Stage::Releasing || self.hinted => Instant::ZERO,
+            Role::Leader(t) if t.silent => return None,
             Role::Leader(_) => self.due_at,
             Role::Candidate if self.hinted || self.heal.is_some() || self.shows_pending() => Instant::ZERO,
             Role::Candidate => match self.claim_at() {
@@ -176,6 +182,14 @@ impl State {
             },
         };
         Some(at.max(self.not_before))
+    }
+
+    /// When the present term's work counts as silent, unless it does already (H-4).
+    fn silent_at(&self) -> Option<Instant> {
+        let Role::Leader(tenure) = &self.role else { return None };
+        let max_silence =
+            self.rules.max_silence.filter(|_| !tenure.silent && tenure.stage != Stage::Releasing);
+        max_silence.map(|max_silence| silent_at(tenure.progressed_at, max_silence))
     }
 
     /// Does the register show the grant of an acquisition whose outcome was unknown?
@@ -238,6 +252,12 @@ pub fn step(
     fresh: &Fresh,
     jitter: Jitter,
 ) -> (State, Vec<Action>) {
+    if let Event::Progressed(at) = event {
+        if let Role::Leader(tenure) = &mut state.role {
+            tenure.progressed_at = tenure.progressed_at.max(at);
+        }
+        return (state, Vec::new());
+    }
     let mut stepper = Stepper { state: &mut state, now, fresh, jitter, actions: Vec::new() };
     stepper.expire();
     stepper.take(event);

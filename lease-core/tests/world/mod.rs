@@ -15,6 +15,7 @@ use lease_core::{
 pub(crate) const TTL: Duration = Duration::from_millis(3_000);
 pub(crate) const MAX_TTL: Duration = Duration::from_millis(4_000);
 pub(crate) const RETRY: Duration = Duration::from_millis(200);
+pub(crate) const MAX_SILENCE: Duration = Duration::from_millis(5_000);
 pub(crate) const RENEW: Duration = Duration::from_millis(1_000);
 
 /// A fault, or an operator's action, at some moment.
@@ -24,6 +25,8 @@ pub(crate) enum Fault {
     Crash(usize, u64),
     /// A process stands still for this many milliseconds; its clock doesn't.
     Pause(usize, u64),
+    /// A process's work hangs for this many milliseconds: it neither reports progress nor returns (H-4).
+    Stall(usize, u64),
     /// A process is asked to stop, and starts anew 100 ms after it has ended.
     Stop(usize),
     /// Requests to the store are lost for this many milliseconds.
@@ -69,7 +72,12 @@ struct Node {
     paused_until: u64,
     /// Each step sets the alarm anew; an older one rings for nobody.
     alarm: u64,
-    working: Option<Term>,
+    /// The term whose work runs, and when it began.
+    working: Option<(Term, u64)>,
+    /// From when until when its work hangs.
+    stalled: (u64, u64),
+    /// When its work last reported progress, by its own clock.
+    reported: Instant,
     return_delay: u64,
     /// Its connection has ended, which it finds out with its next call.
     cut: bool,
@@ -145,6 +153,8 @@ impl World {
                 paused_until: 0,
                 alarm: 0,
                 working: None,
+                stalled: (0, 0),
+                reported: Instant::ZERO,
                 return_delay: 0,
                 cut: false,
             });
@@ -208,6 +218,7 @@ impl World {
             renew_every: RENEW,
             retry_every: RETRY,
             stop_grace: Duration::from_millis(600),
+            max_silence: Some(MAX_SILENCE),
             creates_registers: self.creates_registers,
         }
     }
@@ -225,8 +236,23 @@ impl World {
             self.happen(what);
             let leaders: Vec<_> = self.leaders().collect();
             assert!(leaders.len() <= 1, "L-1 at {} ms: {leaders:?}", self.now / MS);
+            for (node, _) in leaders {
+                self.check_silence(node);
+            }
         }
         self.now = self.now.max(until_ms * MS);
+    }
+
+    /// H-4: hung work keeps its lease for `max_silence` and a ttl, by a clock that may be slow.
+    fn check_silence(&self, node: usize) {
+        let bound = (MAX_SILENCE + self.rules(node).who.ttl) * 502 / 500;
+        let Node { stalled: (from, until), working, .. } = self.nodes[node];
+        let hung = working.filter(|_| self.now < until).map(|(_, began)| self.now - from.max(began));
+        assert!(
+            hung.is_none_or(|hung| hung <= bound.as_nanos() as u64),
+            "H-4 at {} ms: node {node} leads, and its work has hung for {hung:?} ns",
+            self.now / MS
+        );
     }
 
     pub(crate) fn leaders(&self) -> impl Iterator<Item = (usize, Term)> + '_ {
@@ -282,10 +308,10 @@ impl World {
                 }
             }
             Happens::Returns { node, incarnation, term } if self.is_live(node, incarnation) => {
-                let paused = self.nodes[node].paused_until;
-                if paused > self.now {
-                    self.schedule(paused, Happens::Returns { node, incarnation, term });
-                } else if self.nodes[node].working == Some(term) {
+                let held_up = self.nodes[node].paused_until.max(self.nodes[node].stalled.1);
+                if held_up > self.now {
+                    self.schedule(held_up, Happens::Returns { node, incarnation, term });
+                } else if self.nodes[node].working.is_some_and(|(working, _)| working == term) {
                     self.nodes[node].working = None;
                     self.step(node, Event::WorkReturned);
                 }
@@ -318,6 +344,11 @@ impl World {
         let (now, fresh, jitter) = (self.clock(node), self.fresh(), Jitter(self.below(256) as u8));
         let incarnation = self.nodes[node].incarnation;
         let state = self.nodes[node].state.take().expect("a live node steps");
+        if self.nodes[node].stalled.1 <= self.now {
+            self.nodes[node].reported = now;
+        }
+        let reported = Event::Progressed(self.nodes[node].reported);
+        let (state, _) = (self.step)(state, now, reported, &fresh, jitter);
         let (state, actions) = (self.step)(state, now, event, &fresh, jitter);
         let wake = state.wake_at();
         assert!(
@@ -360,10 +391,10 @@ impl World {
                 }
                 assert_eq!(self.nodes[node].working, None, "one term's work at a time");
                 self.terms.push((term, node));
-                self.nodes[node].working = Some(term);
+                self.nodes[node].working = Some((term, self.now));
             }
             Action::TellStop(_) | Action::End(_) => {
-                if let Some(term) = self.nodes[node].working {
+                if let Some((term, _)) = self.nodes[node].working {
                     self.schedule(self.now + delay, Happens::Returns { node, incarnation, term });
                 }
             }
@@ -472,7 +503,9 @@ impl World {
     fn tell_of_restore(&mut self) {
         self.untold = false;
         let fresh = self.fresh();
-        let above = self.observation().next_epoch() + (1 << 40) + self.now / MS;
+        // A time of these years; from one restore to the next an operator takes half a second.
+        let wall = WallTime((1 << 40) + (self.now / MS * 512) as i64);
+        let above = writes::epochs_lost(&self.observation(), wall);
         match self.store.register.clone() {
             Some(record) => self.write(writes::restored(&record, above, "", &fresh), Change::Restore),
             None => {
@@ -492,6 +525,16 @@ impl World {
                 self.schedule(self.now + ms * MS, Happens::Starts { node });
             }
             Fault::Pause(node, ms) => self.nodes[node % count].paused_until = self.now + ms * MS,
+            Fault::Stall(node, ms) => {
+                let node = node % count;
+                let now = self.clock(node);
+                let until = self.now + ms * MS;
+                let node = &mut self.nodes[node];
+                if node.stalled.1 <= self.now {
+                    (node.stalled.0, node.reported) = (self.now, now);
+                }
+                node.stalled.1 = node.stalled.1.max(until);
+            }
             Fault::Stop(node) => self.tell(node % count, Event::Shutdown),
             Fault::HolderIsDead(node) => self.tell(node % count, Event::HolderIsDead),
             Fault::LoseRequests(ms) => self.requests_lost_until = self.now + ms * MS,

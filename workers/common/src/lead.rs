@@ -23,7 +23,8 @@ pub trait LeaderWork: Send + Sync {
     /// State that lasts for one term.
     type Memory: Default + Send;
 
-    /// Does one batch in the name of the mandate's term. The loop has just asked whether the mandate holds.
+    /// Does one batch in the name of the mandate's term. The loop has just asked whether the mandate holds. Reports
+    /// progress after each of its steps that may take long (H-4); each of these has a time limit.
     ///
     /// # Errors
     /// The batch was not finished. It is begun anew, unless the term is over.
@@ -99,6 +100,7 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate) {
     let mut memory = Default::default();
     let mut prune_at = Instant::now();
     loop {
+        mandate.report_progress();
         counter!(work.metrics().loop_iterations).increment(1);
         let done = if !mandate.holds_now() {
             Err(BatchError::Expired)
@@ -116,10 +118,7 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate) {
                 None => break,
             },
         };
-        tokio::select! {
-            () = mandate.stop_requested() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
+        mandate.idle(pause).await;
     }
     if mandate.loss() == Some(Loss::FenceRefused) {
         // A resource that is ahead of the leases refuses every term until an operator acts (F-4): campaigning again

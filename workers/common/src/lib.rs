@@ -11,6 +11,8 @@ pub mod marks;
 pub mod request_id;
 mod role;
 pub mod shutdown;
+pub mod stderr;
+pub mod stdout;
 pub mod under_way;
 
 pub use role::{ChosenRole, NamedRole, Role, Roles};

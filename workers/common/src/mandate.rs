@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt;
 use lease_core::{Leadership, Loss, Term, WallTime};
@@ -73,6 +74,23 @@ impl Mandate {
             Source::Lease(leadership) => leadership.stop_requested().await,
             Source::Sole { stop, refused, .. } => {
                 tokio::select! { () = stop.cancelled() => {}, () = refused.cancelled() => {} }
+            }
+        }
+    }
+
+    /// The work gets on (H-4).
+    pub fn report_progress(&self) {
+        if let Source::Lease(leadership) = &self.0.source {
+            leadership.report_progress();
+        }
+    }
+
+    /// Waits for `pause`, or until the work should stop; to wait for work is progress. Cancel safe.
+    pub async fn idle(&self, pause: Duration) {
+        match &self.0.source {
+            Source::Lease(leadership) => leadership.idle(pause).await,
+            Source::Sole { .. } => {
+                let _ = tokio::time::timeout(pause, self.stop_requested()).await;
             }
         }
     }

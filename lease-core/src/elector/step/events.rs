@@ -17,7 +17,7 @@ impl Stepper<'_> {
         if let Role::Leader(tenure) = &self.state.role
             && !tenure.deadline.allows(self.now)
         {
-            self.end(Loss::Expired);
+            self.end(if tenure.silent { Loss::Silent } else { Loss::Expired });
         }
         let now = self.now;
         let mut newly_overdue = false;
@@ -39,7 +39,7 @@ impl Stepper<'_> {
 
     pub(super) fn take(&mut self, event: Event) {
         match event {
-            Event::Tick => {}
+            Event::Tick | Event::Progressed(_) => {}
             Event::Reply(id, reply) => {
                 let Some(index) = self.state.calls.iter().position(|call| call.id == id) else { return };
                 let call = self.state.calls.swap_remove(index);
@@ -209,11 +209,13 @@ impl Stepper<'_> {
         }
     }
 
-    /// The register was given up; whoever asked for it comes first, also if it only polls.
+    /// The register was given up; whoever asked for it comes first, also if it only polls. So does anybody whose work
+    /// gets on better (H-4).
     fn released(&mut self, answered: Option<RequestId>) {
+        let silent = self.tenure().is_some_and(|tenure| tenure.silent);
         self.state.role = Role::Candidate;
         self.actions.push(Action::Note(Note::Released { answered }));
-        if answered.is_some() {
+        if answered.is_some() || silent {
             self.state.hold_off_until = self.now.plus(self.state.rules.retry_every * 2);
         }
     }
@@ -341,7 +343,15 @@ impl Stepper<'_> {
         }
         let stage = if self.state.stopping { Stage::Releasing } else { Stage::Working };
         let first_witness = self.state.next_call;
-        self.state.role = Role::Leader(Tenure { term, deadline, stage, first_witness, released_under: None });
+        self.state.role = Role::Leader(Tenure {
+            term,
+            deadline,
+            stage,
+            progressed_at: self.now,
+            silent: false,
+            first_witness,
+            released_under: None,
+        });
         self.state.due_at = sent_at.plus(self.state.rules.renew_every);
         self.state.not_before = self.now;
         // Nothing that was sent before can tell us anything now: it holds up no beat.

@@ -15,6 +15,9 @@ impl Stepper<'_> {
         {
             self.tell_stop(StopReason::Expiring);
         }
+        if self.state.silent_at().is_some_and(|at| self.now >= at) {
+            self.fall_silent();
+        }
         if self.state.stopping && self.state.role == Role::Candidate && !self.acquire_may_be_answered() {
             self.stop();
         }
@@ -25,12 +28,20 @@ impl Stepper<'_> {
             Role::Candidate => self.advance_candidate(),
             Role::Leader(tenure) => match tenure.stage {
                 Stage::Releasing => self.write_own(Kind::Release),
-                _ if self.now >= self.state.due_at => self.write_own(Kind::Beat),
+                _ if self.now >= self.state.due_at && !tenure.silent => self.write_own(Kind::Beat),
                 _ => self.observe(),
             },
             Role::Ousted => self.heal_register(),
             Role::Stopped => {}
         }
+    }
+
+    /// H-4: the work is told to stop, and no renewal is sent from here on, also if it comes back to life.
+    fn fall_silent(&mut self) {
+        if let Role::Leader(tenure) = &mut self.state.role {
+            tenure.silent = true;
+        }
+        self.tell_stop(StopReason::Silent(self.state.rules.max_silence.unwrap_or_default()));
     }
 
     /// While stopping: might an acquisition under way still make us the holder, so that we should release?
