@@ -17,6 +17,7 @@ impl Cgroup {
     /// Makes one below this process's own, and tries whether processes can be moved there.
     pub(super) fn create() -> io::Result<Self> {
         let own = own_folder()?;
+        remove_leftovers(&own);
         let name = format!("leasehold-{}-{}", getpid().as_raw_nonzero(), Clock::boot().now().0);
         let made = Self::at(own.join(name));
         with_path(&made.path, fs::create_dir(&made.path))?;
@@ -56,6 +57,19 @@ impl Cgroup {
     /// Once nothing is left in it.
     pub(super) fn remove(&self) {
         let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Those whose watchdog is dead: nobody enters them any more. One that isn't empty stays.
+fn remove_leftovers(own: &Path) {
+    for entry in fs::read_dir(own).into_iter().flatten().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let watchdog =
+            name.strip_prefix("leasehold-").and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
+        let number = watchdog.filter(|pid| pid.parse::<u32>().is_ok());
+        if number.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 

@@ -194,17 +194,40 @@ async fn a_set_uid_child_of_an_unprivileged_guard_is_ended_and_the_lease_release
     }
 }
 
-/// A cgroup that is delegated to nobody.
-fn cgroup_of_nobody(place: &Place) -> std::path::PathBuf {
+fn cgroup_mount() -> std::path::PathBuf {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("cgroup v2 is mounted");
+    mount.split(' ').nth(4).unwrap().into()
+}
+
+/// A cgroup that is delegated to nobody.
+fn cgroup_of_nobody(place: &Place) -> std::path::PathBuf {
     let name = place.path(".").canonicalize().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
-    let own = std::path::Path::new(mount.split(' ').nth(4).unwrap()).join(format!("leasehold-test-{name}"));
+    let own = cgroup_mount().join(format!("leasehold-test-{name}"));
     std::fs::create_dir(&own).unwrap();
     for file in [own.clone(), own.join("cgroup.procs")] {
         std::os::unix::fs::chown(file, Some(65534), Some(65534)).unwrap();
     }
     own
+}
+
+#[tokio::test]
+async fn a_cgroup_that_was_left_behind_goes_with_the_next_start() {
+    let place = Place::new("cgroup");
+    let guard = place.guard(TTL, &[], "echo $$ >> log; exec sleep 1000");
+    let command = pid(&place.await_lines("log", 1).await[0]);
+    let cgroups = std::fs::read_to_string(format!("/proc/{command}/cgroup")).unwrap();
+    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap().to_owned();
+    let left = cgroup_mount().join(own);
+    let (watchdog, keeper) = (watchdog_of(&guard), keeper_of(&guard));
+    send(guard.id(), Signal::STOP);
+    send(watchdog, Signal::KILL);
+    guard.kill().await.unwrap();
+    await_death("watchdog, keeper and command", &[watchdog, keeper, command]).await;
+    assert!(left.exists(), "nobody was left to remove it");
+    let next = place.guard(TTL, &[], "exit 0");
+    assert_eq!(next.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", next.lines());
+    assert!(!left.exists());
 }
 
 /// Field 19 of `/proc/PID/stat`.
