@@ -30,7 +30,14 @@ struct One {
 fn rules() -> Rules {
     let who =
         Candidate { holder: "one".into(), region: String::new(), ttl: TTL, max_ttl: TTL, preemptible: false };
-    Rules { who, renew_every: TTL / 3, retry_every: TTL / 15, stop_grace: TTL / 5, max_silence: None, creates_registers: false }
+    Rules {
+        who,
+        renew_every: TTL / 3,
+        retry_every: TTL / 15,
+        stop_grace: TTL / 5,
+        max_silence: None,
+        creates_registers: false,
+    }
 }
 
 impl One {
@@ -273,6 +280,8 @@ fn a_register_that_a_restore_has_forgotten_is_made_anew_closed_and_above_what_wa
     let (_, _, creation) = one.sends(now);
     let CallRequest::Put { record, change: Change::Init, .. } = creation else { panic!("not {creation:?}") };
     assert!(record.grant.is_some() && record.epoch > 11, "{record:?}");
+}
+
 /// A register whose term an operator ended, as it was held by `holder`.
 fn revoked(holder: &str, hold_off: Duration) -> Observation {
     let mut seen = free();
