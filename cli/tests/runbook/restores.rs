@@ -1,6 +1,6 @@
 //! The lease store is restored from a backup under running forwarders.
 
-use lease_testbed::{Etcd, EtcdOptions, Signal};
+use lease_testbed::{Etcd, EtcdOptions, Signal, wait_for};
 
 use crate::leaders::{FORWARDS, NOWHERE, REFUSED, ROUNDS, term, two};
 use crate::page::Section;
@@ -22,6 +22,15 @@ async fn goes_on(site: &Site, mut page: Section, forwarders: [Worker; 2]) -> any
     site.sh(page.next("leasehold restored")).await?.says(&[ROLE]);
     page.end();
     let late = site.worker(ROLE, "late", &[NOWHERE]).await?;
+    // The term that the store forgot goes on until its holder's next beat.
+    wait_for("a term above all that may have been lost", LIMIT, async || {
+        let status = site.sh("leasehold status outbox-forwarder --json").await?;
+        let status: serde_json::Value = serde_json::from_str(status.ok())?;
+        let epoch = status["record"]["epoch"].as_u64().unwrap_or_default();
+        anyhow::ensure!(status["state"] == "held" && epoch > 1 << 48, "{status}");
+        anyhow::Ok(())
+    })
+    .await?;
     let leader = &forwarders[one_leads(&forwarders, FORWARDS).await?];
     let rounds = leader.metric(ROUNDS).await?;
     leader.comes_to(ROUNDS, |now| now >= rounds + 5.0).await?;
