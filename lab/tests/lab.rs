@@ -156,15 +156,8 @@ async fn a_server_that_somebody_runs_is_judged_as_an_ordinary_role_and_left_as_i
 async fn a_verdict_is_told_although_what_the_suite_made_cannot_be_removed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
-    let judged = report(&[
-        "conformance",
-        "--mode",
-        "sqlite",
-        "--folder",
-        path,
-        "--filter",
-        "process::a_holder_stopped",
-    ]);
+    let args = ["conformance", "--mode", "sqlite", "--folder", path, "--filter", "process::a_holder_stopped"];
+    let judged = report(&args);
     // It is renamed before it is removed, and a folder that isn't empty is in the way of that.
     let in_the_way = wait_until("the suite has made its folder", LIMIT, async || {
         let made = std::fs::read_dir(folder.path()).unwrap().next();

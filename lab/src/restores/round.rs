@@ -84,7 +84,8 @@ impl Round {
         let answers = async || site.place().connect().await?.observe(name).await;
         wait_for("the restored store answers", LIMIT, answers).await?;
         let served = now();
-        if self.standbys.contains(&Saw::Nothing) && !self.sabotaged && !self.kind.loses_registers {
+        let must_be_told = self.standbys.contains(&Saw::Nothing) || self.kind.ends_processes;
+        if must_be_told && !self.sabotaged && !self.kind.loses_registers {
             leasehold(site, &["restored"]).await?;
         }
         if self.kind.loses_registers {

@@ -15,6 +15,8 @@ pub(super) struct RestoreKind {
     pub(super) about: &'static str,
     /// The backup is older than the registers, so that they are gone after the restore.
     pub(super) loses_registers: bool,
+    /// Every process that has the store open ends by it, so that all that act afterwards have seen nothing.
+    pub(super) ends_processes: bool,
     start: Arc<dyn Fn() -> BoxFuture<'static, Started> + Send + Sync>,
 }
 
@@ -47,7 +49,7 @@ impl RestoreKind {
             let site = start();
             Box::pin(async move { Ok(Box::new(site.await?) as Box<dyn RestoreSite>) })
         };
-        Self { name, about, loses_registers: false, start: Arc::new(start) }
+        Self { name, about, loses_registers: false, ends_processes: false, start: Arc::new(start) }
     }
 
     pub(super) async fn start(&self) -> Started {

@@ -32,7 +32,11 @@ const KINDS: [(&str, &str, &str); 4] = [
 ];
 
 pub(super) fn kinds() -> Vec<RestoreKind> {
-    KINDS.map(|(name, about, line)| RestoreKind::new(name, about, move || SqliteSite::start(line))).into()
+    let kind = |(name, about, line)| RestoreKind {
+        ends_processes: name != "shell",
+        ..RestoreKind::new(name, about, move || SqliteSite::start(line))
+    };
+    KINDS.map(kind).into()
 }
 
 struct SqliteSite {

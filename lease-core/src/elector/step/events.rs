@@ -33,6 +33,14 @@ impl Stepper<'_> {
             self.state.due_at = now;
             self.interrupted();
         }
+        // A candidate that stood still saw nothing meanwhile, as in an outage (T-2).
+        let stood_still = |due: Instant| now > due.plus(self.state.rules.renew_every);
+        if self.state.role == Role::Candidate
+            && self.state.calls.is_empty()
+            && self.state.send_at().is_some_and(stood_still)
+        {
+            self.interrupted();
+        }
     }
 
     // === the effect of events ===
