@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lease_core::fence::{Stale, admit};
+use lease_core::fence::{NotAdmitted, Stale, admit};
 use lease_core::internal::deadline::Deadline;
 use lease_core::internal::step::{Action, CallId, CallRequest, Event, Jitter, Reply, Rules, State, step};
 use lease_core::internal::writes::{self, Candidate, Fresh};
@@ -264,6 +264,6 @@ fn the_page_tells_one_leases_life_as_the_step_function_plays_it() {
     assert_eq!(expected, Some(second), "before its deadline it led");
     b.happens(34.0, Event::Tick);
     assert_eq!(b.actions, [Action::End(Loss::Expired)]);
-    assert_eq!(admit(Some(third), second), Err(Stale { refused: second }));
+    assert_eq!(admit(Some(third), second), Err(NotAdmitted::Stale(Stale { refused: second })));
     page_says("later", &[format!("mark is {}", third.epoch), "FENCING_EPOCH_STALE".into()]);
 }

@@ -12,7 +12,8 @@ const COMMAND: &str = "exec 2>/dev/null; trap 'exit 7' TERM; echo $$ > pid; whil
 
 /// A guard whose command runs, with its process id.
 async fn unheard_guard(place: &Place, log: impl Into<Stdio>) -> (Process, u32) {
-    let arguments = ["run", "--init", "--log", "trace", "--ttl", "6s", "--", "sh", "-c", COMMAND];
+    let arguments =
+        ["run", "--init", "--log", "trace", "--ttl", "6s", "--isolate", "none", "--", "sh", "-c", COMMAND];
     let guard = place.command(&arguments).stderr(log).spawn().unwrap();
     let command = pid(&place.await_lines("pid", 1).await[0]);
     (guard, command)
@@ -24,7 +25,7 @@ async fn a_guard_whose_log_can_not_be_written_ends_its_command_when_asked() {
     let logs: [io::Result<Stdio>; 3] =
         [Ok(to_log.into()), full_disk().map(Stdio::from), closed_pipe().map(Stdio::from)];
     for log in logs {
-        let place = Place::new();
+        let place = Place::new("none");
         let (guard, command) = unheard_guard(&place, log.unwrap()).await;
         guard.signal(Signal::TERM).unwrap();
         assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(7), "its command's own code");
@@ -37,7 +38,7 @@ async fn a_guard_whose_log_can_not_be_written_ends_its_command_when_asked() {
 
 #[tokio::test]
 async fn a_keeper_whose_log_nobody_reads_ends_the_command_of_a_killed_guard_and_itself() {
-    let place = Place::new();
+    let place = Place::new("none");
     let (_log, to_log) = full_pipe().unwrap();
     let (guard, command) = unheard_guard(&place, to_log).await;
     let keeper = keeper_of(&guard);

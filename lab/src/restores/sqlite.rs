@@ -32,9 +32,10 @@ const KINDS: [(&str, &str, &str); 4] = [
 ];
 
 pub(super) fn kinds() -> Vec<RestoreKind> {
-    let kind = |(name, about, line)| RestoreKind {
-        ends_processes: name != "shell",
-        ..RestoreKind::new(name, about, move || SqliteSite::start(line))
+    let kind = |(name, about, line)| {
+        let mut kind = RestoreKind::new(name, about, move || SqliteSite::start(line));
+        kind.ends_processes = name != "shell";
+        kind
     };
     KINDS.map(kind).into()
 }
