@@ -26,7 +26,9 @@ async fn report(args: &[&str]) -> (Option<i32>, Value) {
     let report = wait_for("the report is complete", Duration::from_secs(30), async || {
         let lines = lab.lines();
         let told = lines.iter().skip_while(|line| *line != "{").cloned().collect::<Vec<_>>();
-        serde_json::from_str(&told.join("\n")).map_err(|error| format!("{error} in {lines:#?}"))
+        // What follows it is standard error's.
+        let first = serde_json::Deserializer::from_str(&told.join("\n")).into_iter().next();
+        first.ok_or("nothing is told".to_owned())?.map_err(|error| format!("{error} in {lines:#?}"))
     });
     let report = report.await.unwrap();
     (status.code(), report)

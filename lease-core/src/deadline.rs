@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Instant;
-use crate::record::{Grant, Lineage, Observation, Record, Term};
+use crate::record::{Observation, Record, Term};
 
 /// ρ as a divisor: 1/500, far beyond what a working quartz or NTP's slewing (1/2000) can do.
 pub const RHO_DIVISOR: u32 = 500;
@@ -134,9 +134,15 @@ impl fmt::Display for Known {
 }
 
 /// Two that show the same lineage, holder, beat and stamp show no sign of life.
-fn beat(observation: &Observation) -> (&Lineage, Option<(Option<Grant>, u64, &Lineage)>) {
-    let record = observation.record.as_ref();
-    (&observation.lineage, record.map(|record| (record.grant, record.beat, &record.lineage)))
+fn shows_the_same(one: &Observation, other: &Observation) -> bool {
+    let same_beat = match (&one.record, &other.record) {
+        (Some(one), Some(other)) => {
+            (one.grant, one.beat, &one.lineage) == (other.grant, other.beat, &other.lineage)
+        }
+        (None, None) => true,
+        _ => false,
+    };
+    one.lineage == other.lineage && same_beat
 }
 
 fn issued(observation: &Observation) -> u64 {
@@ -313,7 +319,7 @@ impl Sighting {
     }
 
     fn take(&mut self, shown: Observation, received_at: Instant) {
-        if self.interrupted || beat(&self.observation) != beat(&shown) {
+        if self.interrupted || !shows_the_same(&self.observation, &shown) {
             self.since = received_at;
         }
         self.interrupted = false;
@@ -362,6 +368,7 @@ impl Sighting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Grant, Lineage};
     use crate::writes::{self, Fresh};
 
     const TTL: Duration = Duration::from_secs(15);

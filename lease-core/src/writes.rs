@@ -199,14 +199,15 @@ pub fn revoke(
     revoked
 }
 
-/// An epoch above all that a restore may have lost, as far as anybody can know: the milliseconds since 1970, 2^11 to each.
+/// An epoch above all that a restore may have lost, as far as anybody can know: the milliseconds since 1970, 32 to each.
 /// So what follows a second restore of one backup exceeds what followed the first, also where processes lifted epochs by
-/// themselves (T-6). Where a store's own epochs are beyond that, which they are from a Postgres' 50th promotion on, three
-/// promotions more.
+/// themselves (T-6). It stays below the next timeline of a Postgres (2^46 epochs each): a failover may lose it, and what
+/// was acquired on it, and what is acquired on the new timeline must exceed that.
 pub fn epochs_lost(seen: &Observation, wall: WallTime) -> u64 {
-    let by_time = wall.0.max(0).unsigned_abs().saturating_mul(1 << 11);
+    const TIMELINE: u64 = 1 << 46;
     let next = seen.next_epoch();
-    if next < by_time { by_time } else { next.saturating_add(3 << 46) }
+    let by_time = wall.0.max(0).unsigned_abs().saturating_mul(32).min(TIMELINE - 1);
+    (next / TIMELINE * TIMELINE).saturating_add(by_time).max(next.saturating_add(1 << 20))
 }
 
 /// The register of a store that was restored: under a stamp that is no store's, so that whoever sees it waits out what

@@ -204,6 +204,14 @@ fn the_page_tells_one_leases_life_as_the_step_function_plays_it() {
     a.answered(again, &mut store);
     page_says("10.9", &[format!("beat {}", next.beat), deadline_in_words(a.extended())]);
 
+    // Meanwhile the others look once in a renew interval.
+    for standby in [&mut b, &mut c] {
+        while seconds(standby.state.wake_at().expect("it is alive")) < 12.0 {
+            let poll = standby.wakes();
+            standby.answered(poll, &mut store);
+        }
+    }
+
     // A stops: the work is told, returns, and only then the lease is released.
     a.happens(12.0, Event::Shutdown);
     assert_eq!(a.actions, [Action::TellStop(StopReason::Shutdown)]);

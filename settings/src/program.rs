@@ -104,7 +104,14 @@ impl Block for Operator {
             Setting::new(
                 "fenceDatabaseUrl",
                 "LEASEHOLD_FENCE_DATABASE_URL",
-                ValueKind::Text,
+                ValueKind::Checked {
+                    check: |url| {
+                        ["sqlite:", "postgres://", "postgresql://"]
+                            .iter()
+                            .any(|scheme| url.starts_with(scheme))
+                    },
+                    allowed: "use sqlite:PATH or postgres://…",
+                },
                 "the database whose fence `leasehold fence lower` repairs: sqlite:PATH or postgres://…",
             )
             .flag("fence-database-url")

@@ -69,7 +69,7 @@ async fn a_poisoned_mark_is_set_back_once_and_leaves_a_key() -> anyhow::Result<(
     fence.admit(&mut client, &term(6), []).await.expect_err("below what was issued");
     fence.admit(&mut client, &term(8), []).await?;
     let told =
-        client.get(format!("{}fences-lowered/outbox/", store.prefix), Some(GetOptions::new().with_prefix()));
+        client.get(format!("{}/fences-lowered/outbox/", store.prefix), Some(GetOptions::new().with_prefix()));
     let told = told.await?;
     let [row] = told.kvs() else { panic!("one row, not {told:?}") };
     assert!(row.value_str()?.contains("INC-1") && row.value_str()?.contains(&poison.to_string()));

@@ -191,8 +191,8 @@ async fn a_revoked_holder_comes_after_the_others_and_not_before_its_time(store: 
     stuck.leads().await;
     let mut standby = store.candidate_with("pod-b", Duration::from_secs(2));
     // Nobody else would take it from a revoked holder that comes back first.
-    let revoked = store.run(&["revoke", LEASE, "--for", "7s", "--note", "stuck"]).await;
     let at = Instant::now();
+    let revoked = store.run(&["revoke", LEASE, "--for", "7s", "--note", "stuck"]).await;
     assert!(revoked.ok().contains("pod-a holds off for 7s"), "{}", revoked.out);
     standby.leads().await;
     let status = store.run(&["status", LEASE]).await;

@@ -503,8 +503,8 @@ impl World {
     fn tell_of_restore(&mut self) {
         self.untold = false;
         let fresh = self.fresh();
-        // A time of these years; from one restore to the next an operator takes half a second.
-        let wall = WallTime((1 << 40) + (self.now / MS * 512) as i64);
+        // A time of these years; from one restore to the next an operator takes half a minute.
+        let wall = WallTime((1 << 40) + (self.now / MS * (1 << 15)) as i64);
         let above = writes::epochs_lost(&self.observation(), wall);
         match self.store.register.clone() {
             Some(record) => self.write(writes::restored(&record, above, "", &fresh), Change::Restore),
