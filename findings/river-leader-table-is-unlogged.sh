@@ -7,7 +7,8 @@
 # The table is UNLOGGED. PostgreSQL empties such tables in each crash recovery, and it does a crash recovery not only
 # when the machine goes down: one backend that the kernel kills (out of memory) is enough. Everything else that was
 # committed is there again a moment later, and the lease alone is not. The first follower that asks is elected at once,
-# while the old leader, who looks at its row once in 5 s, leads on. A promoted standby starts with an empty table too.
+# while the old leader, who looks at its row once in 5 s, leads on. A promoted standby starts with an empty table too,
+# by PostgreSQL's rule for such tables; that was not run here.
 #
 # For leases: a lease must be as durable as the work it guards. After such a restart all holders have lost their leases
 # without any time having passed, so an end that a holder computed from its last renewal protects nobody.
