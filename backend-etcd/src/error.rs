@@ -62,6 +62,10 @@ fn with_advice(mut failed: BackendError, error: &Error) -> BackendError {
     failed.with_source(text(error))
 }
 
+/// They pass the API server's few Txns on to a database and refuse others, or take them for something else.
+pub(crate) const SHIM: &str = "this is not etcd but a shim of its protocol, such as k3s' kine, which can't hold leases: \
+    name the nodes of an etcd, or use the database or the Kubernetes that is behind the shim as the lease store";
+
 /// Advice on the errors that a setting causes; true if trying again can't help.
 fn advice(error: &Error) -> Option<(bool, &'static str)> {
     let Error::GRpcStatus(status) = error else { return None };
@@ -73,6 +77,8 @@ fn advice(error: &Error) -> Option<(bool, &'static str)> {
         _ if says("authentication is not enabled") => {
             Some((true, "this etcd has no users; enable authentication there, or set no user"))
         }
+        Code::Unimplemented => Some((true, SHIM)),
+        _ if says("unsupported operations in txn") => Some((true, SHIM)),
         Code::PermissionDenied => Some((
             true,
             "the user lacks a permission; grant its role readwrite on everything below the prefix",
@@ -145,6 +151,17 @@ mod tests {
             (Code::PermissionDenied, "said by somebody in between"),
         ] {
             assert_eq!(certainty(code, message), Certainty::Unknown, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_all_our_transactions_is_a_shims() {
+        for (code, message) in [
+            (Code::InvalidArgument, "etcdserver: unsupported operations in txn request"),
+            (Code::Unimplemented, "sortOrder is not implemented by kine"),
+        ] {
+            let error = of_write("a write", &Error::GRpcStatus(Status::new(code, message)));
+            assert!(error.refused && error.to_string().contains(SHIM), "{error}");
         }
     }
 }

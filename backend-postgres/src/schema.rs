@@ -14,10 +14,18 @@ use crate::statements::query;
 /// `psql -v role=leasehold -v schema=public -f roles.sql`, run by the tables' owner after [`migrate`].
 pub const ROLES_SQL: &str = include_str!("../roles.sql");
 
-pub(crate) const FENCE: &str = include_str!("../migrations/0002_fence.sql");
+/// The migrations that make the fence; each may be run again.
+pub(crate) const FENCE: [&str; 2] =
+    [include_str!("../migrations/0002_fence.sql"), include_str!("../migrations/0003_fence_ceiling.sql")];
 
 /// Each is applied once, in this order; a released one never changes.
-const MIGRATIONS: [&str; 2] = [include_str!("../migrations/0001_leases.sql"), FENCE];
+const MIGRATIONS: [&str; 5] = [
+    include_str!("../migrations/0001_leases.sql"),
+    FENCE[0],
+    FENCE[1],
+    include_str!("../migrations/0004_times_that_programs_write.sql"),
+    include_str!("../migrations/0005_restored.sql"),
+];
 
 /// Makes or upgrades the tables in the configured schema (and the schema), in one transaction, and writes the
 /// configured history retention. Returns the schema's version.

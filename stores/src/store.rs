@@ -156,8 +156,8 @@ impl StoreFault {
 pub struct Link(Arc<[Proxy]>);
 
 impl Link {
-    #[cfg(any(feature = "etcd", feature = "k8s", feature = "postgres"))]
-    pub(crate) fn new(proxies: impl Into<Arc<[Proxy]>>) -> Self {
+    /// Of these proxies.
+    pub fn new(proxies: impl Into<Arc<[Proxy]>>) -> Self {
         Self(proxies.into())
     }
 

@@ -1,23 +1,17 @@
 //! The output of operators' commands, and the format of times in it.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
-use lease_core::WallTime;
-use lease_settings::Failure;
+use lease_core::{WallTime, printable};
+pub(super) use lease_worker_common::stdout::{line, written};
 
-/// Prints one line. A reader that went away (`| head`) ends the command without a word.
-pub(super) fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
-    written(writeln!(io::stdout(), "{text}"))
-}
-
-/// Is it written, and seen at once?
-pub(super) fn written(result: io::Result<()>) -> Result<(), Failure> {
-    result.and_then(|()| io::stdout().flush()).map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Failure::Code(1, String::new()),
-        _ => Failure::new(format!("standard output can't be written: {error}")),
-    })
+/// A note on a change, which goes into the record and its history.
+pub(super) fn note(text: &str) -> Result<String, String> {
+    match printable(text) {
+        same if same == text => Ok(same.into_owned()),
+        _ => Err("use one line without control or hidden characters".to_owned()),
+    }
 }
 
 /// A wall time for people, in UTC.

@@ -132,6 +132,9 @@ fn in_commands(error: &AdminError) -> String {
         AdminError::Absent(name) => {
             format!("there is no lease {name} in this store: run `leasehold init` for it first")
         }
+        AdminError::NobodyToHoldOff(name) => {
+            format!("lease {name} names no holder that could hold off: name one by --except")
+        }
         AdminError::ExistsBelow(name, epoch, above) => {
             format!(
                 "lease {name} exists at epoch {epoch}: use `leasehold fence raise --above {above}` instead"

@@ -14,8 +14,10 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::isolate::Isolate;
 use super::keeper_handle::KeeperHandle;
 use super::signals::{self, Heard};
+use super::wire::FromKeeper;
 use super::{GuardPlan, OUR_FAILURE, tree};
 
 /// The command's state, which decides what a signal does.
@@ -30,6 +32,9 @@ pub(super) enum CommandState {
     /// It was told to stop.
     Stopping,
 }
+
+/// The time limit for a keeper to be ready, at the start.
+const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why a term's work ended in a way that isn't 'campaign again'.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +58,9 @@ pub(super) struct Guard<'a> {
     pub(super) margin: Duration,
     pub(super) stop_budget: Duration,
     pub(super) once: bool,
+    /// How the command is isolated; from the start on one that can be had.
+    pub(super) isolate: Cell<Isolate>,
+    on_a_terminal: bool,
     shutdown: CancellationToken,
     /// The signal that asked for the shutdown.
     pub(super) stop_signal: Cell<Option<i32>>,
@@ -77,6 +85,8 @@ impl<'a> Guard<'a> {
             margin: (plan.stop_grace / 4).min(Duration::from_millis(500)),
             stop_budget: plan.stop_budget,
             once: plan.once,
+            isolate: Cell::new(plan.isolate),
+            on_a_terminal: plan.on_a_terminal,
             shutdown: CancellationToken::new(),
             stop_signal: Cell::new(None),
             state: Cell::new(CommandState::Standby),
@@ -93,7 +103,7 @@ impl<'a> Guard<'a> {
         let prepared =
             set_child_subreaper(Some(getpid())).map_err(Into::into).and_then(|()| signals::listen());
         let mut heard = prepared.map_err(|error| failed(&error))?;
-        self.warm_up();
+        self.choose_isolation().await?;
         loop {
             let elector = (self.elector)()?;
             let mut events = elector.events();
@@ -130,14 +140,78 @@ impl<'a> Guard<'a> {
         match event.as_ref().map(|event| &event.kind) {
             Some(EventKind::Renewed(_)) | None => self.renewed.notify_one(),
             Some(EventKind::Following(term)) => info!(lease, holder, epoch = term.epoch, "standing by"),
+            Some(EventKind::Revoked { by, note, hold_off: None }) => {
+                info!(lease, holder, by, note, "standing by: an operator revoked the lease");
+            }
             Some(EventKind::Acquired { term, .. }) => info!(lease, holder, epoch = term.epoch, "leading"),
             Some(EventKind::Released { term, .. }) => info!(lease, holder, epoch = term.epoch, "released"),
             Some(_) => {}
         }
     }
 
+    /// Starts the first keeper in the best way that there is.
+    async fn choose_isolation(&self) -> Result<(), Failure> {
+        let (asked, lease) = (self.isolate.get(), self.lease.as_str());
+        let mut refusals = Vec::new();
+        for candidate in asked.candidates(self.on_a_terminal) {
+            let mut keeper = KeeperHandle::spawn(*candidate, &self.command)
+                .map_err(|error| failed(&format_args!("the keeper can't be started: {error}")))?;
+            let answer = tokio::time::timeout(READY_LIMIT, keeper.next()).await;
+            let error = match answer {
+                Ok(Some(FromKeeper::Ready { .. })) => {
+                    self.isolate.set(*candidate);
+                    self.warm.set(Some(keeper));
+                    match (candidate, refusals.is_empty()) {
+                        (Isolate::None, _) => self.say_what_is_not_covered(&refusals),
+                        (_, true) => info!(lease, isolate = candidate.name(), "the program will be isolated"),
+                        (_, false) => {
+                            info!(
+                                lease,
+                                isolate = candidate.name(),
+                                "the program will be isolated; not by {}",
+                                refusals.join("; ")
+                            );
+                        }
+                    }
+                    return Ok(());
+                }
+                Ok(Some(FromKeeper::Refused { error })) => error,
+                Ok(_) => "the keeper died at its start".to_owned(),
+                Err(_) => format!("the keeper is not ready after {} s", READY_LIMIT.as_secs()),
+            };
+            refusals.push(format!("{}: {error}", candidate.name()));
+        }
+        let why = refusals.join("; ");
+        match asked {
+            Isolate::Pid | Isolate::Cgroup => Err(Failure::Code(
+                2,
+                format!(
+                    "--isolate: {why}; use auto for the best that can be had here, or give this process the right to it"
+                ),
+            )),
+            Isolate::Auto | Isolate::None => Err(failed(&format_args!("the keeper can't be started: {why}"))),
+        }
+    }
+
+    fn say_what_is_not_covered(&self, refusals: &[String]) {
+        let lease = self.lease.as_str();
+        const COVERED: &str = "if guard, watchdog and keeper fail at once, only the program itself is sure to end before the \
+                               lease does, not all that it has started";
+        if self.on_a_terminal && refusals.is_empty() {
+            info!(
+                lease,
+                isolate = "none",
+                "{COVERED} (not isolated on a terminal unless asked to, by --isolate=pid)"
+            );
+        } else if refusals.is_empty() {
+            info!(lease, isolate = "none", "{COVERED}");
+        } else {
+            warn!(lease, isolate = "none", "{COVERED} (it can't be isolated here: {})", refusals.join("; "));
+        }
+    }
+
     fn warm_up(&self) {
-        match KeeperHandle::spawn(&self.command) {
+        match KeeperHandle::spawn(self.isolate.get(), &self.command) {
             Ok(keeper) => self.warm.set(Some(keeper)),
             Err(error) => {
                 warn!(lease = %self.lease, %error, "the keeper can't be started; trying again when leading")

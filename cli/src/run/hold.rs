@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use lease_core::{Clock, Instant, Leadership};
+use lease_worker_common::stderr;
 use rustix::process::Signal;
 use signal_hook::consts::SIGCHLD;
 use tracing::{error, info, warn};
@@ -40,6 +41,7 @@ impl Drop for Unproven<'_> {
             "the command's processes could not be proven dead within the stop budget: the lease is not released and \
              runs out by itself"
         );
+        stderr::flush();
         std::process::exit(OUR_FAILURE.into());
     }
 }
@@ -50,7 +52,7 @@ impl Guard<'_> {
         let failed = |error: io::Error| Done::Failed(format!("the keeper can't be started: {error}"));
         let keeper = match self.warm.take() {
             Some(keeper) => keeper,
-            None => KeeperHandle::spawn(&self.command).map_err(failed)?,
+            None => KeeperHandle::spawn(self.isolate.get(), &self.command).map_err(failed)?,
         };
         self.state.set(CommandState::Running);
         let mut hold = Hold::new(self, leadership, keeper);
@@ -183,8 +185,13 @@ impl<'a> Hold<'a> {
     fn heard(&mut self, message: FromKeeper) -> Option<End> {
         let (lease, epoch) = (self.guard.lease.as_str(), self.leadership.term().epoch);
         match message {
-            FromKeeper::Started { pid } => {
-                info!(lease, epoch, pid, "command started");
+            FromKeeper::Ready { .. } => {}
+            FromKeeper::Refused { error } => {
+                error!(lease, epoch, error, "the keeper can't be started");
+                return Some(End::KeeperFailed("the watchdog could not start the keeper"));
+            }
+            FromKeeper::Started => {
+                info!(lease, epoch, pid = self.keeper.command_pid(), "command started");
                 self.started = true;
             }
             FromKeeper::NotStarted { code, error } => return Some(End::NotStarted { code, error }),
@@ -208,8 +215,10 @@ impl<'a> Hold<'a> {
         let give_up_at = self.stopping.map_or(self.clock.now().plus(self.guard.stop_budget), |(_, at)| at);
         let mut pause = Duration::from_millis(1);
         loop {
+            self.keeper.kill();
             tree::kill_all();
             if tree::reap(|_, _| {}) {
+                self.keeper.tidy_up();
                 return true;
             }
             if self.clock.now() >= give_up_at {

@@ -5,5 +5,6 @@ mod lag;
 mod leaders;
 mod page;
 mod planning;
+mod restores;
 mod sidecars;
 mod site;

@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 const PAGE: &str = include_str!("../../../docs/operating.md");
 
 /// Everything that reads the page's sections.
-const READERS: [&str; 4] = [
+const READERS: [&str; 5] = [
     include_str!("lag.rs"),
     include_str!("leaders.rs"),
     include_str!("planning.rs"),
+    include_str!("restores.rs"),
     include_str!("sidecars.rs"),
 ];
 

@@ -138,6 +138,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
         waits_on_across_lineages,
         &["lineage::a_change_of_lineage_starts_the_wait_anew"],
     ),
+    mutant(
+        "takes what the store has forgotten for news",
+        forgets_what_it_saw,
+        &[
+            "rewind::a_register_that_is_free_again_is_waited_out_at_the_maximum",
+            "rewind::an_earlier_beat_is_waited_out_at_the_maximum",
+        ],
+    ),
+    mutant(
+        "waits on over its own outage",
+        waits_on_over_an_outage,
+        &["rewind::the_very_beat_that_was_seen_last_is_waited_out_anew_after_an_outage"],
+    ),
+    mutant(
+        "counts its beats on from what the store still knows",
+        beats_on_what_is_kept,
+        &["rewind::a_holder_whose_beats_were_taken_back_goes_on_above_them"],
+    ),
     mutant("takes a hint for freedom", hint_is_freedom, &["watch::a_hint_is_no_proof_of_freedom"]),
     mutant("looks only when hinted", never_polls, &["watch::takes_over_by_polling_when_no_hint_ever_comes"]),
     mutant(
@@ -455,6 +473,36 @@ fn waits_on_across_lineages() -> Core {
             }
         }
         (state, actions)
+    })
+}
+
+fn forgets_what_it_saw() -> Core {
+    sees(|at, seen| {
+        let Some(before) = at.state.observation().and_then(|before| before.record.as_ref()) else { return };
+        if let Some(record) = &mut seen.record
+            && (record.epoch, record.beat) < (before.epoch, before.beat)
+        {
+            (record.epoch, record.beat) = (before.epoch, before.beat + 1);
+        }
+    })
+}
+
+fn waits_on_over_an_outage() -> Core {
+    core(|_: &mut (), state, at, mut event, jitter| {
+        if let (Event::Reply(_, reply @ Reply::Failed(_)), Some(seen)) = (&mut event, state.observation())
+            && !at.leads()
+        {
+            *reply = Reply::Seen(seen.clone());
+        }
+        right(state, at, event, jitter)
+    })
+}
+
+fn beats_on_what_is_kept() -> Core {
+    writes(|expected, record, change| {
+        if change == Change::Renew {
+            record.beat = expected.record.as_ref().map_or(0, |before| before.beat) + 1;
+        }
     })
 }
 

@@ -187,12 +187,9 @@ impl Move {
     /// Both registers. The old one is looked at last, so that what it shows is not older than what the new one does.
     async fn look(&self, clock: &Clock, run: &mut Run) -> Result<Observation, (&'static str, BackendError)> {
         let target = self.call(&self.to, self.to.observe(&self.name)).await?;
-        let source = self.call(&self.from, self.from.observe(&self.name)).await?;
-        let now = clock.now();
-        match &mut run.source {
-            Some(sighting) => sighting.update(source, now),
-            none => *none = Some(Sighting::new(source, now)),
-        }
+        let source = self.call(&self.from, self.from.observe(&self.name)).await;
+        let source = source.inspect_err(|_| run.source.iter_mut().for_each(Sighting::interrupted))?;
+        Sighting::read_in_turn(&mut run.source, source, clock.now());
         Ok(target)
     }
 

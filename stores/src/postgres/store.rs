@@ -94,7 +94,8 @@ impl PostgresStore {
         pair: Option<(Server, Proxy)>,
     ) -> anyhow::Result<Self> {
         let wire = Wire::before(&place.worker()?);
-        let mut facilities = vec![Facility::Delete, Facility::FencedEffects, Facility::Processes];
+        let mut facilities =
+            vec![Facility::Delete, Facility::Rewind, Facility::FencedEffects, Facility::Processes];
         if wire.is_plain() {
             facilities.push(Facility::LoseReply);
         }
@@ -259,6 +260,14 @@ impl Harness for PostgresStore {
 
     async fn change_lineage(&self) -> Result<(), Missing> {
         self.fail_over().await.map_err(missing)
+    }
+
+    async fn rewind_floor(&self, _: &LeaseName, floor: u64) -> Result<(), Missing> {
+        // Below the timeline are the sequence's 46 bits.
+        let issued = floor & ((1 << 46) - 1);
+        let sequence = format!("{}.leasehold_epochs", self.place.schema);
+        let set = format!("SELECT setval('{sequence}', {}, {})", issued.max(1), issued > 0);
+        self.place.as_admin(&set).await.map_err(missing)
     }
 
     async fn connect_losing_the_next_reply(&self) -> Result<Arc<dyn LeaseBackend>, Missing> {

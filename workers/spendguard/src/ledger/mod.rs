@@ -26,7 +26,7 @@ use lease_worker_common::{
     Role, connections,
     database::Database,
     health::{self, LAST_ANSWERS, Probe},
-    shutdown,
+    shutdown, stdout,
 };
 use sqlx::postgres::PgConnectOptions;
 use tonic::server::NamedService;
@@ -137,16 +137,16 @@ async fn prepare_all(
     }
     if args.migrate {
         migrate(&options).await.map_err(|error| failed(error.to_string()))?;
-        println!("the ledger in {database} is ready");
+        stdout::line(format_args!("the ledger in {database} is ready"))?;
     }
     for pair in args.add_scope.chunks(2) {
         let [scope, tenant] = pair else { continue };
         add_scope(&options, scope, tenant).await.map_err(|error| failed(error.to_string()))?;
-        println!("fencing scope {scope} of tenant {tenant} is there");
+        stdout::line(format_args!("fencing scope {scope} of tenant {tenant} is there"))?;
     }
     for (tenant, currency, limit) in budgets {
         set_budget(&options, tenant, currency, limit).await.map_err(|error| failed(error.to_string()))?;
-        println!("tenant {tenant} may spend {limit} minor units of {currency}");
+        stdout::line(format_args!("tenant {tenant} may spend {limit} minor units of {currency}"))?;
     }
     for pair in args.revoke_scope.chunks(2) {
         let [scope, tenant] = pair else { continue };
@@ -158,7 +158,7 @@ async fn prepare_all(
             Some(holder) => format!("{holder}'s term was ended, the epoch is {epoch} now"),
             None => format!("nobody held it, the epoch stays {epoch}"),
         };
-        println!("fencing scope {scope} of tenant {tenant}: {done}");
+        stdout::line(format_args!("fencing scope {scope} of tenant {tenant}: {done}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
