@@ -50,14 +50,11 @@ pub(crate) async fn prepare(config: &SqliteConfig) -> Result<SqliteConnection, B
             sqlx::raw_sql(SCHEMA).execute(&mut *transaction).await.map_err(failed)?;
             let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}");
             sqlx::raw_sql(sqlx::AssertSqlSafe(marks)).execute(&mut *transaction).await.map_err(failed)?;
-            let trace = Trace::of(path)?;
-            let before = trace.files()?;
+            let before = Trace::of(path)?.files()?;
             if before > 0 {
                 let above = epochs_after(before).cast_signed();
                 sqlx::query(MADE_ANEW).bind(above).execute(&mut *transaction).await.map_err(failed)?;
             }
-            // Before the commit: what is left of a failed creation is a wait too many, not one too few.
-            trace.write(before + 1)?;
         }
         transaction.commit().await.map_err(failed)?;
     }
@@ -72,13 +69,10 @@ pub(crate) async fn prepare(config: &SqliteConfig) -> Result<SqliteConnection, B
     }
     use_wal(&mut connection).await.map_err(failed)?;
     inspect(&mut connection).await.map_err(failed)?; // The first read in WAL mode makes -wal and -shm.
-    let trace = Trace::of(path)?;
-    if trace.files()? == 0 {
-        // An older version made the file, or somebody removed its trace.
-        let above: i64 =
-            sqlx::query_scalar(WAS_MADE_ANEW).fetch_one(&mut connection).await.map_err(failed)?;
-        trace.write(files_before(above.cast_unsigned()) + 1)?;
-    }
+    // Whoever opens the file sees to its trace before anybody can lead in it: also if its creator didn't come to that.
+    // Not before the tables are there: a creation that was cut off, and tried again, isn't a second file.
+    let above: i64 = sqlx::query_scalar(WAS_MADE_ANEW).fetch_one(&mut connection).await.map_err(failed)?;
+    Trace::of(path)?.count(files_before(above.cast_unsigned()) + 1)?;
     Ok(connection)
 }
 

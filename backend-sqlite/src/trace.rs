@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use lease_core::BackendError;
+use lease_core::{BackendError, Tag};
 
 /// A hidden file, so that `rm leases.sqlite*` leaves it.
 pub(crate) struct Trace(PathBuf);
@@ -34,12 +34,17 @@ impl Trace {
         })
     }
 
-    /// Waits for the disk.
-    pub(crate) fn write(&self, files: u64) -> Result<(), BackendError> {
+    /// At least so many. Waits for the disk.
+    pub(crate) fn count(&self, files: u64) -> Result<(), BackendError> {
+        let files = files.min(MOST);
+        if self.files()? >= files {
+            return Ok(());
+        }
         let written = || -> io::Result<()> {
-            let (new, folder) = (self.0.with_extension("new"), self.0.parent().unwrap_or(Path::new("/")));
-            let mut file = File::create(&new)?;
-            let files = files.min(MOST);
+            // Others may do the same at this moment.
+            let new = self.0.with_extension(Tag::random().to_string());
+            let folder = self.0.parent().unwrap_or(Path::new("/"));
+            let mut file = File::create_new(&new)?;
             writeln!(
                 file,
                 "{files} lease files were made here. Keep this file: it tells who makes the next one to wait"

@@ -85,6 +85,20 @@ async fn a_file_without_a_trace_gets_one_again() {
 }
 
 #[tokio::test]
+async fn a_creation_that_failed_is_no_file_that_somebody_may_hold_a_lease_in() {
+    let place = Place::new();
+    fs::write(place.file(), "").unwrap();
+    let mut backup = place.shell().await;
+    // A reader holds up the commit for longer than a creation waits for it.
+    sqlx::raw_sql("BEGIN; SELECT * FROM sqlite_master").execute(&mut backup).await.unwrap();
+    let error = Sqlite::connect(place.config()).await.unwrap_err();
+    assert!(!error.refused, "{error}");
+    sqlx::raw_sql("COMMIT").execute(&mut backup).await.unwrap();
+    assert_eq!(claim(&init(&place.open().await).await), Claim::At(Instant::ZERO));
+    assert!(fs::read_to_string(trace(&place)).unwrap().starts_with("1 "));
+}
+
+#[tokio::test]
 async fn a_trace_that_says_nothing_is_refused() {
     let place = Place::new();
     for text in ["", "many", "0", "-1", "99999999999"] {

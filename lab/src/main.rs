@@ -32,6 +32,7 @@ mod handover;
 mod interrupt;
 #[cfg(feature = "all")]
 mod judged;
+mod pause;
 #[cfg(feature = "all")]
 mod restores;
 #[cfg(feature = "all")]

@@ -1,5 +1,6 @@
 //! The interface of every store: to any process that reaches it, and to the one process that runs it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +26,19 @@ pub(crate) trait Reach: Send + Sync {
 
     /// See [`Place::flags`].
     fn flags(&self) -> Vec<String>;
+
+    /// See [`Place::lease_file`].
+    fn lease_file(&self) -> Option<PathBuf> {
+        None
+    }
 }
 
 impl Place {
+    /// The file with the leases, in a store that is one.
+    pub fn lease_file(&self) -> Option<PathBuf> {
+        self.reach().lease_file()
+    }
+
     /// Connects to the leases; for an elector.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use lease_testbed::Signal;
 use serde::Serialize;
 
 use crate::fleet::{ActorPart, Fleet, FleetActor, LOOK_EVERY, now};
+use crate::pause::pause;
 
 /// The pause before a process that ended by itself is started again: systemd's default.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
@@ -223,7 +224,7 @@ impl<'a> Play<'a> {
     async fn pause(&mut self, seat: usize) -> anyhow::Result<()> {
         let actor = self.seats[seat].actor.as_ref().context("it runs")?;
         self.events.push(actor.event(What::Paused));
-        actor.process.pause().await
+        pause(&actor.process, self.seats[seat].part.place.lease_file().as_deref()).await
     }
 
     async fn cut_off(&mut self, seat: usize) -> anyhow::Result<()> {

@@ -117,6 +117,9 @@ pub(crate) struct World {
 
 pub(crate) const MS: u64 = 1_000_000;
 
+/// The margin by which a process lifts epochs above those that it has seen (T-6).
+const UNSEEN_EPOCHS: u64 = 1 << 20;
+
 /// More events than any fleet of these tests has in its time: a failure, and not a test that never ends.
 const SPIN: u64 = 200_000;
 
@@ -470,8 +473,11 @@ impl World {
         let position = |record: &Record| (record.epoch, record.beat);
         let epoch = |store: &Store| store.register.as_ref().map(|record| record.epoch);
         let only_beats = epoch(&lost) == epoch(&self.store);
+        let issued = lost.register.as_ref().map_or(0, Record::issued).max(lost.floor);
         let knows = |node: &Node| {
             let seen = node.state.as_ref().and_then(State::observation).and_then(|seen| seen.record.as_ref());
+            // Nobody else lifts epochs above those of an earlier restore that was told.
+            let seen = seen.filter(|record| record.epoch + UNSEEN_EPOCHS > issued);
             match (seen.map(position), self.store.register.as_ref()) {
                 (Some(seen), Some(old)) if seen == position(old) => {
                     outage && old.grant.is_some() && only_beats
@@ -550,7 +556,11 @@ impl World {
                 self.store.floor = self.lineage << 46;
             }
             Fault::Restore(ms, outage) => self.restore(ms, outage),
+            // E-1's gap, which an operator sees to: the record says more than the store's floor does.
+            Fault::Delete if self.store.register.as_ref().is_some_and(|r| r.issued() > self.store.floor) => {}
             Fault::Delete => self.store.register = None,
+            // After a restore an operator that makes a lost lease anew says so.
+            Fault::Init if self.untold && self.store.register.is_none() => self.tell_of_restore(),
             Fault::Init => self.admin_init(),
             Fault::StepDown => {
                 let Some(record) = self.store.register.clone() else { return };
