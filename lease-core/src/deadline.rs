@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Instant;
-use crate::record::{Observation, Record, Term};
+use crate::record::{Grant, Observation, Record, Term};
 
 /// ρ as a divisor: 1/500, far beyond what a working quartz or NTP's slewing (1/2000) can do.
 pub const RHO_DIVISOR: u32 = 500;
@@ -108,8 +108,10 @@ pub const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
 pub struct Known {
     /// The register's epoch,
     epoch: u64,
-    /// and its beat in that epoch.
+    /// its beat in that epoch,
     beat: u64,
+    /// and the grant, of which an epoch has one.
+    grant: Option<Grant>,
     /// The store's floor, or what the record says was issued.
     floor: u64,
 }
@@ -118,12 +120,17 @@ impl Known {
     /// What one answer shows.
     pub fn of(observation: &Observation) -> Self {
         let (epoch, beat) = position(observation).unwrap_or_default();
-        Self { epoch, beat, floor: issued(observation) }
+        Self { epoch, beat, grant: observation.grant(), floor: issued(observation) }
     }
 
     /// Has the store forgotten some of it, to judge by the answer to a call that was sent afterwards?
     fn is_beyond(self, shown: &Observation) -> bool {
-        position(shown).is_some_and(|shown| shown < (self.epoch, self.beat)) || issued(shown) < self.floor
+        let issued = issued(shown);
+        match position(shown) {
+            Some(at) if at == (self.epoch, self.beat) && shown.grant() != self.grant => true,
+            Some(at) => at < (self.epoch, self.beat) || issued < self.floor,
+            None => issued < self.floor.max(self.epoch),
+        }
     }
 }
 
@@ -296,8 +303,10 @@ impl Sighting {
     /// The beat that the next one of the present epoch must exceed, also if the store has forgotten it: else a
     /// candidate could take two different beats for one.
     pub fn latest_beat(&self) -> u64 {
-        let lost = self.rewind.as_ref().filter(|rewind| rewind.lost.0 == self.known.epoch);
-        lost.map_or(0, |rewind| rewind.lost.1).max(self.known.beat)
+        let lost = self.rewind.as_ref().map(|rewind| rewind.lost);
+        // Beats begin anew after the last number: what was lost there is exceeded by none.
+        let lost = lost.filter(|(epoch, beat)| *epoch == self.known.epoch && *beat < i64::MAX as u64);
+        lost.map_or(0, |(_, beat)| beat).max(self.known.beat)
     }
 
     fn is_behind(&self, shown: &Observation) -> bool {
@@ -326,7 +335,7 @@ impl Sighting {
         // Epochs rise above everything that was seen (E-1), whatever the store still knows of it.
         let floor = shown.floor.max(self.observation.floor);
         if let Some((epoch, beat)) = position(&shown) {
-            self.known = Known { epoch, beat, ..self.known };
+            self.known = Known { epoch, beat, grant: shown.grant(), ..self.known };
         }
         self.observation = Observation { floor, ..shown };
     }
@@ -368,7 +377,7 @@ impl Sighting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Grant, Lineage};
+    use crate::record::Lineage;
     use crate::writes::{self, Fresh};
 
     const TTL: Duration = Duration::from_secs(15);
@@ -441,6 +450,7 @@ mod tests {
             floor(20, seen(Some(1), 3, "a", "a")), // an earlier beat
             floor(19, seen(Some(1), 4, "a", "a")), // the same beat, and an earlier floor
             floor(20, seen_in(6, None, 9, "a")),   // an earlier term
+            floor(20, seen(Some(2), 4, "a", "a")), // the same beat of another term: an epoch has one grant
         ] {
             let mut sighting = Sighting::new(floor(20, seen(Some(1), 4, "a", "a")), at(100));
             let lost = sighting.known();

@@ -131,7 +131,7 @@ impl LeaseEvent {
                     by,
                     note,
                     ?hold_off,
-                    "an operator revoked this workload's term: others come first"
+                    "an operator revoked the lease, and has others come before this workload"
                 );
             }
             EventKind::EpochsExhausted(epoch) => error!(

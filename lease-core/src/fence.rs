@@ -114,6 +114,24 @@ pub enum LoweringError {
         /// The register's epoch.
         issued: u64,
     },
+    /// The store was restored, and nobody knows which epochs were issued until the next acquisition.
+    #[error(
+        "the store was restored, and forgot which epochs were issued after {known}: name the greatest that was real by \
+         --to, or lower the mark once somebody has led again"
+    )]
+    Restored {
+        /// The register's epoch.
+        known: u64,
+    },
+    /// A lease may have issued such an epoch: nobody but an operator knows whether one did.
+    #[error(
+        "the mark is at epoch {seen}, which a lease may have issued: if one has, and the store forgot it, use \
+         `leasehold fence raise --above {seen}`; if none ever did, name the greatest that one has by --to"
+    )]
+    MayBeReal {
+        /// The mark's epoch.
+        seen: u64,
+    },
     /// There is nothing to repair.
     #[error("the mark is at epoch {seen} already: it can only be lowered, and {to} is not below it")]
     NotLower {
@@ -129,6 +147,8 @@ impl Lowering {
     /// and then `record`, the register of the lease whose terms act on the resource. `grant` is a fresh one: it stands
     /// for no term, where the new mark isn't the register's own.
     ///
+    /// Without `to` the mark must be above [`Term::MAX_ABOVE`], where no lease comes by itself.
+    ///
     /// # Errors
     /// [`LoweringError`]: never below what the register has issued.
     pub fn new(
@@ -139,6 +159,12 @@ impl Lowering {
         by: impl Into<String>,
         note: impl Into<String>,
     ) -> Result<Self, LoweringError> {
+        if to.is_none() && seen.epoch <= Term::MAX_ABOVE {
+            return Err(LoweringError::MayBeReal { seen: seen.epoch });
+        }
+        if to.is_none() && record.issued() > record.epoch {
+            return Err(LoweringError::Restored { known: record.epoch });
+        }
         let (issued, to) = (record.epoch, to.unwrap_or(record.epoch));
         if to < issued {
             return Err(LoweringError::BelowTheRegister { to, issued });

@@ -199,14 +199,16 @@ pub fn revoke(
     revoked
 }
 
-/// An epoch above all that a restore may have lost, as far as anybody can know: the milliseconds since 1970, 32 to each.
+/// An epoch above all that a restore may have lost, as far as anybody can know: the milliseconds since 2026, 32 to each.
 /// So what follows a second restore of one backup exceeds what followed the first, also where processes lifted epochs by
 /// themselves (T-6). It stays below the next timeline of a Postgres (2^46 epochs each): a failover may lose it, and what
 /// was acquired on it, and what is acquired on the new timeline must exceed that.
 pub fn epochs_lost(seen: &Observation, wall: WallTime) -> u64 {
     const TIMELINE: u64 = 1 << 46;
     let next = seen.next_epoch();
-    let by_time = wall.0.max(0).unsigned_abs().saturating_mul(32).min(TIMELINE - 1);
+    const YEAR_2026: i64 = 1_767_225_600_000;
+    let since = wall.0.saturating_sub(YEAR_2026).max(0).unsigned_abs();
+    let by_time = since.saturating_mul(32).min(TIMELINE - 1); // until 2095
     (next / TIMELINE * TIMELINE).saturating_add(by_time).max(next.saturating_add(1 << 20))
 }
 

@@ -380,3 +380,74 @@ fn counts_at_the_end_of_the_number_line_stop_nobody() {
         assert!(next.beat != before.beat && i64::try_from(next.beat).is_ok(), "{}", next.beat);
     }
 }
+
+/// Leads by an acknowledged acquisition; returns the moment, and the register.
+fn leads(one: &mut One) -> (Instant, Observation) {
+    let (now, look, _) = one.sends(ms(0));
+    one.happens(now, Event::Reply(look, Reply::Seen(free())));
+    let (now, id, acquisition) = one.sends(now);
+    let held = applied(&acquisition);
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(held.clone()))));
+    assert!(one.leads);
+    (now, held)
+}
+
+/// It looked at nothing meanwhile, so the store may have gone back to what it saw last.
+#[test]
+fn work_that_returns_late_lets_nobody_claim_on_what_was_seen_before() {
+    let mut one = One::new();
+    let (now, mut theirs) = leads(&mut one);
+    let record = theirs.record.as_mut().expect("a register");
+    (record.epoch, record.grant, record.tag) = (record.epoch + 1, Some(Grant(920)), Tag(920));
+    let (now, beat, _) = one.sends(now);
+    one.happens(now, Event::Reply(beat, Reply::Put(PutOutcome::Conflict(theirs.clone()))));
+    assert_eq!(one.state.leads(now), None);
+    let returned = now.plus(TTL * 20);
+    one.happens(returned, Event::WorkReturned);
+    let (claimed, _) = one.acquires(returned, &theirs);
+    assert!(claimed >= returned.plus(lengthened(TTL)), "it waited only {:?}", claimed.since(returned));
+}
+
+#[test]
+fn a_holder_whose_beats_begin_anew_after_the_last_number_goes_on_counting() {
+    let mut one = One::new();
+    let (mut now, mut store) = leads(&mut one);
+    let spoilt = store.record.as_mut().expect("a register");
+    (spoilt.beat, spoilt.tag) = (i64::MAX as u64, Tag(930));
+    let mut beats = Vec::new();
+    while beats.len() < 4 {
+        let (at, id, request) = one.sends(now);
+        now = at;
+        let CallRequest::Put { expected, record, change: Change::Renew } = request else {
+            panic!("a beat, not {request:?}")
+        };
+        let applied = expected.tag() == store.tag();
+        if applied {
+            beats.push(record.beat);
+            store.record = Some(record);
+        }
+        let answer = if applied { PutOutcome::Written } else { PutOutcome::Conflict };
+        one.happens(now, Event::Reply(id, Reply::Put(answer(store.clone()))));
+    }
+    assert!(beats.windows(2).all(|two| two[0] != two[1]), "candidates must see each of {beats:?}");
+}
+
+/// The epochs of its own terms are known to it by its own writes alone.
+#[test]
+fn a_register_that_only_its_holder_saw_is_made_anew_closed() {
+    let mut one = One::new();
+    one.state = State::new(Rules { creates_registers: true, ..rules() });
+    let (now, held) = leads(&mut one);
+    one.happens(now, Event::WorkReturned);
+    let (now, id, release) = one.sends(now);
+    let CallRequest::Put { record, change: Change::Release, .. } = release else { panic!("not {release:?}") };
+    let free = Observation { record: Some(record), ..held.clone() };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(free))));
+    let (now, id, request) = one.sends(now);
+    assert!(matches!(request, CallRequest::Put { change: Change::Acquire, .. }), "{request:?}");
+    let gone = Observation { record: None, ..held };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Conflict(gone))));
+    let (_, _, creation) = one.sends(now);
+    let CallRequest::Put { record, change: Change::Init, .. } = creation else { panic!("not {creation:?}") };
+    assert!(record.grant.is_some() && record.epoch > 8, "{record:?}");
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::common::*;
 use lease_core::{Change, LeaseBackend};
 use lease_postgres::{Fence, NotMigrated, Postgres, PostgresConfig};
+use sqlx::{AssertSqlSafe, Connection};
 
 #[tokio::test]
 async fn many_processes_may_migrate_at_once() -> anyhow::Result<()> {
@@ -267,10 +268,57 @@ async fn a_time_that_no_program_writes_neither_stops_the_register_nor_gets_into_
         release(&store.backend, &lease, &seen).await?;
     }
     by_hand("infinity").await?;
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_ttls").await?;
     store.psql("DELETE FROM {s}.leasehold_schema WHERE version >= 4").await?;
     assert_eq!(lease_postgres::migrate(&store.config).await?, 5);
     by_hand("9999-12-31 23:59:59+00").await?;
     by_hand("infinity").await.unwrap_err();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_ttl_that_no_program_writes_gets_into_no_table() -> anyhow::Result<()> {
+    let store = store().await?;
+    let lease = name("endless");
+    init(&store.backend, &lease).await?;
+    let by_hand = "UPDATE {s}.coordination_leases SET ttl_ms = 9223372036854775807, max_ttl_ms = 86400001";
+    let refusal = format!("{:#}", store.psql(by_hand).await.unwrap_err());
+    assert!(refusal.contains("coordination_leases_ttls"), "{refusal}");
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_ttls").await?;
+    store.psql(by_hand).await?;
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_times").await?;
+    store.psql("DELETE FROM {s}.leasehold_schema WHERE version >= 4").await?;
+    lease_postgres::migrate(&store.config).await?;
+    let record = store.backend.observe(&lease).await?.record.unwrap();
+    assert_eq!((record.ttl_ms, record.max_ttl_ms), (86_400_000, 86_400_000));
+    Ok(())
+}
+
+/// `pg_dump`, for example, reads the tables for as long as it takes.
+#[tokio::test]
+async fn a_migration_that_waits_for_a_reader_lets_renewals_through() -> anyhow::Result<()> {
+    let store = store().await?;
+    let lease = name("busy");
+    let mut held = acquire(&store.backend, &lease, &init(&store.backend, &lease).await?, "a").await?;
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_ttls").await?;
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_times").await?;
+    store.psql("DELETE FROM {s}.leasehold_schema WHERE version >= 4").await?;
+    let mut reader = session(&store.server.url()).await?;
+    let mut reading = reader.begin().await?;
+    let dump = format!("SELECT * FROM {0}.coordination_leases, {0}.coordination_lease_history", store.schema);
+    sqlx::raw_sql(AssertSqlSafe(dump)).execute(&mut *reading).await?;
+    let migration = tokio::spawn({
+        let config = store.config.clone();
+        async move { lease_postgres::migrate(&config).await }
+    });
+    let until = std::time::Instant::now() + Duration::from_secs(4);
+    while std::time::Instant::now() < until {
+        let renewal = tokio::time::timeout(TTL / 3, renew(&store.backend, &lease, &held)).await;
+        held = renewal.expect("no renewal waits behind the migration for long")?;
+    }
+    assert!(!migration.is_finished(), "it waits for the reader");
+    reading.rollback().await?;
+    assert_eq!(migration.await??, 5);
     Ok(())
 }
 

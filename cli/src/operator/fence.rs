@@ -116,13 +116,6 @@ fn lower(args: &Lower, app: &App) -> Result<ExitCode, Failure> {
         if let Some(note) = &record.sealed {
             return Err(Failure::new(format!("lease {name} was moved: {note}; name the store that it lives in now")));
         }
-        if seen.epoch <= Term::MAX_ABOVE && args.to.is_none() {
-            return Err(Failure::new(format!(
-                "the mark of {resource} is at epoch {}: if a lease has issued that, and the store forgot it, use \
-                 `leasehold fence raise {name} --above {}`; if none ever did, name the greatest that one has by --to",
-                seen.epoch, seen.epoch
-            )));
-        }
         let lowering = Lowering::new(seen, &record, args.to, Grant::random(), by, note)
             .map_err(|error| Failure::new(format!("{resource}, lease {name}: {error}")))?;
         if !marks::lower(&database, resource, &lowering, limit).await.map_err(failed)? {

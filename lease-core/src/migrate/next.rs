@@ -54,6 +54,13 @@ impl fmt::Display for Step {
 }
 
 impl Run {
+    /// A call failed, or the run stood still: what the old register shows from then on may be of a history that was
+    /// lost, so its beat is waited out anew (T-2), and an answer to an earlier request counts for nothing.
+    pub fn interrupted(&mut self, asked: RequestId) {
+        self.source.iter_mut().for_each(Sighting::interrupted);
+        self.asked = Some(asked);
+    }
+
     /// A step's write was acknowledged.
     pub fn made(&mut self, step: &Step) {
         match step {
@@ -222,8 +229,11 @@ fn seal(
             ));
         }
     };
-    // The holder's work has returned, and it left the register closed for us.
-    let answered = run.asked.is_some() && old.answered == run.asked;
+    // The holder's work has returned, and it left the register closed for us: in this history of the store (T-3, T-6).
+    let answered = run.asked.is_some()
+        && old.answered == run.asked
+        && old.lineage == seen.lineage
+        && !source.is_rewound();
     if answered || now >= at {
         let moved = Mark::Moved { to: rules.to.clone(), register: register.0 };
         let sealed = Record {

@@ -480,7 +480,8 @@ impl World {
             let seen = seen.filter(|record| record.epoch + UNSEEN_EPOCHS > issued);
             match (seen.map(position), self.store.register.as_ref()) {
                 (Some(seen), Some(old)) if seen == position(old) => {
-                    outage && old.grant.is_some() && only_beats
+                    // Whoever doesn't look while its work goes on looks before it claims.
+                    (outage || node.working.is_some()) && old.grant.is_some() && only_beats
                 }
                 (Some(seen), Some(old)) => seen > position(old),
                 (seen, None) => seen.is_some_and(|(epoch, _)| epoch > 0),
@@ -510,7 +511,7 @@ impl World {
         self.untold = false;
         let fresh = self.fresh();
         // A time of these years; from one restore to the next an operator takes half a minute.
-        let wall = WallTime((1 << 40) + (self.now / MS * (1 << 15)) as i64);
+        let wall = WallTime((1 << 41) + (self.now / MS * (1 << 15)) as i64);
         let above = writes::epochs_lost(&self.observation(), wall);
         match self.store.register.clone() {
             Some(record) => self.write(writes::restored(&record, above, "", &fresh), Change::Restore),

@@ -398,9 +398,11 @@ impl Stepper<'_> {
         }
     }
 
+    /// While its work went on it looked at nothing (T-2).
     fn campaign_again(&mut self) {
         self.state.role = Role::Candidate;
         self.state.due_at = self.now;
+        self.interrupted();
     }
 
     pub(super) fn stop(&mut self) {
