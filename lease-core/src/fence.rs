@@ -231,4 +231,26 @@ mod tests {
         assert!(admit(Some(term(5, 1)), term(4, 1)).is_err());
         assert!(admit(Some(term(5, 1)), term(5, 2)).is_err());
     }
+
+    #[test]
+    fn a_mark_is_lowered_by_itself_only_if_no_lease_can_have_issued_it_and_the_register_forgot_none() {
+        use crate::record::{Lineage, Observation};
+        use crate::writes::{self, Fresh};
+        let empty =
+            Observation { record: None, lineage: Lineage("a".into()), floor: 7, version: String::new() };
+        let fresh = Fresh::random();
+        let record = writes::init(&empty, std::time::Duration::from_secs(15), 0, None, &fresh);
+        let poisoned = term(Term::MAX_ABOVE + 1, 1);
+        let lower = |seen, record: &Record, to| Lowering::new(seen, record, to, Grant(9), "op", "");
+        assert_eq!(lower(poisoned, &record, None).unwrap().to.epoch, 7);
+        assert_eq!(lower(term(100, 1), &record, None), Err(LoweringError::MayBeReal { seen: 100 }));
+        assert_eq!(lower(term(100, 1), &record, Some(8)).unwrap().to, term(8, 9));
+        assert_eq!(
+            lower(poisoned, &record, Some(6)),
+            Err(LoweringError::BelowTheRegister { to: 6, issued: 7 })
+        );
+        let restored = writes::restored(&record, 500, "", &fresh);
+        assert_eq!(lower(poisoned, &restored, None), Err(LoweringError::Restored { known: 7 }));
+        assert_eq!(lower(poisoned, &restored, Some(499)).unwrap().to.epoch, 499);
+    }
 }
