@@ -196,7 +196,7 @@ impl<'a> Guard<'a> {
     fn say_what_is_not_covered(&self, refusals: &[String]) {
         let lease = self.lease.as_str();
         const COVERED: &str = "if guard, watchdog and keeper fail at once, only the program itself is sure to end before the \
-                               lease does, not all that it has started";
+                               lease does, unless it is set-uid or changes its user, and not all that it has started";
         if self.on_a_terminal && refusals.is_empty() {
             info!(
                 lease,

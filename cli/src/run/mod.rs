@@ -78,7 +78,9 @@ The program ends before its lease does, also when this command's own processes a
 everything that it has started if it is isolated. --isolate=auto does that in a PID namespace with its own /proc, which
 root has and, by user namespaces, most others; set-uid programs have no more rights than others there. Else in a
 cgroup v2 that is ours to divide, where all end as long as one of our processes runs. Without either, and on a terminal,
-only the program itself is covered then, and set-uid programs get no more rights unless root runs this.
+only the program itself is covered then, and set-uid programs get no more rights unless root runs this. Outside of a PID
+namespace not even that is sure of a program that is set-uid or changes its user: the kernel forgets then to end it with
+us. Change the user before: `gosu app leasehold run -- ./server`, not `leasehold run -- gosu app ./server`.
 
 SIGTERM and SIGINT stop: all the program's processes get the signal, and SIGKILL shortly before --stop-budget is used
 up. Ctrl-C belongs to the program. SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on to it.

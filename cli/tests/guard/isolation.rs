@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use lease_testbed::{Process, Signal};
 
 use crate::common::{
-    LIMIT, Place, STOP_BUDGET, anything_lives, await_death, await_killed, in_each_isolation, keeper_of,
-    outside, pid, send, until, watchdog_of,
+    LIMIT, Place, STOP_BUDGET, anything_lives, await_death, await_killed, in_each_isolation, is_alive,
+    keeper_of, outside, pid, send, until, watchdog_of,
 };
 use crate::family::{FAMILY, SUCCESSOR, assert_beats_in_order, deaf_family, family};
 
@@ -68,6 +68,36 @@ async fn with_all_of_our_processes_stopped_the_command_itself_is_dead_by_the_dea
     to_all_of_ours(&guard, Signal::STOP);
     await_death("the command", &[command]).await;
     assert!(stopped.elapsed() < TTL, "the last renewal was sent before the guard stopped");
+    guard.kill().await.unwrap();
+}
+
+in_each_isolation!(only_a_pid_namespace_ends_a_command_that_changes_its_user_while_all_of_ours_are_stopped);
+
+/// Needs root rights, to change the user. The kernel forgets the parent-death signal with that.
+async fn only_a_pid_namespace_ends_a_command_that_changes_its_user_while_all_of_ours_are_stopped(
+    isolate: &str,
+) {
+    assert!(rustix::process::geteuid().is_root(), "run this as root: it changes the user");
+    let place = Place::new(isolate);
+    place.write("log", "");
+    std::fs::set_permissions(place.path("log"), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let script = r#"exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -c '
+        trap "" TERM; echo $$ >> log; while :; do sleep 0.01; done'"#;
+    let guard = place.guard(TTL, &EARLY, script);
+    let command = outside(&guard, pid(&place.await_lines("log", 1).await[0]));
+    let (watchdog, keeper) = (watchdog_of(&guard), keeper_of(&guard));
+    let stopped = Instant::now();
+    to_all_of_ours(&guard, Signal::STOP);
+    await_death("watchdog and keeper", &[watchdog, keeper]).await;
+    if isolate == "pid" {
+        await_death("the command", &[command]).await;
+        assert!(stopped.elapsed() < TTL, "the last renewal was sent before the guard stopped");
+    } else {
+        tokio::time::sleep(TTL.saturating_sub(stopped.elapsed())).await;
+        assert!(is_alive(command), "the limit that --help and 0006 name is gone: say so there");
+    }
+    guard.resume().unwrap();
+    await_death("the command, by the guard that runs again", &[command]).await;
     guard.kill().await.unwrap();
 }
 
