@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::OsString;
+use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub(super) struct Guard<'a> {
     pub(super) once: bool,
     /// How the command is isolated; from the start on one that can be had.
     pub(super) isolate: Cell<Isolate>,
+    /// Nobody asked for an isolation that takes rights from the command.
+    keep_rights: bool,
     on_a_terminal: bool,
     shutdown: CancellationToken,
     /// The signal that asked for the shutdown.
@@ -86,6 +89,7 @@ impl<'a> Guard<'a> {
             stop_budget: plan.stop_budget,
             once: plan.once,
             isolate: Cell::new(plan.isolate),
+            keep_rights: plan.isolate == Isolate::Auto,
             on_a_terminal: plan.on_a_terminal,
             shutdown: CancellationToken::new(),
             stop_signal: Cell::new(None),
@@ -154,7 +158,8 @@ impl<'a> Guard<'a> {
         let (asked, lease) = (self.isolate.get(), self.lease.as_str());
         let mut refusals = Vec::new();
         for candidate in asked.candidates(self.on_a_terminal) {
-            let mut keeper = KeeperHandle::spawn(*candidate, &self.command)
+            let mut keeper = self
+                .spawn_keeper(*candidate)
                 .map_err(|error| failed(&format_args!("the keeper can't be started: {error}")))?;
             let answer = tokio::time::timeout(READY_LIMIT, keeper.next()).await;
             let error = match answer {
@@ -210,8 +215,12 @@ impl<'a> Guard<'a> {
         }
     }
 
+    pub(super) fn spawn_keeper(&self, isolate: Isolate) -> io::Result<KeeperHandle> {
+        KeeperHandle::spawn(isolate, self.keep_rights, &self.command)
+    }
+
     fn warm_up(&self) {
-        match KeeperHandle::spawn(self.isolate.get(), &self.command) {
+        match self.spawn_keeper(self.isolate.get()) {
             Ok(keeper) => self.warm.set(Some(keeper)),
             Err(error) => {
                 warn!(lease = %self.lease, %error, "the keeper can't be started; trying again when leading")

@@ -52,7 +52,7 @@ impl Guard<'_> {
         let failed = |error: io::Error| Done::Failed(format!("the keeper can't be started: {error}"));
         let keeper = match self.warm.take() {
             Some(keeper) => keeper,
-            None => KeeperHandle::spawn(self.isolate.get(), &self.command).map_err(failed)?,
+            None => self.spawn_keeper(self.isolate.get()).map_err(failed)?,
         };
         self.state.set(CommandState::Running);
         let mut hold = Hold::new(self, leadership, keeper);

@@ -180,6 +180,44 @@ async fn an_isolation_that_cannot_be_had_is_refused_before_anything_starts_and_a
     assert!(place.path("ran").exists());
 }
 
+/// A guard that `setpriv` gave these rights, and that may make no PID namespace by them.
+fn with_rights(place: &Place, rights: &[&str], isolate: &str, script: &str) -> Process {
+    assert!(rustix::process::geteuid().is_root(), "run this as root: it gives rights away");
+    let everybody = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(place.path("."), everybody).unwrap();
+    let command = Process::command("setpriv").unwrap().current_dir(place.path(".")).args(rights);
+    let command = command.args([env!("CARGO_BIN_EXE_leasehold"), "--sqlite-path", "leases.db"]);
+    let command = command.args(["--lease", "job", "run", "--init", "--isolate", isolate]);
+    command.args(["--", "sh", "-c", script]).spawn().unwrap()
+}
+
+#[tokio::test]
+async fn by_default_no_user_namespace_takes_rights_away_and_asked_for_it_does() {
+    const AMBIENT: [&str; 5] = [
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=+net_bind_service",
+        "--ambient-caps=+net_bind_service",
+    ];
+    let ambient = "grep CapAmb /proc/self/status >> log";
+    const ROOT: [&str; 2] = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"];
+    let root = ": > mine; chown 65534 mine && echo chown >> log || echo refused >> log";
+    for (rights, script, kept, lost) in [
+        (&AMBIENT[..], ambient, "CapAmb:\t0000000000000400", "CapAmb:\t0000000000000000"),
+        (&ROOT[..], root, "chown", "refused"),
+    ] {
+        for (isolate, seen) in [("auto", kept), ("pid", lost)] {
+            let place = Place::new(isolate);
+            let guard = with_rights(&place, rights, isolate, script);
+            assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", guard.lines());
+            assert_eq!(place.lines("log"), [seen], "{isolate}: {:?}", guard.lines());
+            let refused = guard.lines().iter().any(|line| line.contains("would lose the rights"));
+            assert_eq!(refused, isolate == "auto", "{:?}", guard.lines());
+        }
+    }
+}
+
 in_each_isolation!(a_set_uid_child_of_an_unprivileged_guard_is_ended_and_the_lease_released);
 
 /// Needs root rights, to be nobody afterwards. In a cgroup the child really becomes root.
