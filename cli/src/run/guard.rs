@@ -70,6 +70,8 @@ pub(super) struct Guard<'a> {
     pub(super) state: Cell<CommandState>,
     /// A keeper that is started already, so that a new term needs not wait for it.
     pub(super) warm: Cell<Option<KeeperHandle>>,
+    /// The last keeper failed before it started the command.
+    pub(super) keeper_failed: Cell<bool>,
     order: mpsc::Sender<i32>,
     /// Signals for the present command or keeper.
     pub(super) orders: Mutex<mpsc::Receiver<i32>>,
@@ -95,6 +97,7 @@ impl<'a> Guard<'a> {
             stop_signal: Cell::new(None),
             state: Cell::new(CommandState::Standby),
             warm: Cell::new(None),
+            keeper_failed: Cell::new(false),
             order,
             orders: Mutex::new(orders),
             renewed: Notify::new(),

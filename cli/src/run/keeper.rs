@@ -183,7 +183,10 @@ impl Keeper {
 
     /// True if the command runs.
     fn start(&mut self, start: Start) -> io::Result<bool> {
-        self.arm(&start)?;
+        if !self.arm(&start)? {
+            self.link.send(&FromKeeper::TooLate);
+            return Ok(false);
+        }
         let (program, arguments) = self.command.split_first().expect("the guard was given a command");
         let mut command = Command::new(program);
         command
@@ -220,8 +223,9 @@ impl Keeper {
         }
     }
 
-    /// Has the watchdog set its timer, and waits for its word: the command never runs without.
-    fn arm(&self, start: &Start) -> io::Result<()> {
+    /// Has the watchdog set its timer, and waits for its word: the command never runs without. False if the command would
+    /// have to end by then.
+    fn arm(&self, start: &Start) -> io::Result<bool> {
         let deadline = Instant(start.deadline);
         rustix::io::write(&self.watchdog, &watchdog_at(deadline, start))?;
         let stop_at = deadline.minus(Duration::from_nanos(start.grace));
@@ -229,14 +233,14 @@ impl Keeper {
             let left = stop_at.since(self.clock.now());
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             match poll(&mut [PollFd::new(&self.watchdog, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return Err(io::Error::other("the watchdog doesn't answer")),
+                Ok(0) => return Ok(false),
                 Ok(_) => break,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         match rustix::io::read(&self.watchdog, &mut [0]) {
-            Ok(1) => Ok(()),
+            Ok(1) => Ok(self.clock.now() < stop_at),
             _ => Err(io::Error::other("the watchdog is dead")),
         }
     }

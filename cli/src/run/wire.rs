@@ -54,6 +54,8 @@ pub(super) enum FromKeeper {
         code: u8,
         error: String,
     },
+    /// The term had too little time left: nothing was started.
+    TooLate,
     /// The command ended, and this many of its descendants did not.
     CommandEnded {
         code: u8,
