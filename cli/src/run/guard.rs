@@ -12,6 +12,7 @@ use lease_settings::Failure;
 use rustix::process::{getpid, set_child_subreaper};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -110,8 +111,11 @@ impl<'a> Guard<'a> {
         let prepared =
             set_child_subreaper(Some(getpid())).map_err(Into::into).and_then(|()| signals::listen());
         let mut heard = prepared.map_err(|error| failed(&error))?;
-        self.choose_isolation().await?;
+        self.choose_isolation(&mut heard).await?;
         loop {
+            if let (true, Some(signal)) = (self.shutdown.is_cancelled(), self.stop_signal.get()) {
+                return Ok(ended_by(signal));
+            }
             let elector = (self.elector)()?;
             let mut events = elector.events();
             let shutdown = self.shutdown.clone();
@@ -131,7 +135,7 @@ impl<'a> Guard<'a> {
                 (Err(RunError::Work(Done::Code(code))), _) => return Ok(code),
                 // Nothing ran, or nothing more: like a command that the signal ended.
                 (Ok(_) | Err(RunError::Work(Done::KeeperFailed)), Some(signal)) => {
-                    return Ok(u8::try_from(128 + signal).unwrap_or(OUR_FAILURE));
+                    return Ok(ended_by(signal));
                 }
                 (Ok(_) | Err(RunError::Work(Done::KeeperFailed)), None) => {}
                 (Err(RunError::Work(done)), _) => return Err(failed(&done)),
@@ -156,15 +160,18 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// Starts the first keeper in the best way that there is.
-    async fn choose_isolation(&self) -> Result<(), Failure> {
+    /// Starts the first keeper in the best way that there is, unless a signal ends this.
+    async fn choose_isolation(&self, heard: &mut mpsc::Receiver<Heard>) -> Result<(), Failure> {
         let (asked, lease) = (self.isolate.get(), self.lease.as_str());
         let mut refusals = Vec::new();
         for candidate in asked.candidates(self.on_a_terminal) {
             let mut keeper = self
                 .spawn_keeper(*candidate)
                 .map_err(|error| failed(&format_args!("the keeper can't be started: {error}")))?;
-            let answer = tokio::time::timeout(READY_LIMIT, keeper.next()).await;
+            let answer = self.first_word(&mut keeper, heard).await;
+            if !matches!(answer, Ok(Some(FromKeeper::Ready { .. }))) {
+                keeper.kill();
+            }
             let error = match answer {
                 Ok(Some(FromKeeper::Ready { .. })) => {
                     self.isolate.set(*candidate);
@@ -184,8 +191,15 @@ impl<'a> Guard<'a> {
                     return Ok(());
                 }
                 Ok(Some(FromKeeper::Refused { error })) => error,
-                Ok(_) => "the keeper died at its start".to_owned(),
-                Err(_) => format!("the keeper is not ready after {} s", READY_LIMIT.as_secs()),
+                // What failed now may be had the next time: nobody goes on with less for that.
+                Ok(_) if !self.shutdown.is_cancelled() => {
+                    return Err(failed(&"the keeper died at its start"));
+                }
+                Err(_) => {
+                    let why = format_args!("the keeper is not ready after {} s", READY_LIMIT.as_secs());
+                    return Err(failed(&why));
+                }
+                Ok(_) => return Ok(()),
             };
             refusals.push(format!("{}: {error}", candidate.name()));
         }
@@ -199,6 +213,33 @@ impl<'a> Guard<'a> {
             )),
             Isolate::Auto | Isolate::None => Err(failed(&format_args!("the keeper can't be started: {why}"))),
         }
+    }
+
+    /// What a new keeper or its watchdog says; `None` if they died, or a signal came that ends the guard.
+    async fn first_word(
+        &self,
+        keeper: &mut KeeperHandle,
+        heard: &mut mpsc::Receiver<Heard>,
+    ) -> Result<Option<FromKeeper>, Elapsed> {
+        let word = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    word = keeper.next() => return word,
+                    Some(heard) = heard.recv() => match heard.signal {
+                        SIGCHLD => {
+                            tree::reap(|_, _| {});
+                            keeper.wake();
+                        }
+                        _ => self.hear(heard),
+                    },
+                }
+                if self.shutdown.is_cancelled() {
+                    return None;
+                }
+            }
+        };
+        tokio::time::timeout(READY_LIMIT, word).await
     }
 
     fn say_what_is_not_covered(&self, refusals: &[String]) {
@@ -280,6 +321,11 @@ impl<'a> Guard<'a> {
             None => {}
         }
     }
+}
+
+/// The exit code of whoever a signal ended.
+fn ended_by(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(OUR_FAILURE)
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Failure {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use lease_testbed::{Process, Signal};
 
 use crate::common::{
-    LIMIT, Place, STOP_BUDGET, anything_lives, await_death, await_killed, in_each_isolation, is_alive,
-    keeper_of, outside, pid, send, until, watchdog_of,
+    LIMIT, Place, STOP_BUDGET, anything_lives, await_death, await_killed, children, in_each_isolation,
+    is_alive, keeper_of, outside, pid, send, until, watchdog_of,
 };
 use crate::family::{FAMILY, SUCCESSOR, assert_beats_in_order, deaf_family, family};
 
@@ -215,6 +215,62 @@ async fn by_default_no_user_namespace_takes_rights_away_and_asked_for_it_does() 
             let refused = guard.lines().iter().any(|line| line.contains("would lose the rights"));
             assert_eq!(refused, isolate == "auto", "{:?}", guard.lines());
         }
+    }
+}
+
+/// Well below the 30 s that a keeper may take to be ready.
+const SOON: Duration = Duration::from_secs(15);
+
+/// A guard that is isolated by default, and its watchdog, which has hardly begun and got this signal.
+async fn at_its_start(place: &Place, script: &str, signal: Signal) -> Process {
+    let guard = place.guard(LIMIT, &[], script);
+    let watchdog = loop {
+        let is_watchdog = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.contains("__watchdog"))
+        };
+        if let Some(pid) = children(guard.id()).into_iter().find(is_watchdog) {
+            break pid;
+        }
+        tokio::task::yield_now().await;
+    };
+    send(watchdog, signal);
+    guard
+}
+
+#[tokio::test]
+async fn a_guard_hears_a_signal_before_its_keeper_is_ready() {
+    let place = Place::new("auto");
+    let guard = at_its_start(&place, "exec sleep 1000", Signal::STOP).await;
+    guard.signal(Signal::TERM).unwrap();
+    assert_eq!(guard.wait(SOON).await.unwrap().code(), Some(143), "{:?}", guard.lines());
+}
+
+#[tokio::test]
+async fn a_watchdog_that_is_stopped_at_its_start_is_woken_and_isolates_as_ever() {
+    let place = Place::new("auto");
+    let guard = at_its_start(&place, "exit 3", Signal::STOP).await;
+    guard.wait_for_line("isolate=\"pid\"", SOON).await.unwrap();
+    assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(3), "{:?}", guard.lines());
+}
+
+#[tokio::test]
+async fn a_watchdog_that_is_killed_at_its_start_leads_to_no_lesser_isolation() {
+    let place = Place::new("auto");
+    let began = Instant::now();
+    loop {
+        let guard = at_its_start(&place, "exit 3", Signal::KILL).await;
+        let code = guard.wait(LIMIT).await.unwrap().code();
+        let lesser = ["cgroup", "none"].map(|name| format!("isolate=\"{name}\""));
+        let lines = guard.lines();
+        assert!(!lines.iter().any(|line| lesser.iter().any(|name| line.contains(name))), "{lines:?}");
+        if code == Some(125) {
+            assert!(lines.iter().any(|line| line.contains("the keeper died at its start")), "{lines:?}");
+            break;
+        }
+        // It was ready by then, and replaced.
+        assert_eq!(code, Some(3), "{lines:?}");
+        assert!(began.elapsed() < LIMIT, "no watchdog was killed before it was ready");
     }
 }
 
