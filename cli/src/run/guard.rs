@@ -4,11 +4,12 @@ use std::cell::Cell;
 use std::ffi::OsString;
 use std::io;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
 use lease_core::{Elector, EventKind, LeaseEvent, LeaseName, RunError};
 use lease_settings::Failure;
+use lease_worker_common::shutdown::ONE_REQUEST;
 use rustix::process::{getpid, set_child_subreaper};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tokio::sync::{Mutex, Notify, mpsc};
@@ -68,6 +69,8 @@ pub(super) struct Guard<'a> {
     shutdown: CancellationToken,
     /// The signal that asked for the shutdown.
     pub(super) stop_signal: Cell<Option<i32>>,
+    /// When it came.
+    asked_at: Cell<Option<Instant>>,
     pub(super) state: Cell<CommandState>,
     /// A keeper that is started already, so that a new term needs not wait for it.
     pub(super) warm: Cell<Option<KeeperHandle>>,
@@ -96,6 +99,7 @@ impl<'a> Guard<'a> {
             on_a_terminal: plan.on_a_terminal,
             shutdown: CancellationToken::new(),
             stop_signal: Cell::new(None),
+            asked_at: Cell::new(None),
             state: Cell::new(CommandState::Standby),
             warm: Cell::new(None),
             keeper_failed: Cell::new(false),
@@ -279,8 +283,10 @@ impl<'a> Guard<'a> {
             // Ctrl-C belongs to the command while it runs: it has had it, and decides what to do about it.
             _ if heard.from_terminal && state == CommandState::Running => {}
             SIGTERM | SIGINT => {
+                let asked_at = self.asked_at.get();
                 self.shut_down(heard.signal);
-                if state == CommandState::Stopping && !heard.from_terminal {
+                let again = asked_at.is_some_and(|at| at.elapsed() < ONE_REQUEST);
+                if state == CommandState::Stopping && !heard.from_terminal && !again {
                     self.pass_on(heard.signal);
                 }
             }
@@ -295,6 +301,7 @@ impl<'a> Guard<'a> {
     fn shut_down(&self, signal: i32) {
         if self.stop_signal.get().is_none() {
             self.stop_signal.set(Some(signal));
+            self.asked_at.set(Some(Instant::now()));
         }
         self.shutdown.cancel();
     }
