@@ -354,6 +354,25 @@ async fn a_cgroup_that_was_left_behind_goes_with_the_next_start() {
     assert!(!left.exists());
 }
 
+#[tokio::test]
+async fn a_start_in_another_pid_namespace_takes_nobodys_cgroup_for_one_that_was_left_behind() {
+    let place = Place::new("cgroup");
+    let first = place.guard(LIMIT, &[], "echo started >> log; until [ -e go ]; do sleep 0.01; done");
+    place.await_lines("log", 1).await;
+    let standby = place.guard(LIMIT, &[], "echo second >> log");
+    standby.wait_for_line("standing by", LIMIT).await.unwrap();
+    // There the standby's watchdog has no number, and its cgroup is empty.
+    let elsewhere = Process::command("unshare").unwrap().current_dir(place.path("."));
+    let elsewhere = elsewhere.args(["--pid", "--fork", "--mount-proc", env!("CARGO_BIN_EXE_leasehold")]);
+    let elsewhere = elsewhere.args(["--sqlite-path", "leases.db", "--lease", "other", "run", "--init"]);
+    let elsewhere = elsewhere.args(["--isolate", "cgroup", "--", "true"]).spawn().unwrap();
+    assert_eq!(elsewhere.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", elsewhere.lines());
+    place.write("go", "");
+    assert_eq!(first.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", first.lines());
+    assert_eq!(standby.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", standby.lines());
+    assert_eq!(place.lines("log"), ["started", "second"]);
+}
+
 /// Field 19 of `/proc/PID/stat`.
 fn nice(pid: u32) -> String {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
