@@ -195,6 +195,9 @@ impl<'a> Guard<'a> {
                     return Ok(());
                 }
                 Ok(Some(FromKeeper::Refused { error })) => error,
+                Ok(Some(FromKeeper::Failed { error })) => {
+                    return Err(failed(&format_args!("the keeper can't be started: {error}")));
+                }
                 // What failed now may be had the next time: nobody goes on with less for that.
                 Ok(_) if !self.shutdown.is_cancelled() => {
                     return Err(failed(&"the keeper died at its start"));

@@ -202,6 +202,7 @@ impl<'a> Hold<'a> {
                 error!(lease, epoch, error, "the keeper can't be started");
                 return Some(End::KeeperFailed("the watchdog could not start the keeper"));
             }
+            FromKeeper::Failed { error } => error!(lease, epoch, error, "the keeper failed"),
             FromKeeper::Started => {
                 info!(lease, epoch, pid = self.keeper.command_pid(), "command started");
                 self.started = true;

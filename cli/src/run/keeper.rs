@@ -6,7 +6,7 @@
 //! has one thread, no runtime and no store: as little as possible that can go wrong.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -29,7 +29,7 @@ use signal_hook::consts::SIGCHLD;
 use super::cgroup::Cgroup;
 use super::term::{CommandTerm, Isolation, NEVER, watchdog_at};
 use super::tree::{self, Member};
-use super::wire::{FromKeeper, KeeperEnd, Start, ToKeeper};
+use super::wire::{FromKeeper, KeeperEnd, Start, ToKeeper, line};
 use super::{OUR_FAILURE, signals, sys};
 
 /// The pauses between sweeps of the killing: from the first to the last, doubled each time.
@@ -44,21 +44,23 @@ pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> u8 {
     let Some(isolation) = arguments.next() else { return OUR_FAILURE };
     let isolation = Isolation::from_argument(isolation);
     let command = arguments.collect();
+    let Ok(socket) = sys::inherited(socket).map(UnixStream::from) else { return OUR_FAILURE };
     let keep = || -> io::Result<()> {
-        let link = KeeperEnd::new(UnixStream::from(sys::inherited(socket)?))?;
+        let link = KeeperEnd::new(socket.try_clone()?)?;
         Keeper::new(link, sys::inherited(watchdog)?, group, isolation, command)?.run()
     };
     match keep() {
         Ok(()) => 0,
         Err(error) => {
-            say(format_args!("the keeper failed: {error}"));
+            // The command may live, and dies with this process: nobody is waited for. The guard says it.
+            let _ = (&socket).write(&line(&FromKeeper::Failed { error: error.to_string() }));
             OUR_FAILURE
         }
     }
 }
 
-/// To whoever reads standard error, if anybody still does: a thread of its own tries, for no longer than the process
-/// lives. Never before the work is done, so until then there is one thread.
+/// To whoever reads standard error, if anybody still does: a thread of its own tries, and the process's end waits for it
+/// a little. Only once nothing is left to keep; until then there is one thread.
 fn say(what: std::fmt::Arguments<'_>) {
     stderr::line(format_args!("leasehold run: {what}"));
 }

@@ -43,6 +43,10 @@ pub(super) enum FromKeeper {
     Refused {
         error: String,
     },
+    /// The keeper's last message: it ends without having done its duty.
+    Failed {
+        error: String,
+    },
     /// The keeper waits for its term.
     Ready {
         /// The cgroup that the command will be in.

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use lease_testbed::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, kill_process, prlimit};
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
@@ -233,6 +233,27 @@ async fn a_keeper_that_is_killed_as_its_term_begins_is_replaced(isolate: &str) {
     }
     send(watchdog, Signal::KILL);
     assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(3), "{:?}", guard.lines());
+}
+
+in_each_isolation!(a_keeper_that_fails_takes_its_command_with_it_and_the_guard_says_why_and_starts_anew);
+
+async fn a_keeper_that_fails_takes_its_command_with_it_and_the_guard_says_why_and_starts_anew(isolate: &str) {
+    let place = Place::new(isolate);
+    let ttl = Duration::from_secs(60);
+    let guard = place.guard(ttl, &[], &deaf_family());
+    let first = family(&place, &guard, 1).await;
+    // It may wait for no more than one descriptor now, and needs three.
+    let one = Rlimit { current: Some(1), maximum: Some(1) };
+    let failed = Instant::now();
+    prlimit(Pid::from_raw(keeper_of(&guard) as i32), Resource::Nofile, one).unwrap();
+    guard.signal(Signal::WINCH).unwrap();
+    await_death("the family of a keeper that failed", &first).await;
+    family(&place, &guard, 2).await;
+    assert!(failed.elapsed() < ttl / 2, "proven dead, so released, not waited out");
+    let told = |line: &String| line.contains("hold: the keeper failed") && line.contains("error=");
+    assert!(guard.lines().iter().any(told), "{:?}", guard.lines());
+    assert_beats_in_order(&place);
+    guard.kill().await.unwrap();
 }
 
 /// Until it is dropped nobody writes to the lease file: no renewal is acknowledged any more.
