@@ -440,3 +440,21 @@ async fn each_book_that_a_storm_leaves_is_seen_to_be_wrong_when_it_is() {
     assert!(sees(&event, "exactly one canonical event"), "{event:?}");
     assert!(sees(&event, "each audit row is one canonical event"), "{event:?}");
 }
+
+#[tokio::test]
+async fn an_attack_whose_guards_can_not_start_ends_at_once_and_says_what_they_said() {
+    let folder = lease_testbed::Folder::new("refusing").unwrap();
+    let lab = folder.path().join("leasehold-lab");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_leasehold-lab"), &lab)
+        .or_else(|_| std::fs::copy(env!("CARGO_BIN_EXE_leasehold-lab"), &lab).map(drop))
+        .unwrap();
+    let guard = folder.path().join("leasehold");
+    std::fs::write(&guard, "#!/bin/sh\necho no such setting >&2; exit 2\n").unwrap();
+    std::fs::set_permissions(&guard, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let attack = Process::command(lab).unwrap().args(["attack", "--mode", "sqlite", "--leases", "1"]);
+    let attack = attack.spawn().unwrap();
+    let status = attack.wait(Duration::from_secs(60)).await.expect("of two minutes");
+    assert_eq!(status.code(), Some(1), "{:?}", attack.lines());
+    assert!(attack.lines().iter().any(|line| line.contains("no such setting")), "{:?}", attack.lines());
+}

@@ -58,7 +58,7 @@ pub(crate) struct Lower {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(..=Term::MAX_ABOVE))]
     to: Option<u64>,
     /// Why, for audits [default: who ran the command]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = note)]
     note: Option<String>,
     /// Write JSON
     #[arg(long)]

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use lease_core::internal::deadline;
-use lease_core::{LeaseName, Observation, admin};
+use lease_core::{LeaseName, Observation, Term, admin};
 use lease_settings::{App, Failure};
 use serde_json::json;
 
-use super::output::{line, span};
+use super::output::{line, note, span};
 use super::session::{Session, Target};
 
 /// Say that the store was restored from a backup, before anything is started on it
@@ -25,12 +25,12 @@ use super::session::{Session, Target};
 Exit code 1 if one of the leases was not stamped: run it again before anything is started. A lease that is not in the
 backup is made by `leasehold init` without --new.")]
 pub(crate) struct Restored {
-    /// Every later epoch exceeds N at least: the greatest that any log or fence knows
+    /// Every later epoch exceeds N at least: the greatest that any log or fence knows; at most 2^61
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u64).range(..i64::MAX as u64))]
+          value_parser = clap::value_parser!(u64).range(..=Term::MAX_ABOVE))]
     above: u64,
     /// Why, for the history [default: who ran the command]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = note)]
     note: Option<String>,
     /// Write JSON, one line a lease
     #[arg(long)]

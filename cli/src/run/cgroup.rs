@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use lease_core::Clock;
@@ -17,8 +18,9 @@ impl Cgroup {
     /// Makes one below this process's own, and tries whether processes can be moved there.
     pub(super) fn create() -> io::Result<Self> {
         let own = own_folder()?;
-        remove_leftovers(&own);
-        let name = format!("leasehold-{}-{}", getpid().as_raw_nonzero(), Clock::boot().now().0);
+        let names = own_names()?;
+        remove_leftovers(&own, &names);
+        let name = format!("{names}{}-{}", getpid().as_raw_nonzero(), Clock::boot().now().0);
         let made = Self::at(own.join(name));
         with_path(&made.path, fs::create_dir(&made.path))?;
         let tried = made.try_out(&own);
@@ -60,12 +62,17 @@ impl Cgroup {
     }
 }
 
+/// How the names begin that are made in this PID namespace: only here its numbers tell who is dead.
+fn own_names() -> io::Result<String> {
+    let namespace = Path::new("/proc/self/ns/pid");
+    Ok(format!("leasehold-{}-", with_path(namespace, fs::metadata(namespace))?.ino()))
+}
+
 /// Those whose watchdog is dead: nobody enters them any more. One that isn't empty stays.
-fn remove_leftovers(own: &Path) {
+fn remove_leftovers(own: &Path, names: &str) {
     for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         let name = entry.file_name().into_string().unwrap_or_default();
-        let watchdog =
-            name.strip_prefix("leasehold-").and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
+        let watchdog = name.strip_prefix(names).and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
         let number = watchdog.filter(|pid| pid.parse::<u32>().is_ok());
         if number.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             let _ = fs::remove_dir(entry.path());

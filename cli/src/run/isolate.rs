@@ -9,7 +9,8 @@ pub(crate) enum Isolate {
     Pid,
     /// A cgroup v2 of its own, below one that is ours to divide
     Cgroup,
-    /// Neither: if guard, watchdog and keeper all fail at once, only the program itself is sure to end
+    /// Neither: if guard, watchdog and keeper all fail at once, only the program itself is sure to end, unless it is
+    /// set-uid or changes its user
     None,
 }
 

@@ -6,7 +6,7 @@
 //! has one thread, no runtime and no store: as little as possible that can go wrong.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -29,7 +29,7 @@ use signal_hook::consts::SIGCHLD;
 use super::cgroup::Cgroup;
 use super::term::{CommandTerm, Isolation, NEVER, watchdog_at};
 use super::tree::{self, Member};
-use super::wire::{FromKeeper, KeeperEnd, Start, ToKeeper};
+use super::wire::{FromKeeper, KeeperEnd, Start, ToKeeper, line};
 use super::{OUR_FAILURE, signals, sys};
 
 /// The pauses between sweeps of the killing: from the first to the last, doubled each time.
@@ -44,21 +44,23 @@ pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> u8 {
     let Some(isolation) = arguments.next() else { return OUR_FAILURE };
     let isolation = Isolation::from_argument(isolation);
     let command = arguments.collect();
+    let Ok(socket) = sys::inherited(socket).map(UnixStream::from) else { return OUR_FAILURE };
     let keep = || -> io::Result<()> {
-        let link = KeeperEnd::new(UnixStream::from(sys::inherited(socket)?))?;
+        let link = KeeperEnd::new(socket.try_clone()?)?;
         Keeper::new(link, sys::inherited(watchdog)?, group, isolation, command)?.run()
     };
     match keep() {
         Ok(()) => 0,
         Err(error) => {
-            say(format_args!("the keeper failed: {error}"));
+            // The command may live, and dies with this process: nobody is waited for. The guard says it.
+            let _ = (&socket).write(&line(&FromKeeper::Failed { error: error.to_string() }));
             OUR_FAILURE
         }
     }
 }
 
-/// To whoever reads standard error, if anybody still does: a thread of its own tries, for no longer than the process
-/// lives. Never before the work is done, so until then there is one thread.
+/// To whoever reads standard error, if anybody still does: a thread of its own tries, and the process's end waits for it
+/// a little. Only once nothing is left to keep; until then there is one thread.
 fn say(what: std::fmt::Arguments<'_>) {
     stderr::line(format_args!("leasehold run: {what}"));
 }
@@ -183,7 +185,10 @@ impl Keeper {
 
     /// True if the command runs.
     fn start(&mut self, start: Start) -> io::Result<bool> {
-        self.arm(&start)?;
+        if !self.arm(&start)? {
+            self.link.send(&FromKeeper::TooLate);
+            return Ok(false);
+        }
         let (program, arguments) = self.command.split_first().expect("the guard was given a command");
         let mut command = Command::new(program);
         command
@@ -220,8 +225,9 @@ impl Keeper {
         }
     }
 
-    /// Has the watchdog set its timer, and waits for its word: the command never runs without.
-    fn arm(&self, start: &Start) -> io::Result<()> {
+    /// Has the watchdog set its timer, and waits for its word: the command never runs without. False if the command would
+    /// have to end by then.
+    fn arm(&self, start: &Start) -> io::Result<bool> {
         let deadline = Instant(start.deadline);
         rustix::io::write(&self.watchdog, &watchdog_at(deadline, start))?;
         let stop_at = deadline.minus(Duration::from_nanos(start.grace));
@@ -229,14 +235,14 @@ impl Keeper {
             let left = stop_at.since(self.clock.now());
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             match poll(&mut [PollFd::new(&self.watchdog, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return Err(io::Error::other("the watchdog doesn't answer")),
+                Ok(0) => return Ok(false),
                 Ok(_) => break,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         match rustix::io::read(&self.watchdog, &mut [0]) {
-            Ok(1) => Ok(()),
+            Ok(1) => Ok(self.clock.now() < stop_at),
             _ => Err(io::Error::other("the watchdog is dead")),
         }
     }

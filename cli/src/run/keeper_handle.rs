@@ -15,7 +15,7 @@ use super::cgroup::Cgroup;
 use super::isolate::Isolate;
 use super::tree::{self, Member, own_group};
 use super::wire::{FromKeeper, ToKeeper, line};
-use super::{WATCHDOG, sys};
+use super::{KEEP_RIGHTS, WATCHDOG, sys};
 
 /// A keeper that waits for its term, or keeps one. Dropping it closes the socket, and the keeper ends what it keeps.
 pub(super) struct KeeperHandle {
@@ -29,13 +29,15 @@ pub(super) struct KeeperHandle {
 
 impl KeeperHandle {
     /// Starts one. It runs this very program, also if the file was replaced meanwhile, in a process group of its own:
-    /// what a terminal sends to its foreground doesn't reach it.
-    pub(super) fn spawn(isolate: Isolate, command: &[OsString]) -> io::Result<Self> {
+    /// what a terminal sends to its foreground doesn't reach it. With `keep_rights` no isolation takes any from the
+    /// command.
+    pub(super) fn spawn(isolate: Isolate, keep_rights: bool, command: &[OsString]) -> io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
         let theirs = OwnedFd::from(theirs);
         let watchdog = Command::new("/proc/self/exe")
             .arg0("leasehold")
             .args([WATCHDOG, &sys::leave_open(&theirs)?, &own_group().to_string(), isolate.name()])
+            .arg(if keep_rights { KEEP_RIGHTS } else { "-" })
             .args(command)
             .process_group(0)
             .spawn()?;

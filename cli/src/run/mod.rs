@@ -55,6 +55,9 @@ const WATCHDOG: &str = "__watchdog";
 /// The hidden subcommand that the watchdog starts the keeper with.
 const KEEPER: &str = "__keeper";
 
+/// The watchdog's argument that no right of the command may be given up for an isolation.
+const KEEP_RIGHTS: &str = "keep-rights";
+
 /// Least time from the command's SIGTERM to the deadline: a quarter of it is left for killing.
 const LEAST_GRACE: Duration = Duration::from_millis(100);
 
@@ -76,9 +79,12 @@ seen.
 
 The program ends before its lease does, also when this command's own processes are all stopped or killed: so does
 everything that it has started if it is isolated. --isolate=auto does that in a PID namespace with its own /proc, which
-root has and, by user namespaces, most others; set-uid programs have no more rights than others there. Else in a
+root has and, by user namespaces, most others; set-uid programs have no more rights than others there. A user namespace
+would take root's rights and capabilities away, so whoever has any gets none unless asked to, by --isolate=pid. Else in a
 cgroup v2 that is ours to divide, where all end as long as one of our processes runs. Without either, and on a terminal,
-only the program itself is covered then, and set-uid programs get no more rights unless root runs this.
+only the program itself is covered then, and set-uid programs get no more rights unless root runs this. Outside of a PID
+namespace not even that is sure of a program that is set-uid or changes its user: the kernel forgets then to end it with
+us. Change the user before: `gosu app leasehold run -- ./server`, not `leasehold run -- gosu app ./server`.
 
 SIGTERM and SIGINT stop: all the program's processes get the signal, and SIGKILL shortly before --stop-budget is used
 up. Ctrl-C belongs to the program. SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on to it.

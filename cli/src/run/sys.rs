@@ -37,7 +37,8 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Also has the kernel kill the command when **this thread** ends (G-3). Not inherited by the command's own
-    /// children, and forgotten by set-uid programs.
+    /// children, and forgotten whenever the command changes its user or group or gains a capability: by a set-uid
+    /// program, and by `gosu` or `setpriv` as root. Only a PID namespace holds those too.
     pub(super) fn prepare(self, command: &mut Command) -> &mut Command {
         let parent = getpid();
         let in_the_child = move || {

@@ -21,24 +21,29 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, getegid, geteuid, getpid, getuid, set_child_subreaper, setpgid};
+use rustix::thread::capabilities;
 use signal_hook::consts::SIGCHLD;
 
 use super::cgroup::Cgroup;
 use super::isolate::Isolate;
 use super::tree::{self, Member};
 use super::wire::{FromKeeper, line};
-use super::{KEEPER, OUR_FAILURE, signals, sys};
+use super::{KEEP_RIGHTS, KEEPER, OUR_FAILURE, signals, sys};
 
-/// `leasehold __watchdog SOCKET GROUP ISOLATION COMMAND…`
+/// `leasehold __watchdog SOCKET GROUP ISOLATION RIGHTS COMMAND…`
 pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> u8 {
     let mut number = || arguments.next()?.to_str()?.parse::<i32>().ok();
     let (Some(socket), Some(group)) = (number(), number()) else { return OUR_FAILURE };
     let isolation = arguments.next().and_then(|name| clap::ValueEnum::from_str(name.to_str()?, false).ok());
-    let (Some(isolation), Ok(socket)) = (isolation, sys::inherited(socket)) else { return OUR_FAILURE };
+    let rights = arguments.next();
+    let (Some(isolation), Some(rights), Ok(socket)) = (isolation, rights, sys::inherited(socket)) else {
+        return OUR_FAILURE;
+    };
+    let keep_rights = rights == KEEP_RIGHTS;
     let socket = UnixStream::from(socket);
-    let started = socket
-        .try_clone()
-        .and_then(|socket| Watchdog::start(socket.into(), group, isolation, arguments.collect()));
+    let started = socket.try_clone().and_then(|socket| {
+        Watchdog::start(socket.into(), group, isolation, keep_rights, arguments.collect())
+    });
     match started {
         Ok(watchdog) => {
             // From here on its end of file is the keeper's death.
@@ -64,7 +69,13 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn start(socket: OwnedFd, group: i32, isolate: Isolate, command: Vec<OsString>) -> io::Result<Self> {
+    fn start(
+        socket: OwnedFd,
+        group: i32,
+        isolate: Isolate,
+        keep_rights: bool,
+        command: Vec<OsString>,
+    ) -> io::Result<Self> {
         signals::leave_to_the_guard()?;
         let (child_changed, tell) = UnixStream::pair()?;
         child_changed.set_nonblocking(true)?;
@@ -75,7 +86,7 @@ impl Watchdog {
         let cgroup = match isolate {
             Isolate::Cgroup => Some(Cgroup::create()?),
             Isolate::Pid => {
-                unshare()?;
+                unshare(keep_rights)?;
                 None
             }
             Isolate::Auto | Isolate::None => None,
@@ -155,11 +166,19 @@ impl Watchdog {
     }
 }
 
-/// A new PID namespace for the keeper: by this process's own rights, else by those that a user namespace gives.
-fn unshare() -> io::Result<()> {
+/// A new PID namespace for the keeper: by this process's own rights, else by those that a user namespace gives. The
+/// command has no rights outside of that one, so nobody who has some to lose is put there unasked.
+fn unshare(keep_rights: bool) -> io::Result<()> {
     let named = |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
-    if sys::unshare_pids(false).is_ok() {
-        return Ok(());
+    let Err(error) = sys::unshare_pids(false) else { return Ok(()) };
+    if keep_rights && has_rights()? {
+        return Err(io::Error::new(
+            error.kind(),
+            format!(
+                "unshare: {error}, and in a user namespace the program would lose the rights that it has as root or by \
+                 capabilities (--isolate=pid takes them away)"
+            ),
+        ));
     }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     if getuid().as_raw() != user {
@@ -176,6 +195,12 @@ fn unshare() -> io::Result<()> {
         fs::write(&file, text).map_err(|error| named(&file, error))?;
     }
     Ok(())
+}
+
+/// Has this process, and so the command, more rights than its user's? Executed just now, as the command will be, its
+/// ambient capabilities are among the effective ones.
+fn has_rights() -> io::Result<bool> {
+    Ok(geteuid().is_root() || !capabilities(None)?.effective.is_empty())
 }
 
 /// Starts the keeper, which runs this very program, also if the file was replaced meanwhile.

@@ -43,6 +43,10 @@ pub(super) enum FromKeeper {
     Refused {
         error: String,
     },
+    /// The keeper's last message: it ends without having done its duty.
+    Failed {
+        error: String,
+    },
     /// The keeper waits for its term.
     Ready {
         /// The cgroup that the command will be in.
@@ -54,6 +58,8 @@ pub(super) enum FromKeeper {
         code: u8,
         error: String,
     },
+    /// The term had too little time left: nothing was started.
+    TooLate,
     /// The command ended, and this many of its descendants did not.
     CommandEnded {
         code: u8,

@@ -1,5 +1,7 @@
 //! Commands whose output nobody reads, and panics that nobody hears.
 
+use std::io::{BufRead, BufReader};
+
 use lease_testbed::{Process, Signal, full_pipe, wait_until};
 
 use crate::common::Leasehold;
@@ -51,4 +53,32 @@ async fn a_panic_that_nobody_reads_holds_nobody_up_and_else_it_is_read() {
     for part in ["thread 'work' panicked at ", "out of cheese"] {
         heard.wait_for_line(part, LIMIT).await.expect("it says so");
     }
+}
+
+/// Says more than the queue holds, and wants errors alone in its log.
+#[test]
+#[ignore = "started by the other tests as a process of its own"]
+fn child_that_says_too_much() {
+    tracing_subscriber::fmt().with_env_filter("error").init();
+    for _ in 0..40_000 {
+        lease_worker_common::stderr::line("x".repeat(63));
+    }
+    println!("dropped {}", lease_worker_common::stderr::dropped());
+    std::thread::sleep(LIMIT);
+}
+
+#[tokio::test]
+async fn missing_lines_are_spoken_of_also_where_no_warnings_are_wanted() {
+    let (log, to_log) = full_pipe().expect("a pipe");
+    let args = ["--exact", "logs::child_that_says_too_much", "--ignored", "--nocapture"];
+    let child = Process::command(std::env::current_exe().expect("a path")).expect("a program").args(args);
+    let child = child.stderr(to_log).spawn().expect("it starts");
+    child.wait_for_line("dropped ", LIMIT).await.expect("nobody waits");
+    let read = tokio::task::spawn_blocking(|| {
+        let mut lines = BufReader::new(log).lines().map_while(Result::ok);
+        lines.find(|line| line.contains("log lines were dropped while standard error could not be written"))
+    });
+    let told = tokio::time::timeout(LIMIT / 2, read).await.expect("in time").expect("no panic");
+    assert!(told.is_some_and(|line| line.starts_with(|first: char| first.is_ascii_digit())));
+    child.kill().await.expect("it ends");
 }

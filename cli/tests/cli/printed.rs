@@ -111,7 +111,12 @@ fn names_and_notes_that_would_need_escaping_are_refused() {
     for text in ["two\nlines", "\u{1b}[2J", "\u{202e}", "\u{9b}", "\u{2028}", "\u{200b}"] {
         leasehold.run(&["--region", text, "status"]).refused(&["--region", "control"]);
         leasehold.run(&["--workload-id", text, "status"]).refused(&["--workload-id", "hidden characters"]);
-        for command in [&["revoke", LEASE][..], &["fence", "raise", LEASE, "--above", "1"]] {
+        for command in [
+            &["revoke", LEASE][..],
+            &["restored"],
+            &["fence", "raise", LEASE, "--above", "1"],
+            &["fence", "lower", LEASE, "--resource", "r"],
+        ] {
             let ran = leasehold.run(&[command, &["--note", text]].concat());
             assert_eq!(ran.code, 2, "{}", ran.err);
             assert!(ran.err.contains("--note") && ran.err.contains("hidden characters"), "{}", ran.err);

@@ -4,17 +4,19 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use lease_testbed::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, kill_process, prlimit};
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
-use crate::common::{LIMIT, Place, await_death, is_alive, keeper_of, runs, send, until, watchdog_of};
+use crate::common::{
+    LIMIT, Place, await_death, in_each_isolation, is_alive, keeper_of, runs, send, until, watchdog_of,
+};
 use crate::family::{FAMILY, SUCCESSOR, assert_beats_in_order, deaf_family, family};
 
 /// At a ttl of 6 s: SIGKILL comes half a second before the deadline, the most that there is.
 const EARLY: [&str; 4] = ["--renew-interval", "1s", "--stop-grace", "2s"];
 
-crate::common::in_each_isolation!(
+in_each_isolation!(
     a_killed_guards_descendants_die_soon,
     a_killed_guards_deaf_descendants_die_before_the_deadline_and_the_successor_comes_after,
     a_stopped_guards_descendants_die_by_the_deadline_and_the_successor_comes_after,
@@ -181,6 +183,77 @@ async fn in_a_store_outage_a_deaf_command_is_killed_before_the_deadline_and_star
     assert_beats_in_order(&place);
     guard.kill().await.unwrap();
     await_death("the second family", &second).await;
+}
+
+in_each_isolation!(a_term_that_begins_too_late_starts_nothing_and_the_guard_campaigns_on);
+
+async fn a_term_that_begins_too_late_starts_nothing_and_the_guard_campaigns_on(isolate: &str) {
+    let place = Place::new(isolate);
+    let init = place.leasehold(&["init", "--new"]);
+    assert_eq!(init.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", init.lines());
+    // The acquisition waits for the lock, and of its term less than the grace is left.
+    let lock = write_lock(&place).await;
+    let late = ["--renew-interval", "200ms", "--retry-interval", "200ms", "--stop-grace", "5s"];
+    let run = ["run", "--ttl", "6s", "--isolate", isolate];
+    let command = ["--", "sh", "-c", "echo $LEASEHOLD_EPOCH >> log"];
+    let guard = place.command(&[&run[..], &late, &command].concat());
+    let guard = guard.env("SPENDGUARD_LEADER_SQLITE_BUSY_TIMEOUT_MS", "5000").spawn().unwrap();
+    guard.wait_for_line("isolate=", LIMIT).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    drop(lock);
+    guard.wait_for_line("nothing was started", LIMIT).await.unwrap();
+    assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", guard.lines());
+    assert_eq!(place.lines("log"), ["2"], "not in its first term: {:?}", guard.lines());
+}
+
+in_each_isolation!(a_keeper_that_is_killed_as_its_term_begins_is_replaced);
+
+async fn a_keeper_that_is_killed_as_its_term_begins_is_replaced(isolate: &str) {
+    let place = Place::new(isolate);
+    let init = place.leasehold(&["init", "--new"]);
+    assert_eq!(init.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", init.lines());
+    let lock = write_lock(&place).await;
+    let guard = place.guard(LIMIT, &[], "exit 3");
+    guard.wait_for_line("isolate=", LIMIT).await.unwrap();
+    let (watchdog, keeper) = (watchdog_of(&guard), keeper_of(&guard));
+    // Woken each time, it is stopped again, faster than it can start the command.
+    let leads = tokio::time::timeout(LIMIT, guard.wait_for_line("leading", LIMIT));
+    let stop = async {
+        loop {
+            for pid in [watchdog, keeper] {
+                let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::STOP);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    drop(lock);
+    tokio::select! {
+        led = leads => drop(led.unwrap().unwrap()),
+        () = stop => {}
+    }
+    send(watchdog, Signal::KILL);
+    assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(3), "{:?}", guard.lines());
+}
+
+in_each_isolation!(a_keeper_that_fails_takes_its_command_with_it_and_the_guard_says_why_and_starts_anew);
+
+async fn a_keeper_that_fails_takes_its_command_with_it_and_the_guard_says_why_and_starts_anew(isolate: &str) {
+    let place = Place::new(isolate);
+    let ttl = Duration::from_secs(60);
+    let guard = place.guard(ttl, &[], &deaf_family());
+    let first = family(&place, &guard, 1).await;
+    // It may wait for no more than one descriptor now, and needs three.
+    let one = Rlimit { current: Some(1), maximum: Some(1) };
+    let failed = Instant::now();
+    prlimit(Pid::from_raw(keeper_of(&guard) as i32), Resource::Nofile, one).unwrap();
+    guard.signal(Signal::WINCH).unwrap();
+    await_death("the family of a keeper that failed", &first).await;
+    family(&place, &guard, 2).await;
+    assert!(failed.elapsed() < ttl / 2, "proven dead, so released, not waited out");
+    let told = |line: &String| line.contains("hold: the keeper failed") && line.contains("error=");
+    assert!(guard.lines().iter().any(told), "{:?}", guard.lines());
+    assert_beats_in_order(&place);
+    guard.kill().await.unwrap();
 }
 
 /// Until it is dropped nobody writes to the lease file: no renewal is acknowledged any more.

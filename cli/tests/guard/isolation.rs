@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use lease_testbed::{Process, Signal};
 
 use crate::common::{
-    LIMIT, Place, STOP_BUDGET, anything_lives, await_death, await_killed, in_each_isolation, keeper_of,
-    outside, pid, send, until, watchdog_of,
+    LIMIT, Place, STOP_BUDGET, anything_lives, await_death, await_killed, children, in_each_isolation,
+    is_alive, keeper_of, outside, pid, send, until, watchdog_of,
 };
 use crate::family::{FAMILY, SUCCESSOR, assert_beats_in_order, deaf_family, family};
 
@@ -68,6 +68,36 @@ async fn with_all_of_our_processes_stopped_the_command_itself_is_dead_by_the_dea
     to_all_of_ours(&guard, Signal::STOP);
     await_death("the command", &[command]).await;
     assert!(stopped.elapsed() < TTL, "the last renewal was sent before the guard stopped");
+    guard.kill().await.unwrap();
+}
+
+in_each_isolation!(only_a_pid_namespace_ends_a_command_that_changes_its_user_while_all_of_ours_are_stopped);
+
+/// Needs root rights, to change the user. The kernel forgets the parent-death signal with that.
+async fn only_a_pid_namespace_ends_a_command_that_changes_its_user_while_all_of_ours_are_stopped(
+    isolate: &str,
+) {
+    assert!(rustix::process::geteuid().is_root(), "run this as root: it changes the user");
+    let place = Place::new(isolate);
+    place.write("log", "");
+    std::fs::set_permissions(place.path("log"), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let script = r#"exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -c '
+        trap "" TERM; echo $$ >> log; while :; do sleep 0.01; done'"#;
+    let guard = place.guard(TTL, &EARLY, script);
+    let command = outside(&guard, pid(&place.await_lines("log", 1).await[0]));
+    let (watchdog, keeper) = (watchdog_of(&guard), keeper_of(&guard));
+    let stopped = Instant::now();
+    to_all_of_ours(&guard, Signal::STOP);
+    await_death("watchdog and keeper", &[watchdog, keeper]).await;
+    if isolate == "pid" {
+        await_death("the command", &[command]).await;
+        assert!(stopped.elapsed() < TTL, "the last renewal was sent before the guard stopped");
+    } else {
+        tokio::time::sleep(TTL.saturating_sub(stopped.elapsed())).await;
+        assert!(is_alive(command), "the limit that --help and 0006 name is gone: say so there");
+    }
+    guard.resume().unwrap();
+    await_death("the command, by the guard that runs again", &[command]).await;
     guard.kill().await.unwrap();
 }
 
@@ -150,6 +180,100 @@ async fn an_isolation_that_cannot_be_had_is_refused_before_anything_starts_and_a
     assert!(place.path("ran").exists());
 }
 
+/// A guard that `setpriv` gave these rights, and that may make no PID namespace by them.
+fn with_rights(place: &Place, rights: &[&str], isolate: &str, script: &str) -> Process {
+    assert!(rustix::process::geteuid().is_root(), "run this as root: it gives rights away");
+    let everybody = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(place.path("."), everybody).unwrap();
+    let command = Process::command("setpriv").unwrap().current_dir(place.path(".")).args(rights);
+    let command = command.args([env!("CARGO_BIN_EXE_leasehold"), "--sqlite-path", "leases.db"]);
+    let command = command.args(["--lease", "job", "run", "--init", "--isolate", isolate]);
+    command.args(["--", "sh", "-c", script]).spawn().unwrap()
+}
+
+#[tokio::test]
+async fn by_default_no_user_namespace_takes_rights_away_and_asked_for_it_does() {
+    const AMBIENT: [&str; 5] = [
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=+net_bind_service",
+        "--ambient-caps=+net_bind_service",
+    ];
+    let ambient = "grep CapAmb /proc/self/status >> log";
+    const ROOT: [&str; 2] = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"];
+    let root = ": > mine; chown 65534 mine && echo chown >> log || echo refused >> log";
+    for (rights, script, kept, lost) in [
+        (&AMBIENT[..], ambient, "CapAmb:\t0000000000000400", "CapAmb:\t0000000000000000"),
+        (&ROOT[..], root, "chown", "refused"),
+    ] {
+        for (isolate, seen) in [("auto", kept), ("pid", lost)] {
+            let place = Place::new(isolate);
+            let guard = with_rights(&place, rights, isolate, script);
+            assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", guard.lines());
+            assert_eq!(place.lines("log"), [seen], "{isolate}: {:?}", guard.lines());
+            let refused = guard.lines().iter().any(|line| line.contains("would lose the rights"));
+            assert_eq!(refused, isolate == "auto", "{:?}", guard.lines());
+        }
+    }
+}
+
+/// Well below the 30 s that a keeper may take to be ready.
+const SOON: Duration = Duration::from_secs(15);
+
+/// A guard that is isolated by default, and its watchdog, which has hardly begun and got this signal.
+async fn at_its_start(place: &Place, script: &str, signal: Signal) -> Process {
+    let guard = place.guard(LIMIT, &[], script);
+    let watchdog = loop {
+        let is_watchdog = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.contains("__watchdog"))
+        };
+        if let Some(pid) = children(guard.id()).into_iter().find(is_watchdog) {
+            break pid;
+        }
+        tokio::task::yield_now().await;
+    };
+    send(watchdog, signal);
+    guard
+}
+
+#[tokio::test]
+async fn a_guard_hears_a_signal_before_its_keeper_is_ready() {
+    let place = Place::new("auto");
+    let guard = at_its_start(&place, "exec sleep 1000", Signal::STOP).await;
+    guard.signal(Signal::TERM).unwrap();
+    assert_eq!(guard.wait(SOON).await.unwrap().code(), Some(143), "{:?}", guard.lines());
+}
+
+#[tokio::test]
+async fn a_watchdog_that_is_stopped_at_its_start_is_woken_and_isolates_as_ever() {
+    let place = Place::new("auto");
+    let guard = at_its_start(&place, "exit 3", Signal::STOP).await;
+    guard.wait_for_line("isolate=\"pid\"", SOON).await.unwrap();
+    assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(3), "{:?}", guard.lines());
+}
+
+#[tokio::test]
+async fn a_watchdog_that_is_killed_at_its_start_leads_to_no_lesser_isolation() {
+    let place = Place::new("auto");
+    let began = Instant::now();
+    loop {
+        let guard = at_its_start(&place, "exit 3", Signal::KILL).await;
+        let code = guard.wait(LIMIT).await.unwrap().code();
+        let lesser = ["cgroup", "none"].map(|name| format!("isolate=\"{name}\""));
+        let lines = guard.lines();
+        assert!(!lines.iter().any(|line| lesser.iter().any(|name| line.contains(name))), "{lines:?}");
+        if code == Some(125) {
+            assert!(lines.iter().any(|line| line.contains("the keeper died at its start")), "{lines:?}");
+            break;
+        }
+        // It was ready by then, and replaced.
+        assert_eq!(code, Some(3), "{lines:?}");
+        assert!(began.elapsed() < LIMIT, "no watchdog was killed before it was ready");
+    }
+}
+
 in_each_isolation!(a_set_uid_child_of_an_unprivileged_guard_is_ended_and_the_lease_released);
 
 /// Needs root rights, to be nobody afterwards. In a cgroup the child really becomes root.
@@ -228,6 +352,25 @@ async fn a_cgroup_that_was_left_behind_goes_with_the_next_start() {
     let next = place.guard(TTL, &[], "exit 0");
     assert_eq!(next.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", next.lines());
     assert!(!left.exists());
+}
+
+#[tokio::test]
+async fn a_start_in_another_pid_namespace_takes_nobodys_cgroup_for_one_that_was_left_behind() {
+    let place = Place::new("cgroup");
+    let first = place.guard(LIMIT, &[], "echo started >> log; until [ -e go ]; do sleep 0.01; done");
+    place.await_lines("log", 1).await;
+    let standby = place.guard(LIMIT, &[], "echo second >> log");
+    standby.wait_for_line("standing by", LIMIT).await.unwrap();
+    // There the standby's watchdog has no number, and its cgroup is empty.
+    let elsewhere = Process::command("unshare").unwrap().current_dir(place.path("."));
+    let elsewhere = elsewhere.args(["--pid", "--fork", "--mount-proc", env!("CARGO_BIN_EXE_leasehold")]);
+    let elsewhere = elsewhere.args(["--sqlite-path", "leases.db", "--lease", "other", "run", "--init"]);
+    let elsewhere = elsewhere.args(["--isolate", "cgroup", "--", "true"]).spawn().unwrap();
+    assert_eq!(elsewhere.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", elsewhere.lines());
+    place.write("go", "");
+    assert_eq!(first.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", first.lines());
+    assert_eq!(standby.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", standby.lines());
+    assert_eq!(place.lines("log"), ["started", "second"]);
 }
 
 /// Field 19 of `/proc/PID/stat`.

@@ -1,6 +1,6 @@
 //! Signals: passed on, drained, and the terminal's.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lease_testbed::{Process, Signal};
 
@@ -14,6 +14,7 @@ crate::common::in_each_isolation!(
     signals_are_passed_on_to_the_command_alone,
     a_command_that_does_not_stop_is_killed_within_the_stop_budget_and_released,
     a_standby_ends_like_a_command_that_the_signal_ended,
+    a_second_signal_within_a_second_belongs_to_the_first_and_a_later_one_is_passed_on,
     ctrl_c_belongs_to_the_command_and_reaches_it_once,
 );
 
@@ -92,6 +93,28 @@ async fn a_standby_ends_like_a_command_that_the_signal_ended(isolate: &str) {
     }
     assert_eq!(place.lines("log"), ["started"]);
     first.kill().await.unwrap();
+}
+
+async fn a_second_signal_within_a_second_belongs_to_the_first_and_a_later_one_is_passed_on(isolate: &str) {
+    let place = Place::new(isolate);
+    let script =
+        "trap 'echo told >> log' TERM; echo started >> log; while [ ! -e leave ]; do sleep 0.01; done";
+    let guard = place.guard(TTL, &["--stop-budget", "60s"], script);
+    place.await_lines("log", 1).await;
+    let first = Instant::now();
+    guard.signal(Signal::TERM).unwrap();
+    // By now it stops; `timeout` signals its child and then its group.
+    guard.wait_for_line("asking the command to end", LIMIT).await.unwrap();
+    place.await_lines("log", 2).await;
+    guard.signal(Signal::TERM).unwrap();
+    let within = first.elapsed() < Duration::from_secs(1);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert!(place.lines("log").len() == 2 || !within, "the same request: {:?}", place.lines("log"));
+    let told = place.lines("log").len();
+    guard.signal(Signal::TERM).unwrap();
+    place.await_lines("log", told + 1).await;
+    place.write("leave", "");
+    assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", guard.lines());
 }
 
 /// In a terminal of its own, made by `script`, which passes its standard input on as what is typed.

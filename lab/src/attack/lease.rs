@@ -19,14 +19,19 @@ use super::slices::{self, Overlap};
 /// The guards of each lease.
 const GUARDS: usize = 3;
 
+const FAULTS_A_TERM: usize = 4;
+
+/// The exit codes of a guard that no fault explains: bad input, a command that isn't executable, or isn't found.
+const NOTHING_RUNS: [i32; 3] = [2, 126, 127];
+
 /// The pause between two looks at the processes.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 pub(super) struct AttackedLease {
-    pub(super) lease: String,
-    pub(super) ttl: Duration,
+    lease: String,
+    ttl: Duration,
     /// Its guards run as nobody.
-    pub(super) unprivileged: bool,
+    unprivileged: bool,
     folder: Folder,
     /// The words of each guard.
     words: Vec<String>,
@@ -35,12 +40,22 @@ pub(super) struct AttackedLease {
 
 /// What a lane has seen.
 pub(super) struct LaneReport {
+    pub(super) lease: String,
+    pub(super) ttl: Duration,
+    pub(super) unprivileged: bool,
     pub(super) faults: BTreeMap<String, usize>,
     pub(super) terms: usize,
     pub(super) overlaps: Vec<Overlap>,
     pub(super) shortest: Option<Duration>,
     /// The last lines of guards that ended by themselves with the exit code 125.
     pub(super) failures: Vec<String>,
+}
+
+impl LaneReport {
+    /// Of four faults one at least leads to a new term, or the run shows little.
+    pub(super) fn has_enough_terms(&self) -> bool {
+        self.terms * FAULTS_A_TERM >= self.faults.values().sum() && self.terms > 0
+    }
 }
 
 impl AttackedLease {
@@ -97,7 +112,7 @@ impl AttackedLease {
         without_timer: bool,
         count: impl Fn(usize, usize),
         enough: CancellationToken,
-    ) -> anyhow::Result<(Self, LaneReport)> {
+    ) -> anyhow::Result<LaneReport> {
         let mut guards = Vec::new();
         for _ in 0..GUARDS {
             guards.push(self.start(without_timer)?);
@@ -106,8 +121,15 @@ impl AttackedLease {
         while !enough.is_cancelled() {
             for guard in &mut guards {
                 if let Some(status) = guard.exit_status() {
-                    if status.code() == Some(125) {
-                        failures.extend(guard.lines().last().cloned());
+                    let code = status.code().unwrap_or_default();
+                    anyhow::ensure!(
+                        !NOTHING_RUNS.contains(&code),
+                        "{}: a guard ended with {code}: {}",
+                        self.lease,
+                        last_lines(guard)
+                    );
+                    if code == 125 {
+                        failures.push(last_lines(guard));
                     }
                     *guard = self.start(without_timer)?;
                 }
@@ -131,7 +153,8 @@ impl AttackedLease {
         let slices = slices::read(&self.slices())?;
         let (overlaps, shortest) = slices::judge(&self.lease, &slices);
         let terms = self.terms();
-        Ok((self, LaneReport { faults, terms, overlaps, shortest, failures }))
+        let Self { lease, ttl, unprivileged, .. } = self;
+        Ok(LaneReport { lease, ttl, unprivileged, faults, terms, overlaps, shortest, failures })
     }
 
     /// The guard whose command runs, once there is one; none if that takes too long.
@@ -172,6 +195,12 @@ impl AttackedLease {
             let _ = pidfd_send_signal(&handle, Signal::CONT);
         }
     }
+}
+
+/// What a guard said last.
+fn last_lines(guard: &Process) -> String {
+    let lines = guard.lines();
+    lines[lines.len().saturating_sub(3)..].join("\n      ")
 }
 
 /// `leasehold`, beside this program.

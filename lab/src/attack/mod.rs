@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::command::attacked;
-use self::lease::AttackedLease;
+use self::lease::{AttackedLease, LaneReport};
 use self::slices::Overlap;
 
 /// Stop, kill and signal guards, watchdogs, keepers and commands of `leasehold run` in any mix, and judge by the time
@@ -62,8 +62,8 @@ enum AttackMode {
     Postgres,
 }
 
-/// Of four faults one at least leads to a new term, or the run shows little.
-const FAULTS_A_TERM: usize = 4;
+/// A guard's last words when it gave the proof of its command's death up (G-2): its lease ran out, as promised.
+const UNPROVEN: &str = "could not be proven dead within the stop budget";
 
 /// Overlaps are shown up to this number.
 const SHOWN: usize = 12;
@@ -116,6 +116,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             eprintln!("attack: {faults} faults, {terms} terms after {:.0?} of {limit:.0?}", start.elapsed());
         }
         enough.cancel();
+        anyhow::Ok(())
     };
     let collect = async {
         let mut reports = Vec::new();
@@ -124,8 +125,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         anyhow::Ok(reports)
     };
-    let ((), reports) = tokio::join!(progress, collect);
-    let report = Report::new(&args, seed, start.elapsed(), reports?);
+    // A lane that fails ends the run at once.
+    let ((), reports) = tokio::try_join!(progress, collect)?;
+    let report = Report::new(&args, seed, start.elapsed(), reports);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -149,33 +151,43 @@ struct Report {
     overlaps: Vec<Overlap>,
     /// From the last stamp of a term to the first one of the next.
     shortest_gap_ms: Option<f64>,
-    /// Guards that ended with the exit code 125, which a supervisor would start again.
+    /// Leases with too few terms for their faults.
+    quiet: Vec<String>,
+    /// Guards that ended with the exit code 125 since they had no proof of their command's death.
+    unproven: usize,
+    /// The last lines of guards that ended with 125 for anything else.
     guard_failures: Vec<String>,
 }
 
 impl Report {
-    fn new(args: &Args, seed: u64, took: Duration, lanes: Vec<(AttackedLease, lease::LaneReport)>) -> Self {
+    fn new(args: &Args, seed: u64, took: Duration, lanes: Vec<LaneReport>) -> Self {
         let (mut faults_by_kind, mut overlaps, mut guard_failures) =
             (BTreeMap::new(), Vec::new(), Vec::new());
-        let (mut leases, mut terms, mut shortest) = (Vec::new(), 0, None::<Duration>);
-        for (lane, report) in lanes {
+        let (mut leases, mut quiet) = (Vec::new(), Vec::new());
+        let (mut terms, mut unproven, mut shortest) = (0, 0, None::<Duration>);
+        for lane in lanes {
             let rights = if lane.unprivileged { "nobody" } else { "own rights" };
-            leases.push(format!("{}: ttl {:?}, {rights}, {} terms", lane.lease, lane.ttl, report.terms));
-            report
-                .faults
+            leases.push(format!("{}: ttl {:?}, {rights}, {} terms", lane.lease, lane.ttl, lane.terms));
+            if !lane.has_enough_terms() {
+                quiet.push(lane.lease.clone());
+            }
+            lane.faults
                 .into_iter()
                 .for_each(|(fault, count)| *faults_by_kind.entry(fault).or_default() += count);
-            terms += report.terms;
-            overlaps.extend(report.overlaps);
-            guard_failures.extend(report.failures);
-            shortest = [shortest, report.shortest].into_iter().flatten().min();
+            terms += lane.terms;
+            overlaps.extend(lane.overlaps);
+            let (without_proof, failures): (Vec<_>, Vec<_>) =
+                lane.failures.into_iter().partition(|lines| lines.contains(UNPROVEN));
+            unproven += without_proof.len();
+            guard_failures.extend(failures);
+            shortest = [shortest, lane.shortest].into_iter().flatten().min();
         }
         leases.sort();
         let faults: usize = faults_by_kind.values().sum();
         let without = if args.without_watchdog { " --without-watchdog" } else { "" };
-        let enough = terms * FAULTS_A_TERM >= faults && terms > 0;
+        let sound = overlaps.is_empty() && quiet.is_empty() && guard_failures.is_empty();
         Self {
-            holds: if args.without_watchdog { !overlaps.is_empty() } else { overlaps.is_empty() && enough },
+            holds: if args.without_watchdog { !overlaps.is_empty() } else { sound },
             repeat: format!(
                 "leasehold-lab attack --mode {:?} --minutes {} --seed {seed} --ttl {}ms..{}ms --leases {}{without}",
                 args.mode,
@@ -195,6 +207,8 @@ impl Report {
             terms,
             overlaps,
             shortest_gap_ms: shortest.map(|gap| gap.as_secs_f64() * 1000.0),
+            quiet,
+            unproven,
             guard_failures,
         }
     }
@@ -215,14 +229,24 @@ impl fmt::Display for Report {
             writeln!(f, "{}  without isolation and watchdog overlaps show: {overlaps}", word(overlaps > 0))?;
         } else {
             writeln!(f, "{}  no two terms' commands run at once: {overlaps} overlaps", word(overlaps == 0))?;
-            let enough = self.terms * FAULTS_A_TERM >= self.faults && self.terms > 0;
             writeln!(
                 f,
-                "{}  a term for each four faults: {} terms, {} faults",
-                word(enough),
+                "{}  on each lease a term for each four faults: {} terms, {} faults; too few on {:?}",
+                word(self.quiet.is_empty()),
                 self.terms,
-                self.faults
+                self.faults,
+                self.quiet
             )?;
+            let failures = self.guard_failures.len();
+            writeln!(
+                f,
+                "{}  no guard fails with 125: {failures}, and {} without a proof of death",
+                word(failures == 0),
+                self.unproven
+            )?;
+        }
+        for lines in self.guard_failures.iter().take(SHOWN) {
+            writeln!(f, "      {lines}")?;
         }
         for overlap in self.overlaps.iter().take(SHOWN) {
             writeln!(f, "      {overlap}")?;
@@ -230,7 +254,45 @@ impl fmt::Display for Report {
         if let Some(gap) = self.shortest_gap_ms {
             writeln!(f, "      shortest time between two terms: {gap:.1} ms")?;
         }
-        writeln!(f, "      guards that failed with 125: {}", self.guard_failures.len())?;
         writeln!(f, "again: {}", self.repeat)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(lanes: &[(usize, usize, &str)]) -> Report {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: Args,
+        }
+        let args = <Cli as clap::Parser>::parse_from(["attack", "--mode", "sqlite"]).args;
+        let lane = |&(terms, faults, failure): &(usize, usize, &str)| LaneReport {
+            lease: "a".to_owned(),
+            ttl: Duration::from_secs(1),
+            unprivileged: false,
+            faults: BTreeMap::from([("kill of 1".to_owned(), faults)]),
+            terms,
+            overlaps: vec![],
+            shortest: None,
+            failures: Some(failure.to_owned()).filter(|lines| !lines.is_empty()).into_iter().collect(),
+        };
+        Report::new(&args, 1, Duration::from_secs(60), lanes.iter().map(lane).collect())
+    }
+
+    #[test]
+    fn each_lease_must_have_its_terms() {
+        assert!(report(&[(10, 40, ""), (10, 40, "")]).holds);
+        assert!(!report(&[(30, 40, ""), (9, 40, "")]).holds, "not on average");
+        assert!(!report(&[(30, 40, ""), (0, 0, "")]).holds);
+    }
+
+    #[test]
+    fn a_guard_that_fails_fails_the_run_unless_it_lacks_the_proof_of_a_death() {
+        let unproven = format!("the command's processes {UNPROVEN}: the lease is not released");
+        assert!(report(&[(10, 40, &unproven)]).holds);
+        assert!(!report(&[(10, 40, "the keeper can't be started: no rights")]).holds);
     }
 }

@@ -10,7 +10,7 @@ use crate::stderr;
 
 /// A further signal within this time of the first belongs to the same request: `timeout` signals its child and then its
 /// child's group, a terminal and a supervisor may both signal.
-const ONE_REQUEST: Duration = Duration::from_secs(1);
+pub const ONE_REQUEST: Duration = Duration::from_secs(1);
 
 /// A token that the first SIGTERM or SIGINT cancels.
 ///

@@ -17,7 +17,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// The most bytes that wait for the writer, some thousand lines. As much again may be with the writer itself.
 const ROOM: usize = 1 << 20;
 
-/// The longest time that a process waits for its last lines while nobody reads them. Usually they take microseconds.
+/// The longest time that a process waits for its last lines while nobody reads them: a pipe or a terminal that takes no
+/// more. Usually they take microseconds. A file always takes more by what poll says, so there it's [`PATIENCE`] times
+/// as long, 2 s.
 const LAST_LINES: Duration = Duration::from_millis(200);
 
 /// That many times as long if they could be written: a busy machine has not let the writer run.
@@ -155,8 +157,14 @@ impl Queue {
     }
 }
 
+/// Also where no warnings are wanted: the lines that are missing may be errors.
 fn say_dropped(count: u64) {
-    tracing::warn!("{count} log lines were dropped while standard error could not be written");
+    let what = format_args!("{count} log lines were dropped while standard error could not be written");
+    if tracing::enabled!(tracing::Level::WARN) {
+        tracing::warn!("{what}");
+    } else {
+        line(what);
+    }
 }
 
 fn lines(text: &[u8]) -> u64 {
