@@ -12,6 +12,13 @@ use serde::{Deserialize, Deserializer};
 /// The annotation that holds the whole record, as JSON. It counts while the Lease's holder repeats its grant.
 pub const RECORD: &str = "leasehold.dev/record";
 
+/// Has a Leasehold program ever written the Lease that this observation shows? A namespace has others, too: each
+/// controller that elects a leader has one.
+pub fn is_ours(seen: &Observation) -> bool {
+    let lease = of_version(seen).ok();
+    lease.and_then(|lease| lease.metadata.annotations).is_some_and(|kept| kept.contains_key(RECORD))
+}
+
 /// The lineage while there is no Lease, and so no uid.
 pub(crate) const ABSENT: &str = "absent";
 

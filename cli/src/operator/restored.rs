@@ -35,7 +35,7 @@ pub(crate) struct Restored {
     /// Write JSON, one line a lease
     #[arg(long)]
     json: bool,
-    /// The leases [default: all in the store]
+    /// The leases [default: all in the store; of a namespace's Leases those that a Leasehold program has written]
     #[arg(value_name = "LEASE")]
     leases: Vec<LeaseName>,
 }
@@ -53,9 +53,12 @@ pub(super) fn run(args: &Restored, app: &App) -> Result<ExitCode, Failure> {
         for name in &args.leases {
             found.push((name.clone(), session.read(session.backend.observe(name)).await?));
         }
+        let mut left_out = Vec::new();
         if args.leases.is_empty() {
-            found = session.read(session.backend.list("")).await?;
+            let all = session.read(session.backend.list("")).await?;
+            (left_out, found) = all.into_iter().partition(|(_, seen)| is_anothers(&session, seen));
         }
+        tell_left_out(&left_out, args.json)?;
         if found.is_empty() {
             return Err(Failure::new(format!(
                 "there are no leases in {description}: if this is the restored store, the backup is from before they \
@@ -74,6 +77,30 @@ pub(super) fn run(args: &Restored, app: &App) -> Result<ExitCode, Failure> {
         }
         Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
+}
+
+/// Another program's Lease, which `list` shows because it is in the same namespace. It isn't ours to change.
+#[cfg(feature = "k8s")]
+fn is_anothers(session: &Session, seen: &Observation) -> bool {
+    session.backend.capabilities().name == "k8s" && !lease_k8s::is_ours(seen)
+}
+
+#[cfg(not(feature = "k8s"))]
+fn is_anothers(_: &Session, _: &Observation) -> bool {
+    false
+}
+
+fn tell_left_out(left_out: &[(LeaseName, Observation)], json: bool) -> Result<(), Failure> {
+    if json {
+        let why = "no Leasehold program has written it";
+        let mut names = left_out.iter().map(|(name, _)| name);
+        return names.try_for_each(|name| line(json!({ "lease": name, "stamped": false, "left_out": why })));
+    }
+    if left_out.is_empty() {
+        return Ok(());
+    }
+    let names = left_out.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    line(format!("left out: {} Leases that no Leasehold program has written ({names})", left_out.len()))
 }
 
 /// Stamps one lease, and says so.

@@ -9,7 +9,7 @@ use crate::site::{LIMIT, Site, Worker, one_leads};
 const ROLE: &str = "outbox-forwarder";
 
 /// The backup knows one term, which has ended. Then one of two forwarders leads.
-async fn backed_up(site: &Site, page: &mut Section, tool: &str) -> anyhow::Result<[Worker; 2]> {
+pub(crate) async fn backed_up(site: &Site, page: &mut Section, tool: &str) -> anyhow::Result<[Worker; 2]> {
     term(site, "before").await?;
     site.sh(page.next(tool)).await?.ok();
     let forwarders = two(site, ROLE, &[NOWHERE]).await?;
@@ -21,6 +21,11 @@ async fn backed_up(site: &Site, page: &mut Section, tool: &str) -> anyhow::Resul
 async fn goes_on(site: &Site, mut page: Section, forwarders: [Worker; 2]) -> anyhow::Result<()> {
     site.sh(page.next("leasehold restored")).await?.says(&[ROLE]);
     page.end();
+    leads_above(site, forwarders).await
+}
+
+/// The same, once they were told.
+pub(crate) async fn leads_above(site: &Site, forwarders: [Worker; 2]) -> anyhow::Result<()> {
     // The term that the store forgot goes on until its holder's next beat.
     wait_for("a term above all that may have been lost", LIMIT, async || {
         let status = site.sh("leasehold status outbox-forwarder --json").await?;

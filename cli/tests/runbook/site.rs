@@ -1,5 +1,6 @@
 //! An operator's site: databases, workers, a shell with settings in its environment.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -102,6 +103,16 @@ impl Site {
         self.knows("PATH", format!("{}:{path}", folder.display()));
     }
 
+    /// A program of this text, found before every other of its name.
+    pub(crate) fn has_program(&mut self, name: &str, text: &str) -> anyhow::Result<()> {
+        let folder = self.folder.path().join("bin");
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join(name), text)?;
+        std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o755))?;
+        self.finds(&folder);
+        Ok(())
+    }
+
     pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
@@ -173,6 +184,13 @@ impl Ran {
     #[track_caller]
     pub(crate) fn says(&self, parts: &[&str]) {
         self.ok();
+        self.has(parts);
+    }
+
+    /// Went wrong, and said all of that.
+    #[track_caller]
+    pub(crate) fn fails(&self, parts: &[&str]) {
+        assert_eq!(self.code, Some(1), "{self:?}");
         self.has(parts);
     }
 
