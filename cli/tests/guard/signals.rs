@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use lease_testbed::{Process, Signal};
 
-use crate::common::{LIMIT, Place, STOP_BUDGET, await_death, await_killed, is_alive, outside, pid};
+use crate::common::{
+    LIMIT, Place, STOP_BUDGET, await_death, await_killed, descendants, is_alive, outside, pid,
+};
 
 /// Nothing here waits for it: what takes half of it was waited out.
 const TTL: Duration = Duration::from_secs(60);
@@ -134,6 +136,28 @@ fn in_a_terminal(place: &Place, isolate: &str, command: &str) -> Process {
         .unwrap()
 }
 
+/// Shows the terminal's contents, and what each of its processes does, if the test fails.
+struct Shown<'a>(&'a Place, &'a Process);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        println!("typescript: {:?}\nterminal: {:?}", self.0.read("typescript"), self.1.lines());
+        for pid in [&[self.1.id()], &descendants(self.1.id())[..]].concat() {
+            let read = |name| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            println!(
+                "{pid} {:?} waits in {}\nstat {}{}",
+                read("cmdline"),
+                read("wchan"),
+                read("stat"),
+                read("status")
+            );
+        }
+    }
+}
+
 async fn ctrl_c_belongs_to_the_command_and_reaches_it_once(isolate: &str) {
     let place = Place::new(isolate);
     place.write(
@@ -142,6 +166,7 @@ async fn ctrl_c_belongs_to_the_command_and_reaches_it_once(isolate: &str) {
          while [ ! -e leave ]; do sleep 0.01; done; exit 6",
     );
     let terminal = in_a_terminal(&place, isolate, "sh command.sh");
+    let shown = Shown(&place, &terminal);
     let command = outside(&terminal, pid(&place.await_lines("log", 1).await[0]));
     place.write("type", "");
     let log = place.await_lines("log", 2).await;
@@ -154,6 +179,7 @@ async fn ctrl_c_belongs_to_the_command_and_reaches_it_once(isolate: &str) {
     await_death("the command", &[command]).await;
     crate::common::until("the guard's end", || place.read("typescript").contains("released")).await;
     assert_eq!(place.lines("log").iter().filter(|line| *line == "int").count(), 2);
+    drop(shown);
     drop(terminal);
 }
 
