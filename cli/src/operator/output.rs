@@ -28,9 +28,9 @@ pub(super) fn span(span: Duration) -> String {
     let millis = span.as_millis() as u64;
     if millis < 1000 {
         format!("{millis}ms")
-    } else if millis % 3_600_000 == 0 {
+    } else if millis.is_multiple_of(3_600_000) {
         format!("{}h", millis / 3_600_000)
-    } else if millis % 60_000 == 0 {
+    } else if millis.is_multiple_of(60_000) {
         format!("{}m", millis / 60_000)
     } else {
         format!("{:?}", Duration::from_millis(millis / 100 * 100))
