@@ -81,11 +81,11 @@ pub trait Harness: Send + Sync + 'static {
         Err(self.missing(Facility::ChangeLineage))
     }
 
-    /// [`Facility::Rewind`], on an [isolated](Self::isolated) store: puts the floor back to an earlier value, as a restore
-    /// does. Nothing to do where only a restore can.
+    /// [`Facility::RewindFloor`], on an [isolated](Self::isolated) store: puts the floor back to an earlier value, as a
+    /// restore does.
     async fn rewind_floor(&self, lease: &LeaseName, floor: u64) -> Result<(), Missing> {
         let _ = (lease, floor);
-        Ok(())
+        Err(self.missing(Facility::RewindFloor))
     }
 
     /// [`Facility::LoseReply`]: the next write from `connection` reaches the store and is applied, but its reply never
@@ -95,7 +95,7 @@ pub trait Harness: Send + Sync + 'static {
     }
 
     /// A harness of the same kind over a store that no other case uses, for cases that disturb the whole store
-    /// ([`Facility::Restart`], [`Facility::ChangeLineage`], [`Facility::Rewind`]).
+    /// ([`Facility::Restart`], [`Facility::ChangeLineage`], [`Facility::RewindFloor`]).
     async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
         Err(self.missing(Facility::ChangeLineage))
     }
@@ -147,8 +147,10 @@ pub enum Facility {
     Restart,
     /// [`Harness::change_lineage`], on an [isolated](Harness::isolated) store.
     ChangeLineage,
-    /// A register may be written as it was before, and [`Harness::rewind_floor`] does the rest.
+    /// A register may be written as it was before.
     Rewind,
+    /// [`Harness::rewind_floor`], on an [isolated](Harness::isolated) store.
+    RewindFloor,
     /// [`Harness::connect_losing_the_next_reply`]
     LoseReply,
     /// [`Harness::resource`]
@@ -164,6 +166,7 @@ impl fmt::Display for Facility {
             Self::Restart => "a restart of the store",
             Self::ChangeLineage => "a change of lineage",
             Self::Rewind => "registers that can be put back",
+            Self::RewindFloor => "a floor that can be put back",
             Self::LoseReply => "a lost reply between store and client",
             Self::FencedEffects => "fenced effects",
             Self::Processes => "actors in processes of their own",

@@ -45,7 +45,13 @@ impl Harness for MemoryHarness {
     }
 
     fn facilities(&self) -> &[Facility] {
-        &[Facility::Delete, Facility::ChangeLineage, Facility::Rewind, Facility::FencedEffects]
+        &[
+            Facility::Delete,
+            Facility::ChangeLineage,
+            Facility::Rewind,
+            Facility::RewindFloor,
+            Facility::FencedEffects,
+        ]
     }
 
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {

@@ -23,12 +23,29 @@ pub(super) fn wall(time: WallTime) -> String {
     }
 }
 
-/// A span for people: `15s`, `7.6s`, `250ms`.
+/// A span for people: `15s`, `7.6s`, `250ms`, `5m`, `168h`.
 pub(super) fn span(span: Duration) -> String {
     let millis = span.as_millis() as u64;
     if millis < 1000 {
         format!("{millis}ms")
+    } else if millis.is_multiple_of(3_600_000) {
+        format!("{}h", millis / 3_600_000)
+    } else if millis.is_multiple_of(60_000) {
+        format!("{}m", millis / 60_000)
     } else {
         format!("{:?}", Duration::from_millis(millis / 100 * 100))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_told_in_the_greatest_whole_unit() {
+        let told = [250, 7_650, 15_000, 90_000, 300_000, 5_400_000, 604_800_000]
+            .map(Duration::from_millis)
+            .map(span);
+        assert_eq!(told, ["250ms", "7.6s", "15s", "90s", "5m", "90m", "168h"]);
     }
 }

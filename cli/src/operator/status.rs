@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use lease_core::internal::writes;
+use lease_core::internal::{deadline, writes};
 use lease_core::{LeaseName, Observation, Record, Revocation, Term};
 use lease_settings::{App, Failure};
 use serde_json::json;
@@ -72,7 +72,7 @@ fn as_text(name: &LeaseName, seen: &Observation) -> Vec<String> {
         )];
     };
     let mut lines = vec![format!("{name}: {}", headline(record))];
-    if record.grant.is_some() && !record.holder.is_empty() {
+    if record.grant.is_some() && !record.holder.is_empty() && !ended_by_operator(record) {
         lines.push(format!(
             "by the holder's clock: last beat (number {}) at {}, runs out at {}",
             record.beat,
@@ -87,7 +87,13 @@ fn as_text(name: &LeaseName, seen: &Observation) -> Vec<String> {
         span(record.ttl()),
         span(record.max_ttl())
     ));
-    if record.lineage != seen.lineage {
+    if record.lineage.is_restored() {
+        lines.push(format!(
+            "stamped by `leasehold restored`: a holder that lives keeps it, and candidates watch it for {} before they \
+             take it",
+            span(deadline::lengthened(record.max_ttl()))
+        ));
+    } else if record.lineage != seen.lineage {
         lines.push(format!(
             "last written under another history of the store ({}, now {}): candidates wait for one maximum ttl",
             record.lineage, seen.lineage

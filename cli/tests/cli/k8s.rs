@@ -36,7 +36,14 @@ async fn a_command_runs_under_a_lease_of_the_cluster_and_operators_see_it() -> a
         (&status[0]["lease"], &status[0]["record"]["epoch"]),
         (&json!("nightly"), &json!(epoch.parse::<u64>()?))
     );
-    store.run(&["history", "nightly"]).await.failed(&["k8s", "does not offer history"]);
+    store.run(&["history", "nightly"]).await.failed(&["k8s keeps no history", "leasehold status nightly"]);
+    store.run(&["revoke", "nihgtly"]).await.failed(&[
+        "no lease nihgtly",
+        "check the name",
+        "leasehold status",
+    ]);
+    store.run(&["init", "closed"]).await.ok();
+    store.run(&["step-down", "closed"]).await.failed(&["nobody holds lease closed"]);
     let odd = store.run(&["run", "--once", "--ttl", "2500ms", "--lease", "nightly", "--", "true"]).await;
     // Known only once connected, so it is the guard's own failure.
     assert!(odd.code == 125 && odd.err.contains("use a multiple of 1s"), "{} {}", odd.code, odd.err);

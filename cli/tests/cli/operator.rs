@@ -226,7 +226,7 @@ async fn restored_makes_everybody_wait_and_every_later_epoch_exceed(store: Store
     let above = stamped[1]["epochs_above"].as_u64().expect("an epoch");
     let status = store.run(&["status", LEASE]).await;
     assert!(
-        status.ok().contains("last written under another history of the store (restored-"),
+        status.ok().contains("stamped by `leasehold restored`: a holder that lives keeps it"),
         "{}",
         status.out
     );

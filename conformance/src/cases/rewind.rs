@@ -25,7 +25,7 @@ cases! { "rewind":
     a_holder_whose_beats_were_taken_back_goes_on_above_them needs [REWIND],
     a_newcomer_waits_if_it_is_told needs [REWIND],
     a_live_holder_keeps_its_lease_when_all_are_told needs [REWIND],
-    epochs_exceed_what_was_seen_and_not_only_what_is_kept needs [REWIND],
+    epochs_exceed_what_was_seen_and_not_only_what_is_kept needs [REWIND, Need::Facility(Facility::RewindFloor)],
 }
 
 /// Holders that only write: long enough for a case to put the register back before anybody may take it.
@@ -184,16 +184,14 @@ async fn a_live_holder_keeps_its_lease_when_all_are_told(cx: Arc<Cx>) -> anyhow:
 
 async fn epochs_exceed_what_was_seen_and_not_only_what_is_kept(cx: Arc<Cx>) -> anyhow::Result<()> {
     // In some stores one floor serves all leases, so it is put back only where no other case has any.
-    let isolated = cx.harness.isolated().await.ok();
-    let cx = cx.on(isolated.clone().unwrap_or_else(|| cx.harness.clone()));
+    let isolated = cx.harness.isolated().await?;
+    let cx = cx.on(isolated.clone());
     let (backend, free) = cx.init().await?;
     let lost = hold(&cx, &*backend, &free).await?;
     let mut standby = standby(&cx, false).await?;
     let before = Clock::boot().now();
     put_back(&cx, &free).await?;
-    if let Some(isolated) = isolated {
-        isolated.rewind_floor(&cx.lease(), free.floor).await?;
-    }
+    isolated.rewind_floor(&cx.lease(), free.floor).await?;
     let epoch = leads_only_after(&mut standby, before, long(&cx)).await?;
     ensure!(epoch > record(&lost)?.epoch, "epoch {epoch} after {}", record(&lost)?.epoch);
     cx.end_actors().await

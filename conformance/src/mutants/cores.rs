@@ -126,12 +126,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[
             "lineage::free_under_a_foreign_stamp_is_not_taken_at_once",
             "lineage::held_under_a_foreign_stamp_is_waited_out_at_the_maximum",
+            "rewind::a_newcomer_waits_if_it_is_told",
         ],
     ),
     mutant(
         "stamps the old lineage",
         stamps_the_old_lineage,
-        &["lineage::epochs_rise_across_a_change_of_lineage"],
+        &[
+            "lineage::epochs_rise_across_a_change_of_lineage",
+            "rewind::a_live_holder_keeps_its_lease_when_all_are_told",
+        ],
     ),
     mutant(
         "waits on across a change of lineage",
@@ -145,6 +149,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "rewind::a_register_that_is_free_again_is_waited_out_at_the_maximum",
             "rewind::an_earlier_beat_is_waited_out_at_the_maximum",
         ],
+    ),
+    mutant(
+        "acquires above what the store still knows",
+        acquires_on_what_is_kept,
+        &["rewind::epochs_exceed_what_was_seen_and_not_only_what_is_kept"],
     ),
     mutant(
         "waits on over its own outage",
@@ -495,6 +504,22 @@ fn waits_on_over_an_outage() -> Core {
             *reply = Reply::Seen(seen.clone());
         }
         right(state, at, event, jitter)
+    })
+}
+
+/// Goes by the last answer's floor and record, whatever it saw before.
+fn acquires_on_what_is_kept() -> Core {
+    core(|kept: &mut u64, state, at, event, jitter| {
+        if let Event::Reply(_, Reply::Seen(seen) | Reply::Put(PutOutcome::Conflict(seen))) = &event {
+            *kept = seen.next_epoch();
+        }
+        let (state, mut actions) = right(state, at, event, jitter);
+        for action in &mut actions {
+            if let Action::Send(_, CallRequest::Put { record, change: Change::Acquire, .. }) = action {
+                record.epoch = *kept;
+            }
+        }
+        (state, actions)
     })
 }
 

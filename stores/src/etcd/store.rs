@@ -188,6 +188,10 @@ impl Harness for EtcdStore {
             Facility::LoseReply | Facility::FencedEffects => {
                 format!("this cluster is reached by TLS, which a fault proxy can't read: no {facility}")
             }
+            Facility::RewindFloor => {
+                "etcd's revisions only rise: `leasehold-lab restores` plays restores that put them back"
+                    .into()
+            }
             _ => format!("the etcd harness does not offer {facility} on a cluster that isn't its own"),
         }
     }

@@ -249,7 +249,13 @@ impl Harness for K8sStore {
     }
 
     fn why_not(&self, facility: Facility) -> String {
-        format!("the k8s harness does not offer {facility} on a cluster that isn't its own")
+        match facility {
+            Facility::RewindFloor => {
+                "resourceVersions only rise: `leasehold-lab restores` plays restores that put them back"
+                    .into()
+            }
+            _ => format!("the k8s harness does not offer {facility} on a cluster that isn't its own"),
+        }
     }
 
     fn description(&self) -> Option<&'static str> {

@@ -100,7 +100,7 @@ impl PostgresStore {
             facilities.push(Facility::LoseReply);
         }
         if server.is_some() {
-            facilities.extend([Facility::Restart, Facility::ChangeLineage]);
+            facilities.extend([Facility::Restart, Facility::ChangeLineage, Facility::RewindFloor]);
         }
         Ok(Self { place, facilities, parallel: 8, wire, server, pair })
     }
@@ -228,6 +228,9 @@ impl Harness for PostgresStore {
             }
             (Facility::ChangeLineage, _) => "the suite promotes no standby of a server that somebody runs \
                  (without --url it starts two of its own)"
+                .into(),
+            (Facility::RewindFloor, _) => "the suite puts back no sequence of a server that somebody runs \
+                 (without --url it starts one of its own)"
                 .into(),
             (Facility::LoseReply, Wire::Closed(why)) => {
                 format!("no fault proxy can stand before this server: {why}")

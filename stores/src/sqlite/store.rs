@@ -132,7 +132,13 @@ impl Harness for SqliteStore {
     }
 
     fn facilities(&self) -> &[Facility] {
-        &[Facility::Delete, Facility::Rewind, Facility::FencedEffects, Facility::Processes]
+        &[
+            Facility::Delete,
+            Facility::Rewind,
+            Facility::RewindFloor,
+            Facility::FencedEffects,
+            Facility::Processes,
+        ]
     }
 
     fn why_not(&self, facility: Facility) -> String {
