@@ -189,7 +189,7 @@ async fn a_revoked_leader_says_that_it_was_revoked_and_the_standby_by_whom() -> 
     assert!(said.contains("WARN"), "{said}");
     let told = b.process.wait_for_line("an operator revoked the lease", LIMIT).await?;
     assert!(told.contains("stuck since 02:40") && told.contains("by=") && told.contains("op"), "{told}");
-    let told = a.process.wait_for_line("others come first", LIMIT).await?;
+    let told = a.process.wait_for_line("has others come before this workload", LIMIT).await?;
     assert!(told.contains("stuck since 02:40"), "{told}");
     b.leads().await?;
     assert_eq!(line(&a.process, WARNING), None, "its node did not stand still");
