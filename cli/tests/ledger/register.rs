@@ -4,8 +4,10 @@
 use anyhow::Context;
 use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Lineage, Observation, Record, Revocation, Term};
+use lease_spendguard::ledger::{self, ScopeLowering};
 use lease_spendguard::rpc::ledger::v1;
 use lease_spendguard::rpc::ledger::v1::ledger_client::LedgerClient;
+use sqlx::postgres::PgConnectOptions;
 use std::time::Duration;
 use tonic::transport::Channel;
 use v1::observe_fencing_scope_response::Outcome as Observed;
@@ -147,7 +149,7 @@ async fn a_write_that_cannot_be_is_refused() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An epoch is never taken above the ceiling, and the owner's repair by hand brings the scope back.
+/// An epoch is never taken above the ceiling, and an operator's repair brings the scope back.
 #[tokio::test]
 async fn a_scope_at_the_ceiling_of_epochs_is_refused_in_words_until_it_is_repaired() -> anyhow::Result<()> {
     let (stage, _ledger, client) = started().await?;
@@ -161,8 +163,22 @@ async fn a_scope_at_the_ceiling_of_epochs_is_refused_in_words_until_it_is_repair
     let above = put(&client, write(&exhausted, &acquisition(&exhausted, "a"), "acquire")).await?;
     let Put::Error(error) = above else { anyhow::bail!("{above:?}") };
     assert!(error.message.contains(&Term::MAX_EPOCH.to_string()), "{error:?}");
-    set(41).await?;
+    let options: PgConnectOptions = stage.url.parse()?;
+    let lower = async |epoch| {
+        let how = ScopeLowering { scope: SCOPE, tenant: TENANT, epoch, by: "op@desk" };
+        ledger::lower_scope(&options, &how).await
+    };
+    assert_eq!(lower(41).await?, Term::MAX_EPOCH as i64);
     assert_eq!(won(&client, attempt("a")).await?.epoch, 42);
+    let told = stage.texts("SELECT note FROM fencing_scope_events WHERE old_epoch > new_epoch").await?;
+    assert_eq!(told, ["epoch set back by op@desk"]);
+    set(1000).await?;
+    let below = lower(41).await.expect_err("42 was issued").to_string();
+    assert!(below.contains("epoch 42 was issued"), "{below}");
+    assert_eq!(lower(42).await?, 1000);
+    assert!(observe(&client).await?.grant.is_none(), "whatever term there is ends");
+    assert_eq!(won(&client, attempt("b")).await?.epoch, 43);
+    assert!(lower(43).await.is_err(), "it is only set back");
     Ok(())
 }
 

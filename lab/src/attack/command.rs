@@ -23,10 +23,9 @@ const EVERY: Duration = Duration::from_millis(1);
 const LIFE: Duration = Duration::from_secs(20);
 
 /// The words of a command whose processes stamp into `folder`.
-pub(super) fn words(folder: &Path, seed: u64) -> anyhow::Result<Vec<String>> {
-    let program = std::env::current_exe().context("cannot find this program again")?;
-    let words = [&program, Path::new(ATTACKED_COMMAND), folder].map(|word| word.display().to_string());
-    Ok(words.into_iter().chain([seed.to_string()]).collect())
+pub(super) fn words(program: &Path, folder: &Path, seed: u64) -> impl Iterator<Item = String> {
+    let words = [program, Path::new(ATTACKED_COMMAND), folder].map(|word| word.display().to_string());
+    words.into_iter().chain([seed.to_string()])
 }
 
 /// Is this process such a command? Then this is all that it does. To be called before there is a thread.

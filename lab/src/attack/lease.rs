@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::command;
 use super::plan::{Attack, Plan, Victim};
+use super::programs::Programs;
 use super::slices::{self, Overlap};
 
 /// The guards of each lease.
@@ -65,6 +66,7 @@ impl AttackedLease {
         ttls: &std::ops::RangeInclusive<Duration>,
         unprivileged: bool,
         isolate: &str,
+        programs: &Programs,
         store: impl FnOnce(&Folder) -> Vec<String>,
     ) -> anyhow::Result<Self> {
         let folder = Folder::new("attack")?;
@@ -78,14 +80,14 @@ impl AttackedLease {
         if unprivileged {
             words.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].map(str::to_owned));
         }
-        words.push(leasehold()?.display().to_string());
+        words.push(programs.leasehold.display().to_string());
         words.extend(store(&folder));
         let ttl_ms = format!("{}ms", ttl.as_millis());
         let run = ["run", "--init", "--lease", &lease, "--ttl", &ttl_ms, "--isolate", isolate];
         words.extend(run.map(str::to_owned));
         // The faults of a busy machine are not these.
         words.extend(["--stop-budget", "2s", "--"].map(str::to_owned));
-        words.extend(command::words(&slices, seed)?);
+        words.extend(command::words(&programs.lab, &slices, seed));
         Ok(Self { lease, ttl, unprivileged, folder, words, plan })
     }
 
@@ -201,17 +203,6 @@ impl AttackedLease {
 fn last_lines(guard: &Process) -> String {
     let lines = guard.lines();
     lines[lines.len().saturating_sub(3)..].join("\n      ")
-}
-
-/// `leasehold`, beside this program.
-fn leasehold() -> anyhow::Result<PathBuf> {
-    let binary = std::env::current_exe()?.with_file_name("leasehold");
-    anyhow::ensure!(
-        binary.is_file(),
-        "there is no {}: run `cargo build -p leasehold` first",
-        binary.display()
-    );
-    Ok(binary)
 }
 
 /// A guard and its descendants at one moment. Each is held by a pidfd: a signal reaches no stranger.

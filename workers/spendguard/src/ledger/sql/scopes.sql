@@ -197,7 +197,7 @@ BEGIN
     IF v_scope.current_epoch >= 4611686018427387904 THEN
         o_outcome := 'error';
         o_code := 'FENCING_EPOCH_ABOVE_CEILING';
-        o_message := format('scope %s is at epoch %s, and no epoch is above 2^62: nobody can hold it until an operator sets current_epoch back', p_scope, v_scope.current_epoch);
+        o_message := format('scope %s is at epoch %s, and no epoch is above 2^62: nobody can hold it until an operator sets it back by leasehold worker ledger --lower-scope', p_scope, v_scope.current_epoch);
         RETURN;
     END IF;
     o_epoch := v_scope.current_epoch + 1;
