@@ -91,7 +91,7 @@ impl<'a> Guard<'a> {
             elector: plan.elector,
             command: plan.command,
             grace: plan.stop_grace,
-            margin: (plan.stop_grace / 4).min(Duration::from_millis(500)),
+            margin: (plan.stop_grace / 2).min(Duration::from_millis(500)),
             stop_budget: plan.stop_budget,
             once: plan.once,
             isolate: Cell::new(plan.isolate),

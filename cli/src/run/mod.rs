@@ -58,7 +58,7 @@ const KEEPER: &str = "__keeper";
 /// The watchdog's argument that no right of the command may be given up for an isolation.
 const KEEP_RIGHTS: &str = "keep-rights";
 
-/// Least time from the command's SIGTERM to the deadline: a quarter of it is left for killing.
+/// Least time from the command's SIGTERM to the deadline: half of it is left for killing.
 const LEAST_GRACE: Duration = Duration::from_millis(100);
 
 /// Run a program only while it holds the lease
@@ -113,7 +113,7 @@ struct GuardPlan<'a> {
     /// Makes an elector for one campaign.
     elector: Box<dyn Fn() -> Result<Elector, Failure> + 'a>,
     command: Vec<OsString>,
-    /// The command gets SIGTERM this long before the deadline, and SIGKILL when a quarter of it is left.
+    /// The command gets SIGTERM this long before the deadline, and SIGKILL when half of it is left, 500 ms at most.
     stop_grace: Duration,
     /// The longest time for the command to stop when it is asked to.
     stop_budget: Duration,
