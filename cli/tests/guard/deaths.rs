@@ -199,7 +199,8 @@ async fn a_term_that_begins_too_late_starts_nothing_and_the_guard_campaigns_on(i
     let guard = place.command(&[&run[..], &late, &command].concat());
     let guard = guard.env("SPENDGUARD_LEADER_SQLITE_BUSY_TIMEOUT_MS", "5000").spawn().unwrap();
     guard.wait_for_line("isolate=", LIMIT).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // A second after it was sent, which nobody tells; on a busy machine the file is opened late.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
     drop(lock);
     guard.wait_for_line("nothing was started", LIMIT).await.unwrap();
     assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", guard.lines());
