@@ -53,7 +53,7 @@ unit: ## every test of the workspace, the conformance suite on each store and th
 		sh scripts/together.sh 2
 	$(CARGO) test --locked --workspace --doc
 
-bars: ## what is promised under faults: chaos on each store, failover after SIGKILL (minutes)
+bars: ## what is promised under faults: chaos, attacks on the guard, failover after SIGKILL, restored backups (minutes)
 	@sh scripts/setup.sh postgres etcd k8s
 	@$(BUILT)
 	@# Most of what these do is wait, so they do it together.
@@ -61,6 +61,9 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 		"$(LAB) chaos --mode sqlite --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode postgres --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) roll $(SEED:%=--seed %)" \
+		"$(LAB) attack --mode sqlite --minutes 2 --leases 2 $(SEED:%=--seed %)" \
+		"$(LAB) attack --mode postgres --minutes 2 --leases 2 $(SEED:%=--seed %)" \
+		"$(LAB) attack --mode sqlite --minutes 1 --without-watchdog $(SEED:%=--seed %)" \
 		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
 		"$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)" \
@@ -73,6 +76,10 @@ bars: ## what is promised under faults: chaos on each store, failover after SIGK
 		"$(LAB) failover --mode etcd --ttl 2s --times 50" \
 		"$(LAB) failover --mode k8s --ttl 2s --times 20" \
 		"$(LAB) failover --mode postgres --ttl 15s --times 3" \
+		"$(LAB) restores --mode k8s $(SEED:%=--seed %)" \
+		"$(LAB) restores --mode postgres $(SEED:%=--seed %)" \
+		"$(LAB) restores --mode etcd $(SEED:%=--seed %)" \
+		"$(LAB) restores --mode sqlite $(SEED:%=--seed %)" \
 		| LIMIT=1800 sh scripts/together.sh 5
 
 e2e: ## the Helm chart on a real control plane, whose pods run as processes here; needs root rights
@@ -89,7 +96,7 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the
 	target/release/leasehold-lab handover --mode k8s --times 200
 	target/release/leasehold-lab handover --mode sidecar --times 200
 
-soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
+soak: ## for longer: ten times the takeovers, attacks, each restored backup five times, many more simulated fleets
 	@sh scripts/setup.sh postgres etcd k8s
 	@$(CARGO) build --locked -p leasehold -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
@@ -98,6 +105,15 @@ soak: ## chaos for longer: ten times the takeovers, many more simulated fleets
 	$(LAB) chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
 	$(LAB) chaos --mode etcd --takeovers 5000 $(SEED:%=--seed %)
 	$(LAB) chaos --mode k8s --ttl 2s --takeovers 2000 $(SEED:%=--seed %)
+	$(LAB) restores --mode sqlite --times 5 $(SEED:%=--seed %)
+	$(LAB) restores --mode postgres --times 5 $(SEED:%=--seed %)
+	$(LAB) restores --mode etcd --times 5 $(SEED:%=--seed %)
+	$(LAB) restores --mode k8s --times 5 $(SEED:%=--seed %)
+	@# The same faults, and it's the watchdog and the isolation that matter.
+	seed=$(or $(SEED),$$(date +%s)) && \
+		$(LAB) attack --mode sqlite --minutes 20 --seed $$seed && \
+		$(LAB) attack --mode postgres --minutes 20 --seed $$seed && \
+		$(LAB) attack --mode sqlite --minutes 2 --without-watchdog --seed $$seed
 
 drills: ## both drills on every store that they play on, TIMES=20 in a row
 	@sh scripts/setup.sh postgres etcd k8s

@@ -60,5 +60,7 @@ if wants postgres; then
     have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ls /opt/homebrew/opt/postgresql*/bin/initdb >/dev/null 2>&1 ||
         [ -n "${LEASEHOLD_TEST_POSTGRES_URL:-}" ] ||
         install "PostgreSQL's server" postgresql "real servers are started in throw-away folders"
+    have pgbouncer || [ -x /usr/sbin/pgbouncer ] || install PgBouncer pgbouncer "a real pooler is put in front of PostgreSQL"
     have curl || install curl curl "the runbook's commands are run as they stand there"
+    have sqlite3 || install "SQLite's shell" sqlite3 "it backs lease files up and restores them, as in the runbook"
 fi

@@ -19,7 +19,6 @@ use tokio::time::Instant;
 use crate::config::EtcdConfig;
 use crate::connection::{Connections, LONGEST_ANSWER, Lent, Opened};
 use crate::keys::{Keys, Part, Values};
-use crate::newest::{Before, Newest};
 use crate::{error, watch};
 
 /// The number of transitions in a lease's history.
@@ -34,13 +33,12 @@ pub struct Etcd {
 #[derive(Clone, Debug)]
 pub struct EtcdConnector {
     config: EtcdConfig,
-    newest: Arc<Newest>,
 }
 
 impl Etcd {
     /// For the elector. Nothing is opened yet.
     pub fn connector(config: EtcdConfig) -> EtcdConnector {
-        EtcdConnector { config, newest: Arc::default() }
+        EtcdConnector { config }
     }
 
     /// Opens the store on the present tokio runtime.
@@ -86,11 +84,10 @@ impl Etcd {
     ) -> Result<(Vec<KeyValue>, Standing), BackendError> {
         let read = async {
             let lent = self.connections.take().await?;
-            let before = self.connections.newest().before();
             let mut kv = lent.opened.client.kv_client().max_decoding_message_size(LONGEST_ANSWER);
             let answer = kv.get(key, Some(options)).await.map_err(|failure| error::of_read(what, &failure));
             let judged = answer.and_then(|mut answer| {
-                let standing = self.standing(before, answer.header(), &lent.opened);
+                let standing = standing(answer.header(), &lent.opened);
                 Ok((answer.take_kvs(), standing.map_err(BackendError::not_applied)?))
             });
             settle(lent, judged)
@@ -99,13 +96,11 @@ impl Etcd {
     }
 
     async fn transact(&self, what: &str, lent: Lent, txn: Txn) -> Result<TxnAnswer, BackendError> {
-        let before = self.connections.newest().before();
         let mut client = lent.opened.client.kv_client();
         let answer = client.txn(txn).await.map_err(|failure| error::of_write(what, &failure));
         let judged = answer.and_then(|answer| {
             // A connection belongs to one cluster: another cluster's register is a different one.
-            let standing =
-                self.standing(before, answer.header(), &lent.opened).map_err(BackendError::unknown)?;
+            let standing = standing(answer.header(), &lent.opened).map_err(BackendError::unknown)?;
             let found = answer.op_responses().into_iter().find_map(|response| match response {
                 TxnOpResponse::Get(mut found) => Some(found.take_kvs()),
                 _ => None,
@@ -113,26 +108,6 @@ impl Etcd {
             Ok(TxnAnswer { succeeded: answer.succeeded(), found: found.unwrap_or_default(), standing })
         });
         settle(lent, judged)
-    }
-
-    /// An answer's lineage and revision, given the knowledge from before its call was sent.
-    fn standing(
-        &self,
-        before: Before,
-        header: Option<&ResponseHeader>,
-        opened: &Opened,
-    ) -> Result<Standing, String> {
-        let header = header.ok_or("an answer without a header")?;
-        if header.cluster_id() != opened.cluster {
-            return Err(format!(
-                "an answer of cluster {:x} on a connection to cluster {:x}: what stands in between leads to two \
-                 clusters; name the nodes of one",
-                header.cluster_id(),
-                opened.cluster
-            ));
-        }
-        let floor = u64::try_from(header.revision()).map_err(|_| "a revision below zero".to_owned())?;
-        Ok(Standing { lineage: self.connections.newest().saw(before, opened.cluster, floor), floor })
     }
 
     fn observation(
@@ -155,6 +130,20 @@ impl Etcd {
 struct Standing {
     lineage: Lineage,
     floor: u64,
+}
+
+fn standing(header: Option<&ResponseHeader>, opened: &Opened) -> Result<Standing, String> {
+    let header = header.ok_or("an answer without a header")?;
+    if header.cluster_id() != opened.cluster {
+        return Err(format!(
+            "an answer of cluster {:x} on a connection to cluster {:x}: what stands in between leads to two clusters; \
+             name the nodes of one",
+            header.cluster_id(),
+            opened.cluster
+        ));
+    }
+    let floor = u64::try_from(header.revision()).map_err(|_| "a revision below zero".to_owned())?;
+    Ok(Standing { lineage: opened.lineage(), floor })
 }
 
 struct TxnAnswer {
@@ -180,7 +169,7 @@ impl fmt::Debug for Etcd {
 
 impl EtcdConnector {
     async fn open(&self) -> Result<Etcd, BackendError> {
-        let connections = Connections::new(self.config.clone(), self.newest.clone());
+        let connections = Connections::new(self.config.clone());
         connections.take().await?.keep();
         Ok(Etcd { connections })
     }
@@ -228,7 +217,7 @@ impl LeaseBackend for Etcd {
         let what = format!("writing lease {name}");
         let time_is_up = self.time_is_up();
         let lent = self.until(time_is_up, BackendError::not_applied, &what, self.connections.take()).await?;
-        if self.connections.newest().lineage(lent.opened.cluster) != expected.lineage {
+        if lent.opened.lineage() != expected.lineage {
             lent.keep();
             return Ok(PutOutcome::Conflict(self.observe(name).await?));
         }
@@ -277,7 +266,7 @@ impl LeaseBackend for Etcd {
 
     /// On a connection of its own. Shows every write, beats included.
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
-        watch::hints(self.config(), self.connections.newest(), prefix).await
+        watch::hints(self.config(), prefix).await
     }
 
     /// The last 1,000 transitions at most.

@@ -6,14 +6,13 @@ use std::time::Duration;
 use etcd_client::{Channel, Client, ConnectOptions, GetOptions};
 use futures::stream::{FuturesUnordered, StreamExt};
 use hyper_util::rt::TokioIo;
-use lease_core::BackendError;
+use lease_core::{BackendError, Lineage};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use url::Url;
 
 use crate::config::{EtcdConfig, address};
-use crate::error;
-use crate::newest::Newest;
+use crate::error::{self, SHIM};
 
 /// A node that takes longer to open a connection is out of reach or has no majority.
 const OPENING_LIMIT: Duration = Duration::from_secs(5);
@@ -36,6 +35,13 @@ pub(crate) struct Opened {
     pub(crate) cluster: u64,
 }
 
+impl Opened {
+    /// The lineage of everything that it shows.
+    pub(crate) fn lineage(&self) -> Lineage {
+        Lineage(format!("{:x}", self.cluster))
+    }
+}
+
 /// The connections of one backend. Each call has a connection of its own: an attempt beside a stuck call must not be
 /// stuck with it, since the node may be the reason (U-1, U-5).
 #[derive(Clone)]
@@ -43,7 +49,6 @@ pub(crate) struct Connections(Arc<Shared>);
 
 struct Shared {
     config: EtcdConfig,
-    newest: Arc<Newest>,
     /// One at most: whoever comes beside a call opens a new one, to whichever node answers then.
     idle: Mutex<Option<Opened>>,
     slots: Arc<Semaphore>,
@@ -69,17 +74,13 @@ pub(crate) struct Lent {
 // === impl Connections ===
 
 impl Connections {
-    pub(crate) fn new(config: EtcdConfig, newest: Arc<Newest>) -> Self {
+    pub(crate) fn new(config: EtcdConfig) -> Self {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
-        Self(Arc::new(Shared { config, newest, idle: Mutex::new(None), slots }))
+        Self(Arc::new(Shared { config, idle: Mutex::new(None), slots }))
     }
 
     pub(crate) fn config(&self) -> &EtcdConfig {
         &self.0.config
-    }
-
-    pub(crate) fn newest(&self) -> &Arc<Newest> {
-        &self.0.newest
     }
 
     /// A connection that is ready. Every failure is NotApplied: nothing was sent.
@@ -94,7 +95,7 @@ impl Connections {
         // Goes on when its caller gives up, and leaves the connection to the next one, so that attempts that are
         // shorter than an opening succeed in the end.
         tokio::spawn(async move {
-            let done = open(&shared.config, &shared.newest, ConnectOptions::new(), false).await;
+            let done = open(&shared.config, ConnectOptions::new(), false).await;
             let lent = done.map(|opened| Lent { shared, is_kept: true, opened, _slot: slot });
             let _ = opened.send(lent);
         });
@@ -160,29 +161,24 @@ impl EtcdConfig {
     /// # Errors
     /// As for [`Etcd::connect`](crate::Etcd::connect).
     pub async fn client(&self) -> Result<Client, BackendError> {
-        Ok(open(self, &Newest::default(), ConnectOptions::new(), false).await?.client)
+        Ok(open(self, ConnectOptions::new(), false).await?.client)
     }
 }
 
 /// A connection of its own for a watch: it ends when its node has no leader, or gives no sign of life.
-pub(crate) async fn open_for_watch(config: &EtcdConfig, newest: &Newest) -> Result<Opened, BackendError> {
-    Ok(open(config, newest, ConnectOptions::new().with_require_leader(true), true).await?)
+pub(crate) async fn open_for_watch(config: &EtcdConfig) -> Result<Opened, BackendError> {
+    Ok(open(config, ConnectOptions::new().with_require_leader(true), true).await?)
 }
 
 /// Asks all nodes at once, and takes the first that answers: not one that is cut off, paused or without a leader.
-async fn open(
-    config: &EtcdConfig,
-    newest: &Newest,
-    options: ConnectOptions,
-    keepalive: bool,
-) -> Result<Opened, Failed> {
+async fn open(config: &EtcdConfig, options: ConnectOptions, keepalive: bool) -> Result<Opened, Failed> {
     let mut attempts: FuturesUnordered<_> = config
         .endpoints
         .iter()
         .map(|url| {
             let options = options.clone();
             async move {
-                let attempt = open_one(config, newest, url, options, keepalive);
+                let attempt = open_one(config, url, options, keepalive);
                 let done = tokio::time::timeout(OPENING_LIMIT, attempt).await;
                 done.unwrap_or_else(|_| Err(Failed::passing(format!("no answer within {OPENING_LIMIT:?}"))))
                     .map_err(|failed| Failed { why: format!("{}: {}", address(url), failed.why), ..failed })
@@ -205,7 +201,6 @@ async fn open(
 
 async fn open_one(
     config: &EtcdConfig,
-    newest: &Newest,
     url: &Url,
     mut options: ConnectOptions,
     keepalive: bool,
@@ -238,12 +233,12 @@ async fn open_one(
         Failed { refused: error.refused, why: format!("{error:#}{advice}") }
     };
     let mut client = Client::from_channel(Channel::Tonic(channel), Some(options)).await.map_err(failed)?;
-    let before = newest.before();
     let read = client.get(config.keys.leases(), Some(GetOptions::new().with_count_only())).await;
     let read = read.map_err(failed)?;
     let header = read.header().ok_or_else(|| Failed::passing("an answer without a header"))?;
-    // A cluster is restored while its nodes are down: whoever has a connection knows of it from the first answer on.
-    newest.saw(before, header.cluster_id(), u64::try_from(header.revision()).unwrap_or_default());
+    if header.cluster_id() == 0 {
+        return Err(Failed::refused(format!("{SHIM} (its answers have cluster id 0)")));
+    }
     Ok(Opened { client, cluster: header.cluster_id() })
 }
 

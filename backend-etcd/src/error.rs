@@ -62,17 +62,31 @@ fn with_advice(mut failed: BackendError, error: &Error) -> BackendError {
     failed.with_source(text(error))
 }
 
+/// They pass the API server's few Txns on to a database and refuse others, or take them for something else.
+pub(crate) const SHIM: &str = "this is not etcd but a shim of its protocol, such as k3s' kine, which can't hold leases: \
+    name the nodes of an etcd, or use the database or the Kubernetes that is behind the shim as the lease store";
+
+/// Another port, or a proxy before etcd that has no node to lead to at the moment: it may become right by itself.
+const NO_ETCD: &str = "what answers at this address does not speak etcd's API: name the nodes' client urls (port 2379, \
+    not the peers' 2380), or look at the proxy in between";
+
 /// Advice on the errors that a setting causes; true if trying again can't help.
 fn advice(error: &Error) -> Option<(bool, &'static str)> {
     let Error::GRpcStatus(status) = error else { return None };
     let message = status.message();
     let says = |what: &str| message.contains(what);
     match status.code() {
+        // No gRPC server has answered, so its code is made up from HTTP's: 404 would look like a shim's refusal, and 403
+        // like a missing permission.
+        _ if says("grpc-status header missing") => Some((false, NO_ETCD)),
         _ if says("authentication failed") => Some((true, "etcd refuses this user; check user and password")),
         _ if says("user name is empty") => Some((true, "etcd asks for a user; set user and password")),
         _ if says("authentication is not enabled") => {
             Some((true, "this etcd has no users; enable authentication there, or set no user"))
         }
+        _ if says("kine") => Some((true, SHIM)),
+        _ if says("unsupported operations in txn") => Some((true, SHIM)),
+        Code::Unimplemented => Some((false, NO_ETCD)),
         Code::PermissionDenied => Some((
             true,
             "the user lacks a permission; grant its role readwrite on everything below the prefix",
@@ -144,6 +158,32 @@ mod tests {
             (Code::Unknown, "transport error"),
             (Code::PermissionDenied, "said by somebody in between"),
         ] {
+            assert_eq!(certainty(code, message), Certainty::Unknown, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_all_our_transactions_is_a_shims() {
+        for (code, message) in [
+            (Code::InvalidArgument, "etcdserver: unsupported operations in txn request"),
+            (Code::Unimplemented, "sortOrder is not implemented by kine"),
+        ] {
+            let error = of_write("a write", &Error::GRpcStatus(Status::new(code, message)));
+            assert!(error.refused && error.to_string().contains(SHIM), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_speak_etcds_api_is_no_shim_and_is_asked_again() {
+        for (code, message) in [
+            (Code::Unimplemented, "grpc-status header missing, mapped from HTTP status code 404"),
+            (Code::PermissionDenied, "grpc-status header missing, mapped from HTTP status code 403"),
+            (Code::Unavailable, "grpc-status header missing, mapped from HTTP status code 503"),
+            (Code::Unimplemented, "unknown service etcdserverpb.KV"),
+        ] {
+            let error = of_read("a read", &Error::GRpcStatus(Status::new(code, message)));
+            let told = error.to_string();
+            assert!(!error.refused && told.contains("client urls") && !told.contains("kine"), "{told}");
             assert_eq!(certainty(code, message), Certainty::Unknown, "{message}");
         }
     }

@@ -1,7 +1,7 @@
 //! Effects in etcd itself, refused once a later term has begun.
 
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
-use lease_core::fence;
+use lease_core::fence::{self, Lowering};
 use lease_core::{Grant, InvalidSettings, LeaseName, Term};
 
 use crate::config::{EtcdConfig, check_prefix};
@@ -34,6 +34,8 @@ pub struct TermGuard {
 #[derive(Clone, Debug)]
 pub struct Fence {
     key: String,
+    /// The beginning of the keys of its repairs.
+    lowered: String,
 }
 
 impl EtcdConfig {
@@ -44,7 +46,7 @@ impl EtcdConfig {
 
     /// The fence of a resource that lives in this etcd, whichever store has the lease.
     pub fn fence(&self, resource: &str) -> Fence {
-        Fence { key: self.keys.mark(resource) }
+        Fence::below(&self.keys, resource)
     }
 }
 
@@ -65,7 +67,7 @@ impl TermGuard {
 impl Fence {
     /// The fence of `resource`, below [`EtcdConfig::PREFIX`].
     pub fn new(resource: &str) -> Self {
-        Self { key: Keys::new(EtcdConfig::PREFIX).mark(resource) }
+        Self::below(&Keys::new(EtcdConfig::PREFIX), resource)
     }
 
     /// The fence of `resource`, below another prefix. [`EtcdConfig::fence`] takes that of the settings.
@@ -74,7 +76,11 @@ impl Fence {
     /// As for [`EtcdConfig::prefix`].
     pub fn in_prefix(resource: &str, prefix: &str) -> Result<Self, InvalidSettings> {
         check_prefix(prefix)?;
-        Ok(Self { key: Keys::new(prefix).mark(resource) })
+        Ok(Self::below(&Keys::new(prefix), resource))
+    }
+
+    fn below(keys: &Keys, resource: &str) -> Self {
+        Self { key: keys.mark(resource), lowered: keys.lowered(resource) }
     }
 
     /// Admits `term` and makes the effects, in one atomic Txn. A term's first act on the resource must be one of
@@ -83,7 +89,7 @@ impl Fence {
     /// Reads the mark first; starts again when another process has raised it meanwhile, which each term does once.
     ///
     /// # Errors
-    /// [`FenceError::Stale`]: a later term has been admitted; the effects were not made. [`FenceError::Store`]: it is
+    /// [`FenceError::Stale`] and [`FenceError::AboveCeiling`]: the effects were not made. [`FenceError::Store`]: it is
     /// unknown whether they were, except for [`InvalidArgs`](etcd_client::Error::InvalidArgs): the mark's key holds
     /// something else, and nothing was done.
     ///
@@ -98,7 +104,7 @@ impl Fence {
         let effects = effects.into();
         loop {
             let seen = self.mark(client).await?;
-            let mark = fence::admit(seen, *term).map_err(FenceError::Stale)?;
+            let mark = fence::admit(seen, *term).map_err(FenceError::refused)?;
             let unchanged = match seen {
                 Some(seen) => Compare::value(self.key.as_str(), CompareOp::Equal, term_value(&seen)),
                 None => Compare::version(self.key.as_str(), CompareOp::Equal, 0),
@@ -126,6 +132,27 @@ impl Fence {
             ))
         };
         found.kvs().first().map(|pair| parse(pair.value()).ok_or_else(foreign)).transpose()
+    }
+}
+
+impl Fence {
+    /// An operator's repair of a mark that refuses every real term; leaves a key for audits in the same Txn. Returns
+    /// false, and changes nothing, if the mark is not the one that was seen.
+    ///
+    /// # Errors
+    /// etcd's: it is unknown whether the mark was lowered.
+    pub async fn lower(&self, client: &mut Client, lowering: &Lowering) -> Result<bool, etcd_client::Error> {
+        let Lowering { seen, to, by, note } = lowering;
+        let row = serde_json::json!({
+            "from": term_value(seen), "to": term_value(to), "by": by, "note": note,
+            "at": lease_core::WallTime::now(),
+        });
+        let unchanged = Compare::value(self.key.as_str(), CompareOp::Equal, term_value(seen));
+        let writes = [
+            TxnOp::put(self.key.as_str(), term_value(to), None),
+            TxnOp::put(format!("{}{}", self.lowered, lease_core::Tag::random()), row.to_string(), None),
+        ];
+        Ok(client.txn(Txn::new().when([unchanged]).and_then(writes)).await?.succeeded())
     }
 }
 

@@ -57,6 +57,11 @@ impl Keys {
         format!("{}fences/{resource}", self.0)
     }
 
+    /// The beginning of the keys that tell of a mark's repairs.
+    pub(crate) fn lowered(&self, resource: &str) -> String {
+        format!("{}fences-lowered/{resource}/", self.0)
+    }
+
     /// The lease that a key belongs to, and which of its two it is; `None` for any other key.
     pub(crate) fn parse(&self, key: &[u8]) -> Option<(LeaseName, Part)> {
         let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.0)?.strip_prefix("leases/")?;

@@ -28,7 +28,6 @@ mod connection;
 mod error;
 mod fence;
 mod keys;
-mod newest;
 mod watch;
 
 pub use backend::{Etcd, EtcdConnector};

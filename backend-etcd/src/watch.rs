@@ -1,33 +1,26 @@
 //! Hints from a watch, over a connection of their own.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use etcd_client::{Event, EventType, WatchOptions, WatchStream};
 use futures::stream;
-use lease_core::{BackendError, Hint, Hints};
+use lease_core::{BackendError, Hint, Hints, Lineage};
 
 use crate::config::EtcdConfig;
 use crate::connection::{LONGEST_ANSWER, open_for_watch};
 use crate::error::of_read;
 use crate::keys::{Keys, Part, Values};
-use crate::newest::Newest;
 
 struct Watch {
     keys: Keys,
-    newest: Arc<Newest>,
-    cluster: u64,
+    lineage: Lineage,
     events: WatchStream,
     waiting: VecDeque<Hint>,
 }
 
 /// Ends when the connection does, when its node has lost the leader, or when it fell behind a compaction.
-pub(crate) async fn hints(
-    config: &EtcdConfig,
-    newest: &Arc<Newest>,
-    prefix: &str,
-) -> Result<Hints, BackendError> {
-    let opened = open_for_watch(config, newest).await?;
+pub(crate) async fn hints(config: &EtcdConfig, prefix: &str) -> Result<Hints, BackendError> {
+    let opened = open_for_watch(config).await?;
     let key = format!("{}{prefix}", config.keys.leases());
     let live = async {
         let failed = |failure| of_read("watching", &failure);
@@ -43,13 +36,8 @@ pub(crate) async fn hints(
     let events = tokio::time::timeout(limit, live)
         .await
         .map_err(|_| BackendError::not_applied(format!("watching: no answer within {limit:?}")))??;
-    let watch = Watch {
-        keys: config.keys.clone(),
-        newest: newest.clone(),
-        cluster: opened.cluster,
-        events,
-        waiting: VecDeque::new(),
-    };
+    let watch =
+        Watch { keys: config.keys.clone(), lineage: opened.lineage(), events, waiting: VecDeque::new() };
     Ok(Box::pin(stream::unfold(watch, Watch::next)))
 }
 
@@ -85,9 +73,7 @@ impl Watch {
         let mut values = Values::default();
         values.set(&name, Part::Beat, pair.value()).ok()?;
         let floor = u64::try_from(pair.mod_revision()).ok()?;
-        self.newest.heard(self.cluster, floor);
-        let mut observation =
-            values.clone().observation(&name, self.newest.lineage(self.cluster), floor).ok()?;
+        let mut observation = values.clone().observation(&name, self.lineage.clone(), floor).ok()?;
         // The term key as the same Txn left it.
         values.term = Values::of(observation.record.as_ref()?).term;
         observation.version = values.version();

@@ -14,7 +14,7 @@ use lease_core::{BackendError, LeaseName};
 
 use crate::config::K8sConfig;
 use crate::error::RequestFailure;
-use crate::lease;
+use crate::lease::{self, SentLease};
 
 /// The Leases of one namespace.
 pub(crate) struct Api {
@@ -26,7 +26,7 @@ pub(crate) struct Api {
 }
 
 /// An event of a watch.
-pub(crate) type Events = BoxStream<'static, kube::Result<WatchEvent<Lease>>>;
+pub(crate) type Events = BoxStream<'static, kube::Result<WatchEvent<SentLease>>>;
 
 /// An answer of the API server that isn't an error.
 pub(crate) struct ApiAnswer {
@@ -101,10 +101,10 @@ impl Api {
         let what = "listing leases";
         let path = self.collection() + &name.map(|name| format!("?{}", selector(name))).unwrap_or_default();
         let answer = self.call(request("GET", path, None)?).await.map_err(|failure| failure.of_read(what))?;
-        let list: ObjectList<Lease> = serde_json::from_slice(&answer.body)
+        let list: ObjectList<SentLease> = serde_json::from_slice(&answer.body)
             .map_err(|error| RequestFailure::lost(error).of_read(what))?;
         let version = lease::resource_version(list.metadata.resource_version.as_deref())?;
-        Ok((list.items, version))
+        Ok((list.items.into_iter().map(|sent| sent.0).collect(), version))
     }
 
     /// After a 401, the next call takes fresh credentials.
@@ -165,6 +165,7 @@ pub(crate) fn request(
 impl ApiAnswer {
     /// The Lease that was read or written.
     pub(crate) fn lease(&self) -> Result<Lease, RequestFailure> {
-        serde_json::from_slice(&self.body).map_err(RequestFailure::lost)
+        let sent: SentLease = serde_json::from_slice(&self.body).map_err(RequestFailure::lost)?;
+        Ok(sent.0)
     }
 }

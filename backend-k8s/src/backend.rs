@@ -147,10 +147,11 @@ impl LeaseBackend for K8s {
         let what = format!("reading lease {name}");
         match self.api.call(api::request("GET", self.api.path(name), None)?).await {
             Ok(answer) => lease::observation(answer.lease().map_err(|failure| failure.of_read(&what))?),
-            // An absence has no resourceVersion; a list of it has.
+            // An absence has no resourceVersion; a list of it has, and nothing else of the list counts: it comes from the
+            // API server's cache, which goes on showing what an etcd that was restored beneath it has forgotten.
             Err(failure) if failure.status() == Some(StatusCode::NOT_FOUND) => {
-                let (leases, version) = self.api.leases(Some(name)).await?;
-                leases.into_iter().next().map_or(Ok(lease::absence(version)), lease::observation)
+                let (_, version) = self.api.leases(Some(name)).await?;
+                Ok(lease::absence(version))
             }
             Err(failure) => Err(failure.of_read(&what)),
         }
@@ -225,6 +226,27 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_only_the_list_shows_is_absent() {
+        let stale = json!({
+            "metadata": {"resourceVersion": "5000"},
+            "items": [{
+                "metadata": {"name": "one", "uid": "u", "resourceVersion": "4000"},
+                "spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 15},
+            }],
+        });
+        let api = Api::over(move |request| {
+            let (status, body) = match request.uri().query() {
+                None => (StatusCode::NOT_FOUND, json!({"kind": "Status", "code": 404})),
+                Some(_) => (StatusCode::OK, stale.clone()),
+            };
+            let answer = Response::builder().status(status).body(body.to_string().into_bytes().into());
+            std::future::ready(Ok(answer.unwrap()))
+        });
+        let seen = K8s { api: Arc::new(api) }.observe(&LeaseName::new("one").unwrap()).await.unwrap();
+        assert_eq!(seen, lease::absence(5000));
+    }
 
     /// K-1: no API server answers so to a PUT with uid and resourceVersion. If one does, the register was gone.
     #[tokio::test]

@@ -104,10 +104,7 @@ fn advice(status: StatusCode, message: &str, retry_after: Option<&str>) -> Strin
                 "the API server refuses these credentials; renew the token or correct the kubeconfig ({message})"
             )
         }
-        StatusCode::FORBIDDEN => format!(
-            "not allowed; a Role for this service account must grant get, list, watch and update on this Lease, and \
-             create to whoever runs init ({message})"
-        ),
+        StatusCode::FORBIDDEN => format!("not allowed: {message}; {}", way_out(message)),
         StatusCode::NOT_FOUND => {
             format!("there is no such namespace; create it, or correct the setting ({message})")
         }
@@ -117,6 +114,19 @@ fn advice(status: StatusCode, message: &str, retry_after: Option<&str>) -> Strin
             format!("the API server is overloaded{wait} ({message})")
         }
         _ => format!("the API server answered {status} ({message})"),
+    }
+}
+
+/// What to do about a missing right. The API server's message names the verb, the resource and who lacks it; and the
+/// Lease, where the request was for one.
+fn way_out(message: &str) -> &'static str {
+    let all = message.contains("leases.coordination.k8s.io is forbidden");
+    if message.contains("cannot create") {
+        "only `init` and a move make Leases: run it where the Role grants create"
+    } else if all && message.contains("cannot list") {
+        "name the leases, since a Role by resourceNames allows no list of all, or run this as somebody who may list all"
+    } else {
+        "run this as the Lease's own worker, or with a Role that grants get, list, watch and update on this Lease"
     }
 }
 
@@ -168,6 +178,28 @@ mod tests {
         assert_eq!(RequestFailure::lost("reset").of_write("renew").certainty, Unknown);
         assert_eq!(RequestFailure::Silent(Duration::from_secs(1)).of_write("renew").certainty, Unknown);
         assert_eq!(RequestFailure::unsent("refused").of_write("renew").certainty, NotApplied);
+    }
+
+    #[test]
+    fn a_missing_right_is_named_with_the_way_out() {
+        let forbidden = |message: &str| {
+            let status = StatusCode::FORBIDDEN;
+            let error = RequestFailure::Refused { status, message: message.to_owned(), retry_after: None }
+                .of_read("reading");
+            assert!(error.refused && error.to_string().contains(message), "{error}");
+            error.to_string()
+        };
+        let one = forbidden(
+            "leases.coordination.k8s.io \"one\" is forbidden: User \"u\" cannot get resource \"leases\"",
+        );
+        assert!(one.contains("the Lease's own worker"), "{one}");
+        let all =
+            forbidden("leases.coordination.k8s.io is forbidden: User \"u\" cannot list resource \"leases\"");
+        assert!(all.contains("name the leases"), "{all}");
+        let made = forbidden(
+            "leases.coordination.k8s.io is forbidden: User \"u\" cannot create resource \"leases\"",
+        );
+        assert!(made.contains("grants create"), "{made}");
     }
 
     #[test]

@@ -6,13 +6,40 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use lease_core::{BackendError, Grant, LeaseName, Lineage, Observation, Record, Tag, WallTime};
+use lease_core::{BackendError, Grant, LeaseName, Lineage, Observation, Record, Revocation, Tag, WallTime};
+use serde::{Deserialize, Deserializer};
 
 /// The annotation that holds the whole record, as JSON. It counts while the Lease's holder repeats its grant.
 pub const RECORD: &str = "leasehold.dev/record";
 
+/// Has a Leasehold program ever written the Lease that this observation shows? A namespace has others, too: each
+/// controller that elects a leader has one.
+pub fn is_ours(seen: &Observation) -> bool {
+    let lease = of_version(seen).ok();
+    lease.and_then(|lease| lease.metadata.annotations).is_some_and(|kept| kept.contains_key(RECORD))
+}
+
 /// The lineage while there is no Lease, and so no uid.
 pub(crate) const ABSENT: &str = "absent";
+
+/// A Lease as the API server sends it. It accepts times that this program can't read (the last day of the year 9999);
+/// they are for people, so they are left out instead of making the Lease unreadable.
+#[derive(Clone, Debug)]
+pub(crate) struct SentLease(pub(crate) Lease);
+
+impl<'de> Deserialize<'de> for SentLease {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut sent = serde_json::Value::deserialize(deserializer)?;
+        if let Some(spec) = sent.get_mut("spec").and_then(serde_json::Value::as_object_mut) {
+            for time in ["acquireTime", "renewTime"] {
+                if spec.get(time).is_some_and(|value| Option::<MicroTime>::deserialize(value).is_err()) {
+                    spec.remove(time);
+                }
+            }
+        }
+        Lease::deserialize(sent).map(Self).map_err(serde::de::Error::custom)
+    }
+}
 
 /// The observation of a Lease.
 ///
@@ -176,12 +203,12 @@ fn foreign(
     let ttl_ms = (seconds * 1000).max(ours).max(1000);
     let metadata = &lease.metadata;
     let who = (&metadata.uid, shown, spec.acquire_time.as_ref().map(|time| time.0));
-    Ok(Record {
+    let mut read = Record {
         tag: Tag(digest(&(&metadata.uid, &metadata.resource_version))),
         grant: (!is_free).then(|| Grant(digest(&who))),
         epoch: kept.map_or(0, |kept| kept.epoch),
-        // Changes with each of its renewals, which is all that T-2 asks of a beat.
-        beat: digest(&spec.renew_time.as_ref().map(|time| time.0)) as u64 >> 1,
+        // Rises with each of its renewals, unless its clock goes back: then it is waited out like a restore (T-6).
+        beat: spec.renew_time.as_ref().and_then(|time| time.0.as_microsecond().try_into().ok()).unwrap_or(0),
         holder: shown.to_owned(),
         ttl_ms,
         max_ttl_ms: kept.map_or(0, |kept| kept.max_ttl_ms).max(ttl_ms),
@@ -198,7 +225,11 @@ fn foreign(
         region: String::new(),
         note: if is_free { String::new() } else { "written by another program, or by hand".to_owned() },
         extra: kept.map(|kept| kept.extra.clone()).unwrap_or_default(),
-    })
+    };
+    if taken_since {
+        Revocation::forget(&mut read);
+    }
+    Ok(read)
 }
 
 /// 128 bits that are the same for the same value, in this process and others of the same build.

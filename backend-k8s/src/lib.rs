@@ -20,8 +20,8 @@
 //! - Ttls are whole seconds; a history is not kept.
 //! - The least RBAC: `get`, `list`, `watch` and `update` on `leases` by `resourceNames`, and `create` for whoever runs
 //!   [`init`](lease_core::admin::init). All but [`list`](lease_core::LeaseBackend::list) ask by the Lease's own name.
-//! - A restore of the cluster's etcd from a backup is invisible here: revoke the leases
-//!   ([`revoke`](lease_core::admin::revoke)) before the API server is opened again.
+//! - A restore of the cluster's etcd from a backup is invisible to whoever saw nothing before it: stamp the leases
+//!   ([`restored`](lease_core::admin::restored)) before anything is started again.
 #![forbid(unsafe_code)]
 
 mod api;
@@ -33,4 +33,4 @@ mod watch;
 
 pub use backend::{K8s, K8sConnector};
 pub use config::K8sConfig;
-pub use lease::RECORD;
+pub use lease::{RECORD, is_ours};

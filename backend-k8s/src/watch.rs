@@ -63,8 +63,8 @@ impl Watch {
         loop {
             let event = tokio::time::timeout(SILENCE, self.events.try_next()).await.ok()?.ok()?;
             let (lease, exists) = match event {
-                Some(WatchEvent::Added(lease) | WatchEvent::Modified(lease)) => (lease, true),
-                Some(WatchEvent::Deleted(lease)) => (lease, false),
+                Some(WatchEvent::Added(sent) | WatchEvent::Modified(sent)) => (sent.0, true),
+                Some(WatchEvent::Deleted(sent)) => (sent.0, false),
                 Some(WatchEvent::Bookmark(bookmark)) => {
                     self.alive = true;
                     self.version = bookmark.metadata.resource_version;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,15 +15,15 @@ use sqlx::postgres::PgRow;
 use crate::config::PostgresConfig;
 use crate::pool::Pool;
 use crate::rows::{ServerState, floor, history_row, lease_name, observation};
-use crate::server::{CallFailed, LeaseConnection, NewestTimeline, Server, probe_for_pooler};
+use crate::server::{CallFailed, LeaseConnection, NewestTimeline, Server, refuse_lost_statements};
 use crate::statements::{PgQuery, Statements, bind_put, is_beat, query, split};
 use crate::{error, schema, watch};
 
 /// PostgreSQL as a lease store.
 pub struct Postgres {
     pool: Pool<Server>,
-    /// A transaction pooler stands in between.
-    pooled: bool,
+    /// A watch found a pooler in between.
+    pooled: AtomicBool,
 }
 
 /// Connects a [`Postgres`] backend on the lease thread; see [`Postgres::connector`].
@@ -78,7 +79,7 @@ impl Postgres {
 
 impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Postgres").field("config", self.config()).field("pooled", &self.pooled).finish()
+        f.debug_struct("Postgres").field("config", self.config()).finish_non_exhaustive()
     }
 }
 
@@ -86,8 +87,8 @@ impl PostgresConnector {
     async fn open(&self) -> Result<Postgres, BackendError> {
         let pool = Server::pool(self.config.clone(), self.newest.clone());
         schema::check(&pool).await?;
-        let pooled = probe_for_pooler(&pool).await?;
-        Ok(Postgres { pool, pooled })
+        refuse_lost_statements(&pool).await?;
+        Ok(Postgres { pool, pooled: AtomicBool::new(false) })
     }
 }
 
@@ -162,7 +163,7 @@ impl LeaseBackend for Postgres {
 
     /// LISTENs on a connection of its own. Wakes on releases, revocations and requests only.
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
-        watch::hints(self.config(), self.pooled, prefix).await
+        watch::hints(self.config(), &self.pooled, prefix).await
     }
 
     async fn history(&self, name: &LeaseName, limit: u32) -> Result<Vec<HistoryRow>, BackendError> {

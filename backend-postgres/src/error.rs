@@ -21,6 +21,8 @@ impl NotMigrated {
 
 /// The fence's own SQLSTATE; see `migrations/0002_fence.sql`.
 pub(crate) const STALE: &str = "LH001";
+/// The same, for an epoch above the ceiling; see `migrations/0003_fence_ceiling.sql`.
+pub(crate) const ABOVE_CEILING: &str = "LH004";
 
 /// Of a call that changes nothing, or that failed before its statement was sent.
 pub(crate) fn not_applied(context: impl Into<String>, error: sqlx::Error) -> BackendError {

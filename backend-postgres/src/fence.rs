@@ -1,7 +1,7 @@
 //! Fences for effects in Postgres (F-1): admission in the caller's own transaction.
 
 use lease_core::Term;
-use lease_core::fence::Stale;
+use lease_core::fence::{AboveCeiling, Lowering, Stale};
 use lease_core::{Grant, InvalidSettings};
 use sqlx::postgres::PgConnection;
 use sqlx::types::Uuid;
@@ -29,6 +29,7 @@ pub struct Fence {
     schema: Schema,
     admit: Arc<str>,
     mark: Arc<str>,
+    lower: Arc<str>,
 }
 
 /// Why a term was not admitted.
@@ -37,7 +38,7 @@ pub type FenceError = lease_core::fence::FenceError<sqlx::Error>;
 impl CallError for FenceError {
     fn raised_by_statement(&self) -> bool {
         match self {
-            Self::Stale(_) => true,
+            Self::Stale(_) | Self::AboveCeiling(_) => true,
             Self::Store(error) => raised_by_statement(error),
         }
     }
@@ -64,6 +65,15 @@ impl Fence {
             mark: schema
                 .render("SELECT epoch, grant_id FROM {schema}.leasehold_fence_marks WHERE resource = $1")
                 .into(),
+            lower: schema
+                .render(
+                    "WITH lowered AS (UPDATE {schema}.leasehold_fence_marks SET epoch = $4, grant_id = $5 \
+                     WHERE resource = $1 AND epoch = $2 AND grant_id = $3 RETURNING resource) \
+                     INSERT INTO {schema}.leasehold_fence_lowerings \
+                     (resource, from_epoch, from_grant, to_epoch, to_grant, lowered_by, note) \
+                     SELECT resource, $2, $3, $4, $5, $6, $7 FROM lowered",
+                )
+                .into(),
             schema,
         }
     }
@@ -77,7 +87,9 @@ impl Fence {
     pub async fn install(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let mut tx = connection.begin().await?;
         schema::one_at_a_time(&mut tx).await?;
-        schema::run(&mut tx, &self.schema, schema::FENCE).await?;
+        for script in schema::FENCE {
+            schema::run(&mut tx, &self.schema, script).await?;
+        }
         tx.commit().await
     }
 
@@ -87,11 +99,12 @@ impl Fence {
     /// Without a transaction the mark is raised all the same, but guards nothing.
     ///
     /// # Errors
-    /// [`FenceError::Stale`]: a later term has been admitted; [`FenceError::Store`] otherwise, among others 40001
-    /// from a transaction that is not READ COMMITTED. In both cases the transaction can only be rolled back.
+    /// [`FenceError::Stale`]: a later term has been admitted; [`FenceError::AboveCeiling`]: no store issues such an
+    /// epoch; [`FenceError::Store`] otherwise, among others 40001 from a transaction that is not READ COMMITTED. In all
+    /// cases the transaction can only be rolled back.
     pub async fn admit(&self, connection: &mut PgConnection, term: &Term) -> Result<(), FenceError> {
-        // The store can't issue, nor ever admit, a greater epoch.
-        let epoch = i64::try_from(term.epoch).map_err(|_| FenceError::Stale(Stale { refused: *term }))?;
+        AboveCeiling::check(term).map_err(FenceError::AboveCeiling)?;
+        let epoch = integer(term.epoch)?;
         sqlx::query(AssertSqlSafe(self.admit.clone()))
             .bind(&self.resource)
             .bind(epoch)
@@ -106,6 +119,9 @@ impl Fence {
     pub fn refusal(term: &Term, failure: sqlx::Error) -> FenceError {
         match error::database(&failure) {
             Some(raised) if raised.code() == error::STALE => FenceError::Stale(Stale { refused: *term }),
+            Some(raised) if raised.code() == error::ABOVE_CEILING => {
+                FenceError::AboveCeiling(AboveCeiling { refused: *term })
+            }
             _ => failure.into(),
         }
     }
@@ -126,6 +142,30 @@ impl Fence {
         .transpose()
     }
 
+    /// An operator's repair of a mark that refuses every real term; leaves a row in `leasehold_fence_lowerings`. Needs the
+    /// rights of the tables' owner. Returns false, and changes nothing, if the mark is not the one that was seen.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn lower(
+        &self,
+        connection: &mut PgConnection,
+        lowering: &Lowering,
+    ) -> Result<bool, sqlx::Error> {
+        let Lowering { seen, to, by, note } = lowering;
+        let lowered = sqlx::query(AssertSqlSafe(self.lower.clone()))
+            .bind(&self.resource)
+            .bind(integer(seen.epoch)?)
+            .bind(Uuid::from_u128(seen.grant.0))
+            .bind(integer(to.epoch)?)
+            .bind(Uuid::from_u128(to.grant.0))
+            .bind(by)
+            .bind(note)
+            .execute(connection)
+            .await?;
+        Ok(lowered.rows_affected() == 1)
+    }
+
     /// A new term from the fence itself, for programs that run without leases (mode `disabled`): one above the
     /// greatest admitted, with a fresh grant, and admitted at once, so that an earlier instance is fenced out. In a
     /// transaction, to be committed before the term is used.
@@ -143,4 +183,8 @@ impl Fence {
         self.admit(connection, &term).await?;
         Ok(term)
     }
+}
+
+fn integer(epoch: u64) -> Result<i64, sqlx::Error> {
+    epoch.try_into().map_err(|error: std::num::TryFromIntError| sqlx::Error::Encode(error.into()))
 }

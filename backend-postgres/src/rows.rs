@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lease_core::{
-    Grant, HistoryRow, LeaseName, Lineage, Observation, Record, Request, RequestId, Tag, WallTime,
+    Grant, HistoryRow, LeaseName, Lineage, Observation, Record, Request, RequestId, Tag, Term, WallTime,
 };
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -53,8 +53,8 @@ impl ServerState {
 }
 
 fn timeline_number(hex: &str) -> Result<u64, sqlx::Error> {
-    // Above, the floor would not fit beside the sequence's 46 bits into the epoch's 63.
-    let number = u64::from_str_radix(hex, 16).ok().filter(|number| *number < 1 << 17);
+    // Above, the floor would not fit beside the sequence's 46 bits below the ceiling of epochs.
+    let number = u64::from_str_radix(hex, 16).ok().filter(|number| *number < Term::MAX_EPOCH >> 46);
     number.ok_or_else(|| sqlx::Error::Decode(format!("no epoch can be made from timeline {hex:?}").into()))
 }
 

@@ -1,8 +1,11 @@
 //! The tables: made by `migrate`, checked by every connection's owner, granted by `roles.sql`.
 
+use std::time::Duration;
+
 use lease_core::BackendError;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
+use tokio::time::{Instant, sleep};
 
 use crate::config::{PostgresConfig, Schema, server};
 use crate::error::{NotMigrated, not_applied};
@@ -14,10 +17,25 @@ use crate::statements::query;
 /// `psql -v role=leasehold -v schema=public -f roles.sql`, run by the tables' owner after [`migrate`].
 pub const ROLES_SQL: &str = include_str!("../roles.sql");
 
-pub(crate) const FENCE: &str = include_str!("../migrations/0002_fence.sql");
+/// The migrations that make the fence; each may be run again.
+pub(crate) const FENCE: [&str; 2] =
+    [include_str!("../migrations/0002_fence.sql"), include_str!("../migrations/0003_fence_ceiling.sql")];
 
 /// Each is applied once, in this order; a released one never changes.
-const MIGRATIONS: [&str; 2] = [include_str!("../migrations/0001_leases.sql"), FENCE];
+const MIGRATIONS: [&str; 5] = [
+    include_str!("../migrations/0001_leases.sql"),
+    FENCE[0],
+    FENCE[1],
+    include_str!("../migrations/0004_what_programs_write.sql"),
+    include_str!("../migrations/0005_restored.sql"),
+];
+
+/// The longest wait for others, who make tables or read them.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A change of a table waits for its readers, a backup for example, and holders' reads and renewals wait behind it. So
+/// it waits for no longer than this at a time, and lets them through before it tries again.
+const TURN: Duration = Duration::from_millis(500);
 
 /// Makes or upgrades the tables in the configured schema (and the schema), in one transaction, and writes the
 /// configured history retention. Returns the schema's version.
@@ -33,7 +51,13 @@ pub async fn migrate(config: &PostgresConfig) -> Result<i32, BackendError> {
     let context = format!("making the lease tables in schema {} of {at}", config.schema.name());
     let failed = |failure| not_applied(context.clone(), failure);
     let mut connection = PgConnection::connect_with(&config.options).await.map_err(failed)?;
-    let version = apply(&mut connection, config).await.map_err(failed)?;
+    let give_up_at = Instant::now() + PATIENCE;
+    let version = loop {
+        match apply(&mut connection, config).await {
+            Err(error) if is_in_use(&error) && Instant::now() < give_up_at => sleep(TURN).await,
+            applied => break applied.map_err(failed)?,
+        }
+    };
     connection.close().await.map_err(failed)?;
     Ok(version)
 }
@@ -42,6 +66,8 @@ async fn apply(connection: &mut PgConnection, config: &PostgresConfig) -> Result
     let schema = &config.schema;
     let mut tx = connection.begin().await?;
     one_at_a_time(&mut tx).await?;
+    let turn = format!("SET LOCAL lock_timeout = '{}ms'", TURN.as_millis());
+    sqlx::raw_sql(AssertSqlSafe(turn)).execute(&mut *tx).await?;
     let exists: bool = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL")
         .bind(schema.name())
         .persistent(false)
@@ -85,10 +111,16 @@ async fn apply(connection: &mut PgConnection, config: &PostgresConfig) -> Result
 /// Serialises those who make tables; freed with the transaction, so it holds through poolers too.
 pub(crate) async fn one_at_a_time(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     // The other may take its time, and so may a table that is in use.
-    sqlx::raw_sql("SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock(7810759524420219996)")
-        .execute(&mut *connection)
-        .await?;
+    let lock = format!(
+        "SET LOCAL lock_timeout = '{}s'; SELECT pg_advisory_xact_lock(7810759524420219996)",
+        PATIENCE.as_secs()
+    );
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *connection).await?;
     Ok(())
+}
+
+fn is_in_use(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("55P03")
 }
 
 /// Runs statements of ours.

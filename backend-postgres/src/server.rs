@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lease_core::internal::writes::{self, Fresh};
 use lease_core::{BackendError, Change, LeaseName};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row};
 
 use crate::config::{PostgresConfig, server};
@@ -194,7 +194,8 @@ impl Server {
                 if number < *newest {
                     return refuse(format!(
                         "{at} is on timeline {number}, and timeline {newest} of the same cluster was seen before: \
-                         this is an old primary; shut it down, and connect to the present one"
+                         this is an old primary; shut it down, and connect to the present one; or, if the cluster was \
+                         restored to before a promotion, start this process again"
                     ));
                 }
                 *newest = number;
@@ -228,25 +229,23 @@ impl Connect for Server {
     }
 }
 
-/// Does a transaction pooler stand in between? One that loses prepared statements is refused.
+/// Refuses a transaction pooler that loses prepared statements, as far as it shows now: the first statement that is lost
+/// later is refused as well. It can't be certain that there is no pooler; [`Listener`](crate::listen::Listener) is.
 ///
 /// Two connections: while the second keeps a server's connection to itself by a transaction, the first must
 /// find its statement on whatever server's connection it is given now.
-pub(crate) async fn probe_for_pooler(pool: &Pool<Server>) -> Result<bool, BackendError> {
-    let context = "looking for a pooler";
-    let pid = |row: &PgRow| row.try_get::<i32, _>("pid");
-    let pooled = pool.call(async |first: &mut LeaseConnection| {
+pub(crate) async fn refuse_lost_statements(pool: &Pool<Server>) -> Result<(), BackendError> {
+    let probed = pool.call(async |first: &mut LeaseConnection| {
         // Not of the pool: one connection is enough while calls don't overlap, and a server's process costs memory.
         let mut second = pool.open().await?;
         let mut apart = second.connection.begin().await?;
         let row = sqlx::raw_sql("SELECT pg_backend_pid() AS pid").fetch_one(&mut *apart).await?;
-        let mut pooled = pid(&row)? == first.pid;
-        if !pooled {
-            let again = query(&pool.connector().statements.observe).bind("");
-            pooled = pid(&again.fetch_one(&mut first.connection).await?)? != first.pid;
+        // A pooler's only connection to the server would not come back to the first.
+        if row.try_get::<i32, _>("pid")? != first.pid {
+            query(&pool.connector().statements.observe).bind("").fetch_one(&mut first.connection).await?;
         }
         apart.rollback().await?;
-        Ok::<_, CallFailed>(pooled)
+        Ok::<_, CallFailed>(())
     });
-    pooled.await.map_err(|failed| failed.of_read(context))
+    probed.await.map_err(|failed| failed.of_read("looking for a pooler"))
 }

@@ -17,6 +17,18 @@ pub(crate) type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 /// A column of a record: its name, how a parameter `$` is written into it, how it is read.
 type Column = (&'static str, &'static str, &'static str);
 
+/// Reads a time for people as milliseconds: whatever somebody put there by hand, 'infinity' too, moved into the years
+/// that we write.
+macro_rules! wall_time {
+    ($column:literal) => {
+        concat!(
+            "(extract(epoch FROM greatest(least(",
+            $column,
+            ", '9999-12-31 23:59:59+00'), '0001-01-01 00:00:00+00')) * 1000)::bigint"
+        )
+    };
+}
+
 /// All that a record has, in [`bind_record`]'s order. Columns of later versions are not named, so they survive.
 const COLUMNS: [Column; 21] = [
     ("tag", "$::uuid", "l.tag"),
@@ -35,9 +47,9 @@ const COLUMNS: [Column; 21] = [
     ("request_grant", "$::uuid", "l.request_grant"),
     ("request_by", "$::text", "l.request_by"),
     ("answered", "$::uuid", "l.answered"),
-    ("acquired_at", "to_timestamp($::float8 / 1000)", "(extract(epoch FROM l.acquired_at) * 1000)::bigint"),
-    ("renewed_at", "to_timestamp($::float8 / 1000)", "(extract(epoch FROM l.renewed_at) * 1000)::bigint"),
-    ("expires_at", "to_timestamp($::float8 / 1000)", "(extract(epoch FROM l.expires_at) * 1000)::bigint"),
+    ("acquired_at", "to_timestamp($::float8 / 1000)", wall_time!("l.acquired_at")),
+    ("renewed_at", "to_timestamp($::float8 / 1000)", wall_time!("l.renewed_at")),
+    ("expires_at", "to_timestamp($::float8 / 1000)", wall_time!("l.expires_at")),
     ("note", "$::text", "l.note"),
     ("extra", "$::jsonb", "l.extra"),
 ];
@@ -63,7 +75,7 @@ pub(crate) struct Statements {
     absent: [Sql; CHANGES.len()],
 }
 
-const CHANGES: [Change; 7] = [
+const CHANGES: [Change; 8] = [
     Change::Init,
     Change::Acquire,
     Change::Renew,
@@ -71,6 +83,7 @@ const CHANGES: [Change; 7] = [
     Change::Revoke,
     Change::Request,
     Change::Seal,
+    Change::Restore,
 ];
 
 impl Statements {
@@ -83,10 +96,12 @@ impl Statements {
             )),
             history: sql(
                 "SELECT history_id, lease_name, transition_count, epoch, holder_workload_id, event_type, \
-                 (extract(epoch FROM event_at) * 1000)::bigint AS event_at, note \
+                 "
+                .to_owned()
+                    + wall_time!("event_at")
+                    + " AS event_at, note \
                  FROM {schema}.coordination_lease_history WHERE lease_name = $1 \
-                 ORDER BY history_id DESC LIMIT $2"
-                    .to_owned(),
+                 ORDER BY history_id DESC LIMIT $2",
             ),
             schema_version: sql("SELECT max(version) AS version FROM {schema}.leasehold_schema".to_owned()),
             present: CHANGES.map(|change| sql(put(config, change, true))),
@@ -198,7 +213,7 @@ fn put(config: &PostgresConfig, change: Change, present: bool) -> String {
 }
 
 fn leaves_history(change: Change) -> bool {
-    matches!(change, Change::Acquire | Change::Release | Change::Revoke | Change::Seal)
+    matches!(change, Change::Acquire | Change::Release | Change::Revoke | Change::Seal | Change::Restore)
 }
 
 /// Binds what [`put`] numbers.

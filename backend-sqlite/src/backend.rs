@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lease_core::{
-    BackendError, Capabilities, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend, LeaseName,
-    Lineage, Observation, PutOutcome, Record, WallTime,
+    BackendError, Capabilities, Certainty, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend,
+    LeaseName, Lineage, Observation, PutOutcome, Record, WallTime,
 };
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -18,7 +18,7 @@ use crate::file::{LeaseFile, check_place};
 use crate::{schema, watch};
 
 const OBSERVE: &str = "SELECT (SELECT record FROM coordination_leases WHERE lease_name = ?1) AS record,
-                              (SELECT epoch FROM coordination_lease_floors WHERE lease_name = ?1) AS floor";
+                              (SELECT max(epoch) FROM coordination_lease_floors WHERE lease_name IN (?1, '')) AS floor";
 
 const LIST: &str = "SELECT lease_name, record, floors.epoch AS floor
                       FROM coordination_leases JOIN coordination_lease_floors AS floors USING (lease_name)
@@ -31,13 +31,13 @@ const RENEW: &str = "UPDATE coordination_leases SET record = ?2 WHERE lease_name
 const CHANGE: &str =
     "UPDATE coordination_leases SET record = ?2, last_event = ?4 WHERE lease_name = ?1 AND tag = ?3";
 
-/// Creates the register, if it is absent in the way that was seen: never there, or (?3) deleted.
+/// Creates the register, if it is absent in the way that was seen: never there, or (?3) deleted, maybe with its file.
 const CREATE: &str = "INSERT INTO coordination_leases (lease_name, record, last_event) SELECT ?1, ?2, ?4
                        WHERE NOT EXISTS (SELECT 1 FROM coordination_leases WHERE lease_name = ?1)
-                         AND EXISTS (SELECT 1 FROM coordination_lease_floors WHERE lease_name = ?1) = ?3";
+                         AND EXISTS (SELECT 1 FROM coordination_lease_floors WHERE lease_name IN (?1, '')) = ?3";
 
 const HISTORY: &str =
-    "SELECT *, CAST(round((julianday(event_at) - 2440587.5) * 86400000) AS INTEGER) AS event_at_ms
+    "SELECT *, coalesce(CAST(round((julianday(event_at) - 2440587.5) * 86400000) AS INTEGER), 0) AS event_at_ms
                          FROM (SELECT * FROM coordination_lease_history WHERE lease_name = ?1
                                 ORDER BY sequence DESC LIMIT ?2)
                         ORDER BY sequence";
@@ -83,7 +83,8 @@ impl Sqlite {
         let reader = Lane::open(&config).await?;
         let writer = Writer::open(&config, &file, Durability::PowerCut).await?;
         let beats = Writer::open(&config, &file, Durability::ProcessCrash).await?;
-        file.check().map_err(BackendError::not_applied)?;
+        // Whoever opens it next opens the other one.
+        file.check().map_err(|error| BackendError { refused: false, gone: false, ..error })?;
         drop(keeper);
         Ok(Self { file, config, reader, writer, beats })
     }
@@ -114,7 +115,7 @@ impl Sqlite {
 
     /// The answer to a read counts only if the path named the file after it.
     fn named<T>(&self, answer: T) -> Result<T, BackendError> {
-        self.file.check().map_err(BackendError::refused)?;
+        self.file.check()?;
         Ok(answer)
     }
 }
@@ -150,7 +151,7 @@ impl LeaseBackend for Sqlite {
         }
         let json = serde_json::to_string(record)
             .map_err(|error| BackendError::not_applied("the record can't be written").with_source(error))?;
-        self.file.check().map_err(BackendError::refused)?;
+        self.file.check()?;
         // The path names one file, and so one lineage, while `check` passes: this needs no place in the statement.
         let deleted = expected.record.is_none() && expected.lineage == self.lineage_of(true);
         if !deleted && expected.lineage != self.lineage_of(false) {
@@ -224,8 +225,10 @@ impl Sqlite {
         let applied = writer.write(statement).await? == 1;
         match self.file.check() {
             // It is in the file that we have open, and nobody else will ever see it there.
-            Err(gone) if applied => Err(BackendError::unknown(gone)),
-            Err(gone) => Err(BackendError::refused(gone)),
+            Err(gone) if applied => {
+                Err(BackendError { certainty: Certainty::Unknown, refused: false, ..gone })
+            }
+            Err(gone) => Err(gone),
             Ok(()) => Ok(applied),
         }
     }

@@ -1,5 +1,6 @@
 //! Settings, checked before anything starts.
 
+use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +29,9 @@ impl SqliteConfig {
         check_path(&path).map_err(refused)?;
         let path =
             std::path::absolute(&path).map_err(|error| refused(format!("it can't be used: {error}")))?;
+        if path.as_os_str().len() > LONGEST {
+            return Err(refused(format!("SQLite takes at most {LONGEST} bytes; choose a shorter path")));
+        }
         Ok(Self { path, busy_timeout: Duration::from_secs(5), history_retention: None })
     }
 
@@ -82,6 +86,9 @@ fn checked(
     Err(InvalidSettings { setting, value: format!("{value:?}"), why: why.to_owned() })
 }
 
+/// As SQLite has it for Unix: 512 bytes, and room for the names beside it.
+const LONGEST: usize = 504;
+
 const EXAMPLE: &str = "for example /var/lib/leasehold/leases.sqlite";
 
 fn check_path(path: &Path) -> Result<(), String> {
@@ -110,6 +117,14 @@ fn check_path(path: &Path) -> Result<(), String> {
                 "this process may not read and write the file; allow it, or choose another path".into()
             );
         }
+        Err(_) if text.ends_with('/') => {
+            return Err(format!("this names a folder; name a file, {EXAMPLE}"));
+        }
+        Err(_) if path.is_symlink() => {
+            return Err(
+                "this is a link that leads to no file; correct the link, or choose another path".into()
+            );
+        }
         _ => {}
     }
     let folder = folder_of(path);
@@ -124,8 +139,30 @@ fn check_path(path: &Path) -> Result<(), String> {
             "this process may not create files in {}, which SQLite must; allow it, or choose another path",
             folder.display()
         )),
-        Ok(_) => Ok(()),
+        Ok(_) => check_entries(path),
     }
+}
+
+/// The file itself may be missing; what is in its place, or in that of a file beside it, must be usable.
+fn check_entries(path: &Path) -> Result<(), String> {
+    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = file.clone().into_os_string();
+        name.push(suffix);
+        let entry = PathBuf::from(name);
+        match entry.metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{} can't be used: {error}", entry.display())),
+            Ok(found) if found.is_file() && access(&entry, Access::READ_OK | Access::WRITE_OK).is_ok() => {}
+            Ok(_) => {
+                let shown = entry.display();
+                return Err(format!(
+                    "SQLite can't use {shown} beside it: it must be a file that may be written"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The folder that a file lies in.

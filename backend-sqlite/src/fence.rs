@@ -1,6 +1,6 @@
 //! The fence: F-1 inside the transaction that makes the effect.
 
-use lease_core::fence::{FENCING_EPOCH_STALE, Stale};
+use lease_core::fence::{AboveCeiling, FENCING_EPOCH_ABOVE_CEILING, FENCING_EPOCH_STALE, Lowering, Stale};
 use lease_core::{Grant, Term};
 use sqlx::{Connection, Row, SqliteConnection};
 
@@ -77,8 +77,8 @@ impl Fence {
     /// `begin` or `begin_with`): without one, the mark would be raised and guard nothing.
     pub async fn admit(&self, connection: &mut SqliteConnection, term: &Term) -> Result<(), FenceError> {
         let refused = Stale { refused: *term };
-        // The store can't issue, nor ever admit, such an epoch.
-        let epoch = i64::try_from(term.epoch).map_err(|_| FenceError::Stale(refused))?;
+        AboveCeiling::check(term).map_err(FenceError::AboveCeiling)?;
+        let epoch = integer(term.epoch)?;
         in_transaction(connection)?;
         let admitted =
             sqlx::query("INSERT INTO leasehold_admit (resource, epoch, grant_id) VALUES (?, ?, ?)")
@@ -91,6 +91,9 @@ impl Fence {
             Ok(_) => Ok(()),
             Err(sqlx::Error::Database(error)) if error.message() == FENCING_EPOCH_STALE => {
                 Err(FenceError::Stale(refused))
+            }
+            Err(sqlx::Error::Database(error)) if error.message() == FENCING_EPOCH_ABOVE_CEILING => {
+                Err(FenceError::AboveCeiling(AboveCeiling { refused: *term }))
             }
             Err(error) => Err(error.into()),
         }
@@ -110,6 +113,34 @@ impl Fence {
         Ok(Some(Term { epoch, grant: grant.parse().map_err(decode)? }))
     }
 
+    /// An operator's repair of a mark that refuses every real term; leaves a row in `leasehold_fence_lowerings`. In a
+    /// transaction. Returns false, and changes nothing, if the mark is not the one that was seen.
+    ///
+    /// # Errors
+    /// The database's, or the absence of a transaction.
+    pub async fn lower(
+        &self,
+        connection: &mut SqliteConnection,
+        lowering: &Lowering,
+    ) -> Result<bool, sqlx::Error> {
+        in_transaction(connection)?;
+        let Lowering { seen, to, by, note } = lowering;
+        let (from_epoch, to_epoch) = (integer(seen.epoch)?, integer(to.epoch)?);
+        let (from_grant, to_grant) = (seen.grant.to_string(), to.grant.to_string());
+        let sql = "UPDATE leasehold_fence_marks SET epoch = ?, grant_id = ?
+                   WHERE resource = ? AND epoch = ? AND grant_id = ?";
+        let lowered = sqlx::query(sql).bind(to_epoch).bind(&to_grant).bind(&self.resource);
+        let lowered = lowered.bind(from_epoch).bind(&from_grant).execute(&mut *connection).await?;
+        if lowered.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let sql = "INSERT INTO leasehold_fence_lowerings
+                   (resource, from_epoch, from_grant, to_epoch, to_grant, lowered_by, note) VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let told = sqlx::query(sql).bind(&self.resource).bind(from_epoch).bind(from_grant);
+        told.bind(to_epoch).bind(to_grant).bind(by).bind(note).execute(connection).await?;
+        Ok(true)
+    }
+
     /// Takes the next term from the resource itself, without any lease: the mark's epoch + 1 and a fresh grant.
     ///
     /// For mode `disabled`, where one instance is meant to run: an accidental second one fences the first out instead
@@ -120,11 +151,16 @@ impl Fence {
     pub async fn take_term(&self, connection: &mut SqliteConnection) -> Result<Term, FenceError> {
         in_transaction(connection)?;
         let grant = Grant::random();
-        let sql = "INSERT INTO leasehold_fence_marks (resource, epoch, grant_id) VALUES (?, 1, ?)
+        let sql = "INSERT INTO leasehold_fence_marks (resource, epoch, grant_id) VALUES (?1, 1, ?2)
                    ON CONFLICT (resource) DO UPDATE SET epoch = epoch + 1, grant_id = excluded.grant_id
+                   WHERE epoch < ?3
                    RETURNING epoch";
         let taken = sqlx::query_scalar(sql).bind(&self.resource).bind(grant.to_string());
-        let epoch: i64 = taken.fetch_one(connection).await?;
+        let taken: Option<i64> = taken.bind(Term::MAX_EPOCH as i64).fetch_optional(connection).await?;
+        let Some(epoch) = taken else {
+            let refused = Term { epoch: Term::MAX_EPOCH + 1, grant };
+            return Err(FenceError::AboveCeiling(AboveCeiling { refused }));
+        };
         Ok(Term { epoch: epoch.try_into().map_err(decode)?, grant })
     }
 }
@@ -134,6 +170,10 @@ fn in_transaction(connection: &SqliteConnection) -> Result<(), sqlx::Error> {
         true => Ok(()),
         false => Err(sqlx::Error::InvalidArgument(NO_TRANSACTION.to_owned())),
     }
+}
+
+fn integer(epoch: u64) -> Result<i64, sqlx::Error> {
+    epoch.try_into().map_err(decode)
 }
 
 fn decode(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {

@@ -17,6 +17,26 @@ CREATE TABLE IF NOT EXISTS leasehold_fence_marks (
 
 CREATE VIEW IF NOT EXISTS leasehold_admit AS SELECT resource, epoch, grant_id FROM leasehold_fence_marks;
 
+-- Each time that an operator set a mark back, for audits.
+CREATE TABLE IF NOT EXISTS leasehold_fence_lowerings (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    resource   TEXT NOT NULL,
+    from_epoch INTEGER NOT NULL,
+    from_grant TEXT NOT NULL,
+    to_epoch   INTEGER NOT NULL,
+    to_grant   TEXT NOT NULL,
+    lowered_by TEXT NOT NULL,
+    note       TEXT NOT NULL,
+    lowered_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now'))
+);
+
+-- No store issues an epoch above 2^62 (E-1); once admitted, it would refuse every real term for ever. A trigger of its
+-- own, so that databases which have the rule below get this one too.
+CREATE TRIGGER IF NOT EXISTS leasehold_admit_ceiling INSTEAD OF INSERT ON leasehold_admit
+WHEN typeof(NEW.epoch) = 'integer' AND NEW.epoch > 4611686018427387904 BEGIN
+    SELECT RAISE(ABORT, 'FENCING_EPOCH_ABOVE_CEILING');
+END;
+
 -- A term is admitted if and only if its epoch is greater than the mark's, or equal with the same grant.
 CREATE TRIGGER IF NOT EXISTS leasehold_admit_term INSTEAD OF INSERT ON leasehold_admit BEGIN
     -- SQLite compares text with numbers without complaint, and every text is greater: so types are checked first.

@@ -49,15 +49,21 @@ impl LeaseFile {
     /// Does the path still name the files that were opened?
     ///
     /// Three `stat` calls on a local file system, a few microseconds: done in place, not on another thread.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), BackendError> {
         let path = &self.paths[0];
         match identify(&self.paths) {
             Ok(identities) if identities == self.identities => Ok(()),
             Ok(identities) if identities[0] == self.identities[0] => {
-                Err(gone(path, "its -wal or -shm file was replaced"))
+                Err(BackendError::gone(gone(path, "its -wal or -shm file was replaced")))
             }
-            Ok(_) => Err(gone(path, "another file is at its path now")),
-            Err(error) => Err(gone(path, &error.to_string())),
+            Ok(_) => Err(BackendError::gone(gone(path, "another file is at its path now"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(BackendError::gone(gone(path, &error.to_string())))
+            }
+            Err(error) => {
+                Err(BackendError::not_applied(format!("could not read the metadata of {}", path.display()))
+                    .with_source(error))
+            }
         }
     }
 }
@@ -70,7 +76,7 @@ fn identify(paths: &[PathBuf; 3]) -> io::Result<[Identity; 3]> {
 fn gone(path: &Path, what: &str) -> String {
     format!(
         "the lease file {} is not the one that was opened: it, or its -wal or -shm file, was deleted, moved or \
-         replaced ({what}); stop every process that uses it, put the right files in place, and start them again",
+         replaced ({what}); see that the right files are in place, and start this process again",
         path.display()
     )
 }

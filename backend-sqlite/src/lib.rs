@@ -34,7 +34,8 @@
 //!   ([`fence_raise`](lease_core::admin::fence_raise)).
 //! - What is acknowledged is in the file that the path names. If the file, its `-wal` or its `-shm` is deleted,
 //!   moved or replaced while it is open, every operation fails and says so, until the right files are back. Processes
-//!   that open the file afterwards see another store: stop them all first. **After restoring a backup** run
+//!   that open the file afterwards see another store: stop them all first. Whoever makes the file anew learns from a
+//!   hidden file beside it, `.NAME.trace`, that there was one, and waits before it leads. **After restoring a backup** run
 //!   [`fence_raise`](lease_core::admin::fence_raise) above the greatest epoch in use.
 //! - Refused when it is opened, with a sentence that says what to do: network file systems and FUSE; a file with
 //!   several names (hard links), or mounted by itself into a container, whose `-wal` the others would not see (mount
@@ -61,6 +62,7 @@ mod error;
 mod fence;
 mod file;
 mod schema;
+mod trace;
 mod watch;
 
 pub use backend::{Sqlite, SqliteConnector};

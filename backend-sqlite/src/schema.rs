@@ -9,12 +9,19 @@ use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 
 use crate::config::SqliteConfig;
 use crate::error::{is_busy, open_failed};
+use crate::trace::{Trace, epochs_after, files_before};
 
 /// Version 1 of the schema, as one script.
 const SCHEMA: &str = include_str!("schema.sql");
 const VERSION: i64 = 1;
 /// "LEAS": marks our files, so that we never write tables into somebody else's.
 const APPLICATION_ID: i64 = 0x4c45_4153;
+
+/// No lease has this name: the floor of all leases whose registers may be in a file that was deleted. So each of them is
+/// absent as after a deletion.
+const MADE_ANEW: &str = "INSERT INTO coordination_lease_floors (lease_name, epoch) VALUES ('', ?1)";
+const WAS_MADE_ANEW: &str =
+    "SELECT coalesce((SELECT epoch FROM coordination_lease_floors WHERE lease_name = ''), 0)";
 
 /// Opening, and reads, wait this long for other processes that open or repair the same file.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +50,11 @@ pub(crate) async fn prepare(config: &SqliteConfig) -> Result<SqliteConnection, B
             sqlx::raw_sql(SCHEMA).execute(&mut *transaction).await.map_err(failed)?;
             let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}");
             sqlx::raw_sql(sqlx::AssertSqlSafe(marks)).execute(&mut *transaction).await.map_err(failed)?;
+            let before = Trace::of(path)?.files()?;
+            if before > 0 {
+                let above = epochs_after(before).cast_signed();
+                sqlx::query(MADE_ANEW).bind(above).execute(&mut *transaction).await.map_err(failed)?;
+            }
         }
         transaction.commit().await.map_err(failed)?;
     }
@@ -57,6 +69,10 @@ pub(crate) async fn prepare(config: &SqliteConfig) -> Result<SqliteConnection, B
     }
     use_wal(&mut connection).await.map_err(failed)?;
     inspect(&mut connection).await.map_err(failed)?; // The first read in WAL mode makes -wal and -shm.
+    // Whoever opens the file sees to its trace before anybody can lead in it: also if its creator didn't come to that.
+    // Not before the tables are there: a creation that was cut off, and tried again, isn't a second file.
+    let above: i64 = sqlx::query_scalar(WAS_MADE_ANEW).fetch_one(&mut connection).await.map_err(failed)?;
+    Trace::of(path)?.count(files_before(above.cast_unsigned()) + 1)?;
     Ok(connection)
 }
 

@@ -27,7 +27,8 @@ CREATE TABLE coordination_leases (
 ) WITHOUT ROWID;
 
 -- The greatest epoch that each lease has had (E-1). Outlives the register, so that its epochs outlive it too. A name
--- that is here and has no register lost it to an administrator.
+-- that is here and has no register lost it to an administrator. The empty name stands for all leases, in a file that was
+-- made after another one was deleted.
 CREATE TABLE coordination_lease_floors (
     lease_name TEXT NOT NULL PRIMARY KEY,
     epoch      INTEGER NOT NULL

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{shell, stopped};
-use lease_core::fence::Stale;
+use lease_core::fence::{Lowering, Stale};
 use lease_core::{Grant, Term};
 use lease_sqlite::{Fence, FenceError};
 use sqlx::{Connection, SqliteConnection};
@@ -58,7 +58,7 @@ async fn admits_the_first_the_same_and_every_later_term_and_refuses_the_rest() {
         act(&mut database, &fence, &admitted).await.unwrap();
         assert_eq!(fence.mark(&mut database).await.unwrap(), Some(admitted));
     }
-    for refused in [term(8, 3), term(9, 3), term(5, 1), term(u64::MAX, 4)] {
+    for refused in [term(8, 3), term(9, 3), term(5, 1)] {
         let error = act(&mut database, &fence, &refused).await.unwrap_err();
         assert!(matches!(error, FenceError::Stale(stale) if stale == (Stale { refused })), "{error}");
         assert!(error.to_string().starts_with("FENCING_EPOCH_STALE"), "{error}");
@@ -68,6 +68,49 @@ async fn admits_the_first_the_same_and_every_later_term_and_refuses_the_rest() {
     act(&mut database, &Fence::new("another resource"), &term(1, 1))
         .await
         .expect("the promise is per resource");
+}
+
+#[tokio::test]
+async fn an_epoch_above_the_ceiling_is_refused_in_any_language_and_is_no_stale_term() {
+    let app = App::new().await;
+    let mut database = app.open().await;
+    let fence = Fence::new("outbox");
+    for epoch in [Term::MAX_EPOCH + 1, i64::MAX as u64, u64::MAX] {
+        let error = act(&mut database, &fence, &term(epoch, 1)).await.unwrap_err();
+        assert!(matches!(error, FenceError::AboveCeiling(_)), "{error}");
+        assert!(error.to_string().contains(&Term::MAX_EPOCH.to_string()), "it names the ceiling: {error}");
+    }
+    let by_hand = "INSERT INTO leasehold_admit VALUES ('outbox', 4611686018427387905, '0123456789abcdef0123456789abcdef')";
+    let error = sqlx::raw_sql(by_hand).execute(&mut database).await.unwrap_err().to_string();
+    assert!(error.contains("FENCING_EPOCH_ABOVE_CEILING"), "{error}");
+    assert_eq!(fence.mark(&mut database).await.unwrap(), None);
+    act(&mut database, &fence, &term(Term::MAX_EPOCH, 1)).await.unwrap();
+    let mut transaction = database.begin_with(BEGIN).await.unwrap();
+    let error = fence.take_term(&mut transaction).await.unwrap_err();
+    assert!(matches!(error, FenceError::AboveCeiling(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_poisoned_mark_is_set_back_once_and_leaves_a_row() {
+    let app = App::new().await;
+    let mut database = app.open().await;
+    let fence = Fence::new("outbox");
+    let poison = term(Term::MAX_EPOCH, 9);
+    act(&mut database, &fence, &poison).await.unwrap();
+    act(&mut database, &fence, &term(8, 8)).await.unwrap_err();
+    let lowering = Lowering { seen: poison, to: term(7, 7), by: "op".into(), note: "INC-1".into() };
+    let other = Lowering { seen: term(5, 5), ..lowering.clone() };
+    for (lowering, done) in [(&other, false), (&lowering, true), (&lowering, false)] {
+        let mut transaction = database.begin_with(BEGIN).await.unwrap();
+        assert_eq!(fence.lower(&mut transaction, lowering).await.unwrap(), done);
+        transaction.commit().await.unwrap();
+    }
+    act(&mut database, &fence, &term(6, 6)).await.unwrap_err();
+    act(&mut database, &fence, &term(8, 8)).await.unwrap();
+    let sql =
+        "SELECT resource || from_epoch || to_epoch || lowered_by || note FROM leasehold_fence_lowerings";
+    let told: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut database).await.unwrap();
+    assert_eq!(told, [format!("outbox{}7opINC-1", Term::MAX_EPOCH)]);
 }
 
 #[tokio::test]

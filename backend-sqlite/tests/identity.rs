@@ -4,11 +4,15 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use common::*;
 use futures::StreamExt;
-use lease_core::{BackendError, Certainty, Change, LeaseBackend};
+use lease_core::{
+    BackendError, Certainty, Change, Elector, EventKind, LeaseBackend, Loss, RunError, WorkloadId,
+};
 use lease_sqlite::Sqlite;
+use tokio::sync::mpsc;
 
 /// The database and what SQLite keeps beside it.
 fn files(place: &Place) -> [PathBuf; 3] {
@@ -36,11 +40,11 @@ fn move_back(place: &Place) {
 #[track_caller]
 fn assert_says_what_happened(place: &Place, error: &BackendError) {
     assert_eq!(error.certainty, Certainty::NotApplied, "{error}");
-    assert!(error.refused, "{error}");
+    assert!(error.refused && error.gone, "{error}");
     let message = error.to_string();
     assert!(message.contains(place.file().to_str().unwrap()), "{message}");
     assert!(
-        message.contains("deleted, moved or replaced") && message.contains("start them again"),
+        message.contains("deleted, moved or replaced") && message.contains("start this process again"),
         "{message}"
     );
 }
@@ -97,6 +101,45 @@ async fn a_deleted_file_is_noticed() {
     }
     assert_all_refused(&place, &store, &held).await;
     assert!(!place.file().exists(), "nobody creates it anew while it is in use");
+}
+
+/// Refusing for ever would leave a process that no supervisor starts again.
+#[tokio::test]
+async fn an_elector_whose_file_is_replaced_ends_its_term_and_itself() {
+    let place = Place::new();
+    init(&place.open().await).await;
+    let ttl = Duration::from_secs(2);
+    let elector = |holder: &str| {
+        let connector = Sqlite::connector(place.config());
+        Elector::builder(connector, name(), WorkloadId::new(holder).unwrap()).ttl(ttl).build().unwrap()
+    };
+    let (began, mut terms) = mpsc::channel(1);
+    let holder = tokio::spawn(elector("holder").run_until(std::future::pending(), move |term| {
+        let began = began.clone();
+        async move {
+            began.send(term.clone()).await.unwrap();
+            term.stop_requested().await;
+            Ok::<_, String>(())
+        }
+    }));
+    let term = terms.recv().await.unwrap();
+    let standby = elector("standby");
+    let mut events = standby.events();
+    let standby = tokio::spawn(standby.run_until(std::future::pending(), |_| async { Ok::<_, String>(()) }));
+    while !matches!(events.next().await.unwrap().unwrap().kind, EventKind::Following(_)) {}
+
+    move_away(&place);
+    let replaced = Instant::now();
+    init(&place.open().await).await;
+    assert_eq!(term.lost().await, Loss::StoreGone);
+    let gone = |ended| matches!(ended, Err(RunError::Refused(BackendError { gone: true, .. })));
+    assert!(gone(holder.await.unwrap()));
+    assert!(gone(standby.await.unwrap()));
+    assert!(
+        replaced.elapsed() >= ttl,
+        "whoever follows the standby has not seen the holder: {:?}",
+        replaced.elapsed()
+    );
 }
 
 #[tokio::test]

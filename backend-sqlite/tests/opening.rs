@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,6 +43,26 @@ fn a_path_that_can_not_work_is_refused_with_an_example_of_one_that_can() {
     fs::write(place.folder().join("file"), "").unwrap();
     assert_path_refused(&place.folder().join("file/leases.sqlite"), &["is not a folder"]);
     assert_path_refused(Path::new("/dev/null"), &["no regular file"]);
+
+    let here = |name: &str| place.folder().join(name);
+    assert_path_refused(Path::new(&format!("{inside}/")), &["names a folder"]);
+    assert_path_refused(&here(&"long/".repeat(100)).join("leases.sqlite"), &["create it first"]);
+    assert_path_refused(&here(&"x".repeat(300)), &["can't be used"]);
+    let deep = place.folder().join("deep/".repeat(100));
+    fs::create_dir_all(&deep).unwrap();
+    assert_path_refused(&deep.join("leases.sqlite"), &["at most 504 bytes"]);
+    symlink(here("loop"), here("loop")).unwrap();
+    assert_path_refused(&here("loop"), &["leads to no file"]);
+    symlink(here("missing/leases.sqlite"), here("dangling")).unwrap();
+    assert_path_refused(&here("dangling"), &["leads to no file"]);
+    let made = std::process::Command::new("mkfifo").arg(here("pipe")).status().unwrap();
+    assert!(made.success());
+    assert_path_refused(&here("pipe"), &["no regular file"]);
+    for beside in ["-wal", "-shm", "-journal"] {
+        let file = here(&format!("used{beside}.sqlite"));
+        fs::create_dir(format!("{}{beside}", file.display())).unwrap();
+        assert_path_refused(&file, &[beside, "must be a file"]);
+    }
 }
 
 #[test]

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use lease_core::printable;
 use lease_settings::{
     App, Block, Failure, LeaderElection, Log, Mode, Model, Modes, Operator, Settings, Sources, ValueKind,
     Workload,
 };
-use lease_worker_common::{ChosenRole, NamedRole, Role, Roles};
+use lease_worker_common::{ChosenRole, NamedRole, Role, Roles, stderr};
 
 use crate::{logs, modes, operator, run};
 
@@ -100,10 +101,12 @@ impl Cli {
     ///
     /// 0 done · 1 tried and failed · 2 bad input, nothing was started · 125 `run` itself failed · else `run`'s child's.
     ///
-    /// Call it first thing in `main`: `run` starts this very program again, as a second process that must have one
+    /// Call it first thing in `main`: `run` starts this very program again, as further processes that must have one
     /// thread only.
     pub fn run(self) -> ExitCode {
-        if let Some(code) = run::keeper() {
+        stderr::report_panics();
+        let _flushed_at_last = FlushedAtLast;
+        if let Some(code) = run::watchdog_or_keeper() {
             return code;
         }
         match self.execute() {
@@ -111,7 +114,8 @@ impl Cli {
             Err(failure) => {
                 let message = failure.to_string();
                 if !message.is_empty() {
-                    eprintln!("error: {message}");
+                    // It may quote a store's or a server's words.
+                    stderr::line(format_args!("error: {}", printable(&message)));
                 }
                 failure.exit_code()
             }
@@ -165,6 +169,15 @@ impl Cli {
             Task::Run(args) => run::run(args, &app),
             Task::Worker(role, given) => role.run(given, &app),
         }
+    }
+}
+
+/// Whether the program returns or panics.
+struct FlushedAtLast;
+
+impl Drop for FlushedAtLast {
+    fn drop(&mut self) {
+        stderr::flush();
     }
 }
 

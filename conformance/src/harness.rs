@@ -81,6 +81,13 @@ pub trait Harness: Send + Sync + 'static {
         Err(self.missing(Facility::ChangeLineage))
     }
 
+    /// [`Facility::RewindFloor`], on an [isolated](Self::isolated) store: puts the floor back to an earlier value, as a
+    /// restore does.
+    async fn rewind_floor(&self, lease: &LeaseName, floor: u64) -> Result<(), Missing> {
+        let _ = (lease, floor);
+        Err(self.missing(Facility::RewindFloor))
+    }
+
     /// [`Facility::LoseReply`]: the next write from `connection` reaches the store and is applied, but its reply never
     /// arrives. Returns a connection whose next write is treated so.
     async fn connect_losing_the_next_reply(&self) -> Result<Arc<dyn LeaseBackend>, Missing> {
@@ -88,7 +95,7 @@ pub trait Harness: Send + Sync + 'static {
     }
 
     /// A harness of the same kind over a store that no other case uses, for cases that disturb the whole store
-    /// ([`Facility::Restart`], [`Facility::ChangeLineage`]).
+    /// ([`Facility::Restart`], [`Facility::ChangeLineage`], [`Facility::RewindFloor`]).
     async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
         Err(self.missing(Facility::ChangeLineage))
     }
@@ -140,6 +147,10 @@ pub enum Facility {
     Restart,
     /// [`Harness::change_lineage`], on an [isolated](Harness::isolated) store.
     ChangeLineage,
+    /// A register may be written as it was before.
+    Rewind,
+    /// [`Harness::rewind_floor`], on an [isolated](Harness::isolated) store.
+    RewindFloor,
     /// [`Harness::connect_losing_the_next_reply`]
     LoseReply,
     /// [`Harness::resource`]
@@ -154,6 +165,8 @@ impl fmt::Display for Facility {
             Self::Delete => "deletion by an administrator",
             Self::Restart => "a restart of the store",
             Self::ChangeLineage => "a change of lineage",
+            Self::Rewind => "registers that can be put back",
+            Self::RewindFloor => "a floor that can be put back",
             Self::LoseReply => "a lost reply between store and client",
             Self::FencedEffects => "fenced effects",
             Self::Processes => "actors in processes of their own",

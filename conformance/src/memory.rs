@@ -45,7 +45,13 @@ impl Harness for MemoryHarness {
     }
 
     fn facilities(&self) -> &[Facility] {
-        &[Facility::Delete, Facility::ChangeLineage, Facility::FencedEffects]
+        &[
+            Facility::Delete,
+            Facility::ChangeLineage,
+            Facility::Rewind,
+            Facility::RewindFloor,
+            Facility::FencedEffects,
+        ]
     }
 
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
@@ -55,6 +61,11 @@ impl Harness for MemoryHarness {
 
     async fn change_lineage(&self) -> Result<(), Missing> {
         self.store.fail_over("another");
+        Ok(())
+    }
+
+    async fn rewind_floor(&self, _: &LeaseName, floor: u64) -> Result<(), Missing> {
+        self.store.rewind_floor(floor);
         Ok(())
     }
 

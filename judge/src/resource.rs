@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use lease_core::Term;
+use lease_core::fence::NotAdmitted;
 
 /// Why an effect was not made.
 #[derive(Debug, thiserror::Error)]
@@ -10,9 +11,21 @@ pub enum EffectError {
     /// `FENCING_EPOCH_STALE`.
     #[error(transparent)]
     Stale(#[from] lease_core::fence::Stale),
+    /// `FENCING_EPOCH_ABOVE_CEILING`.
+    #[error(transparent)]
+    AboveCeiling(#[from] lease_core::fence::AboveCeiling),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<NotAdmitted> for EffectError {
+    fn from(refused: NotAdmitted) -> Self {
+        match refused {
+            NotAdmitted::Stale(stale) => stale.into(),
+            NotAdmitted::AboveCeiling(above) => above.into(),
+        }
+    }
 }
 
 /// A resource that admits effects by F-1, in the same atomic write as the effect.

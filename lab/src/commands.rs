@@ -5,16 +5,18 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::interrupt::unless_interrupted;
-use crate::{chaos, conformance, drill, e2e, failover, handover, roll, testbed};
+use crate::{attack, chaos, conformance, drill, e2e, failover, handover, restores, roll, testbed};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Other {
+    Attack(attack::Args),
     Chaos(chaos::Args),
     #[command(subcommand)]
     Drill(drill::Drill),
     E2e(e2e::Args),
     Failover(failover::Args),
     Handover(handover::Args),
+    Restores(restores::Args),
     Roll(roll::Args),
     Conformance(conformance::Args),
     #[command(subcommand)]
@@ -29,11 +31,13 @@ impl Other {
 
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Attack(args) => unless_interrupted(attack::run(args)).await,
             Self::Chaos(args) => unless_interrupted(chaos::run(args)).await,
             Self::Drill(drill) => unless_interrupted(drill::run(drill)).await,
             Self::E2e(args) => unless_interrupted(e2e::run(args)).await,
             Self::Failover(args) => unless_interrupted(failover::run(args)).await,
             Self::Handover(args) => unless_interrupted(handover::run(args)).await,
+            Self::Restores(args) => unless_interrupted(restores::run(args)).await,
             Self::Roll(args) => unless_interrupted(roll::run(args)).await,
             Self::Conformance(args) => conformance::run(args).await,
             Self::Testbed(command) => unless_interrupted(testbed::run(command)).await,

@@ -131,7 +131,7 @@ async fn lane(
         lease: lease.clone(),
         workload: format!("{lease}/{index}"),
         ttl,
-        every: None,
+        effects: ActorPart::effects_on(&lease, None),
     };
     let mut events = Vec::new();
     let mut holder = fleet.spawn(&part(0))?;

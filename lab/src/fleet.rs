@@ -29,8 +29,16 @@ pub(crate) struct ActorPart {
     pub(crate) lease: LeaseName,
     pub(crate) workload: String,
     pub(crate) ttl: Duration,
-    /// The pause between two effects on the lease's resource; without it, one effect a term.
-    pub(crate) every: Option<Duration>,
+    /// The effects that it makes while it leads, if any.
+    pub(crate) effects: Option<EffectOrders>,
+}
+
+impl ActorPart {
+    /// Effects on the resource of the lease's name: one in each term, or one after each such pause.
+    pub(crate) fn effects_on(lease: &LeaseName, every: Option<Duration>) -> Option<EffectOrders> {
+        let every_ms = every.map(|pause| pause.as_millis() as u64);
+        Some(EffectOrders { resource: lease.to_string(), every_ms })
+    }
 }
 
 /// One running actor, and its state by its own history.
@@ -59,14 +67,12 @@ impl Fleet {
     pub(crate) fn spawn(&self, part: &ActorPart) -> anyhow::Result<FleetActor> {
         let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
         let trace = self.folder.path().join(format!("trace-{number}"));
-        let millis = |span: Duration| span.as_millis() as u64;
-        let resource = part.lease.to_string();
         let orders = Orders {
             lease: part.lease.clone(),
             actor: format!("{}#{number}", part.workload),
             holder: part.workload.clone(),
-            ttl_ms: millis(part.ttl),
-            effects: Some(EffectOrders { resource, every_ms: part.every.map(millis) }),
+            ttl_ms: part.ttl.as_millis() as u64,
+            effects: part.effects.clone(),
             trace: Some(trace.clone()),
         };
         let process = Process::command(&self.program)?.args([ACTOR_COMMAND]);

@@ -10,6 +10,8 @@ mod arena;
 #[cfg(feature = "all")]
 mod args;
 #[cfg(feature = "all")]
+mod attack;
+#[cfg(feature = "all")]
 mod chaos;
 #[cfg(feature = "all")]
 mod commands;
@@ -30,6 +32,9 @@ mod handover;
 mod interrupt;
 #[cfg(feature = "all")]
 mod judged;
+mod pause;
+#[cfg(feature = "all")]
+mod restores;
 #[cfg(feature = "all")]
 mod roll;
 #[cfg(feature = "all")]
@@ -64,6 +69,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "all")]
+    if let Some(code) = attack::attacked() {
+        return code;
+    }
     lease_stores::main_or_actor(|| {
         let command = Cli::parse().command;
         #[cfg(feature = "all")]

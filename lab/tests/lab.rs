@@ -26,7 +26,9 @@ async fn report(args: &[&str]) -> (Option<i32>, Value) {
     let report = wait_for("the report is complete", Duration::from_secs(30), async || {
         let lines = lab.lines();
         let told = lines.iter().skip_while(|line| *line != "{").cloned().collect::<Vec<_>>();
-        serde_json::from_str(&told.join("\n")).map_err(|error| format!("{error} in {lines:#?}"))
+        // What follows it is standard error's.
+        let first = serde_json::Deserializer::from_str(&told.join("\n")).into_iter().next();
+        first.ok_or("nothing is told".to_owned())?.map_err(|error| format!("{error} in {lines:#?}"))
     });
     let report = report.await.unwrap();
     (status.code(), report)
@@ -92,6 +94,23 @@ async fn a_killed_holder_is_replaced_in_time_on_postgres() {
 }
 
 #[tokio::test]
+async fn two_lead_after_a_restore_if_those_who_start_are_not_told_of_it() {
+    let args = ["restores", "--mode", "sqlite", "--kind", "shell", "--sabotage", "--seed", "1"];
+    let (code, report) = report(&args).await;
+    let violations = report["violations"].as_array().unwrap();
+    assert!(violations.iter().any(|violation| violation["rule"] == "L-1"), "{report:#}");
+    assert_eq!(code, Some(0), "{report:#}");
+}
+
+#[tokio::test]
+async fn an_unknown_way_to_restore_is_refused_with_those_that_are_known() {
+    let lab = lab(&["restores", "--mode", "etcd", "--kind", "tape"]);
+    assert_eq!(lab.wait(LIMIT).await.unwrap().code(), Some(2));
+    let said = lab.lines().join("\n");
+    assert!(["\"tape\"", "plain (", "bumped ("].iter().all(|part| said.contains(part)), "{said}");
+}
+
+#[tokio::test]
 async fn a_hand_over_is_measured_beside_the_bare_commits() {
     let (_, report) = report(&["handover", "--mode", "postgres", "--times", "4"]).await;
     assert_eq!(
@@ -133,6 +152,23 @@ async fn a_server_that_somebody_runs_is_judged_as_an_ordinary_role_and_left_as_i
         assert!(cases.iter().all(|case| case["verdict"]["passed"].is_object()), "{report:#}");
     }
     nothing_is_left(&server).await;
+}
+
+#[tokio::test]
+async fn a_verdict_is_told_although_what_the_suite_made_cannot_be_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let args = ["conformance", "--mode", "sqlite", "--folder", path, "--filter", "process::a_holder_stopped"];
+    let judged = report(&args);
+    // It is renamed before it is removed, and a folder that isn't empty is in the way of that.
+    let in_the_way = wait_until("the suite has made its folder", LIMIT, async || {
+        let made = std::fs::read_dir(folder.path()).unwrap().next();
+        made.is_some_and(|made| std::fs::create_dir_all(made.unwrap().path().join("done/full")).is_ok())
+    });
+    let ((code, report), in_the_way) = tokio::join!(judged, in_the_way);
+    in_the_way.unwrap();
+    assert_eq!(code, Some(1), "{report:#}");
+    assert!(report["cases"][0]["verdict"]["passed"].is_object(), "{report:#}");
 }
 
 /// In the process group of this test: the kernel would end stopped actors of a group that lost its last parent.
@@ -298,6 +334,8 @@ async fn bad_input_is_refused_before_anything_starts() {
         (&["chaos", "--mode", "sqlite", "--ttl", "1ms"], "500ms"),
         (&["chaos", "--mode", "sqlite", "--takeovers", "0"], "1.."),
         (&["failover", "--mode", "postgres", "--ttl", "soon"], "2s"),
+        (&["attack", "--mode", "sqlite", "--ttl", "2s..1s"], "1s..2s"),
+        (&["attack", "--mode", "k8s"], "postgres"),
         (&["handover", "--mode", "sqlite"], "postgres"),
         (&["testbed", "up", "oracle"], "postgres"),
     ] {
@@ -401,4 +439,22 @@ async fn each_book_that_a_storm_leaves_is_seen_to_be_wrong_when_it_is() {
     assert!(sees(&budget, "requests exceeded a budget, and were refused"), "{budget:?}");
     assert!(sees(&event, "exactly one canonical event"), "{event:?}");
     assert!(sees(&event, "each audit row is one canonical event"), "{event:?}");
+}
+
+#[tokio::test]
+async fn an_attack_whose_guards_can_not_start_ends_at_once_and_says_what_they_said() {
+    let folder = lease_testbed::Folder::new("refusing").unwrap();
+    let lab = folder.path().join("leasehold-lab");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_leasehold-lab"), &lab)
+        .or_else(|_| std::fs::copy(env!("CARGO_BIN_EXE_leasehold-lab"), &lab).map(drop))
+        .unwrap();
+    let guard = folder.path().join("leasehold");
+    std::fs::write(&guard, "#!/bin/sh\necho no such setting >&2; exit 2\n").unwrap();
+    std::fs::set_permissions(&guard, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let attack = Process::command(lab).unwrap().args(["attack", "--mode", "sqlite", "--leases", "1"]);
+    let attack = attack.spawn().unwrap();
+    let status = attack.wait(Duration::from_secs(60)).await.expect("of two minutes");
+    assert_eq!(status.code(), Some(1), "{:?}", attack.lines());
+    assert!(attack.lines().iter().any(|line| line.contains("no such setting")), "{:?}", attack.lines());
 }

@@ -1,4 +1,5 @@
-//! Operators' changes to a register: create it, ask for it, revoke it, raise its epoch (T-5, H-2, H-3, F-4).
+//! Operators' changes to a register: create it, ask for it, revoke it, raise its epoch, say that its store was restored
+//! (T-5, H-2, H-3, F-4, T-6).
 //!
 //! Each is an observation and a `put_if`, tried again while others write in between; none ever sleeps, and none limits
 //! its own time.
@@ -13,7 +14,8 @@ use std::time::Duration;
 
 use crate::backend::{Change, LeaseBackend, PutOutcome};
 use crate::error::BackendError;
-use crate::record::{LeaseName, Observation, Record, RequestId};
+use crate::record::{LeaseName, Observation, Record, RequestId, Term};
+use crate::revocation::Revocation;
 use crate::writes::{self, Fresh};
 
 /// Attempts at one change while others keep writing in between.
@@ -34,6 +36,15 @@ pub enum AdminError {
     /// [`init`] above an epoch, on a register that exists below it: use [`fence_raise`].
     #[error("lease {0} exists at epoch {1}: raise it above {2} with fence_raise instead")]
     ExistsBelow(LeaseName, u64, u64),
+    /// An epoch so near the ceiling (E-1) that no term could follow: look where the number came from. A mark that is too
+    /// high is set back by its `Fence`.
+    #[error(
+        "epoch {0} is too near the ceiling of epochs: a lease can be lifted above {max} at most", max = Term::MAX_ABOVE
+    )]
+    AboveCeiling(u64),
+    /// Nobody has held the lease, so nobody can hold off: name the workload that shall.
+    #[error("lease {0} names no holder that could hold off: name one")]
+    NobodyToHoldOff(LeaseName),
     /// Others kept writing in between: run it again.
     #[error("lease {0} changed {ATTEMPTS} times while this was tried: run it again")]
     Contended(LeaseName),
@@ -62,6 +73,7 @@ pub async fn init(
     name: &LeaseName,
     how: Init,
 ) -> Result<(Observation, bool), AdminError> {
+    check_above(how.above)?;
     let seen = backend.observe(name).await?;
     let seen = if seen.record.is_none() {
         let fresh = Fresh::random();
@@ -98,21 +110,44 @@ pub async fn request_step_down(
     Ok((id, written))
 }
 
-/// Ends the present term from outside (H-3): a grant that nobody holds, or free if `holder_is_dead` or if the holder
-/// had marked its record pre-emptible (F-3). `note` is kept in the record and in its history.
-///
-/// `holder_is_dead` is a promise: two lead if the holder lives.
+/// Settings of [`revoke`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Revoke<'a> {
+    /// A promise that nothing of the holder runs any more: the register is written free. Two lead if the holder lives.
+    pub holder_is_dead: bool,
+    /// The name of whoever revokes it, for people.
+    pub by: &'a str,
+    /// Why: kept in the record and in its history.
+    pub note: &'a str,
+    /// The workload instance that holds off, if not the last holder.
+    pub except: Option<&'a str>,
+    /// The time for which it does, by its own clock from when it first sees the revocation. In any case it claims the
+    /// lease only two retry intervals after others could.
+    pub hold_off: Duration,
+}
+
+/// Ends the present term from outside (H-3): a grant that nobody holds, or free if
+/// [`holder_is_dead`](Revoke::holder_is_dead) or if the holder had marked its record pre-emptible (F-3). The holder, by
+/// its name, comes after the others.
 pub async fn revoke(
     backend: &dyn LeaseBackend,
     name: &LeaseName,
-    holder_is_dead: bool,
-    note: &str,
+    how: Revoke<'_>,
 ) -> Result<Observation, AdminError> {
     change(backend, name, Change::Revoke, |seen, record, fresh| {
         if record.grant.is_none() {
             return Err(AdminError::Free(name.clone()));
         }
-        Ok(writes::revoke(seen, record, 0, holder_is_dead || record.preemptible, note, fresh))
+        let free = how.holder_is_dead || record.preemptible;
+        let mut revoked = writes::revoke(seen, record, 0, free, how.note, fresh);
+        let last = Some(record.holder.as_str()).filter(|holder| !holder.is_empty());
+        let except = how.except.or(last).map(str::to_owned);
+        if except.is_none() && !how.hold_off.is_zero() {
+            return Err(AdminError::NobodyToHoldOff(name.clone()));
+        }
+        let for_ms = how.hold_off.as_millis().try_into().unwrap_or(u64::MAX);
+        Revocation { epoch: revoked.epoch, by: how.by.to_owned(), except, for_ms }.keep_in(&mut revoked);
+        Ok(revoked)
     })
     .await
 }
@@ -125,10 +160,38 @@ pub async fn fence_raise(
     above: u64,
     note: &str,
 ) -> Result<Observation, AdminError> {
+    check_above(above)?;
     change(backend, name, Change::Revoke, |seen, record, fresh| {
-        Ok(writes::revoke(seen, record, above, false, note, fresh))
+        let mut raised = writes::revoke(seen, record, above, false, note, fresh);
+        // The holder did nothing wrong.
+        Revocation { epoch: raised.epoch, by: String::new(), except: None, for_ms: 0 }.keep_in(&mut raised);
+        Ok(raised)
     })
     .await
+}
+
+/// Says that the store was restored from a backup (T-6): whatever it has forgotten, an acquisition or a beat, is waited
+/// out at the lease's maximum ttl, also by processes that start afterwards, and later epochs exceed every one that was
+/// lost. A holder that lives and still has its register keeps it.
+///
+/// For each lease of the store, after the restore and before anything is started. It may be run again at any time: at
+/// worst a free lease is taken one maximum ttl later. `above` is an epoch that later ones must exceed at least.
+pub async fn restored(
+    backend: &dyn LeaseBackend,
+    name: &LeaseName,
+    above: u64,
+    note: &str,
+) -> Result<Observation, AdminError> {
+    check_above(above)?;
+    change(backend, name, Change::Restore, |seen, record, fresh| {
+        let lost = writes::epochs_lost(seen, fresh.wall).min(Term::MAX_ABOVE);
+        Ok(writes::restored(record, lost.max(above), note, fresh))
+    })
+    .await
+}
+
+fn check_above(above: u64) -> Result<(), AdminError> {
+    if above > Term::MAX_ABOVE { Err(AdminError::AboveCeiling(above)) } else { Ok(()) }
 }
 
 async fn change(

@@ -32,6 +32,8 @@ pub enum Change {
     Request,
     /// Makes the register final (M-1).
     Seal,
+    /// Stamps the register of a store that was restored; leaves grant and beat alone (T-6).
+    Restore,
 }
 
 /// The answer to a [`put_if`](LeaseBackend::put_if) whose outcome is known.
@@ -93,6 +95,8 @@ pub enum HistoryEvent {
     SteppedDown,
     /// The register was made final.
     Sealed,
+    /// The store was restored; an operator said so.
+    Restored,
 }
 
 impl HistoryEvent {
@@ -105,10 +109,12 @@ impl HistoryEvent {
             Self::Revoked => "revoked",
             Self::SteppedDown => "stepped_down",
             Self::Sealed => "sealed",
+            Self::Restored => "restored",
         }
     }
 
-    /// The one history row that a write leaves, or `None` for writes that change no holder (L-10).
+    /// The one history row that a write leaves, or `None` for writes that neither change the holder (L-10) nor say that
+    /// the store was restored.
     pub fn of(expected: &Observation, record: &Record, change: Change) -> Option<Self> {
         match change {
             Change::Acquire => Some(match &expected.record {
@@ -121,6 +127,7 @@ impl HistoryEvent {
             Change::Release => Some(Self::Released),
             Change::Revoke => Some(Self::Revoked),
             Change::Seal => Some(Self::Sealed),
+            Change::Restore => Some(Self::Restored),
             Change::Init | Change::Renew | Change::Request => None,
         }
     }

@@ -24,6 +24,9 @@ pub struct BackendError {
     /// Before the first connection this ends [`Elector::run_until`](crate::Elector::run_until); later it is
     /// treated like any other failure.
     pub refused: bool,
+    /// What was opened is gone for good, whatever is done to it: only a new process finds what has taken its place. Ends
+    /// [`Elector::run_until`](crate::Elector::run_until), and the present term with it.
+    pub gone: bool,
     /// The attempt, and the remedy if there is one: lower case, no full stop, no secrets.
     pub context: String,
     /// The client library's own error.
@@ -33,17 +36,23 @@ pub struct BackendError {
 impl BackendError {
     /// Certainly not applied: may be tried again.
     pub fn not_applied(context: impl Into<String>) -> Self {
-        Self { certainty: Certainty::NotApplied, refused: false, context: context.into(), source: None }
+        let context = context.into();
+        Self { certainty: Certainty::NotApplied, refused: false, gone: false, context, source: None }
     }
 
     /// The outcome is unknown: only an acknowledged write settles it (U-1, U-2).
     pub fn unknown(context: impl Into<String>) -> Self {
-        Self { certainty: Certainty::Unknown, refused: false, context: context.into(), source: None }
+        Self { certainty: Certainty::Unknown, ..Self::not_applied(context) }
     }
 
     /// Certainly not applied, and trying again can't help until a setting is changed.
     pub fn refused(context: impl Into<String>) -> Self {
-        Self { certainty: Certainty::NotApplied, refused: true, context: context.into(), source: None }
+        Self { refused: true, ..Self::not_applied(context) }
+    }
+
+    /// Certainly not applied, and only a new process can try again.
+    pub fn gone(context: impl Into<String>) -> Self {
+        Self { gone: true, ..Self::refused(context) }
     }
 
     /// Adds the client library's error.

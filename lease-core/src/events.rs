@@ -33,12 +33,33 @@ pub enum EventKind {
     },
     /// The watch came up or went down; when it is down, candidates poll.
     Watching(bool),
+    /// The store, or what stands in between, offers no watch until somebody changes a setting: candidates poll. Reported
+    /// once.
+    WatchRefused(String),
     /// Another grant was seen for the first time.
     Following(Term),
+    /// An operator ended the last term (H-3), or keeps this candidate off for a time.
+    Revoked {
+        /// The name of whoever did, for people; empty if that is not known.
+        by: String,
+        /// Why, for people.
+        note: String,
+        /// This candidate holds off, and for this long at least.
+        hold_off: Option<Duration>,
+    },
+    /// No epoch is left for another term (E-1); the register's last one. An operator must repair the register.
+    EpochsExhausted(u64),
     /// There is no register: an operator must run `init` (T-5).
     RegisterAbsent,
     /// This register is final (M-1): the lease was moved, or is being moved; in the register's own words.
     Sealed(String),
+    /// The store was restored behind what was seen: the register counts as held for the lease's maximum ttl (T-6).
+    Rewound {
+        /// What was seen before, for people.
+        lost: String,
+        /// What the store shows now, for people.
+        shows: String,
+    },
     /// A step of the lease's move into this store, for people (M-1).
     Moving(String),
     /// The lease lives in this store: it was moved, now or before (M-1).
@@ -91,9 +112,35 @@ impl LeaseEvent {
             }
             EventKind::Watching(true) => debug!(lease, holder, "watching for changes"),
             EventKind::Watching(false) => debug!(lease, holder, "watch is down; polling"),
+            EventKind::WatchRefused(error) => {
+                warn!(
+                    lease,
+                    holder, error, "no watch: a released lease is found by polling, one retry interval late"
+                );
+            }
             EventKind::Following(term) => {
                 info!(lease, holder, epoch = term.epoch, "standing by: somebody else holds the lease");
             }
+            EventKind::Revoked { by, note, hold_off: None } => {
+                info!(lease, holder, by, note, "standing by: an operator revoked the lease");
+            }
+            EventKind::Revoked { by, note, hold_off: Some(hold_off) } => {
+                warn!(
+                    lease,
+                    holder,
+                    by,
+                    note,
+                    ?hold_off,
+                    "an operator revoked the lease, and has others come before this workload"
+                );
+            }
+            EventKind::EpochsExhausted(epoch) => error!(
+                lease,
+                holder,
+                epoch,
+                greatest = Term::MAX_EPOCH,
+                "no epoch is left for another term: nobody can lead until an operator repairs the register; polling"
+            ),
             EventKind::RegisterAbsent => warn!(
                 lease,
                 holder,
@@ -106,12 +153,23 @@ impl LeaseEvent {
                     holder, why, "the lease does not live in this register any more, or not yet; waiting"
                 );
             }
+            EventKind::Rewound { lost, shows } => warn!(
+                lease,
+                holder,
+                lost,
+                shows,
+                "the store was restored from a backup: it has forgotten what was seen of this lease; somebody may act on \
+                 what is lost, so the lease is waited out"
+            ),
             EventKind::Moving(step) => info!(lease, holder, step, "moving the lease into this store"),
             EventKind::Moved => info!(lease, holder, "the lease lives in this store"),
             EventKind::Acquired { term, remaining } => {
                 info!(lease, holder, epoch = term.epoch, grant = %term.grant, ?remaining, "leading");
             }
             EventKind::Renewed(term) => debug!(lease, holder, epoch = term.epoch, "renewed"),
+            EventKind::StopTold { term, reason: reason @ StopReason::Silent(_) } => {
+                warn!(lease, holder, epoch = term.epoch, %reason, "stopping work; lease not renewed any more");
+            }
             EventKind::StopTold { term, reason } => {
                 info!(lease, holder, epoch = term.epoch, %reason, "stopping work; lease kept while it drains");
             }

@@ -1,13 +1,14 @@
 //! A term of leadership, as the work sees it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
-use crate::deadline::{AtomicDeadline, Deadline};
+use crate::clock::{Clock, Instant};
+use crate::deadline::{AtomicDeadline, Deadline, silent_at};
 use crate::reasons::{Loss, StopReason};
 use crate::record::Term;
 
@@ -18,6 +19,7 @@ use crate::record::Term;
 /// | in the code | ask | why |
 /// | --- | --- | --- |
 /// | a loop's condition, before each piece of work | [`should_continue()`](Self::should_continue) | false as soon as the work is asked to stop, so that it drains and the lease is handed over |
+/// | in a loop, after each step of the work | [`report_progress()`](Self::report_progress), and [`idle()`](Self::idle) to wait | with [`max_silence`](crate::ElectorBuilder::max_silence), work that hangs loses its lease (H-4) |
 /// | waiting inside a piece of work | [`stop_requested()`](Self::stop_requested), or [`stop_token()`](Self::stop_token) for child tasks | wakes at that same moment |
 /// | just before an effect that no fence guards | [`is_leader_now()`](Self::is_leader_now) | true until the deadline, **also while the work drains**; never a loop's condition |
 /// | in the effect's own transaction | admit [`term()`](Self::term) with the store's `Fence` | the only answer that is still true when the effect lands (F-1) |
@@ -47,10 +49,20 @@ struct Tenure {
     loss: OnceLock<Loss>,
     /// Tells the elector that a fence refused the term (F-4).
     refused: Arc<Notify>,
+    max_silence: Option<Duration>,
+    /// When the work last reported progress.
+    progressed_at: AtomicU64,
 }
 
 impl Leadership {
-    pub(crate) fn new(term: Term, deadline: Deadline, clock: Clock, refused: Arc<Notify>) -> Self {
+    pub(crate) fn new(
+        term: Term,
+        deadline: Deadline,
+        clock: Clock,
+        refused: Arc<Notify>,
+        max_silence: Option<Duration>,
+    ) -> Self {
+        let progressed_at = AtomicU64::new(clock.now().0);
         Self(Arc::new(Tenure {
             term,
             clock,
@@ -60,6 +72,8 @@ impl Leadership {
             lost: CancellationToken::new(),
             loss: OnceLock::new(),
             refused,
+            max_silence,
+            progressed_at,
         }))
     }
 
@@ -105,6 +119,41 @@ impl Leadership {
         self.0.stop.child_token()
     }
 
+    /// Says that the work gets on: call it after each step, and while there is nothing to do. It costs one clock read
+    /// and one atomic write, and matters only with [`max_silence`](crate::ElectorBuilder::max_silence).
+    ///
+    /// Call it where the work is done: a timer of its own would go on while the work hangs.
+    pub fn report_progress(&self) {
+        self.0.progressed_at.fetch_max(self.0.clock.now().0, Ordering::Relaxed);
+    }
+
+    /// Waits for `pause`, or until the work should stop, and reports progress meanwhile: for work that has nothing to
+    /// do. Cancel safe.
+    pub async fn idle(&self, pause: Duration) {
+        let until = self.0.clock.now().plus(pause);
+        let report_every = self.0.max_silence.map_or(pause, |max_silence| max_silence / 4);
+        loop {
+            self.report_progress();
+            let now = self.0.clock.now();
+            if now >= until {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = self.stop_requested() => return,
+                () = self.0.clock.sleep_until(until.min(now.plus(report_every))) => {}
+            }
+        }
+    }
+
+    /// For how long the work has reported no progress, once that is longer than
+    /// [`max_silence`](crate::ElectorBuilder::max_silence) (H-4). For readiness probes, also after the term.
+    pub fn silent_for(&self) -> Option<Duration> {
+        let (now, progressed_at) = (self.0.clock.now(), self.progressed_at());
+        let max_silence = self.0.max_silence?;
+        (now >= silent_at(progressed_at, max_silence)).then(|| now.since(progressed_at))
+    }
+
     /// Why the work was asked to stop, once it was; `None` also if the term was lost without a warning.
     pub fn stop_reason(&self) -> Option<&StopReason> {
         self.0.stop_reason.get()
@@ -116,12 +165,21 @@ impl Leadership {
         self.0.loss.get().copied().unwrap_or(Loss::Expired)
     }
 
+    /// Why the term is over, if the elector has said so yet.
+    pub fn loss(&self) -> Option<Loss> {
+        self.0.loss.get().copied()
+    }
+
     /// Says that a resource refused this term with `FENCING_EPOCH_STALE`: the term ends at once (F-4).
     ///
     /// Call it whenever an admission fails; the elector raises the alarm and campaigns again after the work returns.
     pub fn fence_refused(&self) {
         self.0.deadline.clear();
         self.0.refused.notify_one();
+    }
+
+    pub(crate) fn progressed_at(&self) -> Instant {
+        Instant(self.0.progressed_at.load(Ordering::Relaxed))
     }
 
     pub(crate) fn extend(&self, deadline: Deadline) {
@@ -134,8 +192,9 @@ impl Leadership {
     }
 
     pub(crate) fn end(&self, loss: Loss) {
-        self.0.deadline.clear();
+        // The reason first: whoever sees the check turn false may ask for it.
         let _ = self.0.loss.set(loss);
+        self.0.deadline.clear();
         self.0.lost.cancel();
         self.0.stop.cancel();
     }

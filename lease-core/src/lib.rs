@@ -52,8 +52,10 @@ mod leadership;
 mod lease_thread;
 mod memory;
 pub mod migrate;
+mod printable;
 mod reasons;
 mod record;
+mod revocation;
 mod writes;
 
 pub use backend::{
@@ -65,8 +67,10 @@ pub use error::{BackendError, Certainty, InvalidName, InvalidSettings};
 pub use events::{EventKind, LeaseEvent};
 pub use leadership::Leadership;
 pub use memory::Memory;
+pub use printable::printable;
 pub use reasons::{Loss, StopReason};
 pub use record::{Grant, LeaseName, Lineage, Observation, Record, Request, RequestId, Tag, Term, WallTime};
+pub use revocation::{LONGEST_HOLD_OFF, Revocation};
 
 /// For this project's other packages: the pure protocol, which they judge, and its parts. Nothing here is stable.
 #[doc(hidden)]

@@ -71,6 +71,11 @@ impl Memory {
         let _ = self.changed.send((name.clone(), store.observation(name)));
     }
 
+    /// Puts the floor back, as a restore from a backup does (T-6).
+    pub fn rewind_floor(&self, floor: u64) {
+        self.lock().floor = floor;
+    }
+
     /// Goes on in another history, as a store does after an accident.
     pub fn fail_over(&self, lineage: &str) {
         self.lock().lineage = Lineage(lineage.to_owned());

@@ -152,6 +152,20 @@ random_id! {
 #[serde(transparent)]
 pub struct Lineage(pub String);
 
+const RESTORED: &str = "restored-";
+
+impl Lineage {
+    /// A stamp that is no store's, so that whoever finds it on a register waits (T-6).
+    pub(crate) fn restored(tag: Tag) -> Self {
+        Self(format!("{RESTORED}{tag}"))
+    }
+
+    /// Is it the stamp that tells of a restore? For people: whoever decides finds it foreign.
+    pub fn is_restored(&self) -> bool {
+        self.0.starts_with(RESTORED)
+    }
+}
+
 impl fmt::Display for Lineage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -161,10 +175,19 @@ impl fmt::Display for Lineage {
 /// A term of leadership: the fencing token (F-2). Order of epochs is the contract, gaps are normal (E-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Term {
-    /// Greater than every earlier term's. At most `i64::MAX`, so that any store can hold it.
+    /// Greater than every earlier term's. At most [`MAX_EPOCH`](Self::MAX_EPOCH).
     pub epoch: u64,
     /// Tells this acquisition from any other, also one with the same epoch.
     pub grant: Grant,
+}
+
+impl Term {
+    /// The ceiling of epochs, 2^62 (E-1): no candidate acquires above it, and no fence admits more. The room above it,
+    /// to 2^63, is for the epochs of revocations and closed registers, so that no step from below ever overflows.
+    pub const MAX_EPOCH: u64 = 1 << 62;
+
+    /// The greatest epoch above which an operator may lift a lease: half the ceiling, so that as many terms can follow.
+    pub const MAX_ABOVE: u64 = Self::MAX_EPOCH / 2;
 }
 
 impl fmt::Display for Term {
@@ -174,9 +197,27 @@ impl fmt::Display for Term {
 }
 
 /// A wall-clock time in milliseconds since 1970, **for people only**: nothing in the protocol compares it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct WallTime(pub i64);
+
+/// Whatever somebody put there by hand: no value that is for people keeps a record from being read.
+impl<'de> Deserialize<'de> for WallTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        // A float is cut to the nearest number that there is.
+        Ok(Self(value.as_i64().or_else(|| value.as_f64().map(|millis| millis as i64)).unwrap_or(0)))
+    }
+}
+
+/// A text for people, or the JSON of what somebody put in its place.
+fn text_for_people<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::String(text) => text,
+        serde_json::Value::Null => String::new(),
+        other => other.to_string(),
+    })
+}
 
 impl WallTime {
     /// This machine's idea of the time of day.
@@ -199,6 +240,7 @@ pub struct Request {
     /// The request is void for any other grant.
     pub grant: Grant,
     /// The name of whoever asks, for people.
+    #[serde(default, deserialize_with = "text_for_people")]
     pub by: String,
 }
 
@@ -218,6 +260,7 @@ pub struct Record {
     /// Counts the holder's own writes in this term; requests and notes leave it alone (T-2).
     pub beat: u64,
     /// The workload instance that holds the lease, or held it last. For people, and for history rows.
+    #[serde(default, deserialize_with = "text_for_people")]
     pub holder: String,
     /// The time for which the holder may act after a beat was sent, in milliseconds; fixed for a term.
     pub ttl_ms: u64,
@@ -240,21 +283,28 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<RequestId>,
     /// When the present grant was made. For people.
+    #[serde(default)]
     pub acquired_at: WallTime,
     /// When the last beat was written. For people.
+    #[serde(default)]
     pub renewed_at: WallTime,
     /// When the lease runs out if no beat follows. For people.
+    #[serde(default)]
     pub expires_at: WallTime,
     /// The holder's region. For people.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "text_for_people", skip_serializing_if = "String::is_empty")]
     pub region: String,
     /// Why the last change was made. For people, and for history rows.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "text_for_people", skip_serializing_if = "String::is_empty")]
     pub note: String,
     /// Fields written by other versions of this software.
     #[serde(flatten)]
     pub extra: BTreeMap<String, serde_json::Value>,
 }
+
+/// In [`Record::extra`]: after a restore, the epoch that the next grant must exceed (T-6). The present term goes on in
+/// its own epoch.
+pub(crate) const EPOCHS_ABOVE: &str = "epochs_above";
 
 impl Record {
     /// The present term; `None` if free.
@@ -265,6 +315,12 @@ impl Record {
     /// Is this what `term` left behind when it gave the register up?
     pub fn released(&self, term: Term) -> bool {
         self.grant.is_none() && self.epoch == term.epoch
+    }
+
+    /// The greatest epoch that this lease may have issued, as far as the record tells (E-1, T-6).
+    pub fn issued(&self) -> u64 {
+        let forgotten = self.extra.get(EPOCHS_ABOVE).and_then(serde_json::Value::as_u64);
+        self.epoch.max(forgotten.unwrap_or_default())
     }
 
     /// The holder's ttl.
@@ -305,6 +361,39 @@ impl Observation {
 
     /// The epoch for the next grant written on this observation (E-1): above the record's and above the floor.
     pub fn next_epoch(&self) -> u64 {
-        self.record.as_ref().map_or(0, |record| record.epoch).max(self.floor) + 1
+        self.record.as_ref().map_or(0, Record::issued).max(self.floor).saturating_add(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_for_people_keeps_a_record_from_being_read() {
+        let good = serde_json::json!({
+            "tag": "1", "grant": "2", "epoch": 3, "beat": 4, "holder": "a", "ttl_ms": 5, "max_ttl_ms": 6,
+            "lineage": "l", "transitions": 7, "acquired_at": 8, "renewed_at": 9, "expires_at": 10,
+        });
+        let by_hand = [
+            serde_json::json!(u64::MAX),
+            serde_json::json!(1e300),
+            serde_json::json!("infinity"),
+            serde_json::json!(null),
+            serde_json::json!({"at": []}),
+        ];
+        for field in ["holder", "region", "note", "acquired_at", "renewed_at", "expires_at"] {
+            for value in &by_hand {
+                let mut json = good.clone();
+                json[field] = value.clone();
+                let read: Record =
+                    serde_json::from_value(json).unwrap_or_else(|e| panic!("{field} = {value}: {e}"));
+                assert_eq!((read.grant, read.epoch, read.beat), (Some(Grant(2)), 3, 4));
+            }
+            let mut json = good.clone();
+            json.as_object_mut().expect("an object").remove(field);
+            assert!(serde_json::from_value::<Record>(json).is_ok(), "without {field}");
+        }
+        assert_eq!(serde_json::from_str::<WallTime>("1e300").unwrap().0, i64::MAX);
     }
 }

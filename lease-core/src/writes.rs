@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::record::{Grant, Observation, Record, Request, RequestId, Tag, WallTime};
+use crate::record::{EPOCHS_ABOVE, Grant, Lineage, Observation, Record, Request, RequestId, Tag, WallTime};
+use crate::revocation::Revocation;
 
 /// A write's inputs from outside the protocol: fresh random bits, and the time of day for people.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +42,16 @@ fn millis(span: Duration) -> u64 {
     span.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
+/// One more grant. Stops at what every store's integers hold, so that a count spoiled by hand stops nobody.
+pub fn one_more(transitions: u64) -> u64 {
+    transitions.saturating_add(1).min(i64::MAX as u64)
+}
+
+/// The beat after this one: another number (T-2), and one that every store's integers hold.
+fn next_beat(beat: u64) -> u64 {
+    if beat < i64::MAX as u64 { beat + 1 } else { 0 }
+}
+
 /// A register that nobody has held: closed if `grant`, else free. `above` raises the epoch beyond the floor (T-5).
 pub fn init(
     expected: &Observation,
@@ -52,7 +63,7 @@ pub fn init(
     Record {
         tag: fresh.tag,
         grant,
-        epoch: expected.floor.max(above) + u64::from(grant.is_some()),
+        epoch: expected.floor.max(above).saturating_add(grant.is_some().into()),
         beat: 0,
         holder: String::new(),
         ttl_ms: millis(max_ttl),
@@ -82,6 +93,7 @@ pub fn acquire(
 ) -> Record {
     let mut extra = before.extra.clone();
     extra.remove(RESERVED_FOR);
+    extra.remove(EPOCHS_ABOVE);
     Record {
         tag: fresh.tag,
         grant: Some(grant),
@@ -91,7 +103,7 @@ pub fn acquire(
         ttl_ms: millis(who.ttl),
         max_ttl_ms: before.max_ttl_ms.max(millis(who.max_ttl)),
         lineage: expected.lineage.clone(),
-        transitions: before.transitions + 1,
+        transitions: one_more(before.transitions),
         preemptible: who.preemptible,
         sealed: None,
         request: None,
@@ -109,7 +121,7 @@ pub fn acquire(
 pub fn renew(expected: &Observation, before: &Record, fresh: &Fresh) -> Record {
     Record {
         tag: fresh.tag,
-        beat: before.beat + 1,
+        beat: next_beat(before.beat),
         lineage: expected.lineage.clone(),
         renewed_at: fresh.wall,
         expires_at: fresh.wall.plus(before.ttl()),
@@ -126,9 +138,9 @@ pub fn release(expected: &Observation, before: &Record, fresh: &Fresh) -> Record
         tag: fresh.tag,
         grant: closed.then_some(fresh.grant),
         epoch: if closed { expected.next_epoch() } else { before.epoch },
-        beat: before.beat + 1,
+        beat: next_beat(before.beat),
         lineage: expected.lineage.clone(),
-        transitions: before.transitions + u64::from(closed),
+        transitions: if closed { one_more(before.transitions) } else { before.transitions },
         answered,
         request: None,
         renewed_at: fresh.wall,
@@ -160,7 +172,7 @@ pub fn request(before: &Record, grant: Grant, id: RequestId, by: &str, fresh: &F
 }
 
 /// Ends the present term from outside, with an epoch above `above` too (H-3, F-4): a grant that nobody holds, or
-/// `free` if it is certain that nothing unfenced of the old holder's can happen any more.
+/// `free` if it is certain that nothing unfenced of the old holder's can happen any more. The last holder holds off.
 pub fn revoke(
     expected: &Observation,
     before: &Record,
@@ -169,19 +181,49 @@ pub fn revoke(
     note: &str,
     fresh: &Fresh,
 ) -> Record {
-    Record {
+    let mut revoked = Record {
         tag: fresh.tag,
         grant: (!free).then_some(fresh.grant),
         epoch: expected.next_epoch().max(above.saturating_add(1)),
         beat: 0,
-        transitions: before.transitions + 1,
+        transitions: one_more(before.transitions),
         request: None,
         answered: None,
         renewed_at: fresh.wall,
         expires_at: if free { fresh.wall } else { fresh.wall.plus(before.ttl()) },
         note: note.to_owned(),
         ..before.clone()
-    }
+    };
+    let except = Some(before.holder.clone()).filter(|holder| !holder.is_empty());
+    Revocation { epoch: revoked.epoch, by: String::new(), except, for_ms: 0 }.keep_in(&mut revoked);
+    revoked
+}
+
+/// An epoch above all that a restore may have lost, as far as anybody can know: the milliseconds since 2026, 32 to each.
+/// So what follows a second restore of one backup exceeds what followed the first, also where processes lifted epochs by
+/// themselves (T-6). It stays below the next timeline of a Postgres (2^46 epochs each): a failover may lose it, and what
+/// was acquired on it, and what is acquired on the new timeline must exceed that.
+pub fn epochs_lost(seen: &Observation, wall: WallTime) -> u64 {
+    const TIMELINE: u64 = 1 << 46;
+    let next = seen.next_epoch();
+    const YEAR_2026: i64 = 1_767_225_600_000;
+    let since = wall.0.saturating_sub(YEAR_2026).max(0).unsigned_abs();
+    let by_time = since.saturating_mul(32).min(TIMELINE - 1); // until 2095
+    (next / TIMELINE * TIMELINE).saturating_add(by_time).max(next.saturating_add(1 << 20))
+}
+
+/// The register of a store that was restored: under a stamp that is no store's, so that whoever sees it waits out what
+/// is forgotten, and with later epochs above `above` (T-6). Leaves grant and beat alone: a holder that lives stamps it
+/// again with its next beat.
+pub fn restored(before: &Record, above: u64, note: &str, fresh: &Fresh) -> Record {
+    let mut restored = Record {
+        tag: fresh.tag,
+        lineage: Lineage::restored(fresh.tag),
+        note: note.to_owned(),
+        ..before.clone()
+    };
+    restored.extra.insert(EPOCHS_ABOVE.to_owned(), above.into());
+    restored
 }
 
 /// The record's pending request, if it is meant for the present grant.

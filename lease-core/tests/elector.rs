@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
+use lease_core::admin::AdminError;
 use lease_core::{
-    Change, Elector, ElectorBuilder, Ended, EventKind, Leadership, LeaseBackend, LeaseEvent, LeaseName, Loss,
-    Memory, RunError, StopReason, WorkloadId, admin,
+    BackendError, Capabilities, Change, Elector, ElectorBuilder, Ended, EventKind, Hints, Leadership,
+    LeaseBackend, LeaseEvent, LeaseName, Loss, Memory, Observation, PutOutcome, Record, RunError, StopReason,
+    Term, WorkloadId, admin,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
@@ -210,10 +212,50 @@ async fn a_revoked_holder_ends_at_once_and_the_lease_is_waited_out() {
     let store = Memory::new();
     let (mut begun, _stop, _task) = spawn(elector(&store, "a"));
     let first = soon("a term", begun.recv()).await.unwrap();
-    admin::revoke(&store, &name(), false, "by hand").await.unwrap();
-    assert_eq!(soon("the loss", first.lost()).await, Loss::Superseded);
+    admin::revoke(&store, &name(), admin::Revoke::default()).await.unwrap();
+    assert_eq!(soon("the loss", first.lost()).await, Loss::Revoked);
     let again = soon("a later term", begun.recv()).await.unwrap();
     assert!(again.term().epoch > first.term().epoch);
+}
+
+#[tokio::test]
+async fn a_standby_takes_the_lease_of_a_revoked_holder_and_is_told_who_revoked_it() {
+    let store = Memory::new();
+    let (mut begun, _stop, _task) = spawn(elector(&store, "a"));
+    let first = soon("a term", begun.recv()).await.unwrap();
+    let standby = elector(&store, "b").build().unwrap();
+    let mut events = standby.events();
+    let (mut next, _stop_next, _next_task) = run(standby);
+    let how = admin::Revoke { by: "op", note: "stuck", ..Default::default() };
+    let revoked = async {
+        loop {
+            match events.next().await.expect("events").map(|event| event.kind) {
+                Ok(EventKind::Following(term)) if term == first.term() => {
+                    admin::revoke(&store, &name(), how).await.unwrap();
+                }
+                Ok(EventKind::Revoked { by, note, hold_off }) => return (by, note, hold_off),
+                _ => {}
+            }
+        }
+    };
+    assert_eq!(soon("the news", revoked).await, ("op".to_owned(), "stuck".to_owned(), None));
+    assert_eq!(soon("the loss", first.lost()).await, Loss::Revoked);
+    let second = soon("the successor", next.recv()).await.unwrap();
+    assert!(second.term().epoch > first.term().epoch && begun.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn no_lease_is_lifted_to_where_no_term_could_follow() {
+    let store = Memory::new();
+    admin::init(&store, &name(), admin::Init { new: true, above: 0, max_ttl: TTL }).await.unwrap();
+    let far = Term::MAX_ABOVE + 1;
+    let error = admin::fence_raise(&store, &name(), far, "").await.unwrap_err();
+    assert!(matches!(error, AdminError::AboveCeiling(above) if above == far), "{error}");
+    assert!(error.to_string().contains(&Term::MAX_ABOVE.to_string()), "it names the greatest: {error}");
+    let how = admin::Init { new: true, above: u64::MAX, max_ttl: TTL };
+    assert!(matches!(admin::init(&store, &name(), how).await, Err(AdminError::AboveCeiling(_))));
+    let raised = admin::fence_raise(&store, &name(), Term::MAX_ABOVE, "").await.unwrap();
+    assert!(raised.next_epoch() < Term::MAX_EPOCH);
 }
 
 #[tokio::test]
@@ -318,6 +360,47 @@ fn a_blocked_runtime_of_the_callers_delays_no_renewal() {
     });
 }
 
+/// H-4: others don't wait for ever for work that hangs.
+#[tokio::test]
+async fn work_that_hangs_loses_its_lease_and_campaigns_again_once_it_returns() {
+    let store = Memory::new();
+    let (began, mut begun) = mpsc::channel(8);
+    let (unhang, hanging) = oneshot::channel::<()>();
+    let mut hanging = Some(hanging);
+    let silence = Duration::from_secs(3);
+    let run = elector(&store, "a").max_silence(silence).build().unwrap().run_until(
+        std::future::pending(),
+        move |leadership| {
+            let (began, hanging) = (began.clone(), hanging.take());
+            async move {
+                began.send(leadership.clone()).await.unwrap();
+                match hanging {
+                    Some(hanging) => hanging.await.unwrap(),
+                    None => leadership.idle(LIMIT).await,
+                }
+                Ok::<_, String>(())
+            }
+        },
+    );
+    let _task = tokio::spawn(run);
+    let first = soon("a term", begun.recv()).await.unwrap();
+    let (mut next, stop_next, _next_task) = spawn(elector(&store, "b"));
+    let second = soon("a successor", next.recv()).await.unwrap();
+    assert!(!first.is_leader_now() && second.term().epoch == first.term().epoch + 1);
+    assert_eq!(first.stop_reason(), Some(&StopReason::Silent(silence)));
+    assert_eq!(first.lost().await, Loss::Silent);
+    assert!(first.silent_for().unwrap() > silence, "as long as it hangs");
+    unhang.send(()).unwrap();
+    stop_next.send(()).unwrap();
+    let third = soon("a term of work that gets on", begun.recv()).await.unwrap();
+    // Idling is progress: beats go on for longer than the silence would allow.
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < silence * 2 && third.should_continue() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(third.should_continue() && third.silent_for().is_none(), "{:?}", third.stop_reason());
+}
+
 #[test]
 fn refuses_settings_that_break_the_arithmetic_and_says_which() {
     let store = Memory::new();
@@ -327,6 +410,7 @@ fn refuses_settings_that_break_the_arithmetic_and_says_which() {
         (elector(&store, "a").ttl(seconds(15)).renew_every(seconds(6)), "renew_every", "ttl/3 = 5s"),
         (elector(&store, "a").ttl(seconds(15)).retry_every(seconds(9)), "retry_every", "renew_every = 5s"),
         (elector(&store, "a").ttl(seconds(15)).stop_grace(seconds(9)), "stop_grace", "leaves 4.97s"),
+        (elector(&store, "a").max_silence(Duration::ZERO), "max_silence", "use 100ms to 86400s"),
         (elector(&store, "a").ttl(seconds(15)).max_ttl(seconds(9)), "max_ttl", "at least the ttl, 15s"),
     ] {
         let error = builder.build().err().expect("refused");
@@ -359,4 +443,55 @@ async fn a_request_for_an_earlier_grant_is_void() {
         soon("a beat", hints.next()).await;
     }
     assert!(first.is_leader_now() && first.stop_reason().is_none());
+}
+
+/// A store whose watch can't work until somebody changes a setting.
+struct Unwatchable(Memory, Arc<AtomicU32>);
+
+#[async_trait::async_trait]
+impl LeaseBackend for Unwatchable {
+    async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
+        self.0.observe(name).await
+    }
+
+    async fn put_if(
+        &self,
+        name: &LeaseName,
+        expected: &Observation,
+        record: &Record,
+        change: Change,
+    ) -> Result<PutOutcome, BackendError> {
+        self.0.put_if(name, expected, record, change).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { watch: true, ..self.0.capabilities() }
+    }
+
+    async fn watch(&self, _: &str) -> Result<Hints, BackendError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Err(BackendError::refused("a pooler stands in between"))
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_is_refused_is_told_of_once() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let store: Arc<dyn LeaseBackend> = Arc::new(Unwatchable(Memory::new(), asked.clone()));
+    let connect = move || std::future::ready(Ok(store.clone()));
+    let elector = Elector::builder(connect, name(), WorkloadId::new("a").unwrap()).ttl(TTL).build().unwrap();
+    let mut events = elector.events();
+    let task = tokio::spawn(elector.run_until(std::future::pending(), |leadership| async move {
+        leadership.stop_requested().await;
+        Ok::<_, String>(())
+    }));
+    let mut told = Vec::new();
+    while asked.load(Ordering::SeqCst) < 4 {
+        let event: LeaseEvent = soon("an event", events.next()).await.unwrap().unwrap();
+        if let EventKind::WatchRefused(why) = event.kind {
+            told.push(why);
+        }
+    }
+    assert_eq!(told, ["a pooler stands in between"]);
+    task.abort();
 }

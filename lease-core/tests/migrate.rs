@@ -124,10 +124,7 @@ impl World {
 
     fn look(&mut self, worker: usize) {
         let (seen, now) = (self.observation(store_of(worker)), self.now());
-        match &mut self.workers[worker].sighting {
-            Some(sighting) => sighting.update(seen, now),
-            none => *none = Some(Sighting::new(seen, now)),
-        }
+        Sighting::read_in_turn(&mut self.workers[worker].sighting, seen, now);
     }
 
     /// The worker's claim on what it last saw.
@@ -241,10 +238,7 @@ impl Model for Moves {
                 let mover = &mut world.movers[index];
                 let target = mover.target.take()?;
                 mover.run.asked = Some(RequestId(index as u128 + 1));
-                match &mut mover.run.source {
-                    Some(sighting) => sighting.update(seen.clone(), now),
-                    none => *none = Some(Sighting::new(seen.clone(), now)),
-                }
+                Sighting::read_in_turn(&mut mover.run.source, seen.clone(), now);
                 match (self.next)(&Self::rules(mover.back), &mover.run, &target, now, &fresh) {
                     Next::Put(side, record, _, step) => {
                         let expected = if side == Side::Source { seen } else { target };

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lease_core::fence::{Stale, admit};
+use lease_core::fence::{NotAdmitted, Stale, admit};
 use lease_core::internal::deadline::Deadline;
 use lease_core::internal::step::{Action, CallId, CallRequest, Event, Jitter, Reply, Rules, State, step};
 use lease_core::internal::writes::{self, Candidate, Fresh};
@@ -86,6 +86,7 @@ impl Process {
             renew_every: TTL / 3,
             retry_every: TTL / 15,
             stop_grace: TTL / 5,
+            max_silence: None,
             creates_registers: false,
         };
         Self { state: State::new(rules), bits: number << 32, actions: Vec::new() }
@@ -203,6 +204,14 @@ fn the_page_tells_one_leases_life_as_the_step_function_plays_it() {
     a.answered(again, &mut store);
     page_says("10.9", &[format!("beat {}", next.beat), deadline_in_words(a.extended())]);
 
+    // Meanwhile the others look once in a renew interval.
+    for standby in [&mut b, &mut c] {
+        while seconds(standby.state.wake_at().expect("it is alive")) < 12.0 {
+            let poll = standby.wakes();
+            standby.answered(poll, &mut store);
+        }
+    }
+
     // A stops: the work is told, returns, and only then the lease is released.
     a.happens(12.0, Event::Shutdown);
     assert_eq!(a.actions, [Action::TellStop(StopReason::Shutdown)]);
@@ -263,6 +272,6 @@ fn the_page_tells_one_leases_life_as_the_step_function_plays_it() {
     assert_eq!(expected, Some(second), "before its deadline it led");
     b.happens(34.0, Event::Tick);
     assert_eq!(b.actions, [Action::End(Loss::Expired)]);
-    assert_eq!(admit(Some(third), second), Err(Stale { refused: second }));
+    assert_eq!(admit(Some(third), second), Err(NotAdmitted::Stale(Stale { refused: second })));
     page_says("later", &[format!("mark is {}", third.epoch), "FENCING_EPOCH_STALE".into()]);
 }

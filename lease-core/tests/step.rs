@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use lease_core::internal::step::{Action, CallId, CallRequest, Event, Jitter, Reply, Rules, State, step};
+use lease_core::internal::deadline::lengthened;
+use lease_core::internal::step::{
+    Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules, State, step,
+};
 use lease_core::internal::writes::{self, Candidate, Fresh};
-use lease_core::{Change, Grant, Instant, Lineage, Observation, PutOutcome, Tag, WallTime};
+use lease_core::{
+    Change, Grant, Instant, Lineage, Observation, PutOutcome, Record, Revocation, Tag, Term, WallTime,
+};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -19,25 +24,25 @@ struct One {
     calls: Vec<(CallId, CallRequest)>,
     /// Began a term.
     leads: bool,
+    notes: Vec<Note>,
+}
+
+fn rules() -> Rules {
+    let who =
+        Candidate { holder: "one".into(), region: String::new(), ttl: TTL, max_ttl: TTL, preemptible: false };
+    Rules {
+        who,
+        renew_every: TTL / 3,
+        retry_every: TTL / 15,
+        stop_grace: TTL / 5,
+        max_silence: None,
+        creates_registers: false,
+    }
 }
 
 impl One {
     fn new() -> Self {
-        let who = Candidate {
-            holder: "one".into(),
-            region: String::new(),
-            ttl: TTL,
-            max_ttl: TTL,
-            preemptible: false,
-        };
-        let rules = Rules {
-            who,
-            renew_every: TTL / 3,
-            retry_every: TTL / 15,
-            stop_grace: TTL / 5,
-            creates_registers: false,
-        };
-        Self { state: State::new(rules), bits: 0, calls: Vec::new(), leads: false }
+        Self { state: State::new(rules()), bits: 0, calls: Vec::new(), leads: false, notes: Vec::new() }
     }
 
     fn happens(&mut self, now: Instant, event: Event) {
@@ -50,8 +55,23 @@ impl One {
             match action {
                 Action::Send(id, request) => self.calls.push((id, request)),
                 Action::Begin(..) => self.leads = true,
+                Action::Note(note) => self.notes.push(note),
                 _ => {}
             }
+        }
+    }
+
+    /// Sees `shown` at `now` and again at each later look; returns when it sends its first write, and the write.
+    fn acquires(&mut self, now: Instant, shown: &Observation) -> (Instant, Record) {
+        let mut at = now;
+        loop {
+            let (now, id, request) = self.sends(at);
+            match request {
+                CallRequest::Observe => self.happens(now, Event::Reply(id, Reply::Seen(shown.clone()))),
+                CallRequest::Put { record, change: Change::Acquire, .. } => return (now, record),
+                other => panic!("not {other:?}"),
+            }
+            at = now;
         }
     }
 
@@ -210,4 +230,224 @@ fn the_word_that_a_holder_is_dead_does_not_outlive_that_holder() {
     assert_eq!(request, CallRequest::Observe, "it waits as ever (T-2)");
     one.happens(later, Event::Reply(look, Reply::Seen(held_by(920, 12))));
     assert!(!takes(&one));
+}
+
+/// The same with a restore, which leaves the lineage as it was: the first try of the release may be among what is lost.
+#[test]
+fn a_release_that_is_tried_again_after_a_restore_is_free_in_no_lineage() {
+    let (mut one, now, (id, acquisition), _) = acquisition_without_an_answer();
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(applied(&acquisition)))));
+    let (_, id, beat) = one.sends(now);
+    let CallRequest::Put { expected, record, change: Change::Renew } = beat else { panic!("not {beat:?}") };
+    let renewed = Observation { record: Some(record), ..expected };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(renewed))));
+    one.happens(now, Event::WorkReturned);
+    let (now, id, release) = one.sends(now);
+    let CallRequest::Put { expected: held, record: free, change: Change::Release } = release else {
+        panic!("not {release:?}")
+    };
+    // It is applied and its answer lost; the look after it shows the grant at an earlier beat, of before the release.
+    let released = Observation { record: Some(free), ..held.clone() };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Conflict(with_beat(&held, 5)))));
+    let (now, id, again) = one.sends(now);
+    let CallRequest::Put { record: first, .. } = &again else { panic!("not {again:?}") };
+    assert_eq!(first.lineage, released.lineage, "nothing is known of a restore");
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Conflict(with_beat(&held, 3)))));
+    let (_, _, again) = one.sends(now);
+    let CallRequest::Put { record, change: Change::Release, .. } = again else { panic!("not {again:?}") };
+    assert!(record.grant.is_none() && record.beat > 5, "{record:?}");
+    assert_ne!(record.lineage, released.lineage, "others wait it out at the maximum ttl");
+}
+
+fn with_beat(seen: &Observation, beat: u64) -> Observation {
+    let mut seen = seen.clone();
+    seen.record.as_mut().expect("a register").beat = beat;
+    seen
+}
+
+/// Whoever has seen it there knows that others may act on it, and that whoever starts now doesn't know.
+#[test]
+fn a_register_that_a_restore_has_forgotten_is_made_anew_closed_and_above_what_was_seen() {
+    let mut one = One::new();
+    one.state = State::new(Rules { creates_registers: true, ..rules() });
+    let (now, look, _) = one.sends(ms(0));
+    let mut held = free();
+    let record = held.record.as_mut().expect("a register");
+    (record.grant, record.epoch, held.floor) = (Some(Grant(910)), 11, 11);
+    one.happens(now, Event::Reply(look, Reply::Seen(held)));
+    let (now, look, _) = one.sends(now);
+    one.happens(now, Event::Reply(look, Reply::Seen(Observation { record: None, floor: 0, ..free() })));
+    let (_, _, creation) = one.sends(now);
+    let CallRequest::Put { record, change: Change::Init, .. } = creation else { panic!("not {creation:?}") };
+    assert!(record.grant.is_some() && record.epoch > 11, "{record:?}");
+}
+
+/// A register whose term an operator ended, as it was held by `holder`.
+fn revoked(holder: &str, hold_off: Duration) -> Observation {
+    let mut seen = free();
+    let held = Record { grant: Some(Grant(910)), epoch: 10, holder: holder.into(), ..seen.record.unwrap() };
+    seen.record = Some(held.clone());
+    let fresh = Fresh { tag: Tag(920), grant: Grant(920), wall: WallTime(0) };
+    let mut revoked = writes::revoke(&seen, &held, 0, false, "stuck", &fresh);
+    let by_default = Revocation::of(&revoked).expect("a revocation names itself");
+    assert_eq!(by_default.except.as_deref(), Some(holder));
+    let told = Revocation { by: "op".into(), for_ms: hold_off.as_millis() as u64, ..by_default };
+    revoked.extra.insert("revoked".into(), serde_json::to_value(told).unwrap());
+    Observation { record: Some(revoked), ..seen }
+}
+
+const RETRY: Duration = Duration::from_millis(200);
+
+#[test]
+fn a_revoked_holder_comes_two_retry_intervals_after_the_others() {
+    let first_look = ms(0);
+    let others_may = first_look.plus(lengthened(TTL));
+    let (at, term) = One::new().acquires(first_look, &revoked("somebody", Duration::ZERO));
+    assert_eq!(at, others_may);
+    assert_eq!(Revocation::of(&term), None, "it has had its effect");
+    let mut one = One::new();
+    let (at, _) = one.acquires(first_look, &revoked("one", Duration::ZERO));
+    assert_eq!(at, others_may.plus(RETRY * 2));
+    let said = Note::Revoked { by: "op".into(), note: "stuck".into(), hold_off: Some(Duration::ZERO) };
+    assert_eq!(one.notes, [said], "once, and not that somebody else holds the lease");
+}
+
+#[test]
+fn a_hold_off_counts_from_the_first_sight_also_of_a_process_that_starts_anew() {
+    let minute = Duration::from_secs(60);
+    for start in [ms(0), ms(7_000_000)] {
+        let (at, term) = One::new().acquires(start, &revoked("one", minute));
+        assert_eq!(at, start.plus(lengthened(minute)));
+        assert_eq!(Revocation::of(&term), None);
+    }
+}
+
+#[test]
+fn a_hold_off_outlives_a_successors_term_until_its_time_is_over() {
+    let minute = Duration::from_secs(60);
+    let shown = revoked("one", minute);
+    let (now, term) = One::new().acquires(ms(0), &revoked("another", minute));
+    assert!(Revocation::of(&term).is_some(), "the first successor has not seen it for a minute");
+    assert!(now < ms(0).plus(minute));
+    // The successor gave the lease up at once; the one that was revoked still waits.
+    let fresh = Fresh { tag: Tag(930), grant: Grant(930), wall: WallTime(0) };
+    let held = Record { grant: Some(Grant(925)), epoch: 12, ..shown.record.clone().unwrap() };
+    let seen = Observation { record: Some(held.clone()), ..shown };
+    let given_up = Observation { record: Some(writes::release(&seen, &held, &fresh)), ..seen };
+    let mut one = One::new();
+    let (at, term) = one.acquires(ms(0), &given_up);
+    assert_eq!(at, ms(0).plus(lengthened(minute)));
+    assert_eq!(Revocation::of(&term), None);
+    assert!(
+        matches!(&one.notes[..], [Note::Revoked { hold_off: Some(span), .. }] if *span == minute),
+        "{:?}",
+        one.notes
+    );
+}
+
+#[test]
+fn a_candidate_says_once_that_no_epoch_is_left_polls_and_leads_when_it_is_repaired() {
+    let at_epoch = |epoch| {
+        let mut seen = free();
+        seen.record.as_mut().expect("a register").epoch = epoch;
+        seen
+    };
+    let mut one = One::new();
+    let mut now = ms(0);
+    for _ in 0..20 {
+        let (at, look, request) = one.sends(now);
+        assert_eq!(request, CallRequest::Observe);
+        assert!(at >= now.plus(RETRY * 3 / 4) || now == ms(0), "a look each retry interval, not more");
+        one.happens(at, Event::Reply(look, Reply::Seen(at_epoch(Term::MAX_EPOCH))));
+        now = at;
+    }
+    assert_eq!(one.notes, [Note::EpochsExhausted(Term::MAX_EPOCH)]);
+    let (_, term) = one.acquires(now, &at_epoch(41));
+    assert_eq!(term.epoch, 42);
+}
+
+/// By hand, or by a version with an error: a count must not keep anybody from leading, nor a holder from beating.
+#[test]
+fn counts_at_the_end_of_the_number_line_stop_nobody() {
+    let mut seen = free();
+    let record = seen.record.as_mut().unwrap();
+    (record.transitions, record.beat) = (i64::MAX as u64, i64::MAX as u64);
+    let (_, term) = One::new().acquires(ms(0), &seen);
+    assert_eq!(term.transitions, i64::MAX as u64);
+    let before = seen.record.clone().unwrap();
+    let fresh = Fresh { tag: Tag(930), grant: Grant(930), wall: WallTime(0) };
+    for next in [writes::renew(&seen, &before, &fresh), writes::release(&seen, &before, &fresh)] {
+        assert!(next.beat != before.beat && i64::try_from(next.beat).is_ok(), "{}", next.beat);
+    }
+}
+
+/// Leads by an acknowledged acquisition; returns the moment, and the register.
+fn leads(one: &mut One) -> (Instant, Observation) {
+    let (now, look, _) = one.sends(ms(0));
+    one.happens(now, Event::Reply(look, Reply::Seen(free())));
+    let (now, id, acquisition) = one.sends(now);
+    let held = applied(&acquisition);
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(held.clone()))));
+    assert!(one.leads);
+    (now, held)
+}
+
+/// It looked at nothing meanwhile, so the store may have gone back to what it saw last.
+#[test]
+fn work_that_returns_late_lets_nobody_claim_on_what_was_seen_before() {
+    let mut one = One::new();
+    let (now, mut theirs) = leads(&mut one);
+    let record = theirs.record.as_mut().expect("a register");
+    (record.epoch, record.grant, record.tag) = (record.epoch + 1, Some(Grant(920)), Tag(920));
+    let (now, beat, _) = one.sends(now);
+    one.happens(now, Event::Reply(beat, Reply::Put(PutOutcome::Conflict(theirs.clone()))));
+    assert_eq!(one.state.leads(now), None);
+    let returned = now.plus(TTL * 20);
+    one.happens(returned, Event::WorkReturned);
+    let (claimed, _) = one.acquires(returned, &theirs);
+    assert!(claimed >= returned.plus(lengthened(TTL)), "it waited only {:?}", claimed.since(returned));
+}
+
+#[test]
+fn a_holder_whose_beats_begin_anew_after_the_last_number_goes_on_counting() {
+    let mut one = One::new();
+    let (mut now, mut store) = leads(&mut one);
+    let spoilt = store.record.as_mut().expect("a register");
+    (spoilt.beat, spoilt.tag) = (i64::MAX as u64, Tag(930));
+    let mut beats = Vec::new();
+    while beats.len() < 4 {
+        let (at, id, request) = one.sends(now);
+        now = at;
+        let CallRequest::Put { expected, record, change: Change::Renew } = request else {
+            panic!("a beat, not {request:?}")
+        };
+        let applied = expected.tag() == store.tag();
+        if applied {
+            beats.push(record.beat);
+            store.record = Some(record);
+        }
+        let answer = if applied { PutOutcome::Written } else { PutOutcome::Conflict };
+        one.happens(now, Event::Reply(id, Reply::Put(answer(store.clone()))));
+    }
+    assert!(beats.windows(2).all(|two| two[0] != two[1]), "candidates must see each of {beats:?}");
+}
+
+/// The epochs of its own terms are known to it by its own writes alone.
+#[test]
+fn a_register_that_only_its_holder_saw_is_made_anew_closed() {
+    let mut one = One::new();
+    one.state = State::new(Rules { creates_registers: true, ..rules() });
+    let (now, held) = leads(&mut one);
+    one.happens(now, Event::WorkReturned);
+    let (now, id, release) = one.sends(now);
+    let CallRequest::Put { record, change: Change::Release, .. } = release else { panic!("not {release:?}") };
+    let free = Observation { record: Some(record), ..held.clone() };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Written(free))));
+    let (now, id, request) = one.sends(now);
+    assert!(matches!(request, CallRequest::Put { change: Change::Acquire, .. }), "{request:?}");
+    let gone = Observation { record: None, ..held };
+    one.happens(now, Event::Reply(id, Reply::Put(PutOutcome::Conflict(gone))));
+    let (_, _, creation) = one.sends(now);
+    let CallRequest::Put { record, change: Change::Init, .. } = creation else { panic!("not {creation:?}") };
+    assert!(record.grant.is_some() && record.epoch > 8, "{record:?}");
 }

@@ -1,6 +1,6 @@
 //! `leaderElection`: how a worker campaigns. The arithmetic is the core's; the names are the operators'.
 
-use lease_core::{Connector, Elector, ElectorBuilder, InvalidSettings, LeaseName, WorkloadId};
+use lease_core::{Connector, Elector, ElectorBuilder, InvalidSettings, LeaseName, WorkloadId, printable};
 use serde::Deserialize;
 
 use crate::{BadSetting, Block, Millis, Section, Setting, SettingFault, Settings, ValueKind, Workload};
@@ -27,6 +27,8 @@ pub struct LeaderElection {
     pub stop_grace_ms: Option<Millis>,
     /// The longest time for the work to drain after shutdown.
     pub stop_budget_ms: Millis,
+    /// The longest time in which the work may report no progress (H-4).
+    pub max_silence_ms: Option<Millis>,
     /// The mode that the lease is moved from before campaigning (M-1).
     pub migrate_from: Option<String>,
 }
@@ -105,6 +107,15 @@ impl Block for LeaderElection {
             .default("20000")
             .flag("stop-budget"),
             Setting::new(
+                "maxSilenceMs",
+                "SPENDGUARD_LEADER_MAX_SILENCE_MS",
+                ValueKind::Millis { min: 100, max: DAY_MS },
+                "how long a worker's work may make no progress before it is told to stop and its lease runs out; use \
+                 more than the role's callTimeoutMs",
+            )
+            .unset("hung work keeps its lease")
+            .flag("max-silence"),
+            Setting::new(
                 "migrateFrom",
                 "SPENDGUARD_LEADER_MIGRATE_FROM",
                 ValueKind::Text,
@@ -152,7 +163,8 @@ impl Settings {
     /// The operator's name in records, for people: the user and this instance.
     pub fn operator(&self) -> Result<String, BadSetting> {
         let user = ["USER", "LOGNAME"].into_iter().find_map(|key| std::env::var(key).ok());
-        Ok(format!("{}@{}", user.as_deref().unwrap_or("operator"), self.workload_id()?))
+        let user = user.as_deref().unwrap_or("operator");
+        Ok(format!("{}@{}", printable(user), self.workload_id()?))
     }
 
     /// An elector for the lease that is set, or else for `default_lease`.

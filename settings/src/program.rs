@@ -4,7 +4,7 @@ use lease_core::WorkloadId;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use super::{Block, Millis, Section, Setting, ValueKind};
+use super::{Block, Millis, Secret, Section, Setting, ValueKind};
 
 /// The workload's name.
 #[derive(Clone, Debug, Deserialize)]
@@ -23,7 +23,7 @@ impl Block for Workload {
             "LEASEHOLD_WORKLOAD_ID",
             ValueKind::Checked {
                 check: |text| WorkloadId::new(text).is_ok(),
-                allowed: "use 1 to 253 characters without control characters, for example the pod's name",
+                allowed: "use 1 to 253 characters without control or hidden characters, for example the pod's name",
             },
             "the instance's name in records and history, for people",
         )
@@ -84,19 +84,43 @@ impl Block for Log {
 pub struct Operator {
     /// The longest time for one call to the store.
     pub timeout_ms: Millis,
+    /// The database whose fence `leasehold fence lower` repairs.
+    pub fence_database_url: Option<Secret>,
 }
 
 impl Block for Operator {
     const SECTION: Section = Section {
         name: "operator",
         about: "the operator's commands",
-        settings: &[Setting::new(
-            "timeoutMs",
-            "LEASEHOLD_OPERATOR_TIMEOUT_MS",
-            ValueKind::Millis { min: 1, max: 3_600_000 },
-            "how long an operator's command waits for one answer of the store",
-        )
-        .default("10000")
-        .flag("timeout")],
+        settings: &[
+            Setting::new(
+                "timeoutMs",
+                "LEASEHOLD_OPERATOR_TIMEOUT_MS",
+                ValueKind::Millis { min: 1, max: 3_600_000 },
+                "how long an operator's command waits for one answer of the store",
+            )
+            .default("10000")
+            .flag("timeout"),
+            Setting::new(
+                "fenceDatabaseUrl",
+                "LEASEHOLD_FENCE_DATABASE_URL",
+                ValueKind::Checked {
+                    check: |url| {
+                        ["sqlite:", "postgres://", "postgresql://"]
+                            .iter()
+                            .any(|scheme| url.starts_with(scheme))
+                    },
+                    allowed: "use sqlite:PATH or postgres://…",
+                },
+                "the database whose fence `leasehold fence lower` repairs: sqlite:PATH or postgres://…",
+            )
+            .flag("fence-database-url")
+            .secret()
+            .or_file(
+                "fenceDatabaseUrlFile",
+                "LEASEHOLD_FENCE_DATABASE_URL_FILE",
+                "fence-database-url-file",
+            ),
+        ],
     };
 }

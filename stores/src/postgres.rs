@@ -59,6 +59,16 @@ impl PostgresArgs {
 // === impl PostgresPlace ===
 
 impl PostgresPlace {
+    /// On a server that the caller runs, by a superuser's url; makes the tables.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn on(url: String) -> anyhow::Result<Self> {
+        let place = Self::new(url, None);
+        lease_postgres::migrate(&place.config(place.admin()?)?).await?;
+        Ok(place)
+    }
+
     fn new(url: String, admin_url: Option<String>) -> Self {
         let admin_url = admin_url.unwrap_or_else(|| url.clone());
         Self { url, admin_url, schema: format!("leasehold_{:08x}", rand::random::<u32>()) }
@@ -109,7 +119,11 @@ impl PostgresPlace {
         format!("{}_{:016x}", self.schema, hasher.finish())
     }
 
-    fn through(&self, proxy: &Proxy) -> anyhow::Result<Self> {
+    /// The same, through a proxy before the server.
+    ///
+    /// # Errors
+    /// Its url has no host.
+    pub fn through(&self, proxy: &Proxy) -> anyhow::Result<Self> {
         let (url, admin_url) = (proxy.url(&self.url)?, proxy.url(&self.admin_url)?);
         Ok(Self { url, admin_url, schema: self.schema.clone() })
     }

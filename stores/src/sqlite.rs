@@ -93,6 +93,10 @@ impl Reach for SqlitePlace {
     fn flags(&self) -> Vec<String> {
         vec!["--sqlite-path".to_owned(), self.leases().display().to_string()]
     }
+
+    fn lease_file(&self) -> Option<PathBuf> {
+        Some(self.leases())
+    }
 }
 
 async fn open(file: &Path) -> Result<SqliteConnection, sqlx::Error> {

@@ -1,5 +1,6 @@
 //! The interface of every store: to any process that reaches it, and to the one process that runs it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +26,19 @@ pub(crate) trait Reach: Send + Sync {
 
     /// See [`Place::flags`].
     fn flags(&self) -> Vec<String>;
+
+    /// See [`Place::lease_file`].
+    fn lease_file(&self) -> Option<PathBuf> {
+        None
+    }
 }
 
 impl Place {
+    /// The file with the leases, in a store that is one.
+    pub fn lease_file(&self) -> Option<PathBuf> {
+        self.reach().lease_file()
+    }
+
     /// Connects to the leases; for an elector.
     ///
     /// # Errors
@@ -156,8 +167,8 @@ impl StoreFault {
 pub struct Link(Arc<[Proxy]>);
 
 impl Link {
-    #[cfg(any(feature = "etcd", feature = "k8s", feature = "postgres"))]
-    pub(crate) fn new(proxies: impl Into<Arc<[Proxy]>>) -> Self {
+    /// Of these proxies.
+    pub fn new(proxies: impl Into<Arc<[Proxy]>>) -> Self {
         Self(proxies.into())
     }
 

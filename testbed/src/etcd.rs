@@ -4,6 +4,7 @@ mod http;
 mod member;
 mod options;
 mod peers;
+mod shim;
 
 use std::{
     path::{Path, PathBuf},
@@ -19,6 +20,7 @@ use anyhow::{Context, bail};
 pub use self::{
     member::EtcdMember,
     options::{EtcdOptions, EtcdTls},
+    shim::EtcdShim,
 };
 use self::{member::MemberPlan, peers::Peers};
 use crate::{certificates::Certificates, go, process::Process, supervisor::Folder, wait::wait_for};
@@ -151,6 +153,11 @@ impl Etcd {
     /// The urls for clients, one a node.
     pub fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(EtcdMember::endpoint).collect()
+    }
+
+    /// The url by which the other nodes find this one; for people who restore it by hand.
+    pub fn peer_url(&self, node: usize) -> String {
+        format!("http://{}", self.peers.addrs(node).1)
     }
 
     /// The certificates, where there is TLS.
@@ -291,27 +298,48 @@ impl Etcd {
     /// # Errors
     /// When a node doesn't start.
     pub async fn restore(&self, snapshot: &Path, id: ClusterId) -> anyhow::Result<()> {
-        self.kill_all().await?;
+        self.restore_with(snapshot, id, &[]).await
+    }
+
+    /// As [`restore`](Self::restore), with more arguments of `etcdutl snapshot restore`.
+    ///
+    /// # Errors
+    /// As there, or when etcdutl refuses them.
+    pub async fn restore_with(&self, snapshot: &Path, id: ClusterId, more: &[&str]) -> anyhow::Result<()> {
         let number = self.restores.fetch_add(1, Ordering::Relaxed);
         let token = match id {
             ClusterId::Same => "etcd-cluster".to_owned(), // etcd's default
             ClusterId::New => format!("restored-{number}"),
         };
-        for (node, member) in self.members.iter().enumerate() {
-            let data = self.folder.path().join(format!("{}-restored-{number}", name(node)));
-            let args = [
+        let data = |node| self.folder.path().join(format!("{}-restored-{number}", name(node)));
+        // The nodes serve while the new data is made.
+        for node in 0..self.members.len() {
+            let mut args = vec![
                 "snapshot".to_owned(),
                 "restore".to_owned(),
                 snapshot.display().to_string(),
                 format!("--name={}", name(node)),
-                format!("--data-dir={}", data.display()),
+                format!("--data-dir={}", data(node).display()),
                 format!("--initial-cluster={}", initial_cluster(&self.peers, self.members.len())),
-                format!("--initial-advertise-peer-urls=http://{}", self.peers.addrs(node).1),
+                format!("--initial-advertise-peer-urls={}", self.peer_url(node)),
                 format!("--initial-cluster-token={token}"),
             ];
+            args.extend(more.iter().map(|arg| (*arg).to_owned()));
             self.tool("etcdutl", &args).await?;
+        }
+        let data: Vec<_> = (0..self.members.len()).map(data).collect();
+        self.start_on(&data, &token).await
+    }
+
+    /// Kills all nodes, and starts each on a data folder that was restored for it under this token.
+    ///
+    /// # Errors
+    /// When a node doesn't start.
+    pub async fn start_on(&self, data: &[PathBuf], token: &str) -> anyhow::Result<()> {
+        self.kill_all().await?;
+        for (member, data) in self.members.iter().zip(data) {
             member.set_flag("data-dir", &data.display().to_string());
-            member.set_flag("initial-cluster-token", &token);
+            member.set_flag("initial-cluster-token", token);
         }
         self.start_all()?;
         self.ready().await

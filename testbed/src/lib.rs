@@ -38,6 +38,7 @@ mod process;
 #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL is many processes"))]
 mod processes;
 mod supervisor;
+mod unread;
 mod wait;
 
 pub use rustix::process::Signal;
@@ -46,19 +47,20 @@ pub use self::{
     ports::{ReservedPort, free_port},
     process::{Process, ProcessCommand, field},
     supervisor::Folder,
+    unread::{closed_pipe, full_disk, full_pipe},
     wait::{wait_for, wait_until},
 };
 
 #[cfg(feature = "tls")]
 pub use self::certificates::Certificates;
 #[cfg(feature = "etcd")]
-pub use self::etcd::{ClusterId, Etcd, EtcdMember, EtcdOptions, EtcdTls};
+pub use self::etcd::{ClusterId, Etcd, EtcdMember, EtcdOptions, EtcdShim, EtcdTls};
 #[cfg(feature = "k8s")]
 pub use self::kubernetes::{
     AuditEvent, AuditLog, ControlPlane, ControlPlaneOptions, Identity, KubernetesAccess, KubernetesServer,
     PlainGate, client_go_candidate,
 };
 #[cfg(feature = "postgres")]
-pub use self::postgres::{Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive};
+pub use self::postgres::{PgBouncer, Postgres, PostgresOptions, PostgresServer, StandbyOptions, WalArchive};
 #[cfg(feature = "proxy")]
 pub use self::proxy::{Direction, Flow, Hold, LostReply, ProxiedRequest, Proxy, RoundTripCount, RoundTrips};

@@ -2,8 +2,10 @@
 
 mod access;
 mod archive;
+mod backup;
 mod binaries;
 mod options;
+mod pgbouncer;
 mod postmaster;
 mod replication;
 mod server;
@@ -25,6 +27,7 @@ use self::{access::Access, binaries::PostgresBinaries, postmaster::Postmaster, s
 pub use self::{
     archive::WalArchive,
     options::{PostgresOptions, StandbyOptions},
+    pgbouncer::PgBouncer,
     server::PostgresServer,
 };
 use crate::{certificates::Certificates, ports::ReservedPort, supervisor::Folder, wait::wait_until};
@@ -63,6 +66,8 @@ struct State {
     postmaster: Option<Postmaster>,
     settings: ServerSettings,
     synchronous: Vec<String>,
+    /// The number of copies that were made of its data.
+    copies: u64,
 }
 
 impl Postgres {
@@ -127,7 +132,7 @@ impl Postgres {
             "postgres://{SUPERUSER}:{PASSWORD}@127.0.0.1:{}/{SUPERUSER}",
             port.number()
         ))?;
-        let state = Mutex::new(State { postmaster: None, settings, synchronous: Vec::new() });
+        let state = Mutex::new(State { postmaster: None, settings, synchronous: Vec::new(), copies: 0 });
         let postgres = Self { state, folder, data, port, binaries, access, archive, certificates: None };
         postgres.start_again().await?;
         Ok(postgres)

@@ -36,6 +36,8 @@ const SIGNAL_LIMIT: Duration = Duration::from_secs(10);
 pub struct ProcessCommand {
     name: String,
     command: Command,
+    /// Standard output and standard error, if they go elsewhere.
+    elsewhere: [Option<Stdio>; 2],
 }
 
 /// A child process that doesn't outlive this one, even if this one is killed by SIGKILL.
@@ -58,7 +60,7 @@ struct Shared {
 struct State {
     child: Child,
     status: Option<ExitStatus>,
-    open_streams: u8,
+    open_streams: usize,
     lines: VecDeque<Line>,
     /// The number of lines that were forgotten.
     forgotten: usize,
@@ -120,23 +122,42 @@ impl ProcessCommand {
         self
     }
 
+    /// Sends its standard output elsewhere: none of it is among the process's lines.
+    #[must_use]
+    pub fn stdout(mut self, to: impl Into<Stdio>) -> Self {
+        self.elsewhere[0] = Some(to.into());
+        self
+    }
+
+    /// The same for standard error.
+    #[must_use]
+    pub fn stderr(mut self, to: impl Into<Stdio>) -> Self {
+        self.elsewhere[1] = Some(to.into());
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors
     /// When the system can start no process, or the working directory doesn't exist.
     pub fn spawn(mut self) -> anyhow::Result<Process> {
         supervisor()?.mark(&mut self.command);
-        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let [stdout, stderr] = self.elsewhere.map(|elsewhere| elsewhere.unwrap_or_else(Stdio::piped));
+        self.command.stdout(stdout).stderr(stderr);
         let mut child = self.command.spawn().with_context(|| format!("cannot start {}", self.name))?;
         let pid = Pid::from_child(&child);
-        let stdout = child.stdout.take().context("no standard output")?;
-        let stderr = child.stderr.take().context("no standard error")?;
+        // The command would keep their other ends open.
+        drop(self.command);
+        let stdout =
+            child.stdout.take().map(|bytes| (Stream::Output, Box::new(bytes) as Box<dyn Read + Send>));
+        let stderr =
+            child.stderr.take().map(|bytes| (Stream::Error, Box::new(bytes) as Box<dyn Read + Send>));
+        let streams: Vec<_> = stdout.into_iter().chain(stderr).collect();
         let (sender, events) = watch::channel(0);
-        let state = State { child, status: None, open_streams: 2, lines: VecDeque::new(), forgotten: 0 };
+        let open_streams = streams.len();
+        let state = State { child, status: None, open_streams, lines: VecDeque::new(), forgotten: 0 };
         let shared = Arc::new(Shared { state: Mutex::new(state), events: sender });
         let process = Process { name: self.name, pid, shared: shared.clone(), events };
-        let streams: [(Stream, Box<dyn Read + Send>); 2] =
-            [(Stream::Output, Box::new(stdout)), (Stream::Error, Box::new(stderr))];
         for (stream, bytes) in streams {
             let shared = shared.clone();
             thread::Builder::new().name("testbed-lines".into()).spawn(move || shared.read(stream, bytes))?;
@@ -148,7 +169,7 @@ impl ProcessCommand {
     /// From a supervised command; `name` is for messages.
     #[cfg(feature = "postgres")]
     pub(crate) fn of(name: &str, command: Command) -> Self {
-        Self { name: name.to_owned(), command }
+        Self { name: name.to_owned(), command, elsewhere: [None, None] }
     }
 
     /// Runs it to its end, which has to be a success, and returns the lines that it printed on standard output.
@@ -197,7 +218,8 @@ impl Process {
             format!("there is no program {}: build or install it first", program.display())
         })?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(ProcessCommand { name, command: supervisor()?.command(&path, Ending::Kill)? })
+        let command = supervisor()?.command(&path, Ending::Kill)?;
+        Ok(ProcessCommand { name, command, elsewhere: [None, None] })
     }
 
     /// Its process id. It may be another's as soon as [`exit_status`](Self::exit_status) is known.

@@ -7,5 +7,6 @@ mod guard;
 mod hands;
 mod restore;
 mod secure;
+mod shim;
 mod watch;
 mod wire;

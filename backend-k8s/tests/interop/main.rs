@@ -70,7 +70,7 @@ async fn takes_what_client_go_released_at_once(stage: &Stage) -> anyhow::Result<
     stage.leads(&theirs).await?;
     let ours = stage.start(Side::Ours)?;
     stage.looks(&ours).await?;
-    let before = stage.floor().await?;
+    let before = stage.record().await?.epoch;
     let released_at = stage.stop(&theirs).await?;
     let led_at = stage.leads(&ours).await?;
     // Its last renewal was at most a third of its lease before: less than the rest was waited.

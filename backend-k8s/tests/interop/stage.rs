@@ -88,10 +88,6 @@ impl Stage {
         self.backend.observe(&self.lease).await?.record.context("there is no Lease")
     }
 
-    pub(crate) async fn floor(&self) -> anyhow::Result<u64> {
-        Ok(self.backend.observe(&self.lease).await?.floor)
-    }
-
     pub(crate) fn start(&self, side: Side) -> anyhow::Result<Arc<Process>> {
         let mut played = self.played.lock().expect("not poisoned");
         let identity = &self.cluster.identity;

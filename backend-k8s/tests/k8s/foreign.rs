@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use lease_core::{Certainty, Change, LeaseBackend, Observation, admin};
 use serde_json::{Value, json};
 
@@ -69,7 +70,7 @@ async fn a_holder_of_client_go_can_be_revoked_but_not_asked() -> anyhow::Result<
         admin::request_step_down(&store.backend, &lease, "ops").await.expect_err("nobody would answer");
     assert!(error.to_string().contains("their-pod"), "{error}");
     assert_eq!(store.shown(&lease).await?["spec"]["holderIdentity"], "their-pod", "and nothing was written");
-    let revoked = admin::revoke(&store.backend, &lease, false, "by hand").await?;
+    let revoked = admin::revoke(&store.backend, &lease, admin::Revoke::default()).await?;
     assert_eq!(record(&revoked).ttl(), Duration::from_secs(7), "its holder may act on for so long");
     let shown = store.shown(&lease).await?["spec"]["holderIdentity"].clone();
     assert!(shown != "" && shown != "their-pod", "{shown}");
@@ -119,6 +120,24 @@ async fn a_changed_time_or_label_leaves_our_term_alone() -> anyhow::Result<()> {
     let found = conflict(store.backend.put_if(&lease, &ours, &renewed(&ours), Change::Renew).await?);
     assert_eq!(found.record, ours.record);
     renew(&store.backend, &lease, &found).await?;
+    Ok(())
+}
+
+/// The API server accepts the last day of the year 9999, which this program's library of times can't hold.
+#[tokio::test]
+async fn a_time_that_cannot_be_read_keeps_nobody_from_the_lease() -> anyhow::Result<()> {
+    let (store, lease) = (store().await?, name("far-off"));
+    let ours = held(&store.backend, &lease).await?;
+    let mut hints = store.backend.watch(lease.as_str()).await?;
+    let far = "9999-12-31T23:59:59.999999Z";
+    store.patch(&lease, json!({"spec": {"renewTime": far, "acquireTime": far}})).await?;
+    let shown = tokio::time::timeout(LIMIT, hints.next()).await?;
+    assert!(matches!(shown, Some(lease_core::Hint::Shows(..))), "{shown:?}");
+    let found = conflict(store.backend.put_if(&lease, &ours, &renewed(&ours), Change::Renew).await?);
+    assert_eq!(found.record, ours.record);
+    assert_eq!(store.backend.list("").await?.len(), 1);
+    renew(&store.backend, &lease, &found).await?;
+    assert_ne!(store.shown(&lease).await?["spec"]["renewTime"], far, "the next beat puts it right");
     Ok(())
 }
 

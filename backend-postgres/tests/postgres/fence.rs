@@ -1,6 +1,7 @@
 //! F-1 in Postgres: admission in the caller's own transaction.
 
 use crate::common::*;
+use lease_core::fence::Lowering;
 use lease_core::{Grant, Term, fence};
 use lease_postgres::{Fence, FenceError};
 use lease_testbed::wait_until;
@@ -61,8 +62,10 @@ fn is_stale(result: Result<(), FenceError>) -> bool {
 async fn admits_exactly_what_the_pure_rule_admits() -> anyhow::Result<()> {
     let effects = effects().await?;
     let mut connection = effects.session().await?;
-    let terms: Vec<_> =
-        [0, 1, 2, i64::MAX as u64].iter().flat_map(|e| [term(*e, 1), term(*e, u128::MAX)]).collect();
+    let terms: Vec<_> = [0, 1, 2, Term::MAX_EPOCH, Term::MAX_EPOCH + 1, u64::MAX]
+        .iter()
+        .flat_map(|e| [term(*e, 1), term(*e, u128::MAX)])
+        .collect();
     for (i, first) in terms.iter().enumerate() {
         for (j, second) in terms.iter().enumerate() {
             let fence = effects.fence(&format!("{i}-{j}"));
@@ -75,15 +78,56 @@ async fn admits_exactly_what_the_pure_rule_admits() -> anyhow::Result<()> {
                         mark = Some(raised);
                     }
                     Err(refused) => {
-                        let Err(FenceError::Stale(stale)) = admitted else { panic!("{term} after {mark:?}") };
-                        assert_eq!(stale, refused);
+                        let Err(error) = admitted else { panic!("{term} after {mark:?}") };
+                        assert_eq!(error.to_string(), refused.to_string());
                     }
                 }
                 assert_eq!(fence.mark(&mut connection).await?, mark);
             }
         }
     }
-    assert!(is_stale(effects.fence("high").admit(&mut connection, &term(u64::MAX, 1)).await));
+    Ok(())
+}
+
+/// A program in another language asks the function itself.
+#[tokio::test]
+async fn the_function_itself_refuses_an_epoch_above_the_ceiling() -> anyhow::Result<()> {
+    let effects = effects().await?;
+    let mut connection = effects.session().await?;
+    let admit = format!("SELECT {}.leasehold_admit('outbox', $1, gen_random_uuid())", effects.schema);
+    for epoch in [Term::MAX_EPOCH as i64 + 1, i64::MAX] {
+        let by_hand =
+            sqlx::query(sqlx::AssertSqlSafe(admit.clone())).bind(epoch).execute(&mut connection).await;
+        let refused = Fence::refusal(&term(epoch as u64, 1), by_hand.unwrap_err());
+        assert!(matches!(refused, FenceError::AboveCeiling(_)), "{refused}");
+        assert!(
+            refused.to_string().contains(&Term::MAX_EPOCH.to_string()),
+            "it names the ceiling: {refused}"
+        );
+    }
+    assert_eq!(effects.fence("outbox").mark(&mut connection).await?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_poisoned_mark_is_set_back_once_and_by_nobody_else_meanwhile() -> anyhow::Result<()> {
+    let effects = effects().await?;
+    let fence = effects.fence("outbox");
+    let mut connection = effects.session().await?;
+    let poison = term(Term::MAX_EPOCH, 9);
+    fence.admit(&mut connection, &poison).await?;
+    assert!(is_stale(fence.admit(&mut connection, &term(8, 8)).await));
+    let lowering = Lowering { seen: poison, to: term(7, 7), by: "op".into(), note: "INC-1".into() };
+    let other = Lowering { seen: term(5, 5), ..lowering.clone() };
+    assert!(!fence.lower(&mut connection, &other).await?, "the mark is another one");
+    assert!(fence.lower(&mut connection, &lowering).await?);
+    fence.admit(&mut connection, &term(8, 8)).await?;
+    assert!(!fence.lower(&mut connection, &lowering).await?, "it has moved since");
+    assert_eq!(fence.mark(&mut connection).await?, Some(term(8, 8)));
+    assert!(is_stale(fence.admit(&mut connection, &term(6, 6)).await), "below what was issued");
+    let told = "SELECT resource, from_epoch, to_epoch, lowered_by, note FROM {s}.leasehold_fence_lowerings";
+    let told = server().await.psql(&told.replace("{s}", &effects.schema)).await?;
+    assert_eq!(told, format!("outbox|{}|7|op|INC-1", Term::MAX_EPOCH));
     Ok(())
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use crate::common::*;
 use lease_core::LeaseBackend;
 use lease_postgres::{Postgres, PostgresConfig};
+use lease_testbed::PgBouncer;
+use sqlx::{Executor, Row};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
@@ -49,6 +51,42 @@ async fn a_pooler_that_follows_prepared_statements_serves_all_but_the_watch() ->
         let direct = Postgres::connect(config.listen_url(&store.server.url())?).await?;
         drop(direct.watch("").await?);
     }
+    Ok(())
+}
+
+/// A connection that was left listening would go on when this process has ended, and another program's statements
+/// would meet its notifications.
+#[tokio::test]
+async fn a_real_pooler_is_found_out_before_anything_listens_through_it() -> anyhow::Result<()> {
+    const CONNECTIONS: usize = 4;
+    let store = store().await?;
+    let pooler = PgBouncer::start(store.server, CONNECTIONS as u32).await?;
+    // Others use it, so that each statement meets another of its connections.
+    let mut others = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let mut other = session(&pooler.url()).await?;
+        others.spawn(async move { while other.execute("SELECT 1").await.is_ok() {} });
+    }
+    for _ in 0..3 {
+        let backend = Postgres::connect(store.config.clone().listen_url(&pooler.url())?).await?;
+        for _ in 0..3 {
+            let error = backend.watch("").await.err().expect("it would hear nothing");
+            assert!(error.refused && error.to_string().contains("listen_url"), "{error}");
+        }
+    }
+    others.shutdown().await;
+    // As many transactions at once as it has connections: each has one to itself.
+    let (mut apart, mut pids) = (Vec::new(), BTreeSet::new());
+    for _ in 0..CONNECTIONS {
+        let mut session = session(&pooler.url()).await?;
+        session.execute("BEGIN").await?;
+        let look = "SELECT pg_backend_pid(), (SELECT count(*) FROM pg_listening_channels())";
+        let row = session.fetch_one(sqlx::raw_sql(look)).await?;
+        assert_eq!(row.try_get::<i64, _>(1)?, 0, "it was left listening");
+        pids.insert(row.try_get::<i32, _>(0)?);
+        apart.push(session);
+    }
+    assert_eq!(pids.len(), CONNECTIONS);
     Ok(())
 }
 

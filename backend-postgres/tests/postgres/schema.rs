@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::common::*;
 use lease_core::{Change, LeaseBackend};
 use lease_postgres::{Fence, NotMigrated, Postgres, PostgresConfig};
+use sqlx::{AssertSqlSafe, Connection};
 
 #[tokio::test]
 async fn many_processes_may_migrate_at_once() -> anyhow::Result<()> {
@@ -19,7 +20,7 @@ async fn many_processes_may_migrate_at_once() -> anyhow::Result<()> {
     while let Some(version) = tasks.join_next().await {
         versions.push(version??);
     }
-    assert_eq!(versions, [2; 8]);
+    assert_eq!(versions, [5; 8]);
     Postgres::connect(config).await?;
     Ok(())
 }
@@ -32,10 +33,10 @@ async fn connecting_without_the_tables_is_refused_by_an_error_of_its_own() -> an
     assert!(error.refused && error.source.is_some_and(|source| source.is::<NotMigrated>()));
 
     lease_postgres::migrate(&config).await?;
-    let older = "DELETE FROM {s}.leasehold_schema WHERE version = 2";
+    let older = "DELETE FROM {s}.leasehold_schema WHERE version > 1";
     server.psql(&older.replace("{s}", schema_of(&config))).await?;
     let error = Postgres::connect(config).await.expect_err("refused");
-    assert!(error.refused && error.to_string().contains("version 1 was found, 2 is needed"), "{error}");
+    assert!(error.refused && error.to_string().contains("version 1 was found, 5 is needed"), "{error}");
     Ok(())
 }
 
@@ -95,6 +96,7 @@ async fn the_least_privileged_role_holds_leases_and_can_do_nothing_else() -> any
         "UPDATE {s}.leasehold_fence_marks SET epoch = 0",
         "INSERT INTO {s}.leasehold_fence_marks VALUES ('x', 1, gen_random_uuid())",
         "DELETE FROM {s}.leasehold_fence_marks",
+        "INSERT INTO {s}.leasehold_fence_lowerings SELECT FROM {s}.leasehold_fence_lowerings",
         "UPDATE {s}.leasehold_settings SET history_retention = '0'",
         "CREATE TABLE {s}.mine ()",
     ] {
@@ -193,7 +195,7 @@ async fn a_newer_versions_columns_and_fields_survive_an_older_versions_writes() 
     store
         .psql("UPDATE {s}.coordination_leases SET later = 'kept', extra = '{\"field\": {\"n\": 1}}'")
         .await?;
-    store.psql("INSERT INTO {s}.leasehold_schema VALUES (3)").await?;
+    store.psql("INSERT INTO {s}.leasehold_schema VALUES (6)").await?;
     let backend = Postgres::connect(store.config.clone()).await?;
     let mut seen = backend.observe(&lease).await?;
     seen = acquire(&store.backend, &lease, &seen, "a").await?;
@@ -203,7 +205,7 @@ async fn a_newer_versions_columns_and_fields_survive_an_older_versions_writes() 
     assert_eq!(store.psql(kept).await?, "kept|{\"field\": {\"n\": 1}}");
     assert_eq!(
         lease_postgres::migrate(&store.config).await?,
-        3,
+        6,
         "an older program leaves newer tables alone"
     );
     Ok(())
@@ -235,6 +237,89 @@ async fn bad_settings_are_refused_with_their_value_and_without_their_password() 
     assert!(config.clone().lock_timeout(Duration::from_millis(9)).is_err());
     assert!(config.clone().history_retention(Duration::from_secs(60)).is_err());
     secret(config.listen_url("http://u:hunter2@h").expect_err("not a postgres url"));
+}
+
+/// The tables as an older version made them, in which a hand could write anything.
+#[tokio::test]
+async fn a_time_that_no_program_writes_neither_stops_the_register_nor_gets_into_new_tables()
+-> anyhow::Result<()> {
+    let store = store().await?;
+    let lease = name("infinite");
+    let free = init(&store.backend, &lease).await?;
+    let held = acquire(&store.backend, &lease, &free, "a").await?;
+    release(&store.backend, &lease, &held).await?;
+    let by_hand = async |time: &str| {
+        let set = "UPDATE {s}.coordination_leases SET (acquired_at, renewed_at, expires_at) =";
+        store.psql(&format!("{set} ('{time}', '{time}', '{time}')")).await
+    };
+    let refusal = format!("{:#}", by_hand("infinity").await.unwrap_err());
+    assert!(refusal.contains("coordination_leases_times"), "{refusal}");
+
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_times").await?;
+    store.psql("UPDATE {s}.coordination_lease_history SET event_at = 'infinity'").await?;
+    assert_eq!(store.backend.history(&lease, 10).await?.len(), 2);
+    for time in ["infinity", "-infinity", "294276-12-31", "4713-01-01 BC"] {
+        by_hand(time).await?;
+        let mut seen = store.backend.observe(&lease).await?;
+        assert_eq!(store.backend.list("").await?.len(), 1);
+        seen = acquire(&store.backend, &lease, &seen, "a").await?;
+        by_hand(time).await?;
+        seen = renew(&store.backend, &lease, &seen).await?;
+        release(&store.backend, &lease, &seen).await?;
+    }
+    by_hand("infinity").await?;
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_ttls").await?;
+    store.psql("DELETE FROM {s}.leasehold_schema WHERE version >= 4").await?;
+    assert_eq!(lease_postgres::migrate(&store.config).await?, 5);
+    by_hand("9999-12-31 23:59:59+00").await?;
+    by_hand("infinity").await.unwrap_err();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_ttl_that_no_program_writes_gets_into_no_table() -> anyhow::Result<()> {
+    let store = store().await?;
+    let lease = name("endless");
+    init(&store.backend, &lease).await?;
+    let by_hand = "UPDATE {s}.coordination_leases SET ttl_ms = 9223372036854775807, max_ttl_ms = 86400001";
+    let refusal = format!("{:#}", store.psql(by_hand).await.unwrap_err());
+    assert!(refusal.contains("coordination_leases_ttls"), "{refusal}");
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_ttls").await?;
+    store.psql(by_hand).await?;
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_times").await?;
+    store.psql("DELETE FROM {s}.leasehold_schema WHERE version >= 4").await?;
+    lease_postgres::migrate(&store.config).await?;
+    let record = store.backend.observe(&lease).await?.record.unwrap();
+    assert_eq!((record.ttl_ms, record.max_ttl_ms), (86_400_000, 86_400_000));
+    Ok(())
+}
+
+/// `pg_dump`, for example, reads the tables for as long as it takes.
+#[tokio::test]
+async fn a_migration_that_waits_for_a_reader_lets_renewals_through() -> anyhow::Result<()> {
+    let store = store().await?;
+    let lease = name("busy");
+    let mut held = acquire(&store.backend, &lease, &init(&store.backend, &lease).await?, "a").await?;
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_ttls").await?;
+    store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_times").await?;
+    store.psql("DELETE FROM {s}.leasehold_schema WHERE version >= 4").await?;
+    let mut reader = session(&store.server.url()).await?;
+    let mut reading = reader.begin().await?;
+    let dump = format!("SELECT * FROM {0}.coordination_leases, {0}.coordination_lease_history", store.schema);
+    sqlx::raw_sql(AssertSqlSafe(dump)).execute(&mut *reading).await?;
+    let migration = tokio::spawn({
+        let config = store.config.clone();
+        async move { lease_postgres::migrate(&config).await }
+    });
+    let until = std::time::Instant::now() + Duration::from_secs(4);
+    while std::time::Instant::now() < until {
+        let renewal = tokio::time::timeout(TTL / 3, renew(&store.backend, &lease, &held)).await;
+        held = renewal.expect("no renewal waits behind the migration for long")?;
+    }
+    assert!(!migration.is_finished(), "it waits for the reader");
+    reading.rollback().await?;
+    assert_eq!(migration.await??, 5);
+    Ok(())
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! `sqlite`: one file, several processes on one host.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lease_core::InvalidSettings;
@@ -73,6 +75,10 @@ impl Mode for SqliteMode {
                 .map_err(|error| refuse("historyRetentionDays", error))?;
         }
         let file = config.path().to_owned();
+        if !is_database(&file) {
+            let why = "this is not an SQLite database; choose another path for the leases".to_owned();
+            return Err(settings.refuse::<Config>("path", why));
+        }
         let description = format!("sqlite file {}", file.display());
         let advice = "check that its folder is on a local disk and writable for this user, and that no other program \
                       keeps the file locked";
@@ -84,4 +90,12 @@ impl Mode for SqliteMode {
                 async move { Backend::connect(config).await.map(|_| format!("{described} is ready")) }
             }))
     }
+}
+
+/// Is it a database, empty, or not there? To be asked before this process uses the file: to close it drops the process's
+/// locks on it.
+fn is_database(file: &Path) -> bool {
+    let mut begins = [0; 16];
+    let read = File::open(file).and_then(|mut file| file.read(&mut begins));
+    read.map_or(true, |bytes| bytes == 0 || begins == *b"SQLite format 3\0")
 }

@@ -32,7 +32,8 @@ pub(super) fn run(args: &Config, app: &App) -> Result<ExitCode, Failure> {
         for setting in effective {
             if setting.about != about {
                 about = setting.about;
-                line(format!("\n# {about}"))?;
+                line("")?;
+                line(format!("# {about}"))?;
             }
             line(setting)?;
         }

@@ -31,6 +31,13 @@ pub(super) fn run(args: &HistoryArgs, app: &App) -> Result<ExitCode, Failure> {
     let target = Target::of(app)?;
     app.block_on(async {
         let session = target.connect().await?;
+        if !session.backend.capabilities().history {
+            return Err(Failure::new(format!(
+                "a store of mode {} keeps no history: `leasehold status {name}` shows the last holder, and `leasehold \
+                 watch {name}` what happens from now on",
+                session.backend.capabilities().name
+            )));
+        }
         let rows = session.read(session.backend.history(&name, args.limit)).await?;
         if rows.is_empty() {
             if session.read(session.backend.observe(&name)).await?.record.is_none() {

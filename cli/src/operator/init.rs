@@ -2,14 +2,15 @@
 
 use std::process::ExitCode;
 
-use lease_core::LeaseName;
 use lease_core::admin::{self, Init};
 use lease_core::internal::deadline;
+use lease_core::{LeaseName, Term};
 use lease_settings::{App, Failure};
 use serde_json::json;
 
 use super::output::{line, span};
 use super::session::Target;
+use crate::run::waits;
 
 /// Make the store ready (tables, migrations) and create leases that aren't there
 ///
@@ -24,9 +25,9 @@ pub(crate) struct InitArgs {
     /// Create it free. First installations only: on a store that lost its leases, two could lead
     #[arg(long)]
     new: bool,
-    /// Every later epoch exceeds N: the greatest that any log or fence knows, after a loss
+    /// Every later epoch exceeds N: the greatest that any log or fence knows, after a loss; at most 2^61
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u64).range(..i64::MAX as u64))]
+          value_parser = clap::value_parser!(u64).range(..=Term::MAX_ABOVE))]
     above: u64,
     /// Leave tables and migrations alone: they were made by a role with more rights
     #[arg(long)]
@@ -59,7 +60,7 @@ pub(super) fn run(args: &InitArgs, app: &App) -> Result<ExitCode, Failure> {
         for name in &leases {
             let how = Init { new: args.new, above: args.above, max_ttl };
             let (seen, created) = session.change(admin::init(&*session.backend, name, how)).await?;
-            let (epoch, free) = seen.record.as_ref().map_or((0, true), |r| (r.epoch, r.grant.is_none()));
+            let (epoch, free) = (seen.record.as_ref().map_or(0, |record| record.epoch), !waits(&seen));
             if args.json {
                 line(json!({ "lease": name, "created": created, "free": free, "epoch": epoch }))?;
             } else if !created {

@@ -1,6 +1,7 @@
 //! `leasehold migrate`: move a lease to another store while its workers run (M-1).
 
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use lease_core::migrate::{MigrateError, Move, Progress};
@@ -8,6 +9,7 @@ use lease_core::{Clock, LeaseName};
 use lease_settings::{App, Failure};
 use lease_worker_common::shutdown;
 use serde_json::json;
+use tokio::task::spawn_blocking;
 
 use super::output::line;
 use super::session::Target;
@@ -59,16 +61,23 @@ pub(super) fn run(args: &Migrate, app: &App) -> Result<ExitCode, Failure> {
                 call_limit: to.target.limit,
                 by: by.clone(),
             };
-            let tell = |progress: Progress| {
-                // Nobody is left to tell when standard output is gone; the move goes on.
-                let _ = match args.json {
-                    true => line(json!({ "lease": name, "step": progress.to_string() })),
-                    false => line(format!("{name}: {progress}")),
-                };
+            // In the middle of a move nobody may lead: it waits for no reader, and goes on when there is none.
+            let (steps, to_print) = mpsc::channel();
+            let printing = spawn_blocking(|| to_print.into_iter().for_each(|text: String| drop(line(text))));
+            let (lease, json) = (&name, args.json);
+            let tell = move |progress: Progress| {
+                let _ = steps.send(match json {
+                    true => json!({ "lease": lease, "step": progress.to_string() }).to_string(),
+                    false => format!("{lease}: {progress}"),
+                });
             };
             let clock = Clock::boot();
+            let moving = async {
+                job.run(&clock, tell).await.map_err(explain)?;
+                printing.await.map_err(|error| Failure::new(error.to_string()))
+            };
             tokio::select! {
-                moved = job.run(&clock, tell) => moved.map_err(explain)?,
+                moved = moving => moved?,
                 () = stop.cancelled() => return Err(Failure::new(format!(
                     "{name} is not moved yet: run this again to go on; until then `leasehold status` shows where it is"
                 ))),

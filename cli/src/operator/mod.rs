@@ -8,6 +8,7 @@ mod migrate;
 mod output;
 mod plan;
 mod prepare_folder;
+mod restored;
 mod revoke;
 mod session;
 mod status;
@@ -30,7 +31,8 @@ pub(crate) enum Operation {
     Watch(watch::Watch),
     History(history::HistoryArgs),
     StepDown(step_down::StepDown),
-    Revoke(revoke::Revoke),
+    Revoke(revoke::RevokeArgs),
+    Restored(restored::Restored),
     /// Answer a fence that has admitted epochs which the store no longer knows
     #[command(subcommand)]
     Fence(fence::FenceCommand),
@@ -49,6 +51,7 @@ pub(crate) fn run(operation: &Operation, app: &App) -> Result<ExitCode, Failure>
         Operation::History(args) => history::run(args, app),
         Operation::StepDown(args) => step_down::run(args, app),
         Operation::Revoke(args) => revoke::run(args, app),
+        Operation::Restored(args) => restored::run(args, app),
         Operation::Fence(args) => fence::run(args, app),
         Operation::Config(args) => config::run(args, app),
         Operation::Plan(args) => plan::run(args, app),
@@ -79,5 +82,6 @@ fn state(record: &Record) -> &'static str {
 /// Is the present grant nobody's, because an operator ended the term before it? The record keeps the old holder's name
 /// then, and says why; a new term begins with neither note nor history. For people only: nothing decides by it.
 fn ended_by_operator(record: &Record) -> bool {
-    record.beat == 0 && (!record.note.is_empty() || record.acquired_at != record.renewed_at)
+    let restored = record.lineage.is_restored();
+    record.beat == 0 && !restored && (!record.note.is_empty() || record.acquired_at != record.renewed_at)
 }

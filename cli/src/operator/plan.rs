@@ -36,7 +36,7 @@ pub(super) fn run(args: &ShowPlan, app: &App) -> Result<ExitCode, Failure> {
     if args.json {
         line(as_json(&plan, args.standbys))?;
     } else {
-        line(as_text(&plan, args.standbys))?;
+        as_text(&plan, args.standbys).lines().try_for_each(line)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -130,7 +130,13 @@ fn lacks_a_schema(_: &BackendError) -> bool {
 fn in_commands(error: &AdminError) -> String {
     match error {
         AdminError::Absent(name) => {
-            format!("there is no lease {name} in this store: run `leasehold init` for it first")
+            format!(
+                "there is no lease {name} in this store: check the name and the store (`leasehold status` shows what is \
+                 there); if both are right, `leasehold init {name}` creates it"
+            )
+        }
+        AdminError::NobodyToHoldOff(name) => {
+            format!("lease {name} names no holder that could hold off: name one by --except")
         }
         AdminError::ExistsBelow(name, epoch, above) => {
             format!(

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use lease_core::internal::writes;
-use lease_core::{LeaseName, Observation, Record};
+use lease_core::internal::{deadline, writes};
+use lease_core::{LeaseName, Observation, Record, Revocation, Term};
 use lease_settings::{App, Failure};
 use serde_json::json;
 
 use super::output::{line, span, wall};
+use super::revoke::held_off;
 use super::session::Target;
 use super::{ended_by_operator, state};
 
@@ -50,7 +51,9 @@ pub(super) fn run(args: &Status, app: &App) -> Result<ExitCode, Failure> {
             if args.json {
                 line(as_json(name, observation))?;
             } else {
-                line(as_text(name, observation))?;
+                let mut lines = as_text(name, observation).into_iter();
+                lines.next().map_or(Ok(()), line)?;
+                lines.try_for_each(|more| line(format!("  {more}")))?;
             }
         }
         Ok(if all_there { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -62,14 +65,14 @@ fn as_json(name: &LeaseName, observation: &Observation) -> serde_json::Value {
     json!({ "lease": name, "state": state, "store_lineage": observation.lineage, "record": observation.record })
 }
 
-fn as_text(name: &LeaseName, seen: &Observation) -> String {
+fn as_text(name: &LeaseName, seen: &Observation) -> Vec<String> {
     let Some(record) = &seen.record else {
-        return format!(
+        return vec![format!(
             "{name}: there is no such lease in this store; `leasehold init` creates it, unless this is the wrong store"
-        );
+        )];
     };
     let mut lines = vec![format!("{name}: {}", headline(record))];
-    if record.grant.is_some() && !record.holder.is_empty() {
+    if record.grant.is_some() && !record.holder.is_empty() && !ended_by_operator(record) {
         lines.push(format!(
             "by the holder's clock: last beat (number {}) at {}, runs out at {}",
             record.beat,
@@ -84,11 +87,27 @@ fn as_text(name: &LeaseName, seen: &Observation) -> String {
         span(record.ttl()),
         span(record.max_ttl())
     ));
-    if record.lineage != seen.lineage {
+    if record.lineage.is_restored() {
+        lines.push(format!(
+            "stamped by `leasehold restored`: a holder that lives keeps it, and candidates watch it for {} before they \
+             take it",
+            span(deadline::lengthened(record.max_ttl()))
+        ));
+    } else if record.lineage != seen.lineage {
         lines.push(format!(
             "last written under another history of the store ({}, now {}): candidates wait for one maximum ttl",
             record.lineage, seen.lineage
         ));
+    }
+    if seen.next_epoch() > Term::MAX_EPOCH {
+        lines.push(
+            "no epoch is left for another term: nobody can lead until the register is repaired".to_owned(),
+        );
+    }
+    let held_off = Revocation::of(record).map(|revocation| (revocation.by.clone(), held_off(&revocation)));
+    if let Some((by, words)) = held_off.filter(|(_, words)| !words.is_empty()) {
+        let by = if by.is_empty() { "an operator".to_owned() } else { by };
+        lines.push(format!("revoked by {by}: {words}"));
     }
     if let Some(request) = writes::pending_request(record) {
         lines.push(format!(
@@ -102,7 +121,7 @@ fn as_text(name: &LeaseName, seen: &Observation) -> String {
     if !record.note.is_empty() {
         lines.push(format!("note: {}", record.note));
     }
-    lines.join("\n  ")
+    lines
 }
 
 fn headline(record: &Record) -> String {

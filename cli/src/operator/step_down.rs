@@ -60,6 +60,12 @@ pub(super) fn run(args: &StepDown, app: &App) -> Result<ExitCode, Failure> {
         let session = target.connect().await?;
         let (id, written) = session.change(admin::request_step_down(&*session.backend, &name, &by)).await?;
         let asked = written.record.ok_or_else(|| Failure::new("the store answered without a record"))?;
+        if asked.holder.is_empty() {
+            return Err(Failure::new(format!(
+                "nobody holds lease {name}, so nobody can step down: candidates take it after watching it, see \
+                 `leasehold status {name}`"
+            )));
+        }
         let answer = if args.wait.is_zero() {
             StepDownAnswer::None
         } else {

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use lease_core::{Clock, Instant, Leadership};
+use lease_worker_common::stderr;
 use rustix::process::Signal;
 use signal_hook::consts::SIGCHLD;
 use tracing::{error, info, warn};
@@ -17,6 +18,8 @@ use super::{OUR_FAILURE, tree};
 enum End {
     /// The keeper proved it.
     Gone { code: u8, by_itself: bool },
+    /// Nothing ran, since the term was nearly over.
+    TooLate,
     /// Nothing ever ran.
     NotStarted { code: u8, error: String },
     /// The keeper is dead or doesn't do its duty: the guard must.
@@ -40,6 +43,7 @@ impl Drop for Unproven<'_> {
             "the command's processes could not be proven dead within the stop budget: the lease is not released and \
              runs out by itself"
         );
+        stderr::flush();
         std::process::exit(OUR_FAILURE.into());
     }
 }
@@ -47,10 +51,15 @@ impl Drop for Unproven<'_> {
 impl Guard<'_> {
     /// The elector's work. When it returns, neither the command nor any descendant is left.
     pub(super) async fn hold(&self, leadership: Leadership) -> Result<(), Done> {
+        // Acknowledged late, or this process stood still: a command would have to end before it began.
+        if leadership.remaining() <= self.grace {
+            self.say_too_late(&leadership);
+            return Ok(());
+        }
         let failed = |error: io::Error| Done::Failed(format!("the keeper can't be started: {error}"));
         let keeper = match self.warm.take() {
             Some(keeper) => keeper,
-            None => KeeperHandle::spawn(&self.command).map_err(failed)?,
+            None => self.spawn_keeper(self.isolate.get()).map_err(failed)?,
         };
         self.state.set(CommandState::Running);
         let mut hold = Hold::new(self, leadership, keeper);
@@ -66,6 +75,11 @@ impl Guard<'_> {
         unproven.proven();
         self.state.set(CommandState::Standby);
         hold.verdict(end)
+    }
+
+    fn say_too_late(&self, leadership: &Leadership) {
+        let epoch = leadership.term().epoch;
+        warn!(lease = %self.lease, epoch, "too little of the term is left, so nothing was started: campaigning again");
     }
 }
 
@@ -183,10 +197,18 @@ impl<'a> Hold<'a> {
     fn heard(&mut self, message: FromKeeper) -> Option<End> {
         let (lease, epoch) = (self.guard.lease.as_str(), self.leadership.term().epoch);
         match message {
-            FromKeeper::Started { pid } => {
-                info!(lease, epoch, pid, "command started");
-                self.started = true;
+            FromKeeper::Ready { .. } => {}
+            FromKeeper::Refused { error } => {
+                error!(lease, epoch, error, "the keeper can't be started");
+                return Some(End::KeeperFailed("the watchdog could not start the keeper"));
             }
+            FromKeeper::Failed { error } => error!(lease, epoch, error, "the keeper failed"),
+            FromKeeper::Started => {
+                info!(lease, epoch, pid = self.keeper.command_pid(), "command started");
+                self.started = true;
+                self.guard.keeper_failed.set(false);
+            }
+            FromKeeper::TooLate => return Some(End::TooLate),
             FromKeeper::NotStarted { code, error } => return Some(End::NotStarted { code, error }),
             FromKeeper::CommandEnded { code, left } => {
                 info!(lease, epoch, code, left, "command ended; the lease is kept until its descendants end");
@@ -208,8 +230,10 @@ impl<'a> Hold<'a> {
         let give_up_at = self.stopping.map_or(self.clock.now().plus(self.guard.stop_budget), |(_, at)| at);
         let mut pause = Duration::from_millis(1);
         loop {
+            self.keeper.kill();
             tree::kill_all();
             if tree::reap(|_, _| {}) {
+                self.keeper.tidy_up();
                 return true;
             }
             if self.clock.now() >= give_up_at {
@@ -230,9 +254,20 @@ impl<'a> Hold<'a> {
             End::Gone { code, by_itself: false } if self.guard.stop_signal.get().is_some() => {
                 Err(Done::Code(code))
             }
-            End::KeeperFailed(why) if !self.started => {
-                Err(Done::Failed(format!("{why} before it started the command")))
+            End::TooLate => {
+                self.guard.say_too_late(&self.leadership);
+                Ok(())
             }
+            // The watchdog's timer, for one: the keeper's start took until then.
+            End::KeeperFailed(_) if !self.started && self.leadership.remaining() <= self.guard.grace => {
+                self.guard.say_too_late(&self.leadership);
+                Ok(())
+            }
+            // Somebody may have killed it. Twice in a row it's something that a third one would meet as well.
+            End::KeeperFailed(why) if !self.started && self.guard.keeper_failed.replace(true) => Err(
+                Done::Failed(format!("{why} before it started the command, for the second time in a row")),
+            ),
+            End::KeeperFailed(_) if !self.started => Err(Done::KeeperFailed),
             End::Gone { .. } | End::KeeperFailed(_) if self.guard.once => Err(Done::Lost),
             End::KeeperFailed(_) => Err(Done::KeeperFailed),
             End::Gone { .. } => Ok(()),

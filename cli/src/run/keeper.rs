@@ -1,8 +1,9 @@
 //! The keeper: the second process of a guard (G-2, G-3).
 //!
-//! It is the command's parent and the subreaper of all its descendants, and so the one who can prove that none is
-//! left. It knows the deadline, and ends them all before it even when the guard is stopped, hung or dead. It has one
-//! thread, no runtime and no store: as little as possible that can go wrong.
+//! It is the command's parent and the subreaper of all its descendants, or the init of their PID namespace, and so the
+//! one who can prove that none is left. It knows the deadline, and ends them all before it even when the guard is
+//! stopped, hung or dead. If it is stopped itself, the watchdog's timer, which it puts off no more, ends it and them. It
+//! has one thread, no runtime and no store: as little as possible that can go wrong.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -10,105 +11,89 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use lease_core::{Clock, Instant};
+use lease_worker_common::stderr;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal, getpid, set_child_subreaper};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, getpid, getpriority_process, set_child_subreaper, set_parent_process_death_signal,
+};
+use rustix::thread::{CapabilitySet, capabilities};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2};
+use signal_hook::consts::SIGCHLD;
 
-use super::signals::ignored;
+use super::cgroup::Cgroup;
+use super::term::{CommandTerm, Isolation, NEVER, watchdog_at};
 use super::tree::{self, Member};
-use super::wire::{FromKeeper, KeeperEnd, Start, ToKeeper};
-use super::{OUR_FAILURE, sys};
-
-/// Signals that do nothing here, since the guard decides what to do about them. They are handled and not ignored, since
-/// a command would inherit an ignored signal.
-const NOT_FOR_US: [i32; 7] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2];
+use super::wire::{FromKeeper, KeeperEnd, Start, ToKeeper, line};
+use super::{OUR_FAILURE, signals, sys};
 
 /// The pauses between sweeps of the killing: from the first to the last, doubled each time.
 const SWEEPS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(200)];
 
-const NEVER: Instant = Instant(u64::MAX);
-
-/// `leasehold __keeper SOCKET GROUP COMMAND…`
+/// `leasehold __keeper SOCKET WATCHDOG GROUP ISOLATION COMMAND…`
 pub(super) fn main(mut arguments: impl Iterator<Item = OsString>) -> u8 {
     let mut number = || arguments.next()?.to_str()?.parse::<i32>().ok();
-    let (Some(socket), Some(group)) = (number(), number()) else { return OUR_FAILURE };
+    let (Some(socket), Some(watchdog), Some(group)) = (number(), number(), number()) else {
+        return OUR_FAILURE;
+    };
+    let Some(isolation) = arguments.next() else { return OUR_FAILURE };
+    let isolation = Isolation::from_argument(isolation);
     let command = arguments.collect();
+    let Ok(socket) = sys::inherited(socket).map(UnixStream::from) else { return OUR_FAILURE };
     let keep = || -> io::Result<()> {
-        let link = KeeperEnd::new(sys::inherited_socket(socket)?)?;
-        Keeper::new(link, group, command)?.run()
+        let link = KeeperEnd::new(socket.try_clone()?)?;
+        Keeper::new(link, sys::inherited(watchdog)?, group, isolation, command)?.run()
     };
     match keep() {
         Ok(()) => 0,
         Err(error) => {
-            say(format_args!("the keeper failed: {error}"));
+            // The command may live, and dies with this process: nobody is waited for. The guard says it.
+            let _ = (&socket).write(&line(&FromKeeper::Failed { error: error.to_string() }));
             OUR_FAILURE
         }
     }
 }
 
-/// To whoever reads standard error, if anybody still does. Never before the work is done: it may block.
+/// To whoever reads standard error, if anybody still does: a thread of its own tries, and the process's end waits for it
+/// a little. Only once nothing is left to keep; until then there is one thread.
 fn say(what: std::fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "leasehold run: {what}");
+    stderr::line(format_args!("leasehold run: {what}"));
 }
 
 struct Keeper {
     link: KeeperEnd,
+    watchdog: OwnedFd,
     group: i32,
+    isolation: Isolation,
+    /// The priority that this process was started with.
+    nice: i32,
     command: Vec<OsString>,
     clock: Clock,
     timer: OwnedFd,
     child_changed: UnixStream,
     guard_is_gone: bool,
-    term: Option<Term>,
-}
-
-/// The command of one term.
-struct Term {
-    start: Start,
-    deadline: Instant,
-    command: Member,
-    /// Its exit code, once it has ended.
-    ended: Option<u8>,
-    by_itself: bool,
-    stopping: bool,
-    /// It has had the clock's SIGTERM; the guard's, which the same clock asks for, adds nothing.
-    told_by_clock: bool,
-    kill_at: Instant,
-    next_sweep: Option<(Instant, Duration)>,
-}
-
-impl Term {
-    fn stop_at(&self) -> Option<Instant> {
-        (!self.stopping).then(|| self.deadline.minus(Duration::from_nanos(self.start.grace)))
-    }
-
-    /// SIGKILL never comes later than this, whatever else was said.
-    fn kill_at(&self) -> Instant {
-        self.kill_at.min(self.deadline.minus(Duration::from_nanos(self.start.margin)))
-    }
-
-    fn wake_at(&self) -> Instant {
-        let kill = self.next_sweep.map_or(self.kill_at(), |(at, _)| at);
-        self.stop_at().map_or(kill, |stop| stop.min(kill))
-    }
-
-    fn stop(&mut self, signal: Signal, kill_at: Instant) {
-        self.stopping = true;
-        self.kill_at = self.kill_at.min(kill_at);
-        tree::signal_all(signal);
-    }
+    term: Option<CommandTerm>,
 }
 
 impl Keeper {
-    fn new(link: KeeperEnd, group: i32, command: Vec<OsString>) -> io::Result<Self> {
+    fn new(
+        mut link: KeeperEnd,
+        watchdog: OwnedFd,
+        group: i32,
+        isolation: Isolation,
+        command: Vec<OsString>,
+    ) -> io::Result<Self> {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The watchdog may have died before the line above; then nobody would ever send the signal.
+        let mut watchdog_died = [PollFd::new(&watchdog, PollFlags::empty())];
+        if poll(&mut watchdog_died, Some(&Timespec::default()))? > 0 {
+            return Err(io::Error::other("the watchdog is dead"));
+        }
         tree::check().map_err(|error| {
             io::Error::other(format!(
                 "can't read /proc/self/task/…/children ({error}): mount /proc, on a kernel with \
@@ -116,15 +101,28 @@ impl Keeper {
             ))
         })?;
         set_child_subreaper(Some(getpid()))?;
-        for signal in NOT_FOR_US.into_iter().filter(|signal| !ignored(*signal)) {
-            signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
-        }
+        signals::leave_to_the_guard()?;
+        let nice = getpriority_process(None)?;
+        sys::go_first();
         let (child_changed, tell) = UnixStream::pair()?;
         child_changed.set_nonblocking(true)?;
         signal_hook::low_level::pipe::register(SIGCHLD, tell)?;
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        let clock = Clock::boot();
-        Ok(Self { link, group, command, clock, timer, child_changed, guard_is_gone: false, term: None })
+        let cgroup = isolation.cgroup().map(|cgroup| cgroup.path().to_path_buf());
+        link.send(&FromKeeper::Ready { cgroup });
+        Ok(Self {
+            link,
+            watchdog,
+            group,
+            isolation,
+            nice,
+            command,
+            clock: Clock::boot(),
+            timer,
+            child_changed,
+            guard_is_gone: false,
+            term: None,
+        })
     }
 
     /// Returns once there is nothing left to keep.
@@ -148,7 +146,8 @@ impl Keeper {
             self.guard_is_gone = true;
             let Some(term) = &mut self.term else { return Ok(true) };
             // The lease stays ours until the deadline: time enough to end in order.
-            term.stop(Signal::TERM, self.clock.now().plus(Duration::from_nanos(term.start.grace)));
+            let kill_at = self.clock.now().plus(Duration::from_nanos(term.start.grace));
+            term.stop(&self.isolation, Signal::TERM, kill_at);
             return Ok(false);
         };
         for message in messages {
@@ -158,7 +157,11 @@ impl Keeper {
                         return Ok(true);
                     }
                 }
-                (ToKeeper::Deadline(at), Some(term)) => term.deadline = term.deadline.max(Instant(at)),
+                (ToKeeper::Deadline(at), Some(term)) => {
+                    term.deadline = term.deadline.max(Instant(at));
+                    // Full or closed, it leaves the timer as it is.
+                    let _ = rustix::io::write(&self.watchdog, &watchdog_at(term.deadline, &term.start));
+                }
                 (ToKeeper::Signal(signal), Some(term)) => {
                     if let Some(signal) = Signal::from_named_raw(signal) {
                         let _ = term.command.signal(signal);
@@ -168,7 +171,8 @@ impl Keeper {
                     if std::mem::take(&mut term.told_by_clock) {
                         term.kill_at = term.kill_at.min(Instant(kill_at));
                     } else {
-                        term.stop(Signal::from_named_raw(signal).unwrap_or(Signal::TERM), Instant(kill_at));
+                        let signal = Signal::from_named_raw(signal).unwrap_or(Signal::TERM);
+                        term.stop(&self.isolation, signal, Instant(kill_at));
                     }
                 }
                 (ToKeeper::Start(_), Some(_)) | (_, None) => {
@@ -181,31 +185,34 @@ impl Keeper {
 
     /// True if the command runs.
     fn start(&mut self, start: Start) -> io::Result<bool> {
+        if !self.arm(&start)? {
+            self.link.send(&FromKeeper::TooLate);
+            return Ok(false);
+        }
         let (program, arguments) = self.command.split_first().expect("the guard was given a command");
         let mut command = Command::new(program);
         command
             .args(arguments)
             .env("LEASEHOLD_LEASE", &start.lease)
             .env("LEASEHOLD_EPOCH", start.epoch.to_string())
-            .env("LEASEHOLD_GRANT", &start.grant)
-            // The guard's own group: what the terminal sends to its foreground reaches the command too.
-            .process_group(self.group);
-        match sys::dies_with_this_thread(&mut command).spawn() {
+            .env("LEASEHOLD_GRANT", &start.grant);
+        // The guard's own group: what the terminal sends to its foreground reaches the command too. In a namespace that
+        // is this process's.
+        if !matches!(self.isolation, Isolation::Pid) {
+            command.process_group(self.group);
+        }
+        let entry = sys::Entry {
+            cgroup: self.isolation.cgroup().map(Cgroup::entrance).transpose()?,
+            // Else it might become somebody whom this process may not kill.
+            no_new_privs: matches!(self.isolation, Isolation::None)
+                && !capabilities(None)?.effective.contains(CapabilitySet::KILL),
+            nice: self.nice,
+        };
+        match entry.prepare(&mut command).spawn() {
             Ok(child) => {
                 let command = Member::open(Pid::from_child(&child))?;
-                self.link.send(&FromKeeper::Started { pid: command.pid.as_raw_nonzero().get() });
-                let deadline = Instant(start.deadline);
-                self.term = Some(Term {
-                    start,
-                    deadline,
-                    command,
-                    ended: None,
-                    by_itself: false,
-                    stopping: false,
-                    told_by_clock: false,
-                    kill_at: NEVER,
-                    next_sweep: None,
-                });
+                self.link.send(&FromKeeper::Started);
+                self.term = Some(CommandTerm::new(start, command));
                 Ok(true)
             }
             Err(error) => {
@@ -215,6 +222,28 @@ impl Keeper {
                 self.link.send(&FromKeeper::NotStarted { code, error });
                 Ok(false)
             }
+        }
+    }
+
+    /// Has the watchdog set its timer, and waits for its word: the command never runs without. False if the command would
+    /// have to end by then.
+    fn arm(&self, start: &Start) -> io::Result<bool> {
+        let deadline = Instant(start.deadline);
+        rustix::io::write(&self.watchdog, &watchdog_at(deadline, start))?;
+        let stop_at = deadline.minus(Duration::from_nanos(start.grace));
+        loop {
+            let left = stop_at.since(self.clock.now());
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&self.watchdog, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) => return Ok(false),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match rustix::io::read(&self.watchdog, &mut [0]) {
+            Ok(1) => Ok(self.clock.now() < stop_at),
+            _ => Err(io::Error::other("the watchdog is dead")),
         }
     }
 
@@ -246,7 +275,7 @@ impl Keeper {
             self.link.send(&FromKeeper::CommandEnded { code, left });
             if term.stopping {
                 // Some may not have had the first signal: out of the terminal's group, or born since.
-                tree::signal_all(Signal::TERM);
+                self.isolation.signal_all(Signal::TERM);
             }
         }
         false
@@ -261,12 +290,12 @@ impl Keeper {
             term.stopping = true;
             let (at, pause) = term.next_sweep.unwrap_or((now, SWEEPS[0]));
             if now >= at {
-                tree::kill_all();
+                self.isolation.kill_all();
                 term.next_sweep = Some((now.plus(pause), (pause * 2).min(SWEEPS[1])));
             }
         } else if term.stop_at().is_some_and(|at| now >= at) {
             // If the guard lives, it sets a limit of its own; a renewal still counts.
-            term.stop(Signal::TERM, NEVER);
+            term.stop(&self.isolation, Signal::TERM, NEVER);
             term.told_by_clock = true;
         }
     }
@@ -284,7 +313,7 @@ impl Keeper {
             fds.push(PollFd::new(&self.link.socket, PollFlags::IN));
         }
         match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

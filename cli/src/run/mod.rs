@@ -1,15 +1,19 @@
 //! `leasehold run`: any program, in any language, runs only while it leads (G-1 to G-4).
 //!
-//! Two processes watch over the command. The **guard** is what the user started: it campaigns and owns the grant. The
-//! **keeper** is its child, and the parent of the command: it knows the deadline and ends the command with all its
-//! descendants before it, whatever became of the guard. Either of them may be killed or stopped: the other one ends
-//! the command in time. See `docs/decisions/0006-guard-and-keeper.md`.
+//! Three processes watch over the command. The **guard** is what the user started: it campaigns and owns the grant. The
+//! **watchdog** is its child, and dies by a timer of the kernel's shortly before the deadline. The **keeper** is the
+//! watchdog's child and dies with it, and the parent of the command: it knows the deadline and ends the command with all
+//! its descendants before it. Any of them may be killed or stopped, also all at once: the command ends in time. See
+//! `docs/decisions/0006-guard-and-keeper.md`.
 
+#[cfg(target_os = "linux")]
+mod cgroup;
 #[cfg(target_os = "linux")]
 mod guard;
 #[cfg(target_os = "linux")]
 mod hold;
 mod init;
+mod isolate;
 #[cfg(target_os = "linux")]
 mod keeper;
 #[cfg(target_os = "linux")]
@@ -19,17 +23,24 @@ mod signals;
 #[cfg(target_os = "linux")]
 mod sys;
 #[cfg(target_os = "linux")]
+mod term;
+#[cfg(target_os = "linux")]
 mod tree;
+#[cfg(target_os = "linux")]
+mod watchdog;
 #[cfg(target_os = "linux")]
 mod wire;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use lease_core::{Elector, ElectorBuilder, LeaseName};
 use lease_settings::{App, Failure, LeaderElection};
 
+pub(crate) use self::init::waits;
+use self::isolate::Isolate;
 use crate::modes::must_exist;
 
 /// The default log filter: the guard's own few lines, and the core's warnings.
@@ -38,10 +49,16 @@ pub(crate) const LOG_FILTER: &str = "warn,leasehold=info,kube_client=off";
 /// The exit code of the guard's own failures, as `env`, `nohup` and `timeout` have it.
 const OUR_FAILURE: u8 = 125;
 
-/// The hidden subcommand that the guard starts its keeper with.
+/// The hidden subcommand that the guard starts its watchdog with.
+const WATCHDOG: &str = "__watchdog";
+
+/// The hidden subcommand that the watchdog starts the keeper with.
 const KEEPER: &str = "__keeper";
 
-/// Least time from the command's SIGTERM to the deadline: a quarter of it is left for killing.
+/// The watchdog's argument that no right of the command may be given up for an isolation.
+const KEEP_RIGHTS: &str = "keep-rights";
+
+/// Least time from the command's SIGTERM to the deadline: half of it is left for killing.
 const LEAST_GRACE: Duration = Duration::from_millis(100);
 
 /// Run a program only while it holds the lease
@@ -54,10 +71,20 @@ const LEAST_GRACE: Duration = Duration::from_millis(100);
 #[command(after_help = "Examples:
   leasehold run --lease nightly --sqlite-path /var/lib/leasehold/leases.db --init -- ./report.sh --all
   leasehold --mode postgres --postgres-url-file /etc/leasehold/url run --lease server -- python3 -m http.server
+  leasehold run --lease sync --sqlite-path leases.db --isolate pid -- rsync -a /from/ /to/
 
 The program's environment has LEASEHOLD_LEASE, LEASEHOLD_EPOCH and LEASEHOLD_GRANT. A statement that it has sent to
 another machine can't be recalled when it is killed: let whoever receives it refuse epochs below the greatest it has
 seen.
+
+The program ends before its lease does, also when this command's own processes are all stopped or killed: so does
+everything that it has started if it is isolated. --isolate=auto does that in a PID namespace with its own /proc, which
+root has and, by user namespaces, most others; set-uid programs have no more rights than others there. A user namespace
+would take root's rights and capabilities away, so whoever has any gets none unless asked to, by --isolate=pid. Else in a
+cgroup v2 that is ours to divide, where all end as long as one of our processes runs. Without either, and on a terminal,
+only the program itself is covered then, and set-uid programs get no more rights unless root runs this. Outside of a PID
+namespace not even that is sure of a program that is set-uid or changes its user: the kernel forgets then to end it with
+us. Change the user before: `gosu app leasehold run -- ./server`, not `leasehold run -- gosu app ./server`.
 
 SIGTERM and SIGINT stop: all the program's processes get the signal, and SIGKILL shortly before --stop-budget is used
 up. Ctrl-C belongs to the program. SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on to it.
@@ -65,12 +92,16 @@ up. Ctrl-C belongs to the program. SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINC
 Exit codes: the program's own, or 128 + n if signal n killed it; 2 bad input, nothing was started; 125 this command
 itself failed; 126 the program could not be executed, 127 not found; 128 + n signal n came while standing by.")]
 pub(crate) struct RunArgs {
-    /// Create the lease first if it isn't there, free: first installations only
+    /// Create the lease first if it isn't there. On a server, and where an SQLite file was deleted, it is watched for one
+    /// maximum ttl before it is taken: somebody may still hold it
     #[arg(long)]
     pub(crate) init: bool,
     /// Run the program for one term only: exit with 125 when the lease is lost or handed over
     #[arg(long)]
     pub(crate) once: bool,
+    /// The means by which all of the program's processes are held together, and ended
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    pub(crate) isolate: Isolate,
     /// The program and its arguments
     #[arg(required = true, last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
@@ -82,14 +113,16 @@ struct GuardPlan<'a> {
     /// Makes an elector for one campaign.
     elector: Box<dyn Fn() -> Result<Elector, Failure> + 'a>,
     command: Vec<OsString>,
-    /// The command gets SIGTERM this long before the deadline, and SIGKILL when a quarter of it is left.
+    /// The command gets SIGTERM this long before the deadline, and SIGKILL when half of it is left, 500 ms at most.
     stop_grace: Duration,
     /// The longest time for the command to stop when it is asked to.
     stop_budget: Duration,
     once: bool,
+    isolate: Isolate,
+    on_a_terminal: bool,
 }
 
-/// Runs the guard. No runtime and no thread exists yet when this is called.
+/// Runs the guard. No runtime and no thread but the log's exists yet when this is called.
 pub(crate) fn run(args: &RunArgs, app: &App) -> Result<ExitCode, Failure> {
     let settings = app.settings();
     let election = settings.leader_election()?;
@@ -132,7 +165,21 @@ pub(crate) fn run(args: &RunArgs, app: &App) -> Result<ExitCode, Failure> {
     };
     let _checked = elector()?;
     let command = args.command.clone();
-    guard(GuardPlan { lease, elector: Box::new(elector), command, stop_grace, stop_budget, once: args.once })
+    guard(GuardPlan {
+        lease,
+        elector: Box::new(elector),
+        command,
+        stop_grace,
+        stop_budget,
+        once: args.once,
+        isolate: args.isolate,
+        on_a_terminal: [
+            std::io::stdin().is_terminal(),
+            std::io::stdout().is_terminal(),
+            std::io::stderr().is_terminal(),
+        ]
+        .contains(&true),
+    })
 }
 
 #[cfg(target_os = "linux")]
@@ -146,8 +193,8 @@ fn guard(plan: GuardPlan<'_>) -> Result<ExitCode, Failure> {
 /// Not here: subreapers, parent-death signals and pidfds are Linux's.
 #[cfg(not(target_os = "linux"))]
 fn guard(plan: GuardPlan<'_>) -> Result<ExitCode, Failure> {
-    let GuardPlan { lease, elector, command, stop_grace, stop_budget, once } = plan;
-    let _ = (elector, command, stop_grace, stop_budget, once);
+    let GuardPlan { lease, elector, command, stop_grace, stop_budget, once, isolate, on_a_terminal } = plan;
+    let _ = (elector, command, stop_grace, stop_budget, once, isolate, on_a_terminal);
     Err(Failure::Code(
         OUR_FAILURE,
         format!(
@@ -157,15 +204,16 @@ fn guard(plan: GuardPlan<'_>) -> Result<ExitCode, Failure> {
     ))
 }
 
-/// Is this process a keeper? Then this is all that it does. To be called first thing in the process, before any thread
-/// or runtime is started: the command dies with the *thread* that started it (G-3).
-pub(crate) fn keeper() -> Option<ExitCode> {
+/// Is this process a watchdog or a keeper? Then this is all that it does. To be called first thing in the process, before
+/// any thread or runtime is started: the command dies with the *thread* that started it (G-3).
+pub(crate) fn watchdog_or_keeper() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next()? != KEEPER {
+    let part = arguments.next()?;
+    if part != WATCHDOG && part != KEEPER {
         return None;
     }
     #[cfg(target_os = "linux")]
-    return Some(keeper::main(arguments).into());
+    return Some(if part == KEEPER { keeper::main(arguments) } else { watchdog::main(arguments) }.into());
     #[cfg(not(target_os = "linux"))]
     Some(OUR_FAILURE.into())
 }

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
@@ -38,6 +40,16 @@ pub(super) fn listen() -> io::Result<mpsc::Receiver<Heard>> {
         }
     })?;
     Ok(told)
+}
+
+/// In the watchdog and the keeper these do nothing, since the guard decides what to do about them. They are handled and
+/// not ignored, since a command would inherit an ignored signal.
+pub(super) fn leave_to_the_guard() -> io::Result<()> {
+    let left = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2];
+    for signal in left.into_iter().filter(|signal| !ignored(*signal)) {
+        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+    }
+    Ok(())
 }
 
 /// Is this signal ignored, as by `nohup`, or by a shell for what it starts in the background?

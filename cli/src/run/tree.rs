@@ -10,7 +10,8 @@ use std::os::fd::OwnedFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, pidfd_open, pidfd_send_signal, wait,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, kill_process_group,
+    pidfd_open, pidfd_send_signal, wait, waitid,
 };
 
 /// One process. The pidfd means this very one, even after its number was given to another.
@@ -27,6 +28,14 @@ impl Member {
 
     pub(super) fn signal(&self, signal: Signal) -> Result<(), Errno> {
         pidfd_send_signal(&self.handle, signal)
+    }
+
+    /// A watchdog or keeper that somebody stopped does nothing for the command: its parent wakes it.
+    pub(super) fn wake(&self) {
+        let stopped = waitid(WaitId::Pid(self.pid), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG);
+        if matches!(stopped, Ok(Some(_))) {
+            let _ = self.signal(Signal::CONT);
+        }
     }
 
     fn has_exited(&self) -> bool {
@@ -68,7 +77,7 @@ fn add_children(parent: Pid, index: Option<usize>, found: &mut Vec<Member>) {
 }
 
 /// The children of all threads of `pid`; empty if it is gone.
-fn children(pid: Pid) -> Vec<Pid> {
+pub(super) fn children(pid: Pid) -> Vec<Pid> {
     let tasks = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
     let lists =
         tasks.into_iter().flatten().flatten().map(|task| fs::read_to_string(task.path().join("children")));
@@ -109,9 +118,9 @@ pub(super) fn signal_all(signal: Signal) {
     }
 }
 
-/// Kills all descendants that it finds, and says how many those were. The first pass stops them, so that the second
+/// Kills all descendants that it finds. The first pass stops them, so that the second
 /// one meets no parent that replaces its dead children, and no child that was born in between.
-pub(super) fn kill_all() -> usize {
+pub(super) fn kill_all() {
     for member in descendants() {
         let _ = member.signal(Signal::STOP);
     }
@@ -119,7 +128,14 @@ pub(super) fn kill_all() -> usize {
     for member in members.iter().rev() {
         let _ = member.signal(Signal::KILL);
     }
-    members.len()
+}
+
+/// Sends a signal to all of the PID namespace whose init this process is: in one go, so that none is missed that is
+/// born meanwhile.
+pub(super) fn signal_namespace(signal: Signal) {
+    // In any other process `kill(-1)` would reach all of the machine.
+    assert!(getpid().is_init(), "only the init of a namespace may do this");
+    let _ = kill_process_group(Pid::INIT, signal); // that is: kill(-1)
 }
 
 /// Buries the children that have died; `each` is told of every one. True if **no child is left**, and thereby no

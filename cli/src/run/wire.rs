@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use lease_core::Instant;
 use serde::de::DeserializeOwned;
@@ -38,14 +39,27 @@ pub(super) struct Start {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromKeeper {
-    Started {
-        pid: i32,
+    /// The watchdog's only message: the keeper can't be started in this way.
+    Refused {
+        error: String,
     },
+    /// The keeper's last message: it ends without having done its duty.
+    Failed {
+        error: String,
+    },
+    /// The keeper waits for its term.
+    Ready {
+        /// The cgroup that the command will be in.
+        cgroup: Option<PathBuf>,
+    },
+    Started,
     /// The command could not be started; there is nothing to end.
     NotStarted {
         code: u8,
         error: String,
     },
+    /// The term had too little time left: nothing was started.
+    TooLate,
     /// The command ended, and this many of its descendants did not.
     CommandEnded {
         code: u8,

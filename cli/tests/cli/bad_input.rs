@@ -283,6 +283,52 @@ fn refuses_a_path_that_could_not_work_before_it_is_opened() {
     }
 }
 
+/// Whoever retried one of them would do so for ever.
+#[test]
+fn no_command_starts_on_a_lease_file_that_can_never_be_opened() {
+    let leasehold = Leasehold::bare();
+    leasehold.file("text", "no database, but longer than a database's header is");
+    leasehold.file("text.db-wal", "");
+    std::fs::create_dir(leasehold.path("folder")).unwrap();
+    std::fs::create_dir(leasehold.path("used.db-shm")).unwrap();
+    std::os::unix::fs::symlink("nowhere", leasehold.path("dangling")).unwrap();
+    for (path, part) in [
+        ("folder", "folder"),
+        ("missing/leases.db", "create it first"),
+        (":memory:", "memory"),
+        ("leases.db/", "folder"),
+        ("text", "not an SQLite database"),
+        ("text/leases.db", "not a folder"),
+        ("dangling", "leads to no file"),
+        ("used.db", "used.db-shm"),
+    ] {
+        for args in [
+            &["run", "--init", "--lease", "nightly", "--", "touch", "ran"][..],
+            &["run", "--lease", "nightly", "--", "touch", "ran"],
+            &[
+                "worker",
+                "outbox-forwarder",
+                "--outbox-url",
+                "sqlite:o.db",
+                "--ingest-url",
+                "http://127.0.0.1:1",
+            ],
+            &["init", "nightly"],
+            &["status"],
+            &["watch"],
+            &["history", "nightly"],
+            &["step-down", "nightly"],
+            &["revoke", "nightly"],
+            &["fence", "raise", "nightly", "--above", "1"],
+            &["migrate-schema"],
+        ] {
+            let ran = leasehold.run(&[&["--sqlite-path", path][..], args].concat());
+            ran.refused(&["--sqlite-path", part]);
+        }
+    }
+    assert!(!leasehold.files().contains(&"ran".to_owned()));
+}
+
 #[test]
 fn refuses_unknown_keys_and_tables_in_the_file() {
     for (content, parts) in [
@@ -364,7 +410,7 @@ fn a_malformed_value_is_refused_even_where_another_would_win() {
 
 #[test]
 fn every_command_refuses_before_it_starts() {
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 13] = [
         &["init", "a"],
         &["migrate-schema"],
         &["status"],
@@ -372,6 +418,7 @@ fn every_command_refuses_before_it_starts() {
         &["history", "a"],
         &["step-down", "a"],
         &["revoke", "a"],
+        &["restored"],
         &["fence", "raise", "a", "--above", "5"],
         &["run", "--lease", "a", "--", "touch", "started"],
         &["worker", "outbox-forwarder"],
@@ -399,7 +446,19 @@ fn refuses_malformed_arguments() {
         (&["init", "Not A Name"][..], "a-z"),
         (&["init", "a", "--above=-1"], "-1"),
         (&["init", "a", "--above", "9223372036854775807"], "9223372036854775807"),
+        (&["init", "a", "--above", "2305843009213693953"], "2305843009213693952"),
+        (&["fence", "raise", "a", "--above", "2305843009213693953"], "2305843009213693952"),
         (&["fence", "raise", "a"], "--above"),
+        (&["restored", "--above=-1"], "-1"),
+        (&["restored", "--above", "2305843009213693953"], "2305843009213693952"),
+        (&["restored", "--note", "two\nlines"], "--note"),
+        (&["fence", "lower", "a", "--resource", "r", "--note", "two\nlines"], "--note"),
+        (&["fence", "lower", "a"], "--resource"),
+        (&["fence", "lower", "a", "--resource", "r"], "LEASEHOLD_FENCE_DATABASE_URL"),
+        (&["fence", "lower", "a", "--resource", "r", "--to", "-1"], "--to"),
+        (&["revoke", "a", "--for", "8d"], "168h"),
+        (&["revoke", "a", "--for", "169h"], "168h"),
+        (&["revoke", "a", "--except", ""], "1 to 253"),
         (&["history", "a", "--limit", "0"], "1..=100000"),
         (&["step-down", "a", "--wait", "30"], "30s"),
         (&["step-down", "a", "--wait", "-1s"], "--wait"),

@@ -133,7 +133,8 @@ fn help_names_every_setting_and_the_exit_codes() {
         }
     }
     assert!(help.out.contains("Exit codes:") && help.out.contains("Examples:"));
-    for command in ["init", "status", "watch", "history", "step-down", "revoke", "config", "run"] {
+    for command in ["init", "status", "watch", "history", "step-down", "revoke", "restored", "config", "run"]
+    {
         assert!(leasehold.run(&[command, "-h"]).ok().contains("Usage: leasehold"), "{command}");
     }
 }

@@ -1,7 +1,7 @@
 //! Mode k8s, as an operator and a guarded command meet it: the real binary on a real control plane.
 
 use lease_testbed::{ControlPlane, ControlPlaneOptions};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::Leasehold;
 use crate::store::Store;
@@ -36,9 +36,56 @@ async fn a_command_runs_under_a_lease_of_the_cluster_and_operators_see_it() -> a
         (&status[0]["lease"], &status[0]["record"]["epoch"]),
         (&json!("nightly"), &json!(epoch.parse::<u64>()?))
     );
-    store.run(&["history", "nightly"]).await.failed(&["k8s", "does not offer history"]);
+    store.run(&["history", "nightly"]).await.failed(&["k8s keeps no history", "leasehold status nightly"]);
+    store.run(&["revoke", "nihgtly"]).await.failed(&[
+        "no lease nihgtly",
+        "check the name",
+        "leasehold status",
+    ]);
+    store.run(&["init", "closed"]).await.ok();
+    store.run(&["step-down", "closed"]).await.failed(&["nobody holds lease closed"]);
     let odd = store.run(&["run", "--once", "--ttl", "2500ms", "--lease", "nightly", "--", "true"]).await;
     // Known only once connected, so it is the guard's own failure.
     assert!(odd.code == 125 && odd.err.contains("use a multiple of 1s"), "{} {}", odd.code, odd.err);
+    Ok(())
+}
+
+/// The Lease of another controller in the same namespace: held, or released.
+fn anothers(name: &str, holder: &str) -> Value {
+    json!({
+        "metadata": {"name": name},
+        "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15, "leaseTransitions": 3},
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restored_leaves_the_leases_of_other_controllers_alone() -> anyhow::Result<()> {
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
+    let access = plane.access();
+    access.create_namespace("app").await?;
+    let cli = Leasehold::bare()
+        .with("SPENDGUARD_LEADER_ELECTION_MODE", "k8s")
+        .with("SPENDGUARD_LEADER_K8S_NAMESPACE", "app")
+        .with("SPENDGUARD_LEADER_K8S_KUBECONFIG", &access.kubeconfig().display().to_string());
+    let store = Store::reached_by(cli);
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/app/leases";
+    for lease in [anothers("autoscaler", "pod-1"), anothers("cleaner", "")] {
+        access.request("POST", leases, Some(lease)).await?;
+    }
+    let before = access.request("GET", leases, None).await?["items"].clone();
+    store.run(&["restored"]).await.failed(&["there are no leases", "leasehold init"]);
+
+    store.run(&["init", "--new", "nightly"]).await.ok();
+    let ran = store.run(&["restored"]).await;
+    assert!(ran.ok().contains("lease nightly was stamped"), "{}", ran.out);
+    let left = "left out: 2 Leases that no Leasehold program has written (autoscaler, cleaner)";
+    assert!(ran.out.contains(left), "{}", ran.out);
+    let told = store.run(&["restored", "--json"]).await.json();
+    let stamped: Vec<_> = told.iter().map(|it| (it["lease"].as_str(), it["stamped"].as_bool())).collect();
+    let expected =
+        [(Some("autoscaler"), Some(false)), (Some("cleaner"), Some(false)), (Some("nightly"), Some(true))];
+    assert_eq!(stamped, expected);
+    let after = access.request("GET", leases, None).await?["items"].clone();
+    assert_eq!((&after[0], &after[1]), (&before[0], &before[1]), "they are as they were");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `leasehold migrate` and `migrateFrom`, between two real stores (M-1).
 
-use lease_testbed::{Postgres, PostgresOptions, Process, wait_until};
+use lease_testbed::{Postgres, PostgresOptions, Process, full_pipe, wait_until};
 
 use crate::common::Leasehold;
 use crate::store::{LIMIT, Store};
@@ -87,6 +87,22 @@ async fn a_held_lease_moves_and_moves_back_and_epochs_rise() {
         .await
         .expect("in time");
     assert_eq!(stores.state("postgres").await, "sealed");
+}
+
+/// In its middle nobody may lead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_whose_progress_nobody_reads_is_brought_to_its_end() {
+    let stores = Stores::start().await;
+    stores.both.run(&["init", "--new", LEASE, "--ttl", "2s"]).await.ok();
+    let (_output, to_output) = full_pipe().expect("a pipe");
+    let args = ["migrate", LEASE, "--migrate-from", "sqlite", "--mode", "postgres", "--ttl", "2s"];
+    let _moving = stores.both.command(&args).stdout(to_output).spawn().expect("it starts");
+    let moved = async || {
+        let status = stores.both.run(&["status", LEASE, "--mode", "postgres", "--json"]).await;
+        status.code == 0 && status.json()[0]["state"] == "free"
+    };
+    wait_until("the lease is free in the new store", LIMIT, moved).await.expect("in time");
+    assert_eq!(stores.state("sqlite").await, "sealed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

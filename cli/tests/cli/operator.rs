@@ -40,7 +40,10 @@ on_each_store!(
     step_down_and_revoke_of_a_free_lease_are_refused,
     revoke_ends_a_live_term_and_the_next_one_has_a_greater_epoch,
     revoking_a_dead_holder_frees_the_lease_at_once,
+    a_revoked_holder_comes_after_the_others_and_not_before_its_time,
     fence_raise_makes_every_later_epoch_exceed,
+    restored_makes_everybody_wait_and_every_later_epoch_exceed,
+    restored_goes_on_where_one_lease_can_not_be_stamped,
     history_tells_who_held_the_lease_in_order,
     watch_tells_of_takeovers_releases_and_requests,
     watch_judges_a_silent_holder_by_its_own_clock,
@@ -182,6 +185,27 @@ async fn revoking_a_dead_holder_frees_the_lease_at_once(store: Store) {
     holder.stop().await;
 }
 
+async fn a_revoked_holder_comes_after_the_others_and_not_before_its_time(store: Store) {
+    store.run(&["init", "--new", LEASE]).await.ok();
+    let mut stuck = store.candidate_with("pod-a", Duration::from_secs(2));
+    stuck.leads().await;
+    let mut standby = store.candidate_with("pod-b", Duration::from_secs(2));
+    // Nobody else would take it from a revoked holder that comes back first.
+    let at = Instant::now();
+    let revoked = store.run(&["revoke", LEASE, "--for", "7s", "--note", "stuck"]).await;
+    assert!(revoked.ok().contains("pod-a holds off for 7s"), "{}", revoked.out);
+    standby.leads().await;
+    let status = store.run(&["status", LEASE]).await;
+    assert!(status.ok().contains("revoked by op@tester: pod-a holds off for 7s"), "{}", status.out);
+    standby.stop().await;
+    // The lease is free, and the one that was revoked is alone.
+    stuck.leads().await;
+    assert!(at.elapsed() >= Duration::from_secs(7), "it came after {:?}", at.elapsed());
+    let status = store.run(&["status", LEASE]).await;
+    assert!(!status.ok().contains("holds off"), "its time is over: {}", status.out);
+    stuck.stop().await;
+}
+
 async fn fence_raise_makes_every_later_epoch_exceed(store: Store) {
     store.run(&["init", "--new", LEASE, "--ttl", "1s"]).await.ok();
     // Beyond what the store's own floor would issue.
@@ -191,6 +215,45 @@ async fn fence_raise_makes_every_later_epoch_exceed(store: Store) {
     let mut holder = store.candidate("pod-a");
     assert!(holder.leads().await.epoch > above);
     holder.stop().await;
+}
+
+async fn restored_makes_everybody_wait_and_every_later_epoch_exceed(store: Store) {
+    store.run(&["init", "--new", LEASE, "nightly", "--ttl", "2s"]).await.ok();
+    let stamped = store.run(&["restored", "--json", "--note", "dump of 02:00"]).await.json();
+    assert_eq!(stamped.len(), 2, "{stamped:?}");
+    assert_eq!((&stamped[0]["lease"], &stamped[1]["lease"]), (&"nightly".into(), &LEASE.into()));
+    assert_eq!((&stamped[1]["stamped"], &stamped[1]["waited_out_for_ms"]), (&true.into(), &2_004.into()));
+    let above = stamped[1]["epochs_above"].as_u64().expect("an epoch");
+    let status = store.run(&["status", LEASE]).await;
+    assert!(
+        status.ok().contains("stamped by `leasehold restored`: a holder that lives keeps it"),
+        "{}",
+        status.out
+    );
+    let rows = store.run(&["history", LEASE]).await;
+    assert!(rows.ok().contains("restored") && rows.out.contains("dump of 02:00"), "{}", rows.out);
+
+    let began = Instant::now();
+    let mut holder = store.candidate_with("pod-a", Duration::from_secs(2));
+    assert!(holder.leads().await.epoch > above);
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+    // It lives, and keeps it.
+    let again = store.run(&["restored", LEASE, "--above", &(above << 1).to_string()]).await;
+    assert!(
+        again.ok().contains(&format!("lease {LEASE} was stamped")) && again.out.contains("2s"),
+        "{}",
+        again.out
+    );
+    assert_eq!(record(&store).await["state"], "held");
+    holder.stop().await;
+}
+
+async fn restored_goes_on_where_one_lease_can_not_be_stamped(store: Store) {
+    store.run(&["init", "--new", LEASE]).await.ok();
+    let ran = store.run(&["restored", "nope", LEASE]).await;
+    assert_eq!(ran.code, 1, "{} {}", ran.out, ran.err);
+    assert!(ran.out.contains("lease nope was not stamped: there is no lease nope"), "{}", ran.out);
+    assert!(ran.out.contains(&format!("lease {LEASE} was stamped")), "{}", ran.out);
 }
 
 async fn history_tells_who_held_the_lease_in_order(store: Store) {
@@ -260,8 +323,14 @@ async fn watch_judges_a_silent_holder_by_its_own_clock(store: Store) {
 #[tokio::test]
 async fn a_look_at_a_lease_file_that_is_not_there_does_not_make_one() {
     let leasehold = Leasehold::sqlite();
-    for args in [&["status"][..], &["history", LEASE], &["watch"], &["revoke", LEASE], &["step-down", LEASE]]
-    {
+    for args in [
+        &["status"][..],
+        &["history", LEASE],
+        &["watch"],
+        &["revoke", LEASE],
+        &["step-down", LEASE],
+        &["restored"],
+    ] {
         leasehold.run(args).failed(&["there is no lease file", "leases.db", "leasehold init"]);
     }
     assert_eq!(leasehold.files(), Vec::<String>::new());

@@ -10,7 +10,7 @@ use lease_core::{
 };
 use lease_postgres::{Postgres as PostgresBackend, PostgresConfig};
 use lease_sqlite::{Sqlite, SqliteConfig};
-use lease_testbed::{Postgres, PostgresOptions, Process};
+use lease_testbed::{Postgres, PostgresOptions, Process, ProcessCommand};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -60,9 +60,13 @@ impl Store {
 
     /// Starts the binary.
     pub(crate) fn start(&self, args: &[&str]) -> Process {
+        self.command(args).spawn().expect("the binary starts")
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> ProcessCommand {
         let command = Process::command(Leasehold::binary()).expect("the binary").args(args).env_clear();
         let command = self.cli.environment().fold(command, |command, (name, value)| command.env(name, value));
-        command.current_dir(self.cli.folder.path()).spawn().expect("the binary starts")
+        command.current_dir(self.cli.folder.path())
     }
 
     fn connector(&self) -> Box<dyn Connector> {

@@ -7,9 +7,14 @@ use crate::common::{LIMIT, Place};
 /// Nothing here waits for it: what takes half of it was waited out.
 const TTL: Duration = Duration::from_secs(60);
 
-#[tokio::test]
-async fn the_command_is_told_its_lease_epoch_and_grant_and_each_run_has_a_greater_epoch() {
-    let place = Place::new();
+crate::common::in_each_isolation!(
+    the_command_is_told_its_lease_epoch_and_grant_and_each_run_has_a_greater_epoch,
+    the_exit_code_is_the_commands,
+    a_command_that_is_not_found_is_127_and_one_that_is_not_executable_126,
+);
+
+async fn the_command_is_told_its_lease_epoch_and_grant_and_each_run_has_a_greater_epoch(isolate: &str) {
+    let place = Place::new(isolate);
     let mut seen = Vec::new();
     for _ in 0..3 {
         let guard =
@@ -25,21 +30,19 @@ async fn the_command_is_told_its_lease_epoch_and_grant_and_each_run_has_a_greate
     assert!(seen.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 != two[1].1), "{seen:?}");
 }
 
-#[tokio::test]
-async fn the_exit_code_is_the_commands() {
-    let place = Place::new();
+async fn the_exit_code_is_the_commands(isolate: &str) {
+    let place = Place::new(isolate);
     for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137), ("kill -TERM $$", 143)] {
         let guard = place.guard(TTL, &[], script);
         assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(code), "{script}");
     }
 }
 
-#[tokio::test]
-async fn a_command_that_is_not_found_is_127_and_one_that_is_not_executable_126() {
-    let place = Place::new();
+async fn a_command_that_is_not_found_is_127_and_one_that_is_not_executable_126(isolate: &str) {
+    let place = Place::new(isolate);
     place.write("plain", "#!/bin/sh\n");
     for (command, code) in [("no-such-program", 127), ("./plain", 126)] {
-        let guard = place.leasehold(&["run", "--init", "--", command]);
+        let guard = place.leasehold(&["run", "--init", "--isolate", isolate, "--", command]);
         guard.wait_for_line("can't be started", LIMIT).await.unwrap();
         assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(code));
     }
@@ -50,8 +53,9 @@ async fn a_command_that_is_not_found_is_127_and_one_that_is_not_executable_126()
 
 #[tokio::test]
 async fn bad_input_is_refused_before_anything_starts() {
-    let place = Place::new();
-    let cases: [(&[&str], &str); 6] = [
+    let place = Place::new("auto");
+    let cases: [(&[&str], &str); 7] = [
+        (&["run", "--init", "--isolate", "jail", "--", "touch", "ran"], "--isolate"),
         (&["run", "--init", "--ttl", "banana", "--", "touch", "ran"], "--ttl"),
         (&["run", "--init", "--ttl", "400ms", "--", "touch", "ran"], "ttlMs of at least"),
         (&["run", "--init", "--stop-grace", "50ms", "--", "touch", "ran"], "--stop-grace"),
@@ -69,7 +73,7 @@ async fn bad_input_is_refused_before_anything_starts() {
 
 #[tokio::test]
 async fn without_init_a_store_that_is_not_there_is_125() {
-    let place = Place::new();
+    let place = Place::new("auto");
     let guard = place.leasehold(&["run", "--", "touch", "ran"]);
     guard.wait_for_line("--init", LIMIT).await.unwrap();
     assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(125));
@@ -78,8 +82,9 @@ async fn without_init_a_store_that_is_not_there_is_125() {
 
 #[tokio::test]
 async fn a_store_that_refuses_is_125() {
-    let place = Place::new();
-    place.write("leases.db", &"this is no database\n".repeat(100));
+    let place = Place::new("auto");
+    place.write("leases.db", "");
+    std::fs::hard_link(place.path("leases.db"), place.path("another-name.db")).unwrap();
     let guard = place.guard(TTL, &[], "touch ran");
     guard.wait_for_line("refuses", LIMIT).await.unwrap();
     assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(125));

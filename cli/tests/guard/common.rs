@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lease_testbed::{Process, Signal, wait_until};
+use lease_testbed::{Process, ProcessCommand, Signal, wait_until};
 
 /// Generous: the machine may be busy with other things.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -12,26 +12,50 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// SIGKILL comes after three quarters of it; the last one is for the proof of death: the machine may be busy.
 pub(crate) const STOP_BUDGET: [&str; 2] = ["--stop-budget", "6s"];
 
+/// Each of these is a test of its own in each isolation.
+macro_rules! in_each_isolation {
+    ($($name:ident),* $(,)?) => { $(
+        mod $name {
+            #[tokio::test]
+            async fn pid() {
+                super::$name("pid").await;
+            }
+
+            #[tokio::test]
+            async fn cgroup() {
+                super::$name("cgroup").await;
+            }
+
+            #[tokio::test]
+            async fn none() {
+                super::$name("none").await;
+            }
+        }
+    )* };
+}
+pub(crate) use in_each_isolation;
+
 pub(crate) struct Place {
     folder: tempfile::TempDir,
+    isolate: String,
     /// The flags that name the lease store.
     store: Vec<String>,
 }
 
 impl Place {
-    /// With a lease file.
-    pub(crate) fn new() -> Self {
-        Self::with(&["--sqlite-path", "leases.db"])
+    /// With a lease file, and guards of this isolation.
+    pub(crate) fn new(isolate: &str) -> Self {
+        Self::with(isolate, &["--sqlite-path", "leases.db"])
     }
 
     /// With leases in a PostgreSQL.
     pub(crate) fn on_postgres(url: &str) -> Self {
-        Self::with(&["--mode", "postgres", "--postgres-url", url])
+        Self::with("auto", &["--mode", "postgres", "--postgres-url", url])
     }
 
-    fn with(store: &[&str]) -> Self {
+    fn with(isolate: &str, store: &[&str]) -> Self {
         let store = store.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { folder: tempfile::tempdir().unwrap(), store }
+        Self { folder: tempfile::tempdir().unwrap(), isolate: isolate.to_owned(), store }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -40,6 +64,10 @@ impl Place {
 
     /// `leasehold`, for this place's lease `job`.
     pub(crate) fn leasehold(&self, arguments: &[&str]) -> Process {
+        self.command(arguments).spawn().unwrap()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> ProcessCommand {
         // With every signal's default: `nohup` and a shell's background jobs ignore some, and so would all they start.
         Process::command("env")
             .unwrap()
@@ -48,14 +76,12 @@ impl Place {
             .args(&self.store)
             .args(["--lease", "job"])
             .args(arguments)
-            .spawn()
-            .unwrap()
     }
 
     /// A guard that runs `script`, which works in this place's folder.
     pub(crate) fn guard(&self, ttl: Duration, flags: &[&str], script: &str) -> Process {
         let ttl = format!("{}ms", ttl.as_millis());
-        let mut arguments = vec!["run", "--init", "--ttl", &ttl];
+        let mut arguments = vec!["run", "--init", "--ttl", &ttl, "--isolate", &self.isolate];
         arguments.extend_from_slice(flags);
         arguments.extend_from_slice(&["--", "sh", "-c", script]);
         self.leasehold(&arguments)
@@ -100,6 +126,11 @@ pub(crate) fn state(pid: u32) -> Option<String> {
     rest.split_whitespace().next().map(str::to_owned)
 }
 
+/// It lives, and is not stopped, nor about to be.
+pub(crate) fn runs(pid: u32) -> bool {
+    !is_pending(pid, Signal::STOP) && is_alive(pid) && state(pid).is_some_and(|state| state != "T")
+}
+
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists =
@@ -116,10 +147,51 @@ pub(crate) fn is_pending(pid: u32, signal: Signal) -> bool {
 }
 
 /// The guard's one child.
+pub(crate) fn watchdog_of(guard: &Process) -> u32 {
+    only_child(guard.id())
+}
+
+/// The watchdog's one child.
 pub(crate) fn keeper_of(guard: &Process) -> u32 {
-    let children = children(guard.id());
-    assert_eq!(children.len(), 1, "a guard has one child, its keeper");
+    only_child(watchdog_of(guard))
+}
+
+fn only_child(pid: u32) -> u32 {
+    let children = children(pid);
+    assert_eq!(children.len(), 1, "a guard has one child, its watchdog, and that has one, the keeper");
     children[0]
+}
+
+/// The descendants of a process.
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = children(pid);
+    let mut next = 0;
+    while let Some(parent) = found.get(next) {
+        found.extend(children(*parent));
+        next += 1;
+    }
+    found
+}
+
+/// The number out here of a living descendant of `ancestor` that has this number for itself, in its PID namespace.
+pub(crate) fn outside(ancestor: &Process, inside: u32) -> u32 {
+    let own = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        numbers.split_whitespace().last().map(self::pid)
+    };
+    let found = descendants(ancestor.id()).into_iter().find(|pid| own(*pid) == Some(inside));
+    found.unwrap_or_else(|| panic!("there is no descendant that is {inside} for itself"))
+}
+
+/// Does anything live that has kept the lock on the file `alive`, or inherited it?
+pub(crate) fn anything_lives(place: &Place) -> bool {
+    let file = fs::File::options().append(true).create(true).open(place.path("alive")).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+pub(crate) fn send(pid: u32, signal: Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 
 /// Waits for a guard that was sent SIGTERM, and whose command had to be killed.

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use lease_testbed::Signal;
 
-use crate::common::{LIMIT, Place, STOP_BUDGET, await_death, await_killed, is_alive, pid};
+use crate::common::{
+    LIMIT, Place, STOP_BUDGET, anything_lives, await_death, await_killed, is_alive, outside, pid,
+};
 
 /// Nothing here waits for it: what takes half of it was waited out.
 const TTL: Duration = Duration::from_secs(60);
@@ -18,9 +20,16 @@ const DEAF_DAEMON: &str = r#"(setsid sh -c '(setsid sh -c "
 until [ -s daemon ]; do sleep 0.01; done
 "#;
 
-#[tokio::test]
-async fn descendants_keep_the_lease_until_they_are_dead() {
-    let place = Place::new();
+crate::common::in_each_isolation!(
+    descendants_keep_the_lease_until_they_are_dead,
+    the_lease_is_released_at_once_when_the_last_descendant_has_ended,
+    a_double_forked_daemon_is_found_and_killed,
+    a_family_that_replaces_its_dead_is_ended,
+    a_stopped_command_is_ended_too,
+);
+
+async fn descendants_keep_the_lease_until_they_are_dead(isolate: &str) {
+    let place = Place::new(isolate);
     let first = place.guard(
         TTL,
         &[],
@@ -37,16 +46,15 @@ async fn descendants_keep_the_lease_until_they_are_dead() {
     let second = place.guard(TTL, &[], "echo second starts >> log");
     second.wait_for_line("standing by", LIMIT).await.unwrap();
     first.wait_for_line("the lease is kept", LIMIT).await.unwrap();
-    assert!(is_alive(pid(&place.read("daemon"))) && first.exit_status().is_none());
+    assert!(is_alive(outside(&first, pid(&place.read("daemon")))) && first.exit_status().is_none());
     place.write("go", "");
     assert_eq!(first.wait(LIMIT).await.unwrap().code(), Some(4), "the command's own code");
     assert_eq!(second.wait(LIMIT).await.unwrap().code(), Some(0));
     assert_eq!(place.lines("log"), ["command ends", "daemon ends", "second starts"]);
 }
 
-#[tokio::test]
-async fn the_lease_is_released_at_once_when_the_last_descendant_has_ended() {
-    let place = Place::new();
+async fn the_lease_is_released_at_once_when_the_last_descendant_has_ended(isolate: &str) {
+    let place = Place::new(isolate);
     const GUARDS: usize = 12;
     // Each ends by a daemon's last breath. A ttl of 60 s would show in any hand-over that waits.
     let script = r#"date +%s%N >> starts
@@ -73,13 +81,12 @@ async fn the_lease_is_released_at_once_when_the_last_descendant_has_ended() {
     assert!(gaps[gaps.len() / 2] < TTL.as_millis() as i64 / 2, "far below the ttl of 60 s: {gaps:?} ms");
 }
 
-#[tokio::test]
-async fn a_double_forked_daemon_is_found_and_killed() {
-    let place = Place::new();
+async fn a_double_forked_daemon_is_found_and_killed(isolate: &str) {
+    let place = Place::new(isolate);
     let script = format!("{DEAF_DAEMON} echo ready >> log; exec sleep 1000");
     let guard = place.guard(TTL, &STOP_BUDGET, &script);
     place.await_lines("log", 1).await;
-    let daemon = pid(&place.read("daemon"));
+    let daemon = outside(&guard, pid(&place.read("daemon")));
     let asked = Instant::now();
     guard.signal(Signal::TERM).unwrap();
     assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(143), "the command heeds SIGTERM");
@@ -90,27 +97,23 @@ async fn a_double_forked_daemon_is_found_and_killed() {
     assert_eq!(next.wait(TTL / 2).await.unwrap().code(), Some(0));
 }
 
-#[tokio::test]
-async fn a_family_that_replaces_its_dead_is_ended() {
-    let place = Place::new();
+async fn a_family_that_replaces_its_dead_is_ended(isolate: &str) {
+    let place = Place::new(isolate);
     // Two deaf parents, each of which starts a new child as soon as one has died.
-    let script = r#"trap : TERM
+    let script = r#"exec 9>>alive; flock -s 9; trap : TERM
         nurse() { trap : TERM; while :; do sh -c 'echo $$ >> pids; trap "" TERM; sleep 0.05'; done; }
         nurse & nurse & nurse & wait; wait; wait; while :; do sleep 0.1; done"#;
     let guard = place.guard(TTL, &STOP_BUDGET, script);
     place.await_lines("pids", 20).await;
     guard.signal(Signal::TERM).unwrap();
     await_killed(&guard).await;
-    let pids: Vec<u32> = place.lines("pids").iter().map(|line| pid(line)).collect();
-    assert!(pids.iter().all(|pid| !is_alive(*pid)));
-    assert_eq!(place.lines("pids").len(), pids.len(), "somebody still writes");
+    assert!(!anything_lives(&place));
 }
 
-#[tokio::test]
-async fn a_stopped_command_is_ended_too() {
-    let place = Place::new();
+async fn a_stopped_command_is_ended_too(isolate: &str) {
+    let place = Place::new(isolate);
     let guard = place.guard(TTL, &[], "echo $$ >> log; kill -STOP $$; echo woken >> log");
-    let command = pid(&place.await_lines("log", 1).await[0]);
+    let command = outside(&guard, pid(&place.await_lines("log", 1).await[0]));
     crate::common::until("the command stops", || crate::common::state(command).as_deref() == Some("T")).await;
     guard.signal(Signal::TERM).unwrap();
     assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(143));

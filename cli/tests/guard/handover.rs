@@ -10,9 +10,14 @@ const TTL: Duration = Duration::from_secs(15);
 const SERVER: &str = r#"trap 'echo "$LEASEHOLD_EPOCH told" >> log; exit 0' TERM
     echo "$LEASEHOLD_EPOCH starts" >> log; while :; do sleep 0.01; done"#;
 
-#[tokio::test]
-async fn asked_to_step_down_it_hands_over_and_stands_by_for_the_next_time() {
-    let place = Place::new();
+crate::common::in_each_isolation!(
+    asked_to_step_down_it_hands_over_and_stands_by_for_the_next_time,
+    once_means_one_term,
+    revoked_it_ends_the_command_at_once_and_campaigns_again,
+);
+
+async fn asked_to_step_down_it_hands_over_and_stands_by_for_the_next_time(isolate: &str) {
+    let place = Place::new(isolate);
     // It holds off for two of these: long enough for the other on a busy machine.
     let first = place.guard(TTL, &["--retry-interval", "5s"], SERVER);
     place.await_lines("log", 1).await;
@@ -35,9 +40,8 @@ async fn asked_to_step_down_it_hands_over_and_stands_by_for_the_next_time() {
     assert_eq!(first.wait(LIMIT).await.unwrap().code(), Some(0));
 }
 
-#[tokio::test]
-async fn once_means_one_term() {
-    let place = Place::new();
+async fn once_means_one_term(isolate: &str) {
+    let place = Place::new(isolate);
     let guard = place.guard(TTL, &["--once"], SERVER);
     place.await_lines("log", 1).await;
     let asked = place.leasehold(&["step-down"]);
@@ -46,9 +50,8 @@ async fn once_means_one_term() {
     assert_eq!(place.lines("log").len(), 2);
 }
 
-#[tokio::test]
-async fn revoked_it_ends_the_command_at_once_and_campaigns_again() {
-    let place = Place::new();
+async fn revoked_it_ends_the_command_at_once_and_campaigns_again(isolate: &str) {
+    let place = Place::new(isolate);
     let ttl = Duration::from_secs(4);
     let guard = place.guard(ttl, &["--renew-interval", "400ms"], SERVER);
     place.await_lines("log", 1).await;

@@ -23,9 +23,26 @@ fn epochs(place: &Place) -> Vec<u64> {
     place.lines("log").iter().map(|line| line.parse().unwrap()).collect()
 }
 
+/// With a lease that is free at once.
+async fn installed(place: Place) -> Place {
+    let init = place.leasehold(&["init", "--new"]);
+    assert_eq!(init.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", init.lines());
+    place
+}
+
+#[tokio::test]
+async fn a_lease_that_is_created_with_a_start_is_waited_out_since_the_server_may_have_lost_it() {
+    let place = Place::on_postgres(&database("lost").await);
+    let (ttl, began) = (Duration::from_secs(2), Instant::now());
+    let guard = place.guard(ttl, &[], "echo $LEASEHOLD_EPOCH >>log");
+    guard.wait_for_line("created the lease, closed", LIMIT).await.unwrap();
+    assert_eq!(guard.wait(LIMIT).await.unwrap().code(), Some(0), "{:?}", guard.lines());
+    assert!(place.lines("log").len() == 1 && began.elapsed() >= ttl, "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn runs_the_command_in_a_term_and_releases_at_once_when_it_has_ended() {
-    let place = Place::on_postgres(&database("runs").await);
+    let place = installed(Place::on_postgres(&database("runs").await)).await;
     let ttl = Duration::from_secs(60);
     for _ in 0..2 {
         let began = Instant::now();
@@ -39,10 +56,10 @@ async fn runs_the_command_in_a_term_and_releases_at_once_when_it_has_ended() {
 
 #[tokio::test]
 async fn a_killed_guards_command_dies_before_the_deadline_and_the_successor_comes_after() {
-    let place = Place::on_postgres(&database("killed").await);
+    let place = installed(Place::on_postgres(&database("killed").await)).await;
     let ttl = Duration::from_secs(6);
     let guard = place.guard(ttl, &["--stop-budget", "1s"], &deaf_family());
-    let family = family(&place, 1).await;
+    let family = family(&place, &guard, 1).await;
     let second = place.guard(ttl, &[], SUCCESSOR);
     second.wait_for_line("standing by", LIMIT).await.unwrap();
     let killed = Instant::now();
@@ -61,10 +78,10 @@ const EARLY: [&str; 6] = ["--renew-interval", "600ms", "--stop-grace", "3200ms",
 async fn cut_off(database_name: &str, cut: impl AsyncFn(&Proxy)) {
     let url = database(database_name).await;
     let proxy = Proxy::postgres(server().await.addr()).unwrap();
-    let place = Place::on_postgres(&proxy.url(&url).unwrap());
+    let place = installed(Place::on_postgres(&proxy.url(&url).unwrap())).await;
     let ttl = Duration::from_secs(6);
     let guard = place.guard(ttl, &EARLY, &deaf_family());
-    let first = family(&place, 1).await;
+    let first = family(&place, &guard, 1).await;
     let began = Instant::now();
     cut(&proxy).await;
     await_death("the family of a guard that is cut off", &first).await;
@@ -72,7 +89,7 @@ async fn cut_off(database_name: &str, cut: impl AsyncFn(&Proxy)) {
     assert_eq!(guard.exit_status(), None, "it campaigns again");
     proxy.heal();
     proxy.refuse(false).await.unwrap();
-    let second = family(&place, 2).await;
+    let second = family(&place, &guard, 2).await;
     assert!(second.iter().all(|pid| is_alive(*pid)));
     assert_beats_in_order(&place);
     guard.kill().await.unwrap();
@@ -100,16 +117,16 @@ async fn renewals_that_arrive_but_are_never_answered_save_nobody() {
 
 #[tokio::test]
 async fn told_to_stop_it_hands_over_to_the_second_guard_long_before_the_ttl() {
-    let place = Place::on_postgres(&database("handed_over").await);
+    let place = installed(Place::on_postgres(&database("handed_over").await)).await;
     let ttl = Duration::from_secs(60);
     let first = place.guard(ttl, &[], FAMILY);
-    family(&place, 1).await;
+    family(&place, &first, 1).await;
     let second = place.guard(ttl, &[], FAMILY);
     second.wait_for_line("standing by", LIMIT).await.unwrap();
     let began = Instant::now();
     first.signal(Signal::TERM).unwrap();
     assert!(first.wait(LIMIT).await.unwrap().code().is_some());
-    let successors = family(&place, 2).await;
+    let successors = family(&place, &second, 2).await;
     assert!(began.elapsed() < ttl / 2, "it waited for the lease to run out: {:?}", began.elapsed());
     assert_beats_in_order(&place);
     second.kill().await.unwrap();

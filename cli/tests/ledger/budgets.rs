@@ -69,6 +69,9 @@ async fn every_scope_and_budget_that_the_command_names_is_made() -> anyhow::Resu
         &["--set-budget", TENANT, "gbp", "1"],
         &["--set-budget", "", "GBP", "1"],
         &["--add-scope", "a\nb", TENANT],
+        &["--lower-scope", "payments", TENANT, "2305843009213693953"],
+        &["--lower-scope", "payments", TENANT, "none"],
+        &["--lower-scope", "payments", TENANT],
     ] {
         let one_is = [&["--set-budget", TENANT, "USD", "6"], nonsense].concat();
         assert_eq!(prepare(&one_is).await?, Some(2), "{nonsense:?}");

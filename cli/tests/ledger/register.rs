@@ -3,9 +3,11 @@
 
 use anyhow::Context;
 use lease_core::internal::writes::{self, Candidate, Fresh};
-use lease_core::{Lineage, Observation, Record};
+use lease_core::{Lineage, Observation, Record, Revocation, Term};
+use lease_spendguard::ledger::{self, ScopeLowering};
 use lease_spendguard::rpc::ledger::v1;
 use lease_spendguard::rpc::ledger::v1::ledger_client::LedgerClient;
+use sqlx::postgres::PgConnectOptions;
 use std::time::Duration;
 use tonic::transport::Channel;
 use v1::observe_fencing_scope_response::Outcome as Observed;
@@ -125,6 +127,7 @@ async fn a_write_that_cannot_be_is_refused() -> anyhow::Result<()> {
         (with(Record { epoch: held.epoch, ..next.clone() }), "INVALID_ARGUMENT"),
         (with(Record { epoch: 0, grant: None, ..next.clone() }), "INVALID_ARGUMENT"),
         (with(Record { epoch: u64::MAX, ..next.clone() }), "INVALID_ARGUMENT"),
+        (with(Record { epoch: Term::MAX_EPOCH + 1, ..next.clone() }), "INVALID_ARGUMENT"),
         (with(Record { ttl_ms: u64::MAX, ..next.clone() }), "INVALID_ARGUMENT"),
         (with(Record { holder: "a/b".into(), ..next.clone() }), "INVALID_ARGUMENT"),
         (v1::PutFencingScopeRequest { record: "{}".into(), ..good.clone() }, "INVALID_ARGUMENT"),
@@ -143,5 +146,56 @@ async fn a_write_that_cannot_be_is_refused() -> anyhow::Result<()> {
         assert_eq!(observe(&client).await?, held, "{asked:?}");
     }
     written(put(&client, good).await?, "takeover");
+    Ok(())
+}
+
+/// An epoch is never taken above the ceiling, and an operator's repair brings the scope back.
+#[tokio::test]
+async fn a_scope_at_the_ceiling_of_epochs_is_refused_in_words_until_it_is_repaired() -> anyhow::Result<()> {
+    let (stage, _ledger, client) = started().await?;
+    let set = async |epoch: u64| {
+        let set = "UPDATE fencing_scopes SET current_epoch = $1 WHERE fencing_scope_id = $2";
+        sqlx::query(set).bind(epoch as i64).bind(SCOPE).execute(&stage.pool).await
+    };
+    set(Term::MAX_EPOCH).await?;
+    assert_eq!(refused(&client, attempt("a")).await?, "FENCING_EPOCH_ABOVE_CEILING");
+    let exhausted = observe(&client).await?;
+    let above = put(&client, write(&exhausted, &acquisition(&exhausted, "a"), "acquire")).await?;
+    let Put::Error(error) = above else { anyhow::bail!("{above:?}") };
+    assert!(error.message.contains(&Term::MAX_EPOCH.to_string()), "{error:?}");
+    let options: PgConnectOptions = stage.url.parse()?;
+    let lower = async |epoch| {
+        let how = ScopeLowering { scope: SCOPE, tenant: TENANT, epoch, by: "op@desk" };
+        ledger::lower_scope(&options, &how).await
+    };
+    assert_eq!(lower(41).await?, Term::MAX_EPOCH as i64);
+    assert_eq!(won(&client, attempt("a")).await?.epoch, 42);
+    let told = stage.texts("SELECT note FROM fencing_scope_events WHERE old_epoch > new_epoch").await?;
+    assert_eq!(told, ["epoch set back by op@desk"]);
+    set(1000).await?;
+    let below = lower(41).await.expect_err("42 was issued").to_string();
+    assert!(below.contains("epoch 42 was issued"), "{below}");
+    assert_eq!(lower(42).await?, 1000);
+    assert!(observe(&client).await?.grant.is_none(), "whatever term there is ends");
+    assert_eq!(won(&client, attempt("b")).await?.epoch, 43);
+    assert!(lower(43).await.is_err(), "it is only set back");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_revocation_is_shown_in_the_register_and_names_who_holds_off() -> anyhow::Result<()> {
+    let (_stage, _ledger, client) = started().await?;
+    won(&client, attempt("a")).await?;
+    let before = observe(&client).await?;
+    let asked = v1::RevokeFencingLeaseRequest {
+        fencing_scope_id: SCOPE.into(),
+        tenant_id: TENANT.into(),
+        by: "ops".into(),
+    };
+    client.clone().revoke_fencing_lease(asked).await?;
+    let revoked = observe(&client).await?;
+    let revocation = Revocation::of(&revoked).context("no revocation is shown")?;
+    assert!(revocation.ended_the_last_term(&revoked) && revoked.tag != before.tag, "{revoked:?}");
+    assert_eq!((revoked.grant, revocation.except.as_deref()), (None, Some("a")));
     Ok(())
 }

@@ -74,6 +74,65 @@ async fn postgres_refuses_older_terms_but_no_rows_epoch() -> anyhow::Result<()> 
     refuses_older_terms_but_no_rows_epoch(Stage::postgres().await?).await
 }
 
+/// One request with an epoch that no lease ever issued, and the way out of what it does.
+async fn a_poisoned_mark_is_set_back_by_the_operator_and_an_impossible_epoch_makes_none(
+    stage: Stage,
+) -> anyhow::Result<()> {
+    let ingest = stage.ingest().await?;
+    let send = async |term: Option<Term>, sequence: i64| {
+        post(&ingest, term, BATCH, json!([event(sequence, 1)]).to_string()).await
+    };
+    for epoch in [Term::MAX_EPOCH + 1, i64::MAX as u64] {
+        let (status, body) = send(term(epoch, 1), 0).await?;
+        assert_eq!((status, &body["code"]), (400, &json!("TERM_REQUIRED")), "{body}");
+        assert!(
+            body["error"].as_str().is_some_and(|why| why.contains(&Term::MAX_EPOCH.to_string())),
+            "{body}"
+        );
+    }
+    assert_eq!(send(term(1, 1), 0).await?.0, 200, "it has poisoned nothing");
+    assert_eq!(send(term(Term::MAX_EPOCH, 1), 1).await?.0, 200);
+    assert_eq!(send(term(2, 2), 2).await?.0, 409);
+
+    let resource = "canonical-ingest/outbox-forwarder";
+    let lower = async |more: &[&str]| {
+        let args = ["fence", "lower", "outbox-forwarder", "--resource", resource];
+        stage.operator(&[&args[..], &["--fence-database-url", &stage.canonical], more].concat()).await
+    };
+    // The lease's terms begin above its register's epoch, whatever the mark is set to.
+    let raise = ["fence", "raise", "outbox-forwarder", "--above", "40"];
+    if stage.server.is_none() {
+        stage.operator(&["init", "--new", "outbox-forwarder"]).await?;
+    }
+    stage.operator(&raise).await?;
+    let below = lower(&["--to", "7"]).await.expect_err("old terms would be let in").to_string();
+    assert!(below.contains("is below"), "{below}");
+    let said = lower(&["--note", "INC-78", "--json"]).await?;
+    let said: Value = serde_json::from_str(&said)?;
+    assert_eq!((&said["resource"], &said["from"]), (&json!(resource), &json!(Term::MAX_EPOCH)), "{said}");
+    let issued = said["to"].as_u64().expect("an epoch");
+    assert!(issued > 40);
+    assert_eq!(send(term(issued - 1, 2), 2).await?.0, 409, "old terms are refused as before");
+    assert_eq!(send(term(issued + 1, 2), 2).await?.0, 200);
+    let moved = lower(&[]).await.expect_err("the mark is a real one now").to_string();
+    assert!(moved.contains("leasehold fence raise"), "{moved}");
+    let told = "SELECT count(*) FROM leasehold_fence_lowerings WHERE note = 'INC-78' AND lowered_by <> ''";
+    assert_eq!(stage.canonical_int(told).await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sqlite_a_poisoned_mark_is_set_back_by_the_operator() -> anyhow::Result<()> {
+    a_poisoned_mark_is_set_back_by_the_operator_and_an_impossible_epoch_makes_none(Stage::sqlite().await?)
+        .await
+}
+
+#[tokio::test]
+async fn postgres_a_poisoned_mark_is_set_back_by_the_operator() -> anyhow::Result<()> {
+    a_poisoned_mark_is_set_back_by_the_operator_and_an_impossible_epoch_makes_none(Stage::postgres().await?)
+        .await
+}
+
 #[tokio::test]
 async fn says_what_is_wrong_with_a_request() -> anyhow::Result<()> {
     let stage = Stage::sqlite().await?;

@@ -16,8 +16,15 @@ fn skipped(reason: &str) -> String {
 }
 
 const OLDEST: &str = "spendguard_outbox_pending_oldest_age_seconds";
-const REASONS: [&str; 5] =
-    ["lease_expired", "fence_refused", "outbox_unavailable", "ingest_unavailable", "ingest_rejected"];
+const REASONS: [&str; 7] = [
+    "lease_expired",
+    "lease_revoked",
+    "lease_lost",
+    "fence_refused",
+    "outbox_unavailable",
+    "ingest_unavailable",
+    "ingest_rejected",
+];
 
 /// Waits for a value: a batch is marked a moment before it is counted.
 async fn comes_to(worker: &Worker, name: &str, wanted: f64) -> anyhow::Result<()> {

@@ -174,3 +174,28 @@ async fn postgres_a_late_mark_is_refused_by_the_outbox() -> anyhow::Result<()> {
     assert_eq!(stage.outbox_int("SELECT count(*) FROM audit_outbox WHERE forwarded_epoch = 1").await?, 0);
     Ok(())
 }
+
+/// The runbook reads `lease expired locally` as a node that stood still.
+#[tokio::test]
+async fn a_revoked_leader_says_that_it_was_revoked_and_the_standby_by_whom() -> anyhow::Result<()> {
+    let stage = Stage::sqlite().await?;
+    let ingest = stage.ingest().await?;
+    let a = stage.forwarder("a", &ingest.address).await?;
+    a.leads().await?;
+    let b = stage.forwarder("b", &ingest.address).await?;
+    b.process.wait_for_line("standing by", LIMIT).await?;
+    stage.operator(&["revoke", "outbox-forwarder", "--note", "stuck since 02:40"]).await?;
+    let said = a.process.wait_for_line("lease revoked by an operator", LIMIT).await?;
+    assert!(said.contains("WARN"), "{said}");
+    let told = b.process.wait_for_line("an operator revoked the lease", LIMIT).await?;
+    assert!(told.contains("stuck since 02:40") && told.contains("by=") && told.contains("op"), "{told}");
+    let told = a.process.wait_for_line("has others come before this workload", LIMIT).await?;
+    assert!(told.contains("stuck since 02:40"), "{told}");
+    b.leads().await?;
+    assert_eq!(line(&a.process, WARNING), None, "its node did not stand still");
+    for (reason, count) in [("lease_revoked", 1.0), ("lease_expired", 0.0), ("lease_lost", 0.0)] {
+        let name = format!("spendguard_outbox_forwarder_skip_total{{reason=\"{reason}\"}}");
+        assert_eq!(a.metric(&name).await?, count, "{reason}");
+    }
+    Ok(())
+}

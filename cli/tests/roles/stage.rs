@@ -1,5 +1,6 @@
 //! One outbox, one ingest, and forwarders, in stores of their own.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,7 +10,7 @@ use lease_postgres::{Postgres as Leases, PostgresConfig};
 use lease_spendguard::canonical;
 use lease_spendguard::cloudevents::{BATCH, EventKey};
 use lease_spendguard::outbox::{self, NewEvent};
-use lease_testbed::{Postgres, PostgresOptions, Process, Proxy, field, wait_until};
+use lease_testbed::{Postgres, PostgresOptions, Process, Proxy, field, free_port, wait_until};
 use lease_worker_common::database::Database;
 use lease_worker_common::http_client;
 use serde_json::value::to_raw_value;
@@ -21,6 +22,8 @@ use tokio::net::TcpStream;
 
 /// Generous: the machine may be busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) const IS_LEADER: &str = "spendguard_outbox_forwarder_is_leader";
 
 /// For tests in which a lease runs out.
 pub(crate) const SHORT: [&str; 2] = ["--ttl", "2s"];
@@ -93,6 +96,14 @@ impl Stage {
         Worker::start(&["worker", "canonical-ingest", "--canonical-url", &self.canonical]).await
     }
 
+    /// An operator's command on the lease store; what it printed.
+    pub(crate) async fn operator(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_leasehold"));
+        let ran = command.args(&self.lease_flags).args(args).env("USER", "op").output().await?;
+        anyhow::ensure!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        Ok(String::from_utf8(ran.stdout)?)
+    }
+
     /// A candidate whose lease doesn't run out.
     pub(crate) async fn forwarder(&self, name: &str, ingest: &str) -> anyhow::Result<Worker> {
         self.forwarder_with(name, ingest, &self.outbox, &[]).await
@@ -105,6 +116,22 @@ impl Stage {
         outbox: &str,
         more: &[&str],
     ) -> anyhow::Result<Worker> {
+        let args = self.forwarder_args(name, ingest, outbox, more);
+        Worker::start(&args.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+
+    /// One whose log goes elsewhere.
+    pub(crate) async fn unheard_forwarder(
+        &self,
+        name: &str,
+        ingest: &str,
+        log: impl Into<Stdio>,
+        more: &[&str],
+    ) -> anyhow::Result<Worker> {
+        Worker::unheard(&self.forwarder_args(name, ingest, &self.outbox, more), log).await
+    }
+
+    fn forwarder_args(&self, name: &str, ingest: &str, outbox: &str, more: &[&str]) -> Vec<String> {
         let ingest = format!("http://{ingest}/v1/events");
         let args = ["worker", "outbox-forwarder", "--workload-id", name];
         let args = [&args[..], &["--outbox-url", outbox, "--ingest-url", &ingest], more].concat();
@@ -112,7 +139,7 @@ impl Stage {
         // `more` may say its own.
         let flags = if more.contains(&"--mode") { &[] } else { &lease_flags[..] };
         let times = if more.contains(&"--ttl") { &[] } else { &LONG[..] };
-        Worker::start(&[&args[..], flags, times].concat()).await
+        [&args[..], flags, times].concat().into_iter().map(str::to_owned).collect()
     }
 
     /// Writes rows `from..to` of the one producer, each of an epoch of its own: a row's epoch is only data.
@@ -198,6 +225,20 @@ impl Worker {
         Ok(Self { process, address })
     }
 
+    /// One that can't say where it listens.
+    async fn unheard(args: &[String], log: impl Into<Stdio>) -> anyhow::Result<Self> {
+        let address = format!("127.0.0.1:{}", free_port()?);
+        let process = Process::command(env!("CARGO_BIN_EXE_leasehold"))?
+            .env_clear()
+            .args(args)
+            .args(["--listen", &address])
+            .stderr(log)
+            .spawn()?;
+        let this = Self { process, address };
+        wait_until("it serves its pages", LIMIT, || async { this.get("/healthz").await.is_ok() }).await?;
+        Ok(this)
+    }
+
     /// Sends the head of a batch whose body has `length` bytes. Returns once the ingest asks for the body: it has begun,
     /// and has taken a place.
     pub(crate) async fn begun(&self, length: usize) -> anyhow::Result<TcpStream> {
@@ -243,6 +284,14 @@ impl Worker {
 
     pub(crate) async fn leads(&self) -> anyhow::Result<()> {
         self.process.wait_for_line("leading", LIMIT).await.map(drop)
+    }
+
+    /// Waits until its metrics say that it leads.
+    pub(crate) async fn says_that_it_leads(&self) -> anyhow::Result<()> {
+        wait_until("it leads", LIMIT, || async {
+            self.metric(IS_LEADER).await.is_ok_and(|leads| leads == 1.0)
+        })
+        .await
     }
 
     /// The epoch of the term that it began last.

@@ -11,12 +11,12 @@ use crate::stage::{LIMIT, SHORT, Stage, Worker};
 /// The elector's line.
 const RELEASED: &str = "lease_core::events: released ";
 
-fn says(worker: &Worker, text: &str) -> bool {
+pub(crate) fn says(worker: &Worker, text: &str) -> bool {
     worker.process.lines().iter().any(|line| line.contains(text))
 }
 
 /// A leader whose batch of 300 rows is on its way to the ingest and goes no further.
-async fn with_a_batch_under_way(
+pub(crate) async fn with_a_batch_under_way(
     stage: &Stage,
     ingest: &Worker,
     more: &[&str],

@@ -1,14 +1,16 @@
-//! The page's commands.
+//! The pages' commands.
 
 use std::collections::VecDeque;
 
 const PAGE: &str = include_str!("../../../docs/operating.md");
+const KUBERNETES: &str = include_str!("../../../docs/kubernetes.md");
 
 /// Everything that reads the page's sections.
-const READERS: [&str; 4] = [
+const READERS: [&str; 5] = [
     include_str!("lag.rs"),
     include_str!("leaders.rs"),
     include_str!("planning.rs"),
+    include_str!("restores.rs"),
     include_str!("sidecars.rs"),
 ];
 
@@ -18,8 +20,8 @@ pub(crate) struct Section {
     lines: VecDeque<&'static str>,
 }
 
-fn sections() -> impl Iterator<Item = Section> {
-    PAGE.split("\n##").skip(1).map(|part| {
+fn sections(page: &'static str) -> impl Iterator<Item = Section> {
+    page.split("\n##").skip(1).map(|part| {
         let (title, body) = part.split_once('\n').unwrap_or((part, ""));
         let blocks = body.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
         let lines = blocks.flat_map(str::lines).filter_map(|line| line.strip_prefix("$ "));
@@ -31,7 +33,16 @@ fn sections() -> impl Iterator<Item = Section> {
 
 impl Section {
     pub(crate) fn of(title: &str) -> Self {
-        sections().find(|section| section.title == title).unwrap_or_else(|| panic!("no section {title}"))
+        Self::on(PAGE, title)
+    }
+
+    /// Of docs/kubernetes.md.
+    pub(crate) fn on_kubernetes(title: &str) -> Self {
+        Self::on(KUBERNETES, title)
+    }
+
+    fn on(page: &'static str, title: &str) -> Self {
+        sections(page).find(|section| section.title == title).unwrap_or_else(|| panic!("no section {title}"))
     }
 
     /// The next command, which begins so.
@@ -55,7 +66,7 @@ impl Section {
 #[test]
 fn every_section_with_commands_is_played() {
     let titles: Vec<_> =
-        sections().filter(|section| !section.lines.is_empty()).map(|section| section.title).collect();
+        sections(PAGE).filter(|section| !section.lines.is_empty()).map(|section| section.title).collect();
     assert!(titles.len() >= 11, "the page was read: {titles:?}");
     for title in titles {
         let opened = format!("Section::of(\"{title}\")");

@@ -1,5 +1,7 @@
 //! An operator's site: databases, workers, a shell with settings in its environment.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -42,7 +44,7 @@ impl Site {
             server.create_database("ledger").await?,
             server.create_database("canonical").await?,
         ];
-        let bin = std::path::Path::new(BINARY).parent().context("a folder")?.display();
+        let bin = Path::new(BINARY).parent().context("a folder")?.display();
         let path = std::env::var("PATH").unwrap_or_default();
         let environment = [
             ("PATH", format!("{bin}:{path}")),
@@ -85,6 +87,30 @@ impl Site {
 
     pub(crate) fn knows(&mut self, variable: &str, value: impl Into<String>) {
         self.environment.push((variable.to_owned(), value.into()));
+    }
+
+    /// The lease store is another one, made for the first time.
+    pub(crate) async fn has_mode(&mut self, mode: &str) -> anyhow::Result<()> {
+        self.knows("SPENDGUARD_LEADER_ELECTION_MODE", mode);
+        self.sh("leasehold init --new outbox-forwarder").await?.ok();
+        Ok(())
+    }
+
+    /// Programs in this folder as well.
+    pub(crate) fn finds(&mut self, folder: &Path) {
+        let path = self.environment.iter().rev().find(|(name, _)| name == "PATH");
+        let path = path.map_or(String::new(), |(_, path)| path.clone());
+        self.knows("PATH", format!("{}:{path}", folder.display()));
+    }
+
+    /// A program of this text, found before every other of its name.
+    pub(crate) fn has_program(&mut self, name: &str, text: &str) -> anyhow::Result<()> {
+        let folder = self.folder.path().join("bin");
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join(name), text)?;
+        std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o755))?;
+        self.finds(&folder);
+        Ok(())
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -158,6 +184,13 @@ impl Ran {
     #[track_caller]
     pub(crate) fn says(&self, parts: &[&str]) {
         self.ok();
+        self.has(parts);
+    }
+
+    /// Went wrong, and said all of that.
+    #[track_caller]
+    pub(crate) fn fails(&self, parts: &[&str]) {
+        assert_eq!(self.code, Some(1), "{self:?}");
         self.has(parts);
     }
 

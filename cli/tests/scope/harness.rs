@@ -141,7 +141,7 @@ impl Harness for LedgerHarness {
     fn why_not(&self, facility: Facility) -> String {
         match facility {
             Facility::Delete => "no role of the ledger may delete a scope",
-            Facility::ChangeLineage => {
+            Facility::ChangeLineage | Facility::Rewind => {
                 "scopes and their effects are rewound together, so there is one lineage"
             }
             Facility::FencedEffects => {

@@ -2,6 +2,7 @@
 
 mod api;
 mod drain;
+mod logs;
 mod pauses;
 mod per_pod;
 mod renewal;

@@ -110,7 +110,7 @@ async fn operators_are_told_that_there_is_no_such_lease(cx: Arc<Cx>) -> anyhow::
     let backend = cx.backend().await?;
     let errors = [
         admin::request_step_down(&*backend, &cx.lease(), "somebody").await.err(),
-        admin::revoke(&*backend, &cx.lease(), false, "").await.err(),
+        admin::revoke(&*backend, &cx.lease(), admin::Revoke::default()).await.err(),
         admin::fence_raise(&*backend, &cx.lease(), 1, "").await.err(),
     ];
     for error in errors {

@@ -14,6 +14,7 @@ use crate::harness::Facility;
 cases! { "fence":
     admits_the_first_the_same_and_every_later_term needs [Need::Facility(Facility::FencedEffects)],
     refuses_an_earlier_term_and_leaves_no_trace needs [Need::Facility(Facility::FencedEffects)],
+    refuses_an_epoch_above_the_ceiling needs [Need::Facility(Facility::FencedEffects)],
     refuses_another_grant_of_the_same_epoch needs [Need::Facility(Facility::FencedEffects)],
     admits_in_order_under_concurrency needs [Need::Facility(Facility::FencedEffects)],
     a_paused_holders_late_effect_is_refused needs [Need::Facility(Facility::FencedEffects)],
@@ -50,6 +51,20 @@ async fn refuses_an_earlier_term_and_leaves_no_trace(cx: Arc<Cx>) -> anyhow::Res
     ensure!(resource.effects().await? == [(7, "new".to_owned())], "{:?}", resource.effects().await?);
     // A refusal raises nothing: the present term goes on.
     resource.effect(term(7), "again").await?;
+    Ok(())
+}
+
+/// Once admitted, it would refuse every real term for ever.
+async fn refuses_an_epoch_above_the_ceiling(cx: Arc<Cx>) -> anyhow::Result<()> {
+    let resource = cx.resource(&cx.lease()).await?;
+    for epoch in [Term::MAX_EPOCH + 1, i64::MAX as u64, u64::MAX] {
+        match resource.effect(term(epoch), "poison").await {
+            Err(EffectError::AboveCeiling(_)) => {}
+            other => bail!("epoch {epoch}: expected FENCING_EPOCH_ABOVE_CEILING, got {other:?}"),
+        }
+    }
+    resource.effect(term(1), "real").await?;
+    ensure!(resource.effects().await? == [(1, "real".to_owned())], "{:?}", resource.effects().await?);
     Ok(())
 }
 

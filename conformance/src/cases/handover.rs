@@ -135,9 +135,9 @@ async fn a_revoked_term_ends_at_once_and_is_waited_out(cx: Arc<Cx>) -> anyhow::R
     let (backend, _) = cx.init().await?;
     let mut holder = cx.actor("a")?;
     let first = holder.leads().await?;
-    let revoked = admin::revoke(&*backend, &cx.lease(), false, "by hand").await?;
+    let revoked = admin::revoke(&*backend, &cx.lease(), admin::Revoke::default()).await?;
     let revoked_at = Clock::boot().now();
-    ensure!(cx.soon("the loss", first.lost()).await? == Loss::Superseded);
+    ensure!(cx.soon("the loss", first.lost()).await? == Loss::Revoked);
     let second = holder.leads().await?;
     let waited = Clock::boot().now().since(revoked_at);
     ensure!(waited >= cx.ttl(), "a grant that nobody holds was waited out for only {waited:?}");
@@ -157,7 +157,8 @@ async fn a_revocation_of_a_dead_holder_frees_at_once(cx: Arc<Cx>) -> anyhow::Res
     let mut standby = cx.start(ActorSpec { ttl, settings, ..cx.spec("b") })?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     holder.kill();
-    admin::revoke(&*backend, &cx.lease(), true, "its machine is off").await?;
+    let how = admin::Revoke { holder_is_dead: true, note: "its machine is off", ..Default::default() };
+    admin::revoke(&*backend, &cx.lease(), how).await?;
     let second = standby.leads().await?;
     ensure!(second.term().epoch > first.term().epoch);
     Ok(())

@@ -31,7 +31,9 @@ async fn each_change_of_holder_leaves_one_row(cx: Arc<Cx>) -> anyhow::Result<()>
     written(cx.release(&*backend, &cx.lease(), &held).await?)?;
     let seen = backend.observe(&cx.lease()).await?;
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
-    let revoked = admin::revoke(&*backend, &cx.lease(), false, "by hand").await?;
+    let revoked =
+        admin::revoke(&*backend, &cx.lease(), admin::Revoke { note: "by hand", ..Default::default() })
+            .await?;
     let sealed = lease_core::Record {
         tag: Tag::random(),
         sealed: Some("elsewhere".into()),

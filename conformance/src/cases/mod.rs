@@ -16,6 +16,7 @@ mod properties;
 mod register;
 mod release;
 mod renew;
+mod rewind;
 mod unknown;
 mod watch;
 
@@ -34,6 +35,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         unknown::CASES,
         fence::CASES,
         lineage::CASES,
+        rewind::CASES,
         absence::CASES,
         outage::CASES,
         watch::CASES,

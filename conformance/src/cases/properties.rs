@@ -107,7 +107,10 @@ struct Told {
 }
 
 /// Epochs come from each store's own floor, and each store has a lineage of its own.
-fn comparable(record: Record) -> Record {
+fn comparable(mut record: Record) -> Record {
+    if let Some(revoked) = record.extra.get_mut("revoked") {
+        revoked["epoch"] = 0.into();
+    }
     Record { epoch: 0, lineage: Lineage(String::new()), ..record }
 }
 

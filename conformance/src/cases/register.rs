@@ -6,7 +6,7 @@ use anyhow::ensure;
 use futures::future::join_all;
 use lease_core::internal::writes::{self, Fresh};
 use lease_core::{
-    Change, Grant, LeaseName, Observation, PutOutcome, Record, Request, RequestId, Tag, WallTime,
+    Change, Grant, LeaseName, Observation, PutOutcome, Record, Request, RequestId, Tag, Term, WallTime,
 };
 
 use crate::case::{Need, cases};
@@ -116,7 +116,7 @@ async fn keeps_the_greatest_epoch_and_times(cx: Arc<Cx>) -> anyhow::Result<()> {
     let far = 253_402_300_799_000; // The last second of the year 9999.
     let greatest = Record {
         grant: None,
-        epoch: i64::MAX as u64 - 1,
+        epoch: Term::MAX_EPOCH,
         beat: i64::MAX as u64,
         transitions: i64::MAX as u64,
         acquired_at: WallTime(0),

@@ -93,7 +93,7 @@ async fn does_not_renew_after_a_release(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn does_not_renew_after_a_revocation(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, seen) = cx.init().await?;
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
-    let revoked = admin::revoke(&*backend, &cx.lease(), false, "by hand").await?;
+    let revoked = admin::revoke(&*backend, &cx.lease(), admin::Revoke::default()).await?;
     conflict(cx.renew(&*backend, &cx.lease(), &held).await?)?;
     ensure!(backend.observe(&cx.lease()).await?.record == revoked.record);
     Ok(())

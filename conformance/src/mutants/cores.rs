@@ -126,17 +126,44 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[
             "lineage::free_under_a_foreign_stamp_is_not_taken_at_once",
             "lineage::held_under_a_foreign_stamp_is_waited_out_at_the_maximum",
+            "rewind::a_newcomer_waits_if_it_is_told",
         ],
     ),
     mutant(
         "stamps the old lineage",
         stamps_the_old_lineage,
-        &["lineage::epochs_rise_across_a_change_of_lineage"],
+        &[
+            "lineage::epochs_rise_across_a_change_of_lineage",
+            "rewind::a_live_holder_keeps_its_lease_when_all_are_told",
+        ],
     ),
     mutant(
         "waits on across a change of lineage",
         waits_on_across_lineages,
         &["lineage::a_change_of_lineage_starts_the_wait_anew"],
+    ),
+    mutant(
+        "takes what the store has forgotten for news",
+        forgets_what_it_saw,
+        &[
+            "rewind::a_register_that_is_free_again_is_waited_out_at_the_maximum",
+            "rewind::an_earlier_beat_is_waited_out_at_the_maximum",
+        ],
+    ),
+    mutant(
+        "acquires above what the store still knows",
+        acquires_on_what_is_kept,
+        &["rewind::epochs_exceed_what_was_seen_and_not_only_what_is_kept"],
+    ),
+    mutant(
+        "waits on over its own outage",
+        waits_on_over_an_outage,
+        &["rewind::the_very_beat_that_was_seen_last_is_waited_out_anew_after_an_outage"],
+    ),
+    mutant(
+        "counts its beats on from what the store still knows",
+        beats_on_what_is_kept,
+        &["rewind::a_holder_whose_beats_were_taken_back_goes_on_above_them"],
     ),
     mutant("takes a hint for freedom", hint_is_freedom, &["watch::a_hint_is_no_proof_of_freedom"]),
     mutant("looks only when hinted", never_polls, &["watch::takes_over_by_polling_when_no_hint_ever_comes"]),
@@ -163,8 +190,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant("takes sealed registers", takes_sealed, &["handover::a_sealed_register_is_never_taken"]),
 ];
 
+/// As a release leaves it: the same beat without its grant would count as a restore.
 fn free(record: &mut Record) {
     record.grant = None;
+    record.beat += 1;
 }
 
 fn expires_by_wall_clock() -> Core {
@@ -455,6 +484,52 @@ fn waits_on_across_lineages() -> Core {
             }
         }
         (state, actions)
+    })
+}
+
+fn forgets_what_it_saw() -> Core {
+    sees(|at, seen| {
+        let Some(before) = at.state.observation().and_then(|before| before.record.as_ref()) else { return };
+        if let Some(record) = &mut seen.record
+            && (record.epoch, record.beat) < (before.epoch, before.beat)
+        {
+            (record.epoch, record.beat) = (before.epoch, before.beat + 1);
+        }
+    })
+}
+
+fn waits_on_over_an_outage() -> Core {
+    core(|_: &mut (), state, at, mut event, jitter| {
+        if let (Event::Reply(_, reply @ Reply::Failed(_)), Some(seen)) = (&mut event, state.observation())
+            && !at.leads()
+        {
+            *reply = Reply::Seen(seen.clone());
+        }
+        right(state, at, event, jitter)
+    })
+}
+
+/// Goes by the last answer's floor and record, whatever it saw before.
+fn acquires_on_what_is_kept() -> Core {
+    core(|kept: &mut u64, state, at, event, jitter| {
+        if let Event::Reply(_, Reply::Seen(seen) | Reply::Put(PutOutcome::Conflict(seen))) = &event {
+            *kept = seen.next_epoch();
+        }
+        let (state, mut actions) = right(state, at, event, jitter);
+        for action in &mut actions {
+            if let Action::Send(_, CallRequest::Put { record, change: Change::Acquire, .. }) = action {
+                record.epoch = *kept;
+            }
+        }
+        (state, actions)
+    })
+}
+
+fn beats_on_what_is_kept() -> Core {
+    writes(|expected, record, change| {
+        if change == Change::Renew {
+            record.beat = expected.record.as_ref().map_or(0, |before| before.beat) + 1;
+        }
     })
 }
 

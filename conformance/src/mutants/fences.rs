@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use lease_core::Term;
-use lease_core::fence::{self, Stale};
+use lease_core::fence::{self, NotAdmitted};
 use lease_judge::{EffectError, FencedResource};
 
 use super::{Kind, Mutant};
@@ -27,6 +27,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         losing: false,
     },
     Mutant {
+        name: "admits an epoch above the ceiling",
+        killers: &["fence::refuses_an_epoch_above_the_ceiling"],
+        kind: Kind::Fence(|| WrongResource::make(Wrong::KnowsNoCeiling)),
+        losing: false,
+    },
+    Mutant {
         name: "checks before the write, not in it",
         killers: &["fence::admits_in_order_under_concurrency"],
         kind: Kind::Fence(|| WrongResource::make(Wrong::ChecksFirst)),
@@ -44,6 +50,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
 enum Wrong {
     AdmitsAll,
     ComparesEpochs,
+    KnowsNoCeiling,
     ChecksFirst,
     WritesFirst,
 }
@@ -59,10 +66,11 @@ impl WrongResource {
         Arc::new(Self { wrong, mark: Mutex::default(), effects: Mutex::default() })
     }
 
-    fn admit(&self, term: Term) -> Result<(), Stale> {
+    fn admit(&self, term: Term) -> Result<(), NotAdmitted> {
         let mut mark = self.mark.lock().expect("not poisoned");
         *mark = Some(match (self.wrong, *mark) {
             (Wrong::AdmitsAll, _) => term,
+            (Wrong::KnowsNoCeiling, _) if term.epoch > Term::MAX_EPOCH => term,
             (Wrong::ComparesEpochs, Some(mark)) if mark.epoch == term.epoch => term,
             (_, mark) => fence::admit(mark, term)?,
         });

@@ -200,6 +200,10 @@ impl Harness for Wrong {
         self.inner.change_lineage().await
     }
 
+    async fn rewind_floor(&self, lease: &LeaseName, floor: u64) -> Result<(), Missing> {
+        self.inner.rewind_floor(lease, floor).await
+    }
+
     async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
         let inner = self.inner.isolated().await?;
         Ok(Arc::new(Self { inner, kind: self.kind, store: self.store.clone() }))

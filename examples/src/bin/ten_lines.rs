@@ -19,6 +19,7 @@ async fn main() -> anyhow::Result<()> {
     let store = Sqlite::connector(SqliteConfig::new("leases.sqlite")?);
     let elector = Elector::builder(store, LeaseName::new("outbox-forwarder")?, WorkloadId::from_env()?)
         .ttl(Duration::from_secs(15))
+        .max_silence(Duration::from_secs(60)) // work that hangs for longer than this loses its lease
         .build()?; // wrong combinations are refused here, with the arithmetic in the message
     let work = async |leadership: Leadership| {
         let mut outbox = open("outbox.sqlite").await?;
@@ -61,11 +62,11 @@ async fn forward_batch(outbox: &mut SqliteConnection, leadership: &Leadership) -
             leadership.fence_refused();
             return Ok(());
         }
-        Err(FenceError::Store(error)) => return Err(error.into()),
+        Err(error) => return Err(error.into()),
     }
     sqlx::query("INSERT INTO batches (epoch) VALUES (?)").bind(term.epoch as i64).execute(&mut *tx).await?;
     tx.commit().await?;
-    // Nothing to forward for a moment; whoever waits also hears that it should stop.
-    let _ = tokio::time::timeout(Duration::from_millis(100), leadership.stop_requested()).await;
+    // Nothing to forward for a moment. To wait is progress, and ends when the work should stop.
+    leadership.idle(Duration::from_millis(100)).await;
     Ok(())
 }

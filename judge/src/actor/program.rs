@@ -172,7 +172,7 @@ impl Worker {
             let resource = state.resource.as_ref().context("just opened")?;
             Ok(match resource.effect(term, &id).await {
                 Ok(()) => Outcome::Written,
-                Err(EffectError::Stale(_)) => Outcome::Refused,
+                Err(EffectError::Stale(_) | EffectError::AboveCeiling(_)) => Outcome::Refused,
                 Err(EffectError::Failed(error)) => Outcome::Failed(error),
             })
         };

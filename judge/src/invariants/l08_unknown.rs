@@ -81,11 +81,15 @@ fn has_evidence(
     let showed =
         |test: &dyn Fn(&View) -> bool| during.iter().filter_map(|what| answered_view(what)).any(test);
     let evidence = match loss {
-        Loss::Superseded => showed(&|view| view.record.is_some() && view.grant() != Some(term.grant)),
+        Loss::Superseded | Loss::Revoked => {
+            showed(&|view| view.record.is_some() && view.grant() != Some(term.grant))
+        }
         Loss::RegisterGone => showed(&|view| view.record.is_none()),
-        Loss::Expired => during.iter().filter_map(|what| deadline_in(what)).max() <= Some(event.at),
+        Loss::Expired | Loss::Silent => {
+            during.iter().filter_map(|what| deadline_in(what)).max() <= Some(event.at)
+        }
         Loss::Returned => during.contains(&&What::WorkReturned),
-        Loss::FenceRefused | Loss::Abandoned => true,
+        Loss::FenceRefused | Loss::Abandoned | Loss::StoreGone => true,
     };
     require("L-8", evidence, || format!("{actor} ended term {term} ({loss:?}) without evidence"))?;
     Ok(true)
@@ -184,7 +188,7 @@ mod tests {
 
     #[test]
     fn rejects_a_term_that_an_error_ended() {
-        for loss in [Loss::Superseded, Loss::RegisterGone, Loss::Expired, Loss::Returned] {
+        for loss in [Loss::Superseded, Loss::Revoked, Loss::RegisterGone, Loss::Expired, Loss::Returned] {
             let mut story = Story::default();
             story.leads(0, 1, "a", 1).fails_to_see(300, 301, "a").ends(301, "a", 1, loss);
             assert!(check(&story.history).is_err(), "{loss:?}");

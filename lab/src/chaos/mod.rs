@@ -90,7 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             // The last two share a name, as two pods of a careless deployment would.
             workload: format!("{lease}/{}", actor.min(args.actors - 2)),
             ttl: args.ttl,
-            every: Some(EFFECT_EVERY),
+            effects: ActorPart::effects_on(lease, Some(EFFECT_EVERY)),
         };
         let mut parts = Vec::new();
         for actor in 0..args.actors {

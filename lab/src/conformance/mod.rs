@@ -88,14 +88,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             std::process::exit(signal.exit_code().into());
         }
     };
-    cleaned?;
-    let report = judged.map_err(|error| anyhow!(error))?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        conclude(&report);
+    let report = judged.map_err(|error| anyhow!(error));
+    if let Ok(report) = &report {
+        if args.json {
+            println!("{}", serde_json::to_string_pretty(report)?);
+        } else {
+            conclude(report);
+        }
     }
-    Ok(crate::exit_code(report.is_good()))
+    // The verdict comes first: what stays behind is another matter.
+    if let Err(error) = &cleaned {
+        eprintln!("error: {error:#}");
+    }
+    Ok(crate::exit_code(report?.is_good() && cleaned.is_ok()))
 }
 
 fn tell(count: usize, case: &CaseReport) {

@@ -15,6 +15,7 @@ use super::timeline::NAMES;
 use super::witness::Witness;
 use super::writer::DemoWriter;
 use crate::epoch::epoch_in_words;
+use crate::pause::pause;
 
 /// Between acts, so that one sees the work going on.
 const BREATH: Duration = Duration::from_secs(3);
@@ -180,7 +181,7 @@ async fn pause_leader(
     hold.held().await?;
     played.pause = Pause { epoch, request_held: true, ..Pause::default() };
     let lines = process.line_count();
-    pause(witness, programs, number).await?;
+    pause(&programs.forwarder(number).process, witness.lease_file.as_deref()).await?;
     screen.board().set(number, Condition::Paused);
     screen.say(&format!("SIGSTOP → {name}, with a batch in flight to the ingest (delayed in the network)"));
     let next = epoch_in_words(first_rows(witness, epoch).await?);
@@ -212,20 +213,6 @@ async fn pause_leader(
             .await?;
     played.pause.survived = process.exit_status().is_none();
     Ok(())
-}
-
-/// Pauses a forwarder at a moment when it doesn't hold the lease store's lock: a paused process that did would stop
-/// all writers of the same SQLite file until it wakes.
-async fn pause(witness: &Witness, programs: &Programs, number: usize) -> anyhow::Result<()> {
-    let process = &programs.forwarder(number).process;
-    loop {
-        process.pause().await?;
-        if witness.lease_store_is_writable().await {
-            return Ok(());
-        }
-        process.resume()?;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Standbys first, so that nobody takes over any more.

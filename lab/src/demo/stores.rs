@@ -8,7 +8,7 @@ use anyhow::Context;
 use lease_core::LeaseName;
 use lease_core::admin::{self, Init};
 use lease_spendguard::{canonical, forwarder, outbox};
-use lease_stores::{Mode, Place, TestStore};
+use lease_stores::{Mode, TestStore};
 use lease_testbed::Folder;
 use lease_worker_common::database::Database;
 #[cfg(feature = "postgres")]
@@ -40,11 +40,7 @@ impl DemoStores {
         let lease = LeaseName::new(forwarder::LEASE)?;
         let store = mode.start().await?;
         let place = store.place();
-        let lease_file = match &place {
-            Place::Sqlite(place) => Some(place.leases()),
-            #[allow(unreachable_patterns, reason = "other stores may be left out")]
-            _ => None,
-        };
+        let lease_file = place.lease_file();
         let backend = place.connect().await?;
         if !backend.capabilities().creates_registers {
             // A first installation: written free, so that nobody has to wait.

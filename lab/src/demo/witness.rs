@@ -2,14 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use futures::StreamExt;
 use lease_core::{Change, Hint, HistoryEvent, HistoryRow, LeaseBackend, LeaseName, Observation};
 #[cfg(feature = "postgres")]
 use sqlx::PgPool;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, Row, SqlitePool};
+use sqlx::{Row, SqlitePool};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The two stores of effects.
@@ -187,17 +185,6 @@ impl Witness {
         let sql = "SELECT CAST(count(*) AS bigint) FROM (SELECT forwarded_epoch, lag(forwarded_epoch)
                    OVER (ORDER BY outbox_id) AS before FROM audit_outbox) AS m WHERE forwarded_epoch < before";
         Ok(self.ints(Where::Outbox, sql).await?[0][0] as u64)
-    }
-
-    /// Can the lease store be written at this moment? Always, but in SQLite while somebody is writing.
-    pub(crate) async fn lease_store_is_writable(&self) -> bool {
-        let Some(file) = &self.lease_file else { return true };
-        let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_millis(50));
-        let Ok(mut connection) = options.connect().await else { return false };
-        match connection.begin_with("BEGIN IMMEDIATE").await {
-            Ok(transaction) => transaction.rollback().await.is_ok(),
-            Err(_) => false,
-        }
     }
 
     async fn ints(&self, place: Where, sql: &'static str) -> anyhow::Result<Vec<Vec<i64>>> {

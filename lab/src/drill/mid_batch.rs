@@ -15,6 +15,7 @@ use crate::demo::stores::DemoStores;
 use crate::demo::witness::Witness;
 use crate::demo::{DemoWriter, TTL};
 use crate::epoch::epoch_in_words;
+use crate::pause::pause;
 
 const WARNING: &str = "lease expired locally; skip batch until renewed";
 const REFUSED: &str = "a late write was refused by the fence";
@@ -54,7 +55,7 @@ pub(super) async fn play(
         _ => Some(Worker::forwarder(stores, "new-leader", &stores.outbox, &ingest.address).await?),
     };
     let lines = old.process.line_count();
-    pause(&witness, &old).await?;
+    pause(&old.process, witness.lease_file.as_deref()).await?;
     report.step("SIGSTOP -> old-leader, with a batch in flight to canonical-ingest");
     let successor = match sabotage {
         Some(Sabotage::ShortPause) => None,
@@ -186,18 +187,6 @@ async fn rows_after(witness: &Witness, epoch: u64, limit: Duration) -> anyhow::R
         Ok(newest)
     })
     .await
-}
-
-/// Pauses a forwarder at a moment when it doesn't hold the lease store's lock (`docs/decisions/0014`).
-async fn pause(witness: &Witness, pod: &Worker) -> anyhow::Result<()> {
-    loop {
-        pod.process.pause().await?;
-        if witness.lease_store_is_writable().await {
-            return Ok(());
-        }
-        pod.process.resume()?;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Breaks the fences of a worker's database.

@@ -138,7 +138,8 @@ async fn of_a_lease(mode: Mode, times: u64) -> anyhow::Result<Report> {
     let mut bare = Bare::prepare(&arena).await?;
     let spawn = |index: u64| {
         let (place, lease) = (arena.place.clone(), lease.clone());
-        fleet.spawn(&ActorPart { workload: format!("worker-{index}"), place, lease, ttl: TTL, every: None })
+        let effects = ActorPart::effects_on(&lease, None);
+        fleet.spawn(&ActorPart { workload: format!("worker-{index}"), place, lease, ttl: TTL, effects })
     };
     let mut events = Vec::new();
     let mut leader = spawn(0)?;

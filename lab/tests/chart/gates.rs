@@ -131,6 +131,12 @@ const GATES: &[Gate] = &[
     ),
     (
         "etcd",
+        &["leaderElection.maxSilenceMs=99"],
+        &["maxSilenceMs is 99: use a whole number of milliseconds from 100 to 86400000"],
+        &["leaderElection.maxSilenceMs=100"],
+    ),
+    (
+        "etcd",
         &["terminationGracePeriodSeconds=29"],
         &["terminationGracePeriodSeconds is 29", "needs 30", "killed while it drains"],
         &["terminationGracePeriodSeconds=30"],

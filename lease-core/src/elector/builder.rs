@@ -11,6 +11,7 @@ use crate::backend::Connector;
 use crate::clock::Clock;
 use crate::deadline::shortened;
 use crate::error::InvalidSettings;
+use crate::printable::is_hidden;
 use crate::record::LeaseName;
 use crate::writes::Candidate;
 
@@ -28,6 +29,7 @@ pub struct ElectorBuilder {
     retry_every: Option<Duration>,
     stop_grace: Option<Duration>,
     stop_budget: Duration,
+    max_silence: Option<Duration>,
     preemptible: bool,
     migrate_from: Option<Arc<dyn Connector>>,
     clock: Clock,
@@ -52,6 +54,7 @@ impl ElectorBuilder {
             retry_every: None,
             stop_grace: None,
             stop_budget: Duration::from_secs(20),
+            max_silence: None,
             preemptible: false,
             migrate_from: None,
             clock: Clock::boot(),
@@ -97,6 +100,16 @@ impl ElectorBuilder {
     /// 20 s.
     pub fn stop_budget(mut self, budget: Duration) -> Self {
         self.stop_budget = budget;
+        self
+    }
+
+    /// The longest time in which the work may report no progress ([`Leadership::report_progress`]). After it the work
+    /// is told to stop and the lease isn't renewed any more, so that hung work doesn't keep it for ever (H-4). Default:
+    /// none; 100 ms to 1 day.
+    ///
+    /// [`Leadership::report_progress`]: crate::Leadership::report_progress
+    pub fn max_silence(mut self, silence: Duration) -> Self {
+        self.max_silence = Some(silence);
         self
     }
 
@@ -174,6 +187,16 @@ impl ElectorBuilder {
             );
             return refuse("stop_grace", stop_grace, why);
         }
+        if self.region.contains(is_hidden) {
+            let (value, why) =
+                (format!("{:?}", self.region), "use no control or hidden characters".to_owned());
+            return Err(InvalidSettings { setting: "region", value, why });
+        }
+        if let Some(silence) = self.max_silence
+            && !(SHORTEST_TTL..=LONGEST_TTL).contains(&silence)
+        {
+            return refuse("max_silence", silence, format!("use {SHORTEST_TTL:?} to {LONGEST_TTL:?}"));
+        }
         let who = Candidate {
             holder: self.workload.0,
             region: self.region,
@@ -183,7 +206,14 @@ impl ElectorBuilder {
         };
         Ok(Elector {
             name: self.name,
-            rules: Rules { who, renew_every, retry_every, stop_grace, creates_registers: false },
+            rules: Rules {
+                who,
+                renew_every,
+                retry_every,
+                stop_grace,
+                max_silence: self.max_silence,
+                creates_registers: false,
+            },
             stop_budget: self.stop_budget,
             clock: self.clock,
             connector: self.connector,

@@ -11,11 +11,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::step::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules, State, StepFn};
 use crate::backend::{Connector, Hint, LeaseBackend};
 use crate::clock::{Clock, Instant};
+use crate::deadline::lengthened;
 use crate::error::{BackendError, Certainty};
 use crate::events::{EventKind, LeaseEvent};
 use crate::leadership::Leadership;
 use crate::migrate::{Move, Progress};
-use crate::record::{LeaseName, Observation, Term};
+use crate::record::{LeaseName, Observation, Record, Term};
 use crate::writes::Fresh;
 
 pub(super) struct Driver {
@@ -55,10 +56,12 @@ struct Running {
     refused: Arc<Notify>,
     /// The last term was given up.
     released: bool,
+    /// What was opened is gone for good; and whether that ended a term.
+    gone: Option<(BackendError, bool)>,
 }
 
 impl Driver {
-    /// Runs until shutdown, or until the store refuses in a way that no retry can fix.
+    /// Runs until shutdown, or until the store refuses in a way that no retry can fix, or is gone.
     pub(super) async fn run(mut self) -> Result<(), BackendError> {
         let connector = self.connector.clone();
         let Some(backend) = self.connect(&*connector).await? else {
@@ -77,8 +80,9 @@ impl Driver {
         let (hint, mut hints) = mpsc::channel(4);
         let mut background = JoinSet::new();
         if capabilities.watch {
+            let pause = self.rules.retry_every;
             let watch =
-                watch(backend.clone(), self.name.clone(), self.clock.clone(), self.rules.retry_every, hint);
+                watch(backend.clone(), self.name.clone(), self.clock.clone(), pause, hint, self.teller());
             background.spawn(watch);
         }
         let mut running = Running {
@@ -89,6 +93,7 @@ impl Driver {
             leadership: None,
             refused: Arc::new(Notify::new()),
             released: false,
+            gone: None,
         };
         let mut event = Event::Tick;
         loop {
@@ -97,7 +102,15 @@ impl Driver {
                 if running.released {
                     tokio::time::sleep(LINGER).await;
                 }
-                return Ok(());
+                return match running.gone.take() {
+                    Some((gone, led)) => {
+                        if !led {
+                            self.wait_for_the_next_process(&running).await;
+                        }
+                        Err(gone)
+                    }
+                    None => Ok(()),
+                };
             }
             let wake = running.state.wake_at();
             let refused = running.refused.clone();
@@ -120,6 +133,18 @@ impl Driver {
                 }
                 () = sleep_until(&self.clock, wake) => Event::Tick,
             };
+        }
+    }
+
+    /// The store is gone, and the process that is started next may find a restored one. It will have seen nothing, so a
+    /// candidate waits in its stead, as it would have waited itself (T-6). A holder knows that nobody else acts.
+    async fn wait_for_the_next_process(&mut self, running: &Running) {
+        let record = running.state.observation().and_then(|seen| seen.record.as_ref());
+        let max_ttl = record.map_or(Duration::ZERO, Record::max_ttl).max(self.rules.who.max_ttl);
+        tokio::select! {
+            biased;
+            _ = self.control.recv() => {}
+            () = self.clock.sleep_until(self.clock.now().plus(lengthened(max_ttl))) => {}
         }
     }
 
@@ -174,13 +199,8 @@ impl Driver {
             call_limit: SHORTEST_CONNECT_LIMIT,
             by: self.rules.who.holder.clone(),
         };
-        let (events, lease, holder) = (self.events.clone(), self.name.clone(), self.rules.who.holder.clone());
-        let tell = move |progress: Progress| {
-            let kind = EventKind::Moving(progress.to_string());
-            let event = LeaseEvent { lease: lease.clone(), holder: holder.clone(), kind };
-            event.log();
-            let _ = events.send(event);
-        };
+        let teller = self.teller();
+        let tell = move |progress: Progress| teller(EventKind::Moving(progress.to_string()));
         tokio::select! {
             biased;
             _ = self.control.recv() => return Ok(false),
@@ -213,14 +233,25 @@ impl Driver {
             Err(error) => {
                 let certainty = error.certainty;
                 self.report(EventKind::StoreFailed { operation: "lease I/O", error: format!("{error:#}") });
+                if error.gone {
+                    running.gone = Some((error, running.state.leads(self.clock.now()).is_some()));
+                    return Event::StoreGone;
+                }
                 Event::Reply(id, Reply::Failed(certainty))
             }
         }
     }
 
     fn apply(&self, running: &mut Running, event: Event) {
-        let before = running.state.clone();
-        let (state, actions) = (self.step)(before, self.clock.now(), event, &Fresh::random(), jitter());
+        let mut before = running.state.clone();
+        let (now, fresh, jitter) = (self.clock.now(), Fresh::random(), jitter());
+        if self.rules.max_silence.is_some()
+            && let Some(leadership) = &running.leadership
+        {
+            let progress = Event::Progressed(leadership.progressed_at());
+            before = (self.step)(before, now, progress, &fresh, jitter).0;
+        }
+        let (state, actions) = (self.step)(before, now, event, &fresh, jitter);
         running.state = state;
         for action in actions {
             self.perform(running, action);
@@ -247,7 +278,13 @@ impl Driver {
             Action::Begin(term, deadline) => {
                 // One for each term: a late refusal of an earlier term is not this one's.
                 running.refused = Arc::new(Notify::new());
-                let leadership = Leadership::new(term, deadline, self.clock.clone(), running.refused.clone());
+                let leadership = Leadership::new(
+                    term,
+                    deadline,
+                    self.clock.clone(),
+                    running.refused.clone(),
+                    self.rules.max_silence,
+                );
                 let remaining = leadership.remaining();
                 running.leadership = Some(leadership.clone());
                 self.report(EventKind::Acquired { term, remaining });
@@ -279,9 +316,17 @@ impl Driver {
         match (note, term) {
             (Note::Following(other), _) if Some(other) == term => {}
             (Note::Following(term), _) => self.report(EventKind::Following(term)),
+            (Note::Revoked { by, note, hold_off }, _) => {
+                self.report(EventKind::Revoked { by, note, hold_off });
+            }
+            (Note::EpochsExhausted(epoch), _) => self.report(EventKind::EpochsExhausted(epoch)),
             (Note::RegisterAbsent, _) if self.rules.creates_registers => {}
             (Note::RegisterAbsent, _) => self.report(EventKind::RegisterAbsent),
             (Note::Sealed(why), _) => self.report(EventKind::Sealed(why)),
+            (Note::Rewound { lost, shows }, _) => {
+                let (lost, shows) = (lost.to_string(), shows.to_string());
+                self.report(EventKind::Rewound { lost, shows });
+            }
             (Note::Renewed, Some(term)) => self.report(EventKind::Renewed(term)),
             (Note::Released { answered }, Some(term)) => self.report(EventKind::Released { term, answered }),
             (Note::ReleaseAbandoned, Some(term)) => self.report(EventKind::ReleaseAbandoned(term)),
@@ -290,9 +335,17 @@ impl Driver {
     }
 
     fn report(&self, kind: EventKind) {
-        let event = LeaseEvent { lease: self.name.clone(), holder: self.rules.who.holder.clone(), kind };
-        event.log();
-        let _ = self.events.send(event);
+        self.teller()(kind);
+    }
+
+    /// Reports events, also from a task beside this one.
+    fn teller(&self) -> impl Fn(EventKind) + Send + Sync + use<> {
+        let (events, lease, holder) = (self.events.clone(), self.name.clone(), self.rules.who.holder.clone());
+        move |kind| {
+            let event = LeaseEvent { lease: lease.clone(), holder: holder.clone(), kind };
+            event.log();
+            let _ = events.send(event);
+        }
     }
 }
 
@@ -317,9 +370,20 @@ async fn watch(
     clock: Clock,
     pause: Duration,
     events: mpsc::Sender<Event>,
+    tell: impl Fn(EventKind),
 ) {
+    let mut told = false;
     loop {
-        if let Ok(mut hints) = backend.watch(name.as_str()).await {
+        let watched = backend.watch(name.as_str()).await;
+        if let Err(error) = &watched
+            && error.refused
+            && !told
+        {
+            told = true;
+            tell(EventKind::WatchRefused(format!("{error:#}")));
+        }
+        if let Ok(mut hints) = watched {
+            told = false;
             if events.send(Event::Watching(true)).await.is_err() {
                 return;
             }

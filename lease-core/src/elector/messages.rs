@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::backend::{Change, PutOutcome};
-use crate::deadline::Deadline;
+use crate::clock::Instant;
+use crate::deadline::{Deadline, Known};
 use crate::error::Certainty;
 use crate::reasons::{Loss, StopReason};
 use crate::record::{Observation, Record, RequestId, Term};
@@ -20,6 +21,8 @@ pub struct Rules {
     pub retry_every: Duration,
     /// The work is told to stop this long before the deadline (T-1).
     pub stop_grace: Duration,
+    /// Work that has reported no progress for this long keeps its lease no longer (H-4).
+    pub max_silence: Option<Duration>,
     /// The store can't lose registers, so an absent one is new (T-5).
     pub creates_registers: bool,
 }
@@ -62,6 +65,8 @@ pub enum Reply {
 pub enum Event {
     /// Time has passed.
     Tick,
+    /// The work last reported progress at this moment (H-4). Lets no time pass: that is for the event that follows.
+    Progressed(Instant),
     /// A call ended.
     Reply(CallId, Reply),
     /// The watch says that something may have changed.
@@ -80,6 +85,8 @@ pub enum Event {
     Shutdown,
     /// Stop for good without releasing: the work could not be stopped in time (H-1).
     Abandon,
+    /// Stop for good without releasing: what was opened as the store is gone.
+    StoreGone,
 }
 
 /// A command to the driver; they are carried out in order.
@@ -109,10 +116,28 @@ pub enum Action {
 pub enum Note {
     /// A grant of somebody else's was seen for the first time.
     Following(Term),
+    /// An operator ended the last term (H-3), or keeps this candidate off.
+    Revoked {
+        /// The name of whoever did, for people.
+        by: String,
+        /// Why, for people.
+        note: String,
+        /// This candidate holds off, and for this long at least.
+        hold_off: Option<Duration>,
+    },
+    /// No epoch is left for another term (E-1): the last one.
+    EpochsExhausted(u64),
     /// There is no register, and candidates don't make registers in this store (T-5).
     RegisterAbsent,
     /// This register is final (M-1): why, in its own words.
     Sealed(String),
+    /// The store was restored: it shows less than was seen of it before (T-6).
+    Rewound {
+        /// The register and the floor as they were seen before,
+        lost: Known,
+        /// and as they are now.
+        shows: Known,
+    },
     /// An acknowledged beat.
     Renewed,
     /// The register was given up.

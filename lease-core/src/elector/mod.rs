@@ -23,6 +23,7 @@ pub use timing::Timing;
 use crate::backend::Connector;
 use crate::clock::Clock;
 use crate::events::LeaseEvent;
+use crate::printable::is_hidden;
 use crate::record::LeaseName;
 
 /// The name of a workload instance, for people: a pod's name, a host's name. Two processes with one name are still
@@ -31,15 +32,17 @@ use crate::record::LeaseName;
 pub struct WorkloadId(String);
 
 impl WorkloadId {
-    /// Any name that isn't empty; at most 253 characters, none of them a control character.
+    /// Any name that isn't empty; at most 253 characters, each of which can be seen: no control character, no line
+    /// separator, nothing that reorders or hides others.
     ///
     /// # Errors
     /// The name is none of these; the message says what is allowed.
     pub fn new(name: impl Into<String>) -> Result<Self, crate::InvalidSettings> {
         let name = name.into();
-        if name.is_empty() || name.len() > 253 || name.chars().any(char::is_control) {
+        if name.is_empty() || name.len() > 253 || name.contains(is_hidden) {
             let why =
-                "use 1 to 253 characters without control characters, for example the pod's name".to_owned();
+                "use 1 to 253 characters without control or hidden characters, for example the pod's name"
+                    .to_owned();
             return Err(crate::InvalidSettings { setting: "workload id", value: format!("{name:?}"), why });
         }
         Ok(Self(name))

@@ -35,7 +35,8 @@ pub enum RunError<E> {
     /// The work panicked; that counted as its return, and the lease was released. The message is the panic's.
     #[error("the work panicked: {0}")]
     Panicked(String),
-    /// The store refuses, and trying again can't help: change the setting that the message names.
+    /// The store refuses, and trying again can't help: change the setting that the message names. Or what was opened as
+    /// the store is gone, and only a new process finds what has taken its place.
     #[error("the lease store refuses: {0:#}")]
     Refused(BackendError),
     /// The work did not stop within the stop budget. **Nothing was released**: the lease runs out by itself. Exit

@@ -15,8 +15,9 @@ use std::sync::Arc;
 
 pub use super::messages::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules};
 use crate::clock::Instant;
-use crate::deadline::{Claim, Deadline, Sighting};
-use crate::record::{Grant, Lineage, Observation, Tag, Term};
+use crate::deadline::{Claim, Deadline, Known, Sighting, lengthened, silent_at};
+use crate::record::{Grant, Lineage, Observation, Record, Tag, Term};
+use crate::revocation::Revocation;
 use crate::writes::Fresh;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +34,8 @@ enum Kind {
 struct Call {
     id: CallId,
     kind: Kind,
+    /// The knowledge that it was sent with (T-6).
+    known: Known,
     sent_at: Instant,
     overdue_at: Instant,
     drop_at: Instant,
@@ -59,6 +62,10 @@ struct Tenure {
     term: Term,
     deadline: Deadline,
     stage: Stage,
+    /// When the work last reported progress; the term's beginning counts as a report.
+    progressed_at: Instant,
+    /// The work was silent for too long: no renewal is sent any more.
+    silent: bool,
     /// The first call sent after the grant was acknowledged: only it and later ones can show a loss.
     first_witness: CallId,
     /// The lineage under which a release was first tried.
@@ -91,6 +98,8 @@ pub struct State {
     not_before: Instant,
     /// No claim before this moment, after a step-down.
     hold_off_until: Instant,
+    /// The revocation that the register shows, and when it was first seen (H-3).
+    revocation: Option<(Revocation, Instant)>,
     watching: bool,
     hinted: bool,
     holder_is_dead: bool,
@@ -112,6 +121,7 @@ impl State {
             due_at: Instant::ZERO,
             not_before: Instant::ZERO,
             hold_off_until: Instant::ZERO,
+            revocation: None,
             watching: false,
             hinted: false,
             holder_is_dead: false,
@@ -147,6 +157,7 @@ impl State {
             Role::Stopped => return None,
             _ => None,
         };
+        let tenure = tenure.into_iter().chain(self.silent_at());
         let send = self.may_send().then(|| self.send_at()).flatten();
         calls.chain(tenure).chain(send).min()
     }
@@ -162,6 +173,7 @@ impl State {
             Role::Ousted if self.heal.is_none() => return None,
             Role::Ousted => Instant::ZERO,
             Role::Leader(t) if t.stage == Stage::Releasing || self.hinted => Instant::ZERO,
+            Role::Leader(t) if t.silent => return None,
             Role::Leader(_) => self.due_at,
             Role::Candidate if self.hinted || self.heal.is_some() || self.shows_pending() => Instant::ZERO,
             Role::Candidate => match self.claim_at() {
@@ -170,6 +182,14 @@ impl State {
             },
         };
         Some(at.max(self.not_before))
+    }
+
+    /// When the present term's work counts as silent, unless it does already (H-4).
+    fn silent_at(&self) -> Option<Instant> {
+        let Role::Leader(tenure) = &self.role else { return None };
+        let max_silence =
+            self.rules.max_silence.filter(|_| !tenure.silent && tenure.stage != Stage::Releasing);
+        max_silence.map(|max_silence| silent_at(tenure.progressed_at, max_silence))
     }
 
     /// Does the register show the grant of an acquisition whose outcome was unknown?
@@ -181,13 +201,43 @@ impl State {
 
     /// From when on the register as last seen may be taken.
     fn claim_at(&self) -> Option<Instant> {
+        match self.claim()? {
+            Claim::At(at) => Some(self.held_off(at.max(self.hold_off_until))),
+            Claim::Absent if self.rules.creates_registers => Some(self.hold_off_until),
+            Claim::AfterALook | Claim::Absent | Claim::Sealed | Claim::Exhausted => None,
+        }
+    }
+
+    fn claim(&self) -> Option<Claim> {
         let (_, sighting) = self.sighting.as_ref()?;
         let who = &self.rules.who;
-        match sighting.claim(who.ttl, who.max_ttl, self.holder_is_dead) {
-            Claim::At(at) => Some(at.max(self.hold_off_until)),
-            Claim::Absent if self.rules.creates_registers => Some(self.hold_off_until),
-            Claim::Absent | Claim::Sealed => None,
+        Some(sighting.claim(who.ttl, who.max_ttl, self.holder_is_dead))
+    }
+
+    /// When this candidate may claim what anybody else may claim from `at` on (H-3). The time counts from the first
+    /// sight of the revocation, by this process's own clock.
+    fn held_off(&self, at: Instant) -> Instant {
+        let Some((revocation, since)) = &self.revocation else { return at };
+        if revocation.except.as_ref() != Some(&self.rules.who.holder) {
+            return at;
         }
+        let ended_last = |record: &Record| revocation.ended_the_last_term(record);
+        // Others come first, also if they only poll.
+        let behind = match self.observation().and_then(|seen| seen.record.as_ref()).is_some_and(ended_last) {
+            true => at.max(*since).plus(self.rules.retry_every * 2),
+            false => at,
+        };
+        match revocation.for_ms {
+            0 => behind,
+            _ => behind.max(since.plus(lengthened(revocation.hold_off()))),
+        }
+    }
+
+    /// Has the revocation had its effect on everybody, as far as this process's clock can tell?
+    fn revocation_is_over(&self, now: Instant) -> bool {
+        self.revocation.as_ref().is_some_and(|(revocation, since)| {
+            revocation.for_ms == 0 || now >= since.plus(lengthened(revocation.hold_off()))
+        })
     }
 }
 
@@ -202,6 +252,12 @@ pub fn step(
     fresh: &Fresh,
     jitter: Jitter,
 ) -> (State, Vec<Action>) {
+    if let Event::Progressed(at) = event {
+        if let Role::Leader(tenure) = &mut state.role {
+            tenure.progressed_at = tenure.progressed_at.max(at);
+        }
+        return (state, Vec::new());
+    }
     let mut stepper = Stepper { state: &mut state, now, fresh, jitter, actions: Vec::new() };
     stepper.expire();
     stepper.take(event);

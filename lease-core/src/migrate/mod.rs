@@ -109,6 +109,7 @@ impl Move {
         let max_ttl = granularity * u32::try_from(steps).unwrap_or(u32::MAX);
         let rules = MoveRules { from: from.name.into(), to: to.name.into(), by: self.by.clone(), max_ttl };
         let mut run = Run { asked: Some(RequestId::random()), ..Run::default() };
+        let mut looked_at = clock.now();
         let mut refused_once = false;
         let mut told = None;
         let mut hints = match from.watch {
@@ -116,6 +117,11 @@ impl Move {
             false => None,
         };
         loop {
+            // As a candidate that stands still (T-2).
+            if clock.now().since(looked_at) > (self.poll_every + self.call_limit) * 2 {
+                run.interrupted(RequestId::random());
+            }
+            looked_at = clock.now();
             let pause = match self.look(clock, &mut run).await {
                 Ok(target) => match next::next(&rules, &run, &target, clock.now(), &Fresh::random()) {
                     Next::Done => return Ok(()),
@@ -149,11 +155,11 @@ impl Move {
                             }
                             // Somebody else wrote: look again, but don't spin with them.
                             Ok(false) => self.poll_every / 8,
-                            Err(failed) => self.failed(failed, &mut tell)?,
+                            Err(failed) => self.failed(failed, &mut run, &mut tell)?,
                         }
                     }
                 },
-                Err(failed) => self.failed(failed, &mut tell)?,
+                Err(failed) => self.failed(failed, &mut run, &mut tell)?,
             };
             // The answer to a request is worth being woken by.
             let hint = async {
@@ -175,8 +181,10 @@ impl Move {
     fn failed(
         &self,
         (store, error): (&'static str, BackendError),
+        run: &mut Run,
         tell: &mut impl FnMut(Progress),
     ) -> Result<Duration, MigrateError> {
+        run.interrupted(RequestId::random());
         if error.refused {
             return Err(MigrateError::Store(store, error));
         }
@@ -188,11 +196,7 @@ impl Move {
     async fn look(&self, clock: &Clock, run: &mut Run) -> Result<Observation, (&'static str, BackendError)> {
         let target = self.call(&self.to, self.to.observe(&self.name)).await?;
         let source = self.call(&self.from, self.from.observe(&self.name)).await?;
-        let now = clock.now();
-        match &mut run.source {
-            Some(sighting) => sighting.update(source, now),
-            none => *none = Some(Sighting::new(source, now)),
-        }
+        Sighting::read_in_turn(&mut run.source, source, clock.now());
         Ok(target)
     }
 

@@ -54,6 +54,13 @@ impl fmt::Display for Step {
 }
 
 impl Run {
+    /// A call failed, or the run stood still: what the old register shows from then on may be of a history that was
+    /// lost, so its beat is waited out anew (T-2), and an answer to an earlier request counts for nothing.
+    pub fn interrupted(&mut self, asked: RequestId) {
+        self.source.iter_mut().for_each(Sighting::interrupted);
+        self.asked = Some(asked);
+    }
+
     /// A step's write was acknowledged.
     pub fn made(&mut self, step: &Step) {
         match step {
@@ -192,7 +199,7 @@ fn prepare(rules: &MoveRules, above: u64, max_ttl: Duration, target: &Observatio
     let above = before.map_or(0, |before| before.epoch).max(above);
     let closed = writes::init(target, rules.max_ttl.max(max_ttl), above, Some(fresh.grant), fresh);
     let closed = Record {
-        transitions: before.map_or(0, |before| before.transitions) + 1,
+        transitions: writes::one_more(before.map_or(0, |before| before.transitions)),
         sealed: Some(Mark::Prepared { from: rules.from.clone() }.to_string()),
         ..closed
     };
@@ -213,10 +220,20 @@ fn seal(
     let seen = source.observation();
     let at = match source.claim(old.ttl(), old.max_ttl().max(rules.max_ttl), false) {
         Claim::At(at) => at,
+        Claim::AfterALook => return Next::Wait(now),
         Claim::Absent | Claim::Sealed => now,
+        Claim::Exhausted => {
+            return Next::Refuse(format!(
+                "the lease's epochs are used up in {}: no term could follow in {} either. Repair the register first",
+                rules.from, rules.to
+            ));
+        }
     };
-    // The holder's work has returned, and it left the register closed for us.
-    let answered = run.asked.is_some() && old.answered == run.asked;
+    // The holder's work has returned, and it left the register closed for us: in this history of the store (T-3, T-6).
+    let answered = run.asked.is_some()
+        && old.answered == run.asked
+        && old.lineage == seen.lineage
+        && !source.is_rewound();
     if answered || now >= at {
         let moved = Mark::Moved { to: rules.to.clone(), register: register.0 };
         let sealed = Record {
@@ -225,7 +242,7 @@ fn seal(
             epoch: seen.next_epoch(),
             beat: 0,
             lineage: seen.lineage.clone(),
-            transitions: old.transitions + 1,
+            transitions: writes::one_more(old.transitions),
             sealed: Some(moved.to_string()),
             request: None,
             note: format!("moved to {} by {}", rules.to, rules.by),
@@ -257,7 +274,7 @@ fn opened(
     let register = prepared.grant.unwrap_or(fresh.grant);
     let mut open =
         writes::init(seen, max_ttl, prepared.epoch.max(old.epoch), (!free).then_some(fresh.grant), fresh);
-    open.transitions = prepared.transitions + u64::from(!free);
+    open.transitions = if free { prepared.transitions } else { writes::one_more(prepared.transitions) };
     open.extra.clone_from(&prepared.extra);
     mark::continue_way(&mut open, old, register);
     open

@@ -15,6 +15,7 @@ use lease_core::{
 pub(crate) const TTL: Duration = Duration::from_millis(3_000);
 pub(crate) const MAX_TTL: Duration = Duration::from_millis(4_000);
 pub(crate) const RETRY: Duration = Duration::from_millis(200);
+pub(crate) const MAX_SILENCE: Duration = Duration::from_millis(5_000);
 pub(crate) const RENEW: Duration = Duration::from_millis(1_000);
 
 /// A fault, or an operator's action, at some moment.
@@ -24,6 +25,8 @@ pub(crate) enum Fault {
     Crash(usize, u64),
     /// A process stands still for this many milliseconds; its clock doesn't.
     Pause(usize, u64),
+    /// A process's work hangs for this many milliseconds: it neither reports progress nor returns (H-4).
+    Stall(usize, u64),
     /// A process is asked to stop, and starts anew 100 ms after it has ended.
     Stop(usize),
     /// Requests to the store are lost for this many milliseconds.
@@ -34,6 +37,9 @@ pub(crate) enum Fault {
     Slow(u64),
     /// The store goes on in another lineage, without what it wrote in the last so many milliseconds.
     FailOver(u64),
+    /// The store is put back to its state of so many milliseconds ago, in the same lineage; with an outage, in which
+    /// every connection ends, or under running ones.
+    Restore(u64, bool),
     /// An administrator deletes the register.
     Delete,
     /// An operator runs `init`.
@@ -66,8 +72,15 @@ struct Node {
     paused_until: u64,
     /// Each step sets the alarm anew; an older one rings for nobody.
     alarm: u64,
-    working: Option<Term>,
+    /// The term whose work runs, and when it began.
+    working: Option<(Term, u64)>,
+    /// From when until when its work hangs.
+    stalled: (u64, u64),
+    /// When its work last reported progress, by its own clock.
+    reported: Instant,
     return_delay: u64,
+    /// Its connection has ended, which it finds out with its next call.
+    cut: bool,
 }
 
 #[derive(Clone)]
@@ -90,6 +103,8 @@ pub(crate) struct World {
     random: u64,
     store: Store,
     lineage: u64,
+    /// It was restored, and no operator has said so yet.
+    untold: bool,
     past: Vec<(u64, Store)>,
     requests_lost_until: u64,
     replies_lost_until: u64,
@@ -101,6 +116,9 @@ pub(crate) struct World {
 }
 
 pub(crate) const MS: u64 = 1_000_000;
+
+/// The margin by which a process lifts epochs above those that it has seen (T-6).
+const UNSEEN_EPOCHS: u64 = 1 << 20;
 
 /// More events than any fleet of these tests has in its time: a failure, and not a test that never ends.
 const SPIN: u64 = 200_000;
@@ -117,6 +135,7 @@ impl World {
             random: seed | 1,
             store: Store { register: None, floor: 0 },
             lineage: 1,
+            untold: false,
             past: Vec::new(),
             requests_lost_until: 0,
             replies_lost_until: 0,
@@ -137,7 +156,10 @@ impl World {
                 paused_until: 0,
                 alarm: 0,
                 working: None,
+                stalled: (0, 0),
+                reported: Instant::ZERO,
                 return_delay: 0,
+                cut: false,
             });
             world.schedule(start, Happens::Starts { node });
         }
@@ -199,6 +221,7 @@ impl World {
             renew_every: RENEW,
             retry_every: RETRY,
             stop_grace: Duration::from_millis(600),
+            max_silence: Some(MAX_SILENCE),
             creates_registers: self.creates_registers,
         }
     }
@@ -216,8 +239,23 @@ impl World {
             self.happen(what);
             let leaders: Vec<_> = self.leaders().collect();
             assert!(leaders.len() <= 1, "L-1 at {} ms: {leaders:?}", self.now / MS);
+            for (node, _) in leaders {
+                self.check_silence(node);
+            }
         }
         self.now = self.now.max(until_ms * MS);
+    }
+
+    /// H-4: hung work keeps its lease for `max_silence` and a ttl, by a clock that may be slow.
+    fn check_silence(&self, node: usize) {
+        let bound = (MAX_SILENCE + self.rules(node).who.ttl) * 502 / 500;
+        let Node { stalled: (from, until), working, .. } = self.nodes[node];
+        let hung = working.filter(|_| self.now < until).map(|(_, began)| self.now - from.max(began));
+        assert!(
+            hung.is_none_or(|hung| hung <= bound.as_nanos() as u64),
+            "H-4 at {} ms: node {node} leads, and its work has hung for {hung:?} ns",
+            self.now / MS
+        );
     }
 
     pub(crate) fn leaders(&self) -> impl Iterator<Item = (usize, Term)> + '_ {
@@ -230,6 +268,10 @@ impl World {
         match what {
             Happens::Starts { node } => {
                 if self.nodes[node].state.is_none() {
+                    // The runbook: before anything is started.
+                    if self.untold {
+                        self.tell_of_restore();
+                    }
                     self.nodes[node].incarnation += 1;
                     self.nodes[node].working = None;
                     self.nodes[node].state = Some(State::new(self.rules(node)));
@@ -269,10 +311,10 @@ impl World {
                 }
             }
             Happens::Returns { node, incarnation, term } if self.is_live(node, incarnation) => {
-                let paused = self.nodes[node].paused_until;
-                if paused > self.now {
-                    self.schedule(paused, Happens::Returns { node, incarnation, term });
-                } else if self.nodes[node].working == Some(term) {
+                let held_up = self.nodes[node].paused_until.max(self.nodes[node].stalled.1);
+                if held_up > self.now {
+                    self.schedule(held_up, Happens::Returns { node, incarnation, term });
+                } else if self.nodes[node].working.is_some_and(|(working, _)| working == term) {
                     self.nodes[node].working = None;
                     self.step(node, Event::WorkReturned);
                 }
@@ -305,6 +347,11 @@ impl World {
         let (now, fresh, jitter) = (self.clock(node), self.fresh(), Jitter(self.below(256) as u8));
         let incarnation = self.nodes[node].incarnation;
         let state = self.nodes[node].state.take().expect("a live node steps");
+        if self.nodes[node].stalled.1 <= self.now {
+            self.nodes[node].reported = now;
+        }
+        let reported = Event::Progressed(self.nodes[node].reported);
+        let (state, _) = (self.step)(state, now, reported, &fresh, jitter);
         let (state, actions) = (self.step)(state, now, event, &fresh, jitter);
         let wake = state.wake_at();
         assert!(
@@ -330,6 +377,12 @@ impl World {
     fn act(&mut self, node: usize, incarnation: u64, action: Action) {
         let delay = self.nodes[node].return_delay;
         match action {
+            Action::Send(call, _) if self.nodes[node].cut => {
+                self.nodes[node].cut = false;
+                let reply = Box::new(Reply::Failed(Certainty::NotApplied));
+                let delay = self.delay();
+                self.schedule(self.now + delay, Happens::Replies { node, incarnation, call, reply });
+            }
             Action::Send(call, request) => {
                 let delay = self.delay();
                 let request = Box::new(request);
@@ -341,10 +394,10 @@ impl World {
                 }
                 assert_eq!(self.nodes[node].working, None, "one term's work at a time");
                 self.terms.push((term, node));
-                self.nodes[node].working = Some(term);
+                self.nodes[node].working = Some((term, self.now));
             }
             Action::TellStop(_) | Action::End(_) => {
-                if let Some(term) = self.nodes[node].working {
+                if let Some((term, _)) = self.nodes[node].working {
                     self.schedule(self.now + delay, Happens::Returns { node, incarnation, term });
                 }
             }
@@ -407,6 +460,68 @@ impl World {
         }
     }
 
+    fn restore(&mut self, ms: u64, outage: bool) {
+        let since = self.now.saturating_sub(ms * MS);
+        let Some((_, old)) = self.past.iter().find(|(at, _)| *at >= since) else { return };
+        let lost = std::mem::replace(&mut self.store, old.clone());
+        self.past.clear();
+        if outage {
+            self.cut_connections();
+        }
+        // Whoever has seen more, or runs into the outage, keeps out of the way of the holder that is forgotten. Anybody
+        // else needs to be told; also whoever starts later.
+        let position = |record: &Record| (record.epoch, record.beat);
+        let epoch = |store: &Store| store.register.as_ref().map(|record| record.epoch);
+        let only_beats = epoch(&lost) == epoch(&self.store);
+        let issued = lost.register.as_ref().map_or(0, Record::issued).max(lost.floor);
+        let knows = |node: &Node| {
+            let seen = node.state.as_ref().and_then(State::observation).and_then(|seen| seen.record.as_ref());
+            // Nobody else lifts epochs above those of an earlier restore that was told.
+            let seen = seen.filter(|record| record.epoch + UNSEEN_EPOCHS > issued);
+            match (seen.map(position), self.store.register.as_ref()) {
+                (Some(seen), Some(old)) if seen == position(old) => {
+                    // Whoever doesn't look while its work goes on looks before it claims.
+                    (outage || node.working.is_some()) && old.grant.is_some() && only_beats
+                }
+                (Some(seen), Some(old)) => seen > position(old),
+                (seen, None) => seen.is_some_and(|(epoch, _)| epoch > 0),
+                (None, Some(_)) => false,
+            }
+        };
+        let again = std::mem::replace(&mut self.untold, true);
+        if again || !self.nodes.iter().all(knows) {
+            self.tell_of_restore();
+        }
+    }
+
+    /// Requests and replies that are under way are lost.
+    fn cut_connections(&mut self) {
+        for node in &mut self.nodes {
+            node.cut = true;
+        }
+        for happens in self.happenings.values_mut() {
+            if let Happens::Arrives { node, incarnation, call, .. } = happens {
+                let reply = Box::new(Reply::Failed(Certainty::Unknown));
+                *happens = Happens::Replies { node: *node, incarnation: *incarnation, call: *call, reply };
+            }
+        }
+    }
+
+    fn tell_of_restore(&mut self) {
+        self.untold = false;
+        let fresh = self.fresh();
+        // A time of these years; from one restore to the next an operator takes half a minute.
+        let wall = WallTime((1 << 41) + (self.now / MS * (1 << 15)) as i64);
+        let above = writes::epochs_lost(&self.observation(), wall);
+        match self.store.register.clone() {
+            Some(record) => self.write(writes::restored(&record, above, "", &fresh), Change::Restore),
+            None => {
+                let closed = writes::init(&self.observation(), MAX_TTL, above, Some(fresh.grant), &fresh);
+                self.write(closed, Change::Init);
+            }
+        }
+    }
+
     fn suffer(&mut self, fault: Fault) {
         let count = self.nodes.len();
         match fault {
@@ -417,6 +532,16 @@ impl World {
                 self.schedule(self.now + ms * MS, Happens::Starts { node });
             }
             Fault::Pause(node, ms) => self.nodes[node % count].paused_until = self.now + ms * MS,
+            Fault::Stall(node, ms) => {
+                let node = node % count;
+                let now = self.clock(node);
+                let until = self.now + ms * MS;
+                let node = &mut self.nodes[node];
+                if node.stalled.1 <= self.now {
+                    (node.stalled.0, node.reported) = (self.now, now);
+                }
+                node.stalled.1 = node.stalled.1.max(until);
+            }
             Fault::Stop(node) => self.tell(node % count, Event::Shutdown),
             Fault::HolderIsDead(node) => self.tell(node % count, Event::HolderIsDead),
             Fault::LoseRequests(ms) => self.requests_lost_until = self.now + ms * MS,
@@ -431,7 +556,12 @@ impl World {
                 self.lineage += 1;
                 self.store.floor = self.lineage << 46;
             }
+            Fault::Restore(ms, outage) => self.restore(ms, outage),
+            // E-1's gap, which an operator sees to: the record says more than the store's floor does.
+            Fault::Delete if self.store.register.as_ref().is_some_and(|r| r.issued() > self.store.floor) => {}
             Fault::Delete => self.store.register = None,
+            // After a restore an operator that makes a lost lease anew says so.
+            Fault::Init if self.untold && self.store.register.is_none() => self.tell_of_restore(),
             Fault::Init => self.admin_init(),
             Fault::StepDown => {
                 let Some(record) = self.store.register.clone() else { return };

@@ -72,6 +72,7 @@ impl FencedResource for EtcdEffects {
         let made = match made {
             Ok(()) => Ok(()),
             Err(FenceError::Stale(stale)) => Err(stale.into()),
+            Err(FenceError::AboveCeiling(above)) => Err(above.into()),
             Err(error) => return Err(failed(error)),
         };
         self.idle.put_back(client);

@@ -58,7 +58,7 @@ impl EtcdStore {
     }
 
     fn on(name: String, place: EtcdPlace, cluster: Option<Cluster>) -> Self {
-        let mut facilities = vec![Facility::Delete, Facility::Processes];
+        let mut facilities = vec![Facility::Delete, Facility::Rewind, Facility::Processes];
         if place.plain_node().is_some() {
             facilities.extend([Facility::LoseReply, Facility::FencedEffects]);
         }
@@ -68,7 +68,11 @@ impl EtcdStore {
         Self { name, place, facilities, cluster }
     }
 
-    fn cluster(&self) -> anyhow::Result<&Cluster> {
+    /// The cluster, if it is ours.
+    ///
+    /// # Errors
+    /// It is somebody else's.
+    pub fn cluster(&self) -> anyhow::Result<&Cluster> {
         self.cluster.as_ref().context("the cluster is somebody else's, and stays as it is")
     }
 
@@ -183,6 +187,10 @@ impl Harness for EtcdStore {
         match facility {
             Facility::LoseReply | Facility::FencedEffects => {
                 format!("this cluster is reached by TLS, which a fault proxy can't read: no {facility}")
+            }
+            Facility::RewindFloor => {
+                "etcd's revisions only rise: `leasehold-lab restores` plays restores that put them back"
+                    .into()
             }
             _ => format!("the etcd harness does not offer {facility} on a cluster that isn't its own"),
         }

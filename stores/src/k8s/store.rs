@@ -86,7 +86,8 @@ impl K8sStore {
         let namespace = format!("leasehold-conformance-{:08x}", rand::random::<u32>());
         server.access().create_namespace(&namespace).await?;
         let identity = server.access().create_identity(&namespace, "worker", audit::rules()).await?;
-        let mut facilities = vec![Facility::Delete, Facility::FencedEffects, Facility::Processes];
+        let mut facilities =
+            vec![Facility::Delete, Facility::Rewind, Facility::FencedEffects, Facility::Processes];
         if server.ours().is_ok() {
             facilities.extend([Facility::LoseReply, Facility::Restart, Facility::ChangeLineage]);
         }
@@ -104,7 +105,16 @@ impl K8sStore {
         audit::judge(&self.server.ours()?.audit().events()?, |who| who == user)
     }
 
-    fn leases(&self) -> String {
+    /// The control plane, if it is ours.
+    ///
+    /// # Errors
+    /// It is somebody else's.
+    pub fn plane(&self) -> anyhow::Result<&ControlPlane> {
+        self.server.ours()
+    }
+
+    /// The path of its Leases at the API server.
+    pub fn leases(&self) -> String {
         format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.identity.namespace())
     }
 
@@ -239,7 +249,13 @@ impl Harness for K8sStore {
     }
 
     fn why_not(&self, facility: Facility) -> String {
-        format!("the k8s harness does not offer {facility} on a cluster that isn't its own")
+        match facility {
+            Facility::RewindFloor => {
+                "resourceVersions only rise: `leasehold-lab restores` plays restores that put them back"
+                    .into()
+            }
+            _ => format!("the k8s harness does not offer {facility} on a cluster that isn't its own"),
+        }
     }
 
     fn description(&self) -> Option<&'static str> {

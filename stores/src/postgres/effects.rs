@@ -79,6 +79,7 @@ impl PostgresEffects {
         match self.fence.admit(transaction, &term).await {
             Ok(()) => {}
             Err(FenceError::Stale(stale)) => return Err(stale.into()),
+            Err(FenceError::AboveCeiling(above)) => return Err(above.into()),
             Err(FenceError::Store(error)) => return Err(failed(error)),
         }
         let insert = format!("INSERT INTO {}.effects (epoch, id) VALUES ($1, $2)", self.schema);
@@ -111,7 +112,9 @@ impl FencedResource for PostgresEffects {
         let written = self.write(&mut transaction, term, id).await;
         match &written {
             Ok(()) => transaction.commit().await.map_err(failed)?,
-            Err(EffectError::Stale(_)) => transaction.rollback().await.map_err(failed)?,
+            Err(EffectError::Stale(_) | EffectError::AboveCeiling(_)) => {
+                transaction.rollback().await.map_err(failed)?;
+            }
             Err(EffectError::Failed(_)) => return written,
         }
         self.idle.put_back(connection);

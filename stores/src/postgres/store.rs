@@ -94,12 +94,13 @@ impl PostgresStore {
         pair: Option<(Server, Proxy)>,
     ) -> anyhow::Result<Self> {
         let wire = Wire::before(&place.worker()?);
-        let mut facilities = vec![Facility::Delete, Facility::FencedEffects, Facility::Processes];
+        let mut facilities =
+            vec![Facility::Delete, Facility::Rewind, Facility::FencedEffects, Facility::Processes];
         if wire.is_plain() {
             facilities.push(Facility::LoseReply);
         }
         if server.is_some() {
-            facilities.extend([Facility::Restart, Facility::ChangeLineage]);
+            facilities.extend([Facility::Restart, Facility::ChangeLineage, Facility::RewindFloor]);
         }
         Ok(Self { place, facilities, parallel: 8, wire, server, pair })
     }
@@ -228,6 +229,9 @@ impl Harness for PostgresStore {
             (Facility::ChangeLineage, _) => "the suite promotes no standby of a server that somebody runs \
                  (without --url it starts two of its own)"
                 .into(),
+            (Facility::RewindFloor, _) => "the suite puts back no sequence of a server that somebody runs \
+                 (without --url it starts one of its own)"
+                .into(),
             (Facility::LoseReply, Wire::Closed(why)) => {
                 format!("no fault proxy can stand before this server: {why}")
             }
@@ -259,6 +263,14 @@ impl Harness for PostgresStore {
 
     async fn change_lineage(&self) -> Result<(), Missing> {
         self.fail_over().await.map_err(missing)
+    }
+
+    async fn rewind_floor(&self, _: &LeaseName, floor: u64) -> Result<(), Missing> {
+        // Below the timeline are the sequence's 46 bits.
+        let issued = floor & ((1 << 46) - 1);
+        let sequence = format!("{}.leasehold_epochs", self.place.schema);
+        let set = format!("SELECT setval('{sequence}', {}, {})", issued.max(1), issued > 0);
+        self.place.as_admin(&set).await.map_err(missing)
     }
 
     async fn connect_losing_the_next_reply(&self) -> Result<Arc<dyn LeaseBackend>, Missing> {

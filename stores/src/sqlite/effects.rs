@@ -77,6 +77,7 @@ async fn write(
     match fence.admit(transaction, &term).await {
         Ok(()) => {}
         Err(FenceError::Stale(stale)) => return Err(stale.into()),
+        Err(FenceError::AboveCeiling(above)) => return Err(above.into()),
         Err(FenceError::Store(error)) => return Err(failed(error)),
     }
     let insert = sqlx::query("INSERT INTO effects (epoch, id) VALUES (?, ?)");
@@ -91,7 +92,9 @@ impl FencedResource for SqliteEffects {
         let written = write(&mut transaction, &Fence::new(RESOURCE), term, id).await;
         match &written {
             Ok(()) => transaction.commit().await.map_err(failed)?,
-            Err(EffectError::Stale(_)) => transaction.rollback().await.map_err(failed)?,
+            Err(EffectError::Stale(_) | EffectError::AboveCeiling(_)) => {
+                transaction.rollback().await.map_err(failed)?;
+            }
             Err(EffectError::Failed(_)) => return written,
         }
         self.idle.put_back(connection);

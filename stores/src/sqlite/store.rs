@@ -132,7 +132,13 @@ impl Harness for SqliteStore {
     }
 
     fn facilities(&self) -> &[Facility] {
-        &[Facility::Delete, Facility::FencedEffects, Facility::Processes]
+        &[
+            Facility::Delete,
+            Facility::Rewind,
+            Facility::RewindFloor,
+            Facility::FencedEffects,
+            Facility::Processes,
+        ]
     }
 
     fn why_not(&self, facility: Facility) -> String {
@@ -164,6 +170,23 @@ impl Harness for SqliteStore {
             Ok(administrator.close().await?)
         };
         delete.await.map_err(missing)
+    }
+
+    async fn rewind_floor(&self, lease: &LeaseName, floor: u64) -> Result<(), Missing> {
+        let rewind = async {
+            let mut administrator = open(&self.place.leases()).await?;
+            sqlx::query("UPDATE coordination_lease_floors SET epoch = ? WHERE lease_name = ?")
+                .bind(i64::try_from(floor)?)
+                .bind(lease.as_str())
+                .execute(&mut administrator)
+                .await?;
+            Ok(administrator.close().await?)
+        };
+        rewind.await.map_err(missing)
+    }
+
+    async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
+        Ok(Arc::new(Self::start().await.map_err(missing)?))
     }
 
     async fn resource(&self, name: &str) -> Result<Arc<dyn FencedResource>, Missing> {

@@ -5,13 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::{PASSWORD, Postgres, SUPERUSER, StandbyOptions, access::literal};
-use crate::{
-    process::ProcessCommand,
-    supervisor::{Ending, Folder},
-    wait::wait_until,
-};
-
-const BACKUP_LIMIT: Duration = Duration::from_secs(120);
+use crate::{supervisor::Folder, wait::wait_until};
 
 const REPLICATION_LIMIT: Duration = Duration::from_secs(60);
 
@@ -27,14 +21,7 @@ impl Postgres {
         let folder = Folder::new("postgres")?;
         self.binaries.user.own(folder.path())?;
         let data = folder.path().join("data");
-        let mut backup = self.binaries.command("pg_basebackup", Ending::Kill, folder.path())?;
-        backup.arg("--pgdata").arg(&data).arg(format!("--port={}", self.port()));
-        backup.args(["--host=127.0.0.1", "--username", SUPERUSER, "--checkpoint=fast", "--no-sync"]);
-        backup.env("PGPASSWORD", PASSWORD);
-        ProcessCommand::of("pg_basebackup", backup)
-            .run(BACKUP_LIMIT)
-            .await
-            .context("cannot copy the primary")?;
+        self.base_backup_into(&data).await.context("cannot copy the primary")?;
         self.binaries.user.write(&data.join("standby.signal"), "")?;
 
         let mut settings = self.lock().settings.clone();

@@ -85,7 +85,11 @@ fn copy(template: &Path, data: &Path, binaries: &PostgresBinaries) -> anyhow::Re
     })
 }
 
-fn copy_tree(from: &Path, to: &Path, own: &dyn Fn(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn copy_tree(
+    from: &Path,
+    to: &Path,
+    own: &dyn Fn(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     fs::create_dir(to)?;
     fs::set_permissions(to, fs::metadata(from)?.permissions())?;
     own(to)?;

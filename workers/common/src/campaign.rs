@@ -1,11 +1,11 @@
 //! A role that leads gets its mandates from a lease, again and again; or, in mode `disabled`, from one term of the
 //! resource's own.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lease_core::{BackendError, Elector, ElectorBuilder, LeaseName, RunError};
+use lease_core::{BackendError, Elector, ElectorBuilder, Leadership, LeaseName, RunError};
 use lease_settings::{App, BadSetting, Failure, LeaderElection, LeaseStore};
 use metrics::{gauge, histogram};
 use tokio_util::sync::CancellationToken;
@@ -28,18 +28,33 @@ pub struct Campaign {
 
 /// Whether this instance may lead, now or later. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Eligible(Arc<AtomicBool>);
+pub struct Eligible {
+    may_lead: Arc<AtomicBool>,
+    /// The term whose work runs.
+    at_work: Arc<Mutex<Option<Leadership>>>,
+}
 
 impl Eligible {
     /// For a readiness probe.
     ///
     /// # Errors
-    /// It may not, and why.
+    /// It may not, or its work hangs (H-4), and why.
     pub fn check(&self) -> Result<(), String> {
-        self.0.load(Ordering::Relaxed).then_some(()).ok_or_else(|| {
+        let at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(silent_for) = at_work.as_ref().and_then(Leadership::silent_for) {
+            return Err(format!(
+                "the work has made no progress for {silent_for:.1?}, longer than leaderElection.maxSilenceMs allows: \
+                 it was told to stop, and its lease is not renewed"
+            ));
+        }
+        self.may_lead.load(Ordering::Relaxed).then_some(()).ok_or_else(|| {
             "not eligible to lead: the lease store has not answered yet, or another instance took over in mode disabled"
                 .to_owned()
         })
+    }
+
+    fn works_for(&self, term: Option<Leadership>) {
+        *self.at_work.lock().unwrap_or_else(PoisonError::into_inner) = term;
     }
 }
 
@@ -56,9 +71,14 @@ impl Campaign {
         let elector = match &store {
             Some(store) => {
                 let from = app.migrate_from()?;
-                let refine = |builder: ElectorBuilder| match from {
-                    Some(from) => builder.migrate_from(from),
-                    None => builder,
+                let refine = |mut builder: ElectorBuilder| {
+                    if let Some(max_silence) = election.max_silence_ms {
+                        builder = builder.max_silence(max_silence.into());
+                    }
+                    match from {
+                        Some(from) => builder.migrate_from(from),
+                        None => builder,
+                    }
                 };
                 settings.elector(store.clone(), Some(default_lease), refine)?
             }
@@ -115,9 +135,11 @@ async fn under_a_lease(
     stop: CancellationToken,
     budget: Duration,
 ) -> Result<(), Failure> {
-    let following = tokio::spawn(work.metrics().follow(elector.events(), eligible.0));
-    let one_term = |leadership| async {
+    let following = tokio::spawn(work.metrics().follow(elector.events(), eligible.may_lead.clone()));
+    let one_term = |leadership: Leadership| async {
+        eligible.works_for(Some(leadership.clone()));
         lead(work, &Mandate::lease(leadership)).await;
+        eligible.works_for(None);
         Ok::<_, std::convert::Infallible>(())
     };
     let ended = elector.run_until(stop.cancelled(), one_term).await;
@@ -139,10 +161,16 @@ async fn alone(
     budget: Duration,
 ) -> Result<(), Failure> {
     let taking = async {
+        let mut said = String::new();
         loop {
-            match work.take_term().await {
+            match work.take_term().await.map_err(|why| why.to_string()) {
                 Ok(term) => return term,
-                Err(why) => warn!(%why, "no term from the database; retrying"),
+                // Once, also where only an operator can help.
+                Err(why) if why == said => {}
+                Err(why) => {
+                    warn!(why, "no term from the database; retrying");
+                    said = why;
+                }
             }
             tokio::time::sleep(work.retry_every()).await;
         }
@@ -151,7 +179,7 @@ async fn alone(
         term = taking => term,
         () = stop.cancelled() => return Ok(()),
     };
-    eligible.0.store(true, Ordering::Relaxed);
+    eligible.may_lead.store(true, Ordering::Relaxed);
     let names = work.metrics();
     gauge!(names.is_leader).set(1);
     info!(epoch = term.epoch, grant = %term.grant, "leading: mode disabled, term taken from the database");
@@ -177,7 +205,7 @@ async fn alone(
     gauge!(names.is_leader).set(0);
     if mandate.loss().is_some() {
         // F-4: taking another term because the fence refused this one would make two instances duel for ever.
-        eligible.0.store(false, Ordering::Relaxed);
+        eligible.may_lead.store(false, Ordering::Relaxed);
         error!(
             "another instance does this work: this one stays idle until it is stopped; run only one, or choose a mode with leases"
         );

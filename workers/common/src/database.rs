@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use lease_core::fence::{FenceError, Stale};
+use lease_core::fence::{AboveCeiling, FenceError, Stale};
 use lease_settings::ValueKind;
 use sqlx::SqlitePool;
 #[cfg(feature = "postgres")]
@@ -95,6 +95,9 @@ pub enum StoreError {
     /// A later term has acted there: nothing was changed, and the term is over (F-4).
     #[error(transparent)]
     Stale(#[from] Stale),
+    /// No lease store issues such an epoch: nothing was changed.
+    #[error(transparent)]
+    AboveCeiling(#[from] AboveCeiling),
     /// The database failed. Whether a write happened is unknown; every write of the roles may be repeated.
     #[error(transparent)]
     Failed(#[from] sqlx::Error),
@@ -107,6 +110,7 @@ impl From<FenceError<sqlx::Error>> for StoreError {
     fn from(error: FenceError<sqlx::Error>) -> Self {
         match error {
             FenceError::Stale(stale) => Self::Stale(stale),
+            FenceError::AboveCeiling(above) => Self::AboveCeiling(above),
             FenceError::Store(error) => Self::Failed(error),
         }
     }
@@ -116,7 +120,7 @@ impl From<FenceError<sqlx::Error>> for StoreError {
 impl lease_postgres::pool::CallError for StoreError {
     fn raised_by_statement(&self) -> bool {
         match self {
-            Self::Stale(_) => true,
+            Self::Stale(_) | Self::AboveCeiling(_) => true,
             Self::Failed(error) => lease_postgres::pool::raised_by_statement(error),
             Self::TimedOut(_) => false,
         }

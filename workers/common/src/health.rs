@@ -12,6 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::serve::Listener;
 use lease_settings::{Block, Section, Setting, ValueKind};
+use metrics::{counter, describe_counter};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -19,6 +20,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::{self, Limited};
+use crate::stderr;
+
+/// Lines of the log that nobody will read.
+const LOG_LINES_DROPPED: &str = "leasehold_log_lines_dropped_total";
 
 /// The workers' HTTP server.
 #[derive(Clone, Debug, Deserialize)]
@@ -68,10 +73,12 @@ pub trait Probe: Send + Sync + 'static {
 /// The process has metrics already.
 pub fn metrics() -> anyhow::Result<PrometheusHandle> {
     let ages = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0];
-    Ok(PrometheusBuilder::new()
+    let metrics = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_leader_age_seconds".to_owned()), &ages)?
         .set_buckets_for_metric(Matcher::Suffix("_request_seconds".to_owned()), &REQUEST_SECONDS)?
-        .install_recorder()?)
+        .install_recorder()?;
+    describe_counter!(LOG_LINES_DROPPED, "log lines dropped because standard error could not be written");
+    Ok(metrics)
 }
 
 /// The three pages. `/readyz` says no from the moment on in which the process is told to stop.
@@ -104,6 +111,7 @@ async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
 async fn render(State(pages): State<Pages>) -> impl IntoResponse {
     // A store that doesn't answer must not hide the other metrics.
     let _ = tokio::time::timeout(PROBE_LIMIT, pages.probe.refresh()).await;
+    counter!(LOG_LINES_DROPPED).absolute(stderr::dropped());
     pages.metrics.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], pages.metrics.render())
 }

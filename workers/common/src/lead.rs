@@ -23,7 +23,8 @@ pub trait LeaderWork: Send + Sync {
     /// State that lasts for one term.
     type Memory: Default + Send;
 
-    /// Does one batch in the name of the mandate's term. The loop has just asked whether the mandate holds.
+    /// Does one batch in the name of the mandate's term. The loop has just asked whether the mandate holds. Reports
+    /// progress after each of its steps that may take long (H-4); each of these has a time limit.
     ///
     /// # Errors
     /// The batch was not finished. It is begun anew, unless the term is over.
@@ -99,6 +100,7 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate) {
     let mut memory = Default::default();
     let mut prune_at = Instant::now();
     loop {
+        mandate.report_progress();
         counter!(work.metrics().loop_iterations).increment(1);
         let done = if !mandate.holds_now() {
             Err(BatchError::Expired)
@@ -116,10 +118,7 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate) {
                 None => break,
             },
         };
-        tokio::select! {
-            () = mandate.stop_requested() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
+        mandate.idle(pause).await;
     }
     if mandate.loss() == Some(Loss::FenceRefused) {
         // A resource that is ahead of the leases refuses every term until an operator acts (F-4): campaigning again
@@ -157,11 +156,24 @@ fn retry_in(work: &impl LeaderWork, mandate: &Mandate, error: &BatchError) -> Op
     let epoch = mandate.term().epoch;
     let skip = |reason: &'static str| counter!(work.metrics().skip, "reason" => reason).increment(1);
     // An old term says so first, whatever else the answer was.
-    let expired = !mandate.holds_now() && mandate.loss() != Some(Loss::FenceRefused);
-    if expired {
-        let expires_at = jiff::Timestamp::from_millisecond(mandate.expires_at().0).unwrap_or_default();
-        skip(LeaderMetrics::LEASE_EXPIRED);
-        warn!(epoch, %expires_at, "lease expired locally; skip batch until renewed");
+    let over = !mandate.holds_now();
+    match mandate.loss() {
+        _ if !over => {}
+        Some(Loss::FenceRefused) => {}
+        Some(Loss::Revoked) => {
+            skip(LeaderMetrics::LEASE_REVOKED);
+            warn!(epoch, "lease revoked by an operator; skip batch until it is held again");
+        }
+        Some(loss) if loss != Loss::Expired => {
+            skip(LeaderMetrics::LEASE_LOST);
+            warn!(epoch, %loss, "lease lost; skip batch until it is held again");
+        }
+        // By this process's own clock, also where the elector has yet to say so.
+        _ => {
+            let expires_at = jiff::Timestamp::from_millisecond(mandate.expires_at().0).unwrap_or_default();
+            skip(LeaderMetrics::LEASE_EXPIRED);
+            warn!(epoch, %expires_at, "lease expired locally; skip batch until renewed");
+        }
     }
     match error {
         BatchError::Expired => None,
@@ -174,7 +186,7 @@ fn retry_in(work: &impl LeaderWork, mandate: &Mandate, error: &BatchError) -> Op
         BatchError::Failed { reason, why, retry_in } => {
             skip(reason);
             warn!(epoch, why, ?retry_in, "batch failed; retrying");
-            (!expired).then_some(*retry_in)
+            (!over).then_some(*retry_in)
         }
     }
 }

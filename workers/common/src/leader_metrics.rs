@@ -24,13 +24,17 @@ pub struct LeaderMetrics {
     pub pruned: &'static str,
     /// Batches that were not finished, by `reason`.
     pub skip: &'static str,
-    /// The reasons besides [`LEASE_EXPIRED`](Self::LEASE_EXPIRED) and [`FENCE_REFUSED`](Self::FENCE_REFUSED).
+    /// The reasons besides those below.
     pub skip_reasons: &'static [&'static str],
 }
 
 impl LeaderMetrics {
     /// The reason when the lease had run out by this process's own clock.
     pub const LEASE_EXPIRED: &'static str = "lease_expired";
+    /// The reason when an operator revoked the term.
+    pub const LEASE_REVOKED: &'static str = "lease_revoked";
+    /// The reason when somebody else holds the lease, or it is gone.
+    pub const LEASE_LOST: &'static str = "lease_lost";
     /// The reason when a resource has admitted a later term.
     pub const FENCE_REFUSED: &'static str = "fence_refused";
 
@@ -46,7 +50,7 @@ impl LeaderMetrics {
         describe_counter!(self.skip, "batches that were not finished, by reason");
         gauge!(self.is_leader).set(0);
         [self.loop_iterations, self.pruned].into_iter().for_each(|name| counter!(name).increment(0));
-        let common = [Self::LEASE_EXPIRED, Self::FENCE_REFUSED];
+        let common = [Self::LEASE_EXPIRED, Self::LEASE_REVOKED, Self::LEASE_LOST, Self::FENCE_REFUSED];
         for reason in common.iter().chain(self.skip_reasons) {
             counter!(self.skip, "reason" => *reason).increment(0);
         }

@@ -7,9 +7,12 @@ pub mod health;
 pub mod lead;
 pub mod leader_metrics;
 pub mod mandate;
+pub mod marks;
 pub mod request_id;
 mod role;
 pub mod shutdown;
+pub mod stderr;
+pub mod stdout;
 pub mod under_way;
 
 pub use role::{ChosenRole, NamedRole, Role, Roles};

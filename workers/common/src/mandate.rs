@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt;
 use lease_core::{Leadership, Loss, Term, WallTime};
@@ -77,6 +78,23 @@ impl Mandate {
         }
     }
 
+    /// The work gets on (H-4).
+    pub fn report_progress(&self) {
+        if let Source::Lease(leadership) = &self.0.source {
+            leadership.report_progress();
+        }
+    }
+
+    /// Waits for `pause`, or until the work should stop; to wait for work is progress. Cancel safe.
+    pub async fn idle(&self, pause: Duration) {
+        match &self.0.source {
+            Source::Lease(leadership) => leadership.idle(pause).await,
+            Source::Sole { .. } => {
+                let _ = tokio::time::timeout(pause, self.stop_requested()).await;
+            }
+        }
+    }
+
     /// Has [`stop_requested`](Self::stop_requested) resolved?
     pub fn should_stop(&self) -> bool {
         self.stop_requested().now_or_never().is_some()
@@ -85,7 +103,7 @@ impl Mandate {
     /// Why the term is over, if that is known by now.
     pub fn loss(&self) -> Option<Loss> {
         match &self.0.source {
-            Source::Lease(leadership) => leadership.lost().now_or_never(),
+            Source::Lease(leadership) => leadership.loss(),
             Source::Sole { refused, .. } => refused.is_cancelled().then_some(Loss::FenceRefused),
         }
     }

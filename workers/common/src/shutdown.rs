@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::stderr;
+
 /// A further signal within this time of the first belongs to the same request: `timeout` signals its child and then its
 /// child's group, a terminal and a supervisor may both signal.
-const ONE_REQUEST: Duration = Duration::from_secs(1);
+pub const ONE_REQUEST: Duration = Duration::from_secs(1);
 
 /// A token that the first SIGTERM or SIGINT cancels.
 ///
@@ -40,6 +42,7 @@ pub fn token() -> std::io::Result<CancellationToken> {
                     signal = name,
                     "second signal: ending at once; a lease still held runs out by itself"
                 );
+                stderr::flush();
                 process::exit(128 + number);
             }
             first = Some(Instant::now());

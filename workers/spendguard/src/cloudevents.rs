@@ -96,8 +96,9 @@ pub fn term_from<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Result<(LeaseN
     let lease = get(LEASE_HEADER)?.parse().map_err(|error| format!("{LEASE_HEADER}: {error}"))?;
     let epoch = get(EPOCH_HEADER)?;
     let epoch =
-        epoch.parse().ok().filter(|epoch| (1..=i64::MAX as u64).contains(epoch)).ok_or_else(|| {
-            format!("{EPOCH_HEADER} = {epoch:?} is no epoch: use a whole number of at least 1")
+        epoch.parse().ok().filter(|epoch| (1..=Term::MAX_EPOCH).contains(epoch)).ok_or_else(|| {
+            let max = Term::MAX_EPOCH;
+            format!("{EPOCH_HEADER} = {epoch:?} is no epoch: use a whole number from 1 to {max}")
         })?;
     let grant = get(GRANT_HEADER)?;
     let grant =
@@ -137,8 +138,11 @@ mod tests {
         };
         assert_eq!(read(&headers), Ok((lease, term)));
         let mut wrong = headers.clone();
-        wrong[1].1 = "0".into();
-        assert!(read(&wrong).is_err_and(|why| why.contains("leasehold-epoch = \"0\"")));
+        for bad in ["0", "-1", "4611686018427387905", "9223372036854775807", "18446744073709551616", "1e3"] {
+            wrong[1].1 = bad.into();
+            let why = read(&wrong).expect_err(bad);
+            assert!(why.contains(bad) && why.contains("from 1 to 4611686018427387904"), "{why}");
+        }
         assert!(read(&headers[..2]).is_err_and(|why| why.contains("leasehold-grant is missing")));
     }
 }

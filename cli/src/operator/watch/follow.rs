@@ -80,10 +80,7 @@ impl Follower {
             happened.push(Happening::StepDownAsked { holder, epoch, by: request.by.clone() });
         }
         self.looked = true;
-        match &mut self.sighting {
-            Some(sighting) => sighting.update(observation, now),
-            none => *none = Some(Sighting::new(observation, now)),
-        }
+        Sighting::read_in_turn(&mut self.sighting, observation, now);
         let (holder, epoch) = self.holder();
         if self.age(now).is_some_and(|age| age.is_zero()) && self.liveness != Some(Liveness::Fine) {
             let was_silent = self.liveness.replace(Liveness::Fine).is_some();

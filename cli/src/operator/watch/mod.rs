@@ -10,12 +10,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lease_core::{Clock, Instant, LeaseName};
+use lease_core::{Clock, Instant, LeaseName, printable};
 use lease_settings::{App, Failure};
 use lease_worker_common::shutdown;
 use serde_json::json;
 
-use super::output::{line, span, written};
+use super::output::{span, written};
 use super::session::{Session, Target};
 use super::wakes::RegisterWakes;
 use follow::{Follower, Happening};
@@ -40,6 +40,9 @@ pub(crate) struct Watch {
 /// The polling interval without hints. A silence is judged at most this much late.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// The time limit for clearing the live line at the end.
+const LAST_WORD: Duration = Duration::from_millis(200);
+
 pub(super) fn run(args: &Watch, app: &App) -> Result<ExitCode, Failure> {
     let target = Target::of(app)?;
     app.block_on(async {
@@ -48,14 +51,15 @@ pub(super) fn run(args: &Watch, app: &App) -> Result<ExitCode, Failure> {
         let watched = async {
             let description = target.store.to_string();
             let session = target.connect().await?;
-            screen.begin(args.lease.as_ref(), &description)?;
+            screen.begin(args.lease.as_ref(), &description).await?;
             follow_for_ever(&session, args, &mut screen).await
         };
         let end = tokio::select! {
             end = watched => end,
             () = stop.cancelled() => Ok(()),
         };
-        screen.end()?;
+        // A terminal that was stopped, or a reader that reads no more, holds up nobody's end.
+        let _ = tokio::time::timeout(LAST_WORD, screen.end()).await;
         end.map(|()| ExitCode::SUCCESS)
     })
 }
@@ -76,29 +80,35 @@ async fn follow_for_ever(session: &Session, args: &Watch, screen: &mut Screen) -
         match seen {
             Ok(seen) => {
                 if std::mem::take(&mut failing) {
-                    screen.store("store_answers", "the lease store answers again")?;
+                    screen.store("store_answers", "the lease store answers again").await?;
                 }
                 for (name, observation) in seen {
                     let follower = followers.entry(name.clone()).or_default();
                     for what in follower.observe(observation, now) {
-                        screen.tell(&name, &what)?;
+                        screen.tell(&name, &what).await?;
                     }
                 }
             }
             Err(failure) => {
                 if !std::mem::replace(&mut failing, true) {
-                    screen.store("store_failed", &failure.to_string())?;
+                    screen.store("store_failed", &failure.to_string()).await?;
                 }
                 for (name, follower) in &mut followers {
                     if let Some(what) = follower.judge(now) {
-                        screen.tell(name, &what)?;
+                        screen.tell(name, &what).await?;
                     }
                 }
             }
         }
-        screen.live(&followers)?;
+        screen.live(&followers).await?;
         wakes.next().await;
     }
+}
+
+/// Writes on a thread of its own: whoever reads slowly makes this command wait, and neither Ctrl-C nor SIGTERM.
+async fn print(text: String) -> Result<(), Failure> {
+    let writing = tokio::task::spawn_blocking(move || written(write!(stdout(), "{text}")));
+    writing.await.unwrap_or_else(|error| Err(Failure::new(error.to_string())))
 }
 
 /// Standard output: lines, and on a terminal one live line below them.
@@ -115,47 +125,49 @@ impl Screen {
         Self { json, live: !json && stdout().is_terminal(), started: clock.now(), clock }
     }
 
-    fn begin(&self, lease: Option<&LeaseName>, store: &str) -> Result<(), Failure> {
+    async fn begin(&self, lease: Option<&LeaseName>, store: &str) -> Result<(), Failure> {
         if self.json {
             return Ok(());
         }
         let which = lease.map_or("all leases".to_owned(), |lease| format!("lease {lease}"));
-        line(format!("watching {which} in {store}; times are UTC, Ctrl-C ends"))
+        print(format!("watching {which} in {store}; times are UTC, Ctrl-C ends\n")).await
     }
 
-    fn tell(&self, name: &LeaseName, what: &Happening) -> Result<(), Failure> {
+    async fn tell(&self, name: &LeaseName, what: &Happening) -> Result<(), Failure> {
         if self.json {
-            return self.as_json(json!({ "lease": name }), &serde_json::to_value(what).unwrap_or_default());
+            let what = serde_json::to_value(what).unwrap_or_default();
+            return self.as_json(json!({ "lease": name }), &what).await;
         }
         match in_words(what) {
-            Some(words) => self.line(&format!("{name}  {words}")),
+            Some(words) => self.line(&format!("{name}  {words}")).await,
             None => Ok(()),
         }
     }
 
-    fn store(&self, event: &str, words: &str) -> Result<(), Failure> {
+    async fn store(&self, event: &str, words: &str) -> Result<(), Failure> {
         if self.json {
-            return self.as_json(json!({}), &json!({ "event": event, "message": words }));
+            return self.as_json(json!({}), &json!({ "event": event, "message": words })).await;
         }
-        self.line(words)
+        self.line(words).await
     }
 
-    fn as_json(&self, mut base: serde_json::Value, what: &serde_json::Value) -> Result<(), Failure> {
+    async fn as_json(&self, mut base: serde_json::Value, what: &serde_json::Value) -> Result<(), Failure> {
         let elapsed = self.clock.now().since(self.started).as_millis() as u64;
         base["at"] = Timestamp::now().to_string().into();
         base["elapsed_ms"] = elapsed.into();
         for (key, value) in what.as_object().into_iter().flatten() {
             base[key] = value.clone();
         }
-        line(base)
+        print(format!("{}\n", printable(&base.to_string()))).await
     }
 
-    fn line(&self, words: &str) -> Result<(), Failure> {
+    async fn line(&self, words: &str) -> Result<(), Failure> {
         let clear = if self.live { "\r\x1b[K" } else { "" };
-        line(format!("{clear}{}  {words}", Timestamp::now().strftime("%H:%M:%S%.3f")))
+        let words = printable(words);
+        print(format!("{clear}{}  {words}\n", Timestamp::now().strftime("%H:%M:%S%.3f"))).await
     }
 
-    fn live(&self, followers: &BTreeMap<LeaseName, Follower>) -> Result<(), Failure> {
+    async fn live(&self, followers: &BTreeMap<LeaseName, Follower>) -> Result<(), Failure> {
         if !self.live {
             return Ok(());
         }
@@ -175,12 +187,12 @@ impl Screen {
             })
         };
         let all: Vec<_> = followers.iter().filter_map(of_one).collect();
-        let text: String = all.join(" · ").chars().take(78).collect();
-        written(write!(stdout(), "\r\x1b[K{text}"))
+        let text: String = printable(&all.join(" · ")).chars().take(78).collect();
+        print(format!("\r\x1b[K{text}")).await
     }
 
-    fn end(&self) -> Result<(), Failure> {
-        if self.live { written(write!(stdout(), "\r\x1b[K")) } else { Ok(()) }
+    async fn end(&self) -> Result<(), Failure> {
+        if self.live { print("\r\x1b[K".to_owned()).await } else { Ok(()) }
     }
 }
 

@@ -72,7 +72,7 @@
 {{- define "leasehold.gates.times" -}}
 {{- $election := .Values.leaderElection -}}
 {{- $day := 86400000 -}}
-{{- range $key, $least := dict "ttlMs" 100 "maxTtlMs" 100 "renewIntervalMs" 1 "retryIntervalMs" 1 "stopGraceMs" 0 "stopBudgetMs" 0 -}}
+{{- range $key, $least := dict "ttlMs" 100 "maxTtlMs" 100 "renewIntervalMs" 1 "retryIntervalMs" 1 "stopGraceMs" 0 "stopBudgetMs" 0 "maxSilenceMs" 100 -}}
 {{- $value := index $election $key -}}
 {{- if not (kindIs "invalid" $value) -}}
 {{- if or (lt (int64 $value) (int64 $least)) (gt (int64 $value) (int64 $day)) -}}

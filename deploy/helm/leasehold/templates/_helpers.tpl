@@ -72,6 +72,7 @@ env:
     "RENEW_INTERVAL_MS" $election.renewIntervalMs
     "RETRY_INTERVAL_MS" $election.retryIntervalMs
     "MAX_TTL_MS" $election.maxTtlMs
+    "MAX_SILENCE_MS" $election.maxSilenceMs
     "STOP_GRACE_MS" $election.stopGraceMs }}
   SPENDGUARD_LEADER_{{ $name }}: {{ kindIs "invalid" $value | ternary "" (int64 $value | toString) | quote }}
   {{- end }}

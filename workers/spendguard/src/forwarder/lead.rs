@@ -82,16 +82,18 @@ impl LeaderWork for Forwarder {
         let term = mandate.term();
         if !memory.admitted {
             // F-1: the mark is raised before the first read that any effect depends on.
-            self.ask(self.outbox.admit(term)).await?;
+            self.ask(mandate, self.outbox.admit(term)).await?;
             memory.admitted = true;
         }
         let size = memory.size.unwrap_or(self.batch_size);
-        let rows = self.ask(self.outbox.pending(size)).await?;
+        let rows = self.ask(mandate, self.outbox.pending(size)).await?;
         let Some(span) = Rows::of(&rows) else { return Ok(Backlog::CaughtUp) };
         holds(mandate)?;
         let batch = format!("a batch of {} rows, outbox_id {} to {}", span.count, span.first, span.last);
         self.batch.is_now(format_args!("{batch}, sent and not answered"));
-        let ingested = match self.sender.send(term, &rows).await {
+        let sent = self.sender.send(term, &rows).await;
+        mandate.report_progress();
+        let ingested = match sent {
             Ok(ingested) => ingested,
             Err(SendError::TooLarge) if span.count > 1 => {
                 memory.size = Some(span.half());
@@ -108,7 +110,7 @@ impl LeaderWork for Forwarder {
         holds(mandate)?;
         self.batch.is_now(format_args!("{batch}, ingested and not marked"));
         let outbox_ids: Vec<_> = rows.iter().map(|row| row.outbox_id).collect();
-        let marked = self.ask(self.outbox.mark_forwarded(term, &outbox_ids)).await?;
+        let marked = self.ask(mandate, self.outbox.mark_forwarded(term, &outbox_ids)).await?;
         counter!(ROWS_FORWARDED).increment(marked);
         for row in &rows {
             if let Some(request_id) = request_id::of_payload(&row.event.payload) {
@@ -128,7 +130,7 @@ impl LeaderWork for Forwarder {
             return Ok(Backlog::CaughtUp);
         }
         let removing = self.outbox.prune(mandate.term(), self.keep_days, self.batch_size);
-        let removed = self.ask(removing).await?;
+        let removed = self.ask(mandate, removing).await?;
         counter!(LEADER.pruned).increment(removed);
         Ok(Backlog::of(removed, self.batch_size))
     }
@@ -164,8 +166,14 @@ fn holds(mandate: &Mandate) -> Result<(), BatchError> {
 
 impl Forwarder {
     /// Asks the outbox, within the time limit.
-    async fn ask<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, BatchError> {
-        within(self.call_limit, call).await.map_err(|error| match error {
+    async fn ask<T>(
+        &self,
+        mandate: &Mandate,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, BatchError> {
+        let answer = within(self.call_limit, call).await;
+        mandate.report_progress();
+        answer.map_err(|error| match error {
             StoreError::Stale(_) => BatchError::Stale { resource: "outbox" },
             why => BatchError::Failed {
                 reason: OUTBOX_UNAVAILABLE,

@@ -23,7 +23,7 @@ use lease_worker_common::{
     campaign::{Campaign, Eligible},
     database::Database,
     health::{self, HealthServer, Probe},
-    shutdown,
+    shutdown, stdout,
     under_way::Batch,
 };
 use serde::Deserialize;
@@ -135,7 +135,7 @@ impl Role for OutboxForwarder {
         if args.migrate {
             return app.block_on(async {
                 migrate(&outbox).await?;
-                println!("the outbox in {outbox} is ready");
+                stdout::line(format_args!("the outbox in {outbox} is ready"))?;
                 Ok(ExitCode::SUCCESS)
             });
         }

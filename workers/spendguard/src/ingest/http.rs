@@ -9,7 +9,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
-use lease_core::fence::FENCING_EPOCH_STALE;
+use lease_core::fence::{FENCING_EPOCH_ABOVE_CEILING, FENCING_EPOCH_STALE};
 use lease_worker_common::{database::StoreError, request_id, under_way::UnderWay};
 use metrics::counter;
 use serde_json::json;
@@ -109,6 +109,9 @@ impl Ingest {
             StoreError::Stale(stale) => {
                 counter!(FENCE_REFUSED).increment(1);
                 refuse(StatusCode::CONFLICT, FENCING_EPOCH_STALE, stale.to_string())
+            }
+            StoreError::AboveCeiling(above) => {
+                refuse(StatusCode::BAD_REQUEST, FENCING_EPOCH_ABOVE_CEILING, above.to_string())
             }
             // It would be refused for ever; the sender finds out which it is.
             StoreError::Failed(sqlx::Error::Database(error)) if is_of_the_data(&*error) => {

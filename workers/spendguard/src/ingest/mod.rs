@@ -16,7 +16,7 @@ use lease_worker_common::{
     Role,
     database::Database,
     health::{self, HealthServer, LAST_ANSWERS, Probe},
-    shutdown,
+    shutdown, stdout,
     under_way::UnderWay,
 };
 use serde::Deserialize;
@@ -105,7 +105,7 @@ impl Role for CanonicalIngest {
         if args.migrate {
             return app.block_on(async {
                 migrate(&database).await?;
-                println!("the canonical store in {database} is ready");
+                stdout::line(format_args!("the canonical store in {database} is ready"))?;
                 Ok(ExitCode::SUCCESS)
             });
         }

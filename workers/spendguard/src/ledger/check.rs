@@ -1,6 +1,6 @@
 //! Checks of a request before the database is asked.
 
-use lease_core::{Change, Grant, Record, Tag};
+use lease_core::{Change, Grant, Record, Tag, Term};
 use sqlx::types::Uuid;
 
 use super::store::{Acquisition, LedgerRefusal, ScopeTerm};
@@ -95,8 +95,9 @@ pub(super) fn scope_write(asked: &v1::PutFencingScopeRequest) -> Result<ScopeWri
     if !record.holder.is_empty() {
         instance(&record.holder)?;
     }
-    if record.ttl_ms > LONGEST_TTL_MS || i64::try_from(record.epoch).is_err() {
-        return Err(invalid(format!("record: use a ttl_ms up to {LONGEST_TTL_MS} and an epoch below 2^63")));
+    if record.ttl_ms > LONGEST_TTL_MS || record.epoch > Term::MAX_EPOCH {
+        let max = Term::MAX_EPOCH;
+        return Err(invalid(format!("record: use a ttl_ms up to {LONGEST_TTL_MS} and an epoch up to {max}")));
     }
     let change =
         change.map_err(|_| invalid(format!("change = {:?}: use the change's name", asked.change)))?;
@@ -120,12 +121,13 @@ pub(super) fn tag(field: &str, bytes: &[u8]) -> Result<Option<Tag>, LedgerRefusa
 
 pub(super) fn fence(given: Option<&v1::Fence>) -> Result<ScopeTerm, LedgerRefusal> {
     let given = given.ok_or_else(|| invalid("fence: every write speaks for a term; send it".to_owned()))?;
-    let epoch = i64::try_from(given.epoch).ok().filter(|epoch| *epoch >= 1);
+    let epoch = Some(given.epoch).filter(|epoch| (1..=Term::MAX_EPOCH).contains(epoch));
+    let allowed = || invalid(format!("epoch = {}: use 1 to {}", given.epoch, Term::MAX_EPOCH));
     Ok(ScopeTerm {
         scope: scope(&given.fencing_scope_id)?,
         tenant: name("tenant_id", &given.tenant_id)?,
         instance: instance(&given.workload_instance_id)?,
-        epoch: epoch.ok_or_else(|| invalid(format!("epoch = {}: use 1 or more", given.epoch)))?,
+        epoch: epoch.ok_or_else(allowed)? as i64,
         grant: grant(&given.grant)?,
     })
 }

@@ -21,12 +21,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
+use lease_core::Term;
 use lease_settings::{App, Block, Failure, LeaderElection, Section};
 use lease_worker_common::{
     Role, connections,
     database::Database,
     health::{self, LAST_ANSWERS, Probe},
-    shutdown,
+    shutdown, stdout,
 };
 use sqlx::postgres::PgConnectOptions;
 use tonic::server::NamedService;
@@ -36,7 +37,7 @@ use tracing::{error, info};
 
 use crate::rpc::ledger::v1::ledger_server::LedgerServer;
 use calls::Calls;
-pub use prepare::{add_scope, migrate, revoke_scope, set_budget};
+pub use prepare::{ScopeLowering, add_scope, lower_scope, migrate, revoke_scope, set_budget};
 use service::Service;
 pub use settings::LedgerSettings;
 pub(crate) use settings::{POSTGRES, postgres};
@@ -64,11 +65,15 @@ pub struct LedgerArgs {
     /// refused from now on, and whoever waits takes it at once; may be repeated
     #[arg(long, num_args = 2, value_names = ["SCOPE", "TENANT"])]
     revoke_scope: Vec<String>,
+    /// Set the epoch of a tenant's fencing scope back to the last one that was real, and exit: nobody can hold a scope above
+    /// 2^62. Ends whatever term there is, and leaves a row in fencing_scope_events; may be repeated
+    #[arg(long, num_args = 3, value_names = ["SCOPE", "TENANT", "EPOCH"])]
+    lower_scope: Vec<String>,
 }
 
 impl LedgerArgs {
     fn prepares(&self) -> bool {
-        let repeated = [&self.add_scope, &self.set_budget, &self.revoke_scope];
+        let repeated = [&self.add_scope, &self.set_budget, &self.revoke_scope, &self.lower_scope];
         self.migrate || repeated.iter().any(|given| !given.is_empty())
     }
 }
@@ -86,8 +91,9 @@ impl Role for LedgerRole {
         let role: LedgerSettings = settings.block()?;
         let database = postgres::<LedgerSettings>(settings, "databaseUrl", role.database_url.as_ref())?;
         if args.prepares() {
-            // Only a revocation says who asked; nothing else depends on this host's name.
-            let by = if args.revoke_scope.is_empty() { String::new() } else { settings.operator()? };
+            // Only what ends a term says who asked; nothing else depends on this host's name.
+            let ends_terms = !args.revoke_scope.is_empty() || !args.lower_scope.is_empty();
+            let by = if ends_terms { settings.operator()? } else { String::new() };
             let limited = async {
                 let done = tokio::time::timeout(PREPARE_LIMIT, prepare_all(args, &by, database)).await;
                 done.unwrap_or_else(|_| {
@@ -128,6 +134,8 @@ async fn prepare_all(
     let failed =
         |error: String| Failure::new(format!("the ledger in {database} could not be prepared: {error}"));
     let budgets: Vec<_> = args.set_budget.chunks(3).map(budget).collect::<Result<_, _>>()?;
+    let lowerings: Vec<_> =
+        args.lower_scope.chunks(3).map(|words| lowering(words, by)).collect::<Result<_, _>>()?;
     for (flag, given) in [("--add-scope", &args.add_scope), ("--revoke-scope", &args.revoke_scope)] {
         for pair in given.chunks(2) {
             let [scope, tenant] = pair else { continue };
@@ -137,16 +145,16 @@ async fn prepare_all(
     }
     if args.migrate {
         migrate(&options).await.map_err(|error| failed(error.to_string()))?;
-        println!("the ledger in {database} is ready");
+        stdout::line(format_args!("the ledger in {database} is ready"))?;
     }
     for pair in args.add_scope.chunks(2) {
         let [scope, tenant] = pair else { continue };
         add_scope(&options, scope, tenant).await.map_err(|error| failed(error.to_string()))?;
-        println!("fencing scope {scope} of tenant {tenant} is there");
+        stdout::line(format_args!("fencing scope {scope} of tenant {tenant} is there"))?;
     }
     for (tenant, currency, limit) in budgets {
         set_budget(&options, tenant, currency, limit).await.map_err(|error| failed(error.to_string()))?;
-        println!("tenant {tenant} may spend {limit} minor units of {currency}");
+        stdout::line(format_args!("tenant {tenant} may spend {limit} minor units of {currency}"))?;
     }
     for pair in args.revoke_scope.chunks(2) {
         let [scope, tenant] = pair else { continue };
@@ -158,9 +166,35 @@ async fn prepare_all(
             Some(holder) => format!("{holder}'s term was ended, the epoch is {epoch} now"),
             None => format!("nobody held it, the epoch stays {epoch}"),
         };
-        println!("fencing scope {scope} of tenant {tenant}: {done}");
+        stdout::line(format_args!("fencing scope {scope} of tenant {tenant}: {done}"))?;
+    }
+    for how in lowerings {
+        let ScopeLowering { scope, tenant, epoch, .. } = how;
+        let before = lower_scope(&options, &how).await.map_err(|error| {
+            Failure::new(format!(
+                "fencing scope {scope} of tenant {tenant} in {database} was not set back: {error}"
+            ))
+        })?;
+        stdout::line(format_args!(
+            "fencing scope {scope} of tenant {tenant}: the epoch was set back from {before} to {epoch}"
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn lowering<'a>(words: &'a [String], by: &'a str) -> Result<ScopeLowering<'a>, Failure> {
+    let [scope, tenant, epoch] = words else {
+        return Err(Failure::Code(2, "--lower-scope: name a scope, its tenant and an epoch".to_owned()));
+    };
+    asked("--lower-scope", check::name("SCOPE", scope))?;
+    asked("--lower-scope", check::name("TENANT", tenant))?;
+    match epoch.parse() {
+        Ok(epoch @ ..=Term::MAX_ABOVE) => Ok(ScopeLowering { scope, tenant, epoch, by }),
+        _ => Err(Failure::Code(
+            2,
+            format!("--lower-scope {epoch}: use the greatest epoch that was real, 0 to {}", Term::MAX_ABOVE),
+        )),
+    }
 }
 
 fn budget(words: &[String]) -> Result<(&str, &str, i64), Failure> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
+use lease_core::Term;
 use lease_worker_common::database::{self, StoreError};
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
@@ -89,4 +91,73 @@ pub async fn revoke_scope(
 ) -> anyhow::Result<(i64, Option<String>)> {
     let note = format!("revoked by {by}");
     Ok(LedgerStore::open(options, 1, REVOKE_LIMIT).revoke(scope, tenant, &note).await?)
+}
+
+/// The repair of a scope that nobody can hold, or that claims an epoch which no term ever had.
+pub struct ScopeLowering<'a> {
+    /// The scope.
+    pub scope: &'a str,
+    /// Its tenant.
+    pub tenant: &'a str,
+    /// Its epoch from now on: the next term has one more.
+    pub epoch: u64,
+    /// The name of whoever does it, for audits.
+    pub by: &'a str,
+}
+
+/// Sets a scope's epoch back, never below what its events say was issued up to [`Term::MAX_ABOVE`], where no scope comes by
+/// itself. Whatever term there is ends, and a row in `fencing_scope_events` tells who did it. Returns the epoch before.
+///
+/// # Errors
+/// The database's, or what keeps it from being set back. Repeated, it changes nothing.
+pub async fn lower_scope(options: &PgConnectOptions, how: &ScopeLowering<'_>) -> anyhow::Result<i64> {
+    let ScopeLowering { scope, tenant, epoch, by } = how;
+    let (to, real) = (i64::try_from(*epoch)?, i64::try_from(Term::MAX_ABOVE)?);
+    let mut connection: PgConnection = options.connect().await?;
+    let mut change = connection.begin().await?;
+    // In the order in which every change of holder takes its locks.
+    sqlx::query("SELECT pg_advisory_xact_lock(ledger_scope_lock($1))")
+        .bind(scope)
+        .execute(&mut *change)
+        .await?;
+    let found: Option<(i64, Option<i64>)> = sqlx::query_as(
+        "SELECT current_epoch, (SELECT max(new_epoch) FROM fencing_scope_events event
+                                WHERE event.fencing_scope_id = scope.fencing_scope_id AND new_epoch <= $3)
+         FROM fencing_scopes scope WHERE fencing_scope_id = $1 AND tenant_id = $2 FOR UPDATE",
+    )
+    .bind(scope)
+    .bind(tenant)
+    .bind(real)
+    .fetch_optional(&mut *change)
+    .await?;
+    let (before, issued) = found.context("the tenant has no such scope")?;
+    let issued = issued.unwrap_or(0);
+    anyhow::ensure!(to >= issued, "its events say that epoch {issued} was issued: use at least that");
+    anyhow::ensure!(
+        to < before,
+        "it is at epoch {before}: it can only be set back, and {to} is not below that"
+    );
+    sqlx::query(
+        "UPDATE fencing_scopes SET current_epoch = $2, current_holder_instance_id = NULL, current_grant = NULL,
+                ttl_expires_at = NULL WHERE fencing_scope_id = $1",
+    )
+    .bind(scope)
+    .bind(to)
+    .execute(&mut *change)
+    .await?;
+    sqlx::query(
+        "INSERT INTO fencing_scope_events (fencing_scope_id, tenant_id, old_epoch, new_epoch, action, note)
+         VALUES ($1, $2, $3, $4, 'revoke', $5)",
+    )
+    .bind(scope)
+    .bind(tenant)
+    .bind(before)
+    .bind(to)
+    .bind(format!("epoch set back by {by}"))
+    .execute(&mut *change)
+    .await?;
+    sqlx::query("SELECT pg_notify('leasehold_fencing_scopes', $1)").bind(scope).execute(&mut *change).await?;
+    change.commit().await?;
+    connection.close().await?;
+    Ok(before)
 }

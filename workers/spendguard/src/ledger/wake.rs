@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lease_postgres::listen::Listener;
+use lease_postgres::listen::{ListenError, Listener};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
@@ -32,6 +32,10 @@ impl Wakes {
         tokio::spawn(async move {
             loop {
                 let Err(error) = wakes.listen(&options).await;
+                if matches!(error, ListenError::Pooled) {
+                    warn!(%error, "no notifications: waiters find a free scope by polling");
+                    return;
+                }
                 warn!(%error, "no notifications: waiters find a free scope by polling until the listener is back");
                 // Notifications may have been missed.
                 wakes.everybody();
@@ -56,7 +60,7 @@ impl Wakes {
         self.tell("");
     }
 
-    async fn listen(&self, options: &PgConnectOptions) -> Result<Infallible, sqlx::Error> {
+    async fn listen(&self, options: &PgConnectOptions) -> Result<Infallible, ListenError> {
         let mut listener = Listener::connect(options, CHANNEL).await?;
         debug!("listening for free scopes");
         self.everybody();

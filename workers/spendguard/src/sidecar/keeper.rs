@@ -201,7 +201,7 @@ impl Work {
         if let Some(loss) = loss {
             warn!(scope, epoch, %loss, "fencing lease over; decisions are refused until it is held again");
         }
-        if matches!(loss, Some(Loss::Superseded | Loss::FenceRefused)) {
+        if matches!(loss, Some(Loss::Superseded | Loss::Revoked | Loss::FenceRefused)) {
             // F-4: another sidecar comes first. A work that has not returned keeps its elector from campaigning.
             tokio::select! {
                 () = self.stop.cancelled() => {}

@@ -39,7 +39,7 @@ impl LeaderWork for Sweeper {
     async fn batch(&self, mandate: &Mandate, _: &mut ()) -> Result<Backlog, BatchError> {
         let term = mandate.term();
         self.batch.is_now("a batch of expired reservations, sent to the ledger's database and not answered");
-        let swept = self.ask(self.expired.sweep(term, &self.owner, self.batch_size)).await?;
+        let swept = self.ask(mandate, self.expired.sweep(term, &self.owner, self.batch_size)).await?;
         counter!(SWEPT).increment(swept);
         debug!(epoch = term.epoch, swept, "swept");
         Ok(Backlog::of(swept, self.batch_size))
@@ -48,7 +48,7 @@ impl LeaderWork for Sweeper {
     async fn prune(&self, mandate: &Mandate) -> Result<Backlog, BatchError> {
         let term = mandate.term();
         self.batch.is_now("a batch of old rows to remove, sent to the ledger's database and not answered");
-        let pruned = self.ask(self.expired.prune(term, self.keep, self.batch_size)).await?;
+        let pruned = self.ask(mandate, self.expired.prune(term, self.keep, self.batch_size)).await?;
         counter!(LEADER.pruned).increment(pruned);
         debug!(epoch = term.epoch, pruned, "pruned");
         Ok(Backlog::of(pruned, self.batch_size))
@@ -81,8 +81,14 @@ impl LeaderWork for Sweeper {
 
 impl Sweeper {
     /// Asks the ledger's database, within the time limit.
-    async fn ask<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, BatchError> {
-        within(self.call_limit, call).await.map_err(|error| match error {
+    async fn ask<T>(
+        &self,
+        mandate: &Mandate,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, BatchError> {
+        let answer = within(self.call_limit, call).await;
+        mandate.report_progress();
+        answer.map_err(|error| match error {
             StoreError::Stale(_) => BatchError::Stale { resource: "ledger" },
             why => BatchError::Failed {
                 reason: LEDGER_UNAVAILABLE,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lease_core::Term;
-use lease_core::fence::Stale;
+use lease_core::fence::AboveCeiling;
 use lease_postgres::Fence;
 use lease_postgres::pool::Pool;
 use lease_worker_common::database::StoreError;
@@ -108,13 +108,9 @@ impl Expired {
     }
 }
 
-fn refused(term: Term) -> StoreError {
-    StoreError::Stale(Stale { refused: term })
-}
-
-/// The store can't issue, nor ever admit, a greater one.
 fn epoch(term: Term) -> Result<i64, StoreError> {
-    i64::try_from(term.epoch).map_err(|_| refused(term))
+    AboveCeiling::check(&term)?;
+    Ok(term.epoch as i64)
 }
 
 fn int(number: u32) -> i32 {

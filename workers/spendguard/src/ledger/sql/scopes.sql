@@ -141,6 +141,11 @@ BEGIN
         UPDATE fencing_scopes SET current_holder_instance_id = NULL, current_grant = NULL, ttl_expires_at = NULL,
                current_epoch = o_epoch
             WHERE fencing_scope_id = p_scope;
+        -- Electors hear of it by the register, and the holder comes after the others (H-3 of the lease protocol).
+        UPDATE fencing_scopes SET register = register || jsonb_build_object(
+                'tag', translate(gen_random_uuid()::text, '-', ''), 'note', coalesce(p_note, ''),
+                'revoked', jsonb_build_object('epoch', o_epoch, 'by', '', 'except', o_holder, 'for_ms', 0))
+            WHERE fencing_scope_id = p_scope;
         INSERT INTO fencing_scope_events (fencing_scope_id, tenant_id, old_epoch, new_epoch,
                 previous_owner_instance_id, action, note)
             VALUES (p_scope, p_tenant, v_scope.current_epoch, o_epoch, o_holder, 'revoke', p_note);
@@ -187,6 +192,12 @@ BEGIN
     IF o_outcome = 'denied' THEN
         o_holder := v_scope.current_holder_instance_id;
         o_expires_us := extract(epoch FROM v_scope.ttl_expires_at) * 1000000;
+        RETURN;
+    END IF;
+    IF v_scope.current_epoch >= 4611686018427387904 THEN
+        o_outcome := 'error';
+        o_code := 'FENCING_EPOCH_ABOVE_CEILING';
+        o_message := format('scope %s is at epoch %s, and no epoch is above 2^62: nobody can hold it until an operator sets it back by leasehold worker ledger --lower-scope', p_scope, v_scope.current_epoch);
         RETURN;
     END IF;
     o_epoch := v_scope.current_epoch + 1;
@@ -323,6 +334,12 @@ BEGIN
     END IF;
     SELECT * INTO v_scope FROM fencing_scopes WHERE fencing_scope_id = p_scope AND tenant_id = p_tenant FOR UPDATE;
     IF v_scope.fencing_scope_id IS NULL OR (v_scope.register->>'tag')::uuid IS DISTINCT FROM p_expected THEN
+        RETURN;
+    END IF;
+    IF v_epoch > 4611686018427387904 THEN
+        o_outcome := 'error';
+        o_code := 'INVALID_ARGUMENT';
+        o_message := format('epoch %s of %s: no epoch is above 2^62', v_epoch, p_scope);
         RETURN;
     END IF;
     IF v_epoch < v_scope.current_epoch OR v_epoch = v_scope.current_epoch AND p_change = 'acquire' THEN
