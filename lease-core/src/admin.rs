@@ -163,8 +163,10 @@ pub async fn fence_raise(
     check_above(above)?;
     change(backend, name, Change::Revoke, |seen, record, fresh| {
         let mut raised = writes::revoke(seen, record, above, false, note, fresh);
-        // The holder did nothing wrong.
-        Revocation { epoch: raised.epoch, by: String::new(), except: None, for_ms: 0 }.keep_in(&mut raised);
+        // The holder did nothing wrong. Whoever holds off since an earlier revocation goes on to.
+        let nobody = || Revocation { epoch: 0, by: String::new(), except: None, for_ms: 0 };
+        let kept = Revocation::of(record).filter(|kept| kept.for_ms > 0).unwrap_or_else(nobody);
+        Revocation { epoch: raised.epoch, ..kept }.keep_in(&mut raised);
         Ok(raised)
     })
     .await

@@ -8,8 +8,8 @@ use futures::FutureExt;
 use lease_core::admin::AdminError;
 use lease_core::{
     BackendError, Capabilities, Change, Elector, ElectorBuilder, Ended, EventKind, Hints, Leadership,
-    LeaseBackend, LeaseEvent, LeaseName, Loss, Memory, Observation, PutOutcome, Record, RunError, StopReason,
-    Term, WorkloadId, admin,
+    LeaseBackend, LeaseEvent, LeaseName, Loss, Memory, Observation, PutOutcome, Record, Revocation, RunError,
+    StopReason, Term, WorkloadId, admin,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
@@ -256,6 +256,22 @@ async fn no_lease_is_lifted_to_where_no_term_could_follow() {
     assert!(matches!(admin::init(&store, &name(), how).await, Err(AdminError::AboveCeiling(_))));
     let raised = admin::fence_raise(&store, &name(), Term::MAX_ABOVE, "").await.unwrap();
     assert!(raised.next_epoch() < Term::MAX_EPOCH);
+}
+
+#[tokio::test]
+async fn a_fence_that_is_raised_keeps_the_hold_off_of_an_earlier_revocation() {
+    let store = Memory::new();
+    let closed = admin::Init { new: false, above: 0, max_ttl: TTL };
+    admin::init(&store, &name(), closed).await.unwrap();
+    let revocation = |seen: &Observation| Revocation::of(seen.record.as_ref().unwrap()).unwrap();
+    for (hold_off, kept) in [(Duration::ZERO, None), (TTL * 9, Some("a"))] {
+        let how = admin::Revoke { by: "op", except: Some("a"), hold_off, ..Default::default() };
+        admin::revoke(&store, &name(), how).await.unwrap();
+        let raised = admin::fence_raise(&store, &name(), 100, "").await.unwrap();
+        let revocation = revocation(&raised);
+        assert_eq!((revocation.except.as_deref(), revocation.hold_off()), (kept, hold_off));
+        assert!(revocation.ended_the_last_term(raised.record.as_ref().unwrap()));
+    }
 }
 
 #[tokio::test]

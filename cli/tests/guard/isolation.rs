@@ -1,6 +1,7 @@
 //! `--isolate`: no fault of our own processes lets anything outlive the deadline (G-1 to G-3).
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lease_testbed::{Process, Signal};
@@ -147,10 +148,19 @@ async fn on_a_terminal_it_is_isolated_only_when_asked_to() {
     assert!(place.read("typescript").contains("only the program itself is sure to end"));
 }
 
+/// The program where nobody may execute it, too: a checkout may lie in a folder that is closed to others, as root's home.
+fn for_everybody(place: &Place) -> PathBuf {
+    std::fs::set_permissions(place.path("."), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (own, copy) = (env!("CARGO_BIN_EXE_leasehold"), place.path("leasehold"));
+    if !copy.exists() {
+        std::fs::hard_link(own, &copy).or_else(|_| std::fs::copy(own, &copy).map(drop)).unwrap();
+    }
+    copy
+}
+
 /// Nobody, who may not even make a user namespace.
 fn without_rights(place: &Place, arguments: &[&str]) -> Process {
-    let everybody = std::fs::Permissions::from_mode(0o777);
-    std::fs::set_permissions(place.path("."), everybody).unwrap();
+    let leasehold = for_everybody(place).display().to_string();
     let script = r#"echo 0 > /proc/sys/user/max_user_namespaces
         exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin "$@""#;
     let mut words = vec![];
@@ -158,7 +168,7 @@ fn without_rights(place: &Place, arguments: &[&str]) -> Process {
         words.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
     }
     words.extend(["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"]);
-    words.extend([env!("CARGO_BIN_EXE_leasehold"), "--sqlite-path", "leases.db", "--lease", "job"]);
+    words.extend([&leasehold, "--sqlite-path", "leases.db", "--lease", "job"]);
     words.extend(arguments);
     let command = Process::command(words[0]).unwrap().current_dir(place.path(".")).args(&words[1..]);
     command.spawn().unwrap()
@@ -183,10 +193,9 @@ async fn an_isolation_that_cannot_be_had_is_refused_before_anything_starts_and_a
 /// A guard that `setpriv` gave these rights, and that may make no PID namespace by them.
 fn with_rights(place: &Place, rights: &[&str], isolate: &str, script: &str) -> Process {
     assert!(rustix::process::geteuid().is_root(), "run this as root: it gives rights away");
-    let everybody = std::fs::Permissions::from_mode(0o777);
-    std::fs::set_permissions(place.path("."), everybody).unwrap();
+    let leasehold = for_everybody(place);
     let command = Process::command("setpriv").unwrap().current_dir(place.path(".")).args(rights);
-    let command = command.args([env!("CARGO_BIN_EXE_leasehold"), "--sqlite-path", "leases.db"]);
+    let command = command.arg(leasehold).args(["--sqlite-path", "leases.db"]);
     let command = command.args(["--lease", "job", "run", "--init", "--isolate", isolate]);
     command.args(["--", "sh", "-c", script]).spawn().unwrap()
 }
@@ -280,8 +289,7 @@ in_each_isolation!(a_set_uid_child_of_an_unprivileged_guard_is_ended_and_the_lea
 async fn a_set_uid_child_of_an_unprivileged_guard_is_ended_and_the_lease_released(isolate: &str) {
     assert!(rustix::process::geteuid().is_root(), "run this as root: it makes a set-uid program");
     let place = Place::new(isolate);
-    let everybody = std::fs::Permissions::from_mode(0o777);
-    std::fs::set_permissions(place.path("."), everybody).unwrap();
+    let leasehold = for_everybody(&place);
     std::fs::copy("/usr/bin/setpriv", place.path("become")).unwrap();
     std::fs::set_permissions(place.path("become"), std::fs::Permissions::from_mode(0o4755)).unwrap();
     let delegated = (isolate == "cgroup").then(|| cgroup_of_nobody(&place));
@@ -291,7 +299,7 @@ async fn a_set_uid_child_of_an_unprivileged_guard_is_ended_and_the_lease_release
     let drop = format!("{enter} exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"");
     let run = |script: &str| {
         let command = Process::command("sh").unwrap().current_dir(place.path("."));
-        let command = command.args(["-c", &drop, "sh", env!("CARGO_BIN_EXE_leasehold")]);
+        let command = command.args(["-c", &drop, "sh"]).arg(&leasehold);
         let command = command.args(["--sqlite-path", "leases.db", "--lease", "job", "run", "--init"]);
         let command = command.args(["--ttl", "60s"]).args(STOP_BUDGET).args(["--isolate", isolate]);
         command.args(["--", "sh", "-c", script]).spawn().unwrap()
@@ -318,14 +326,14 @@ async fn a_set_uid_child_of_an_unprivileged_guard_is_ended_and_the_lease_release
     }
 }
 
-fn cgroup_mount() -> std::path::PathBuf {
+fn cgroup_mount() -> PathBuf {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("cgroup v2 is mounted");
     mount.split(' ').nth(4).unwrap().into()
 }
 
 /// A cgroup that is delegated to nobody.
-fn cgroup_of_nobody(place: &Place) -> std::path::PathBuf {
+fn cgroup_of_nobody(place: &Place) -> PathBuf {
     let name = place.path(".").canonicalize().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
     let own = cgroup_mount().join(format!("leasehold-test-{name}"));
     std::fs::create_dir(&own).unwrap();
