@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::command;
 use super::plan::{Attack, Plan, Victim};
-use super::programs::Programs;
+use super::programs::AttackPrograms;
 use super::slices::{self, Overlap};
 
 /// The guards of each lease.
@@ -66,7 +66,7 @@ impl AttackedLease {
         ttls: &std::ops::RangeInclusive<Duration>,
         unprivileged: bool,
         isolate: &str,
-        programs: &Programs,
+        programs: &AttackPrograms,
         store: impl FnOnce(&Folder) -> Vec<String>,
     ) -> anyhow::Result<Self> {
         let folder = Folder::new("attack")?;

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::command::attacked;
 use self::lease::{AttackedLease, LaneReport};
-use self::programs::Programs;
+use self::programs::AttackPrograms;
 use self::slices::Overlap;
 
 /// Stop, kill and signal guards, watchdogs, keepers and commands of `leasehold run` in any mix, and judge by the time
@@ -89,7 +89,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (faults, terms) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (enough, mut lanes) = (CancellationToken::new(), JoinSet::new());
     let as_root = rustix::process::geteuid().is_root();
-    let programs = Programs::find(as_root && args.leases > 1)?;
+    let programs = AttackPrograms::find(as_root && args.leases > 1)?;
     for number in 0..args.leases {
         let unprivileged = as_root && number % 2 == 1;
         let lane = AttackedLease::new(number, seed, &args.ttl, unprivileged, isolate, &programs, |folder| {

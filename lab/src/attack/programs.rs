@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use lease_testbed::Folder;
 
-pub(super) struct Programs {
+pub(super) struct AttackPrograms {
     pub(super) leasehold: PathBuf,
     pub(super) lab: PathBuf,
     _copies: Option<Folder>,
 }
 
-impl Programs {
+impl AttackPrograms {
     /// This one, and `leasehold` beside it: copies if some guards run as nobody, for a checkout may lie in a folder that
     /// is closed to others, such as root's home.
     pub(super) fn find(for_nobody: bool) -> anyhow::Result<Self> {
