@@ -63,7 +63,7 @@ async fn a_locked_budget_keeps_no_scope_from_being_renewed_taken_or_freed() -> a
         fencing_scope_id: format!("{SCOPE}/b"),
         tenant_id: TENANT.into(),
         limit_ms: 30_000,
-        seen_tag: Vec::new(),
+        ..v1::AwaitFencingScopeRequest::default()
     };
     assert!(client.clone().await_fencing_scope(waits).await?.into_inner().free);
     until_ready(&ledger.pages).await?;

@@ -239,7 +239,7 @@ pub(crate) async fn until_free(client: &LedgerClient<Channel>) -> anyhow::Result
         fencing_scope_id: SCOPE.into(),
         tenant_id: TENANT.into(),
         limit_ms: 30_000,
-        seen_tag: Vec::new(),
+        ..v1::AwaitFencingScopeRequest::default()
     };
     let answer = client.clone().await_fencing_scope(asked).await?.into_inner();
     anyhow::ensure!(answer.free, "still held after the limit");

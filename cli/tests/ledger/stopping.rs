@@ -38,7 +38,7 @@ async fn stops(signal: Signal) -> anyhow::Result<()> {
             fencing_scope_id: SCOPE.into(),
             tenant_id: TENANT.into(),
             limit_ms: 30_000,
-            seen_tag: Vec::new(),
+            ..v1::AwaitFencingScopeRequest::default()
         };
         waiting.await_fencing_scope(asked).await
     });

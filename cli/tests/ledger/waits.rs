@@ -11,7 +11,7 @@ fn wait(limit_ms: u32) -> v1::AwaitFencingScopeRequest {
         fencing_scope_id: SCOPE.into(),
         tenant_id: TENANT.into(),
         limit_ms,
-        seen_tag: Vec::new(),
+        ..v1::AwaitFencingScopeRequest::default()
     }
 }
 
@@ -51,6 +51,36 @@ async fn a_release_and_a_revocation_wake_who_waits_at_once() -> anyhow::Result<(
         }
         assert!(waiting.await??.into_inner().free, "it was not woken");
         waiters(&here, 0.0).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_asks_for_any_holder_hears_of_each_and_waits_while_it_is_the_one_it_has_seen()
+-> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let ledger = stage.ledger().await?;
+    let mut client = ledger.client().await?;
+    let term = won(&client, attempt("a")).await?;
+    let any = |limit_ms, seen_grant: &[u8]| v1::AwaitFencingScopeRequest {
+        any_holder: true,
+        seen_grant: seen_grant.to_vec(),
+        ..wait(limit_ms)
+    };
+    let shown = client.await_fencing_scope(any(30_000, &[])).await?.into_inner();
+    assert!(!shown.free, "{shown:?}");
+    let record: serde_json::Value = serde_json::from_str(&shown.scope.expect("it is shown").record)?;
+    assert_eq!(record["holder"], "a");
+    let same = client.await_fencing_scope(any(50, &term.grant)).await?.into_inner();
+    assert_eq!((same.free, same.scope), (false, None));
+    let other = client.await_fencing_scope(any(30_000, &[7; 16])).await?.into_inner();
+    assert!(!other.free && other.scope.is_some(), "{other:?}");
+    let both = v1::AwaitFencingScopeRequest { seen_tag: vec![1; 16], ..any(50, &[7; 16]) };
+    for refused in [both, any(50, &[7; 15])] {
+        assert_eq!(
+            client.await_fencing_scope(refused).await.expect_err("nonsense").code(),
+            Code::InvalidArgument
+        );
     }
     Ok(())
 }

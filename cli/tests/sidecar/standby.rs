@@ -116,6 +116,26 @@ async fn a_revoked_holder_is_told_at_once_and_lets_the_standby_come_first() -> a
     Ok(())
 }
 
+/// The standby may be quicker than the ledger's look: whoever waits hears of another holder too.
+#[tokio::test]
+async fn a_revoked_holder_is_told_though_another_has_the_scope_by_then() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let proxy = stage.proxy()?;
+    let mut deaf = proxy.hold(|request| request.calls("Ledger/AwaitFencingScope"));
+    let holder = stage.sidecar_at(&format!("http://{}", proxy.addr()), "first", LONG, WAITS).await?;
+    holder.serves().await?;
+    deaf.held().await?;
+    let standby = a_standby(&stage, LONG, WAITS).await?;
+    stage.revoke().await?;
+    took_over(&standby, Instant::now()).await?;
+    deaf.release();
+    let heard = Instant::now();
+    holder.process.wait_for_line("fencing lease over; decisions are refused", LIMIT).await?;
+    assert!(heard.elapsed() < AT_ONCE, "{:?}", heard.elapsed());
+    assert_eq!(holder.metric("spendguard_sidecar_fencing_epoch").await?, 0.0);
+    Ok(())
+}
+
 /// A longer poll than usual leaves a busy machine its time.
 const POLLS: &[&str] = &["--standby", "true", "--sidecar-poll-interval", "3s"];
 

@@ -3,7 +3,7 @@
 use lease_core::{Change, Grant, Record, Tag, Term};
 use sqlx::types::Uuid;
 
-use super::store::{Acquisition, LedgerRefusal, ScopeTerm};
+use super::store::{Acquisition, LedgerRefusal, ScopeTerm, Seen};
 use crate::rpc::ledger::v1;
 
 /// The longest name of anything but a scope.
@@ -116,6 +116,24 @@ pub(super) fn tag(field: &str, bytes: &[u8]) -> Result<Option<Tag>, LedgerRefusa
         Ok(bytes) => Ok(Some(Tag::from_bytes(bytes))),
         Err(_) if bytes.is_empty() => Ok(None),
         Err(_) => Err(invalid(format!("{field}: use the 16 bytes of a record's tag, or none"))),
+    }
+}
+
+/// How the caller of AwaitFencingScope has seen the scope.
+pub(super) fn seen(asked: &v1::AwaitFencingScopeRequest) -> Result<Option<Seen>, LedgerRefusal> {
+    let free = tag("seen_tag", &asked.seen_tag)?;
+    let held =
+        match asked.seen_grant.as_slice() {
+            [] => None,
+            bytes => Some(bytes.try_into().map(Grant::from_bytes).map_err(|_| {
+                invalid("seen_grant: use the 16 bytes of a record's grant, or none".to_owned())
+            })?),
+        };
+    match (free, held) {
+        (Some(_), Some(_)) => {
+            Err(invalid("seen_tag and seen_grant: the scope was free or held, send one".to_owned()))
+        }
+        (free, held) => Ok(free.map(Seen::Free).or(held.map(Seen::Held))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lease_core::{Change, Tag};
+use lease_core::Change;
 use metrics::{counter, gauge};
 use prost_types::Timestamp;
 use tokio::time::Instant;
@@ -13,7 +13,9 @@ use tracing::info;
 use super::calls::{Calls, limit_of};
 use super::check::{self, ScopeWrite};
 use super::metrics::{ACTIONS, REQUESTS, WAITERS};
-use super::store::{Acquired, LedgerError, LedgerRefusal, LedgerStore, ReservationRow, ScopePut, ScopeState};
+use super::store::{
+    Acquired, LedgerError, LedgerRefusal, LedgerStore, ReservationRow, ScopePut, ScopeState, Seen,
+};
 use super::wake::Wakes;
 use crate::rpc::ledger::v1;
 use v1::{
@@ -128,8 +130,7 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         if !(1..=LONGEST_WAIT_MS).contains(&asked.limit_ms) {
             return Err(Status::invalid_argument(format!("limit_ms: use 1 to {LONGEST_WAIT_MS}")));
         }
-        let seen = check::tag("seen_tag", &asked.seen_tag);
-        let seen = seen.map_err(|refusal| Status::invalid_argument(refusal.message))?;
+        let seen = check::seen(&asked).map_err(|refusal| Status::invalid_argument(refusal.message))?;
         let place = self.waiters.enter()?;
         gauge!(WAITERS).increment(1);
         // Dropped in this order: by the time the gauge falls, the place is free.
@@ -141,8 +142,9 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         };
         let code = scope.as_ref().map_or_else(|status| format!("{:?}", status.code()), |_| "ok".to_owned());
         counter!(REQUESTS, "method" => "AwaitFencingScope", "code" => code).increment(1);
-        let scope = scope?.map(v1::FencingScope::from);
-        Ok(Response::new(v1::AwaitFencingScopeResponse { free: scope.is_some(), scope }))
+        let scope = scope?;
+        let free = scope.as_ref().is_some_and(|scope| scope.free);
+        Ok(Response::new(v1::AwaitFencingScopeResponse { free, scope: scope.map(v1::FencingScope::from) }))
     }
 
     async fn observe_fencing_scope(
@@ -251,12 +253,12 @@ impl Service {
         Ok(reservation(self.calls.run(method, &metadata, &asked.request_id, work).await?))
     }
 
-    /// The scope once it is free under another tag than `seen`, or `None` at `until`. Looks when its release is heard
-    /// of, when its term runs out, and at each poll.
+    /// The scope once it is free, or if asked for held, otherwise than `seen`, or `None` at `until`. Looks when its
+    /// release is heard of, when its term runs out, and at each poll.
     async fn free_within(
         &self,
         asked: &v1::AwaitFencingScopeRequest,
-        seen: Option<Tag>,
+        seen: Option<Seen>,
         until: Instant,
     ) -> Result<Option<ScopeState>, Status> {
         let mut wake = self.wakes.subscribe();
@@ -264,7 +266,9 @@ impl Service {
             let view = self.scopes.observe(&asked.fencing_scope_id, &asked.tenant_id);
             let limit = self.poll_every.max(Duration::from_secs(1));
             let pause = match tokio::time::timeout(limit, view).await {
-                Ok(Ok(view)) if view.free && view.tag() != seen => return Ok(Some(view)),
+                Ok(Ok(view)) if (view.free || asked.any_holder) && view.seen() != seen => {
+                    return Ok(Some(view));
+                }
                 // A millisecond more, since the remaining time is rounded.
                 Ok(Ok(view)) if !view.free => view.remaining + Duration::from_millis(1),
                 Ok(Err(LedgerError::Refused(refusal))) => {

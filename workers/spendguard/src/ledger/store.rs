@@ -111,11 +111,23 @@ pub struct ScopeState {
 }
 
 impl ScopeState {
-    /// The record's tag.
-    pub fn tag(&self) -> Option<Tag> {
+    /// What tells this state from others; `None` while there is no record.
+    pub fn seen(&self) -> Option<Seen> {
         let record: Record = serde_json::from_str(self.record.as_deref()?).ok()?;
-        Some(record.tag)
+        match record.grant {
+            Some(grant) if !self.free => Some(Seen::Held(grant)),
+            _ => Some(Seen::Free(record.tag)),
+        }
     }
+}
+
+/// A state of a scope, as somebody waits for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// By this record.
+    Free(Tag),
+    /// Under this grant, at whichever beat.
+    Held(Grant),
 }
 
 /// The outcome of a write of a scope's register.

@@ -251,7 +251,8 @@ impl LeaseBackend for Scopes {
         }
     }
 
-    /// Shows the scope whenever it has become free. On a connection of its own: its calls wait for long.
+    /// Shows the scope whenever it has become free or has another holder. On a connection of its own: its calls wait
+    /// for long.
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {
         let name = LeaseName::new(prefix).map_err(|error| BackendError::refused(error.to_string()))?;
         let client = self.config.ledger.client(self.config.patience);
@@ -260,6 +261,8 @@ impl LeaseBackend for Scopes {
             tenant_id: self.config.tenant.clone(),
             limit_ms: AWAIT_LIMIT.as_millis() as u32,
             seen_tag: Vec::new(),
+            any_holder: true,
+            seen_grant: Vec::new(),
         };
         let run_out_is_free = self.config.run_out_is_free;
         let hints = stream::unfold((client, asked), move |(mut client, mut asked)| {
@@ -269,16 +272,18 @@ impl LeaseBackend for Scopes {
                     let mut request = Request::new(asked.clone());
                     request.set_timeout(AWAIT_LIMIT * 2);
                     let answer = client.await_fencing_scope(request).await.ok()?.into_inner();
-                    if !answer.free {
-                        continue;
-                    }
-                    let scope = answer.scope?;
+                    let Some(scope) = answer.scope else { continue };
                     let mut record = parsed(&scope).ok()??;
-                    asked.seen_tag = record.tag.to_bytes().to_vec();
+                    (asked.seen_tag, asked.seen_grant) = match record.grant {
+                        Some(grant) if !answer.free => (Vec::new(), grant.to_bytes().to_vec()),
+                        _ => (record.tag.to_bytes().to_vec(), Vec::new()),
+                    };
                     if scope.run_out && !run_out_is_free {
                         continue;
                     }
-                    free(&mut record);
+                    if answer.free {
+                        free(&mut record);
+                    }
                     return Some((Hint::Shows(name, shown(Some(record))), (client, asked)));
                 }
             }
