@@ -2,10 +2,11 @@
 //!
 //! A wrong core is a wrapper around the real step function; a wrong store wraps any backend; both are otherwise real.
 
-mod cores;
 mod fences;
+mod readers;
 mod stores;
 mod views;
+mod writers;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,7 +50,7 @@ pub struct Mutant {
 
 /// Every mutant.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    [cores::MUTANTS, stores::MUTANTS, fences::MUTANTS].into_iter().flatten()
+    [readers::MUTANTS, writers::MUTANTS, stores::MUTANTS, fences::MUTANTS].into_iter().flatten()
 }
 
 /// Runs every mutant, a few at a time since trials mostly wait, and prints the table of who killed it.

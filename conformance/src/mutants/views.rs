@@ -8,6 +8,7 @@ use lease_core::internal::step::{Action, CallRequest, Event, Jitter, Reply, Stat
 use lease_core::internal::writes::Fresh;
 use lease_core::{Change, Instant, Observation, PutOutcome, Record};
 
+use super::{Kind, Mutant};
 use crate::step::Core;
 
 /// An elector at one of its steps, as its mutant sees it.
@@ -94,4 +95,26 @@ pub(super) fn omits(wrong: fn(&Action) -> bool) -> Core {
         actions.retain(|action| !wrong(action));
         (state, actions)
     })
+}
+
+/// As a release leaves it: the same beat without its grant would count as a restore.
+pub(super) fn free(record: &mut Record) {
+    record.grant = None;
+    record.beat += 1;
+}
+
+pub(super) const fn mutant(
+    name: &'static str,
+    make: fn() -> Core,
+    killers: &'static [&'static str],
+) -> Mutant {
+    Mutant { name, killers, kind: Kind::Core(make), losing: false }
+}
+
+pub(super) const fn losing(
+    name: &'static str,
+    make: fn() -> Core,
+    killers: &'static [&'static str],
+) -> Mutant {
+    Mutant { name, killers, kind: Kind::Core(make), losing: true }
 }
