@@ -37,11 +37,12 @@ build: ## the binaries leasehold and leasehold-lab
 	@$(CARGO) build --locked --workspace
 	@touch $(ALL)
 
-lint: ## format, clippy without warnings, documentation without warnings
+lint: ## format, clippy and documentation without warnings; advisories, licences and banned crates
 	@sh scripts/setup.sh postgres etcd k8s
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+	@sh scripts/deny.sh
 
 unit: ## every test of the workspace, the conformance suite on each store and the mutants among them
 	@sh scripts/setup.sh postgres etcd k8s helm
