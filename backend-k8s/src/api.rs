@@ -36,6 +36,7 @@ pub(crate) struct ApiAnswer {
 
 impl Api {
     pub(crate) async fn connect(config: K8sConfig) -> Result<Self, BackendError> {
+        config.announce();
         let (client, namespace) = config.client().await?;
         Ok(Self { config, namespace, client: Mutex::new(Some(client)) })
     }

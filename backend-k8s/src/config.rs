@@ -4,14 +4,18 @@ use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use lease_core::{BackendError, InvalidSettings};
+
+use crate::{kubeconfig, proxy};
 
 /// The API server's address and credentials, and the namespace of the Leases.
 #[derive(Clone, Debug)]
 pub struct K8sConfig {
     source: Source,
+    /// Why it isn't what somebody may expect.
+    note: Option<&'static str>,
     context: Option<String>,
     namespace: Option<String>,
     pub(crate) call_limit: Duration,
@@ -35,17 +39,28 @@ impl K8sConfig {
         Self::from(Source::Kubeconfig(path))
     }
 
-    /// [`in_cluster`](Self::in_cluster) in a pod, unless `$KUBECONFIG` is set; else as kubectl does.
+    /// [`in_cluster`](Self::in_cluster) in a pod, unless `$KUBECONFIG` names a file; else as kubectl does. In a pod that
+    /// has both, a log line says which is used.
     pub fn infer() -> Self {
-        let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-        match is_set("KUBERNETES_SERVICE_HOST") && !is_set("KUBECONFIG") {
-            true => Self::in_cluster(),
-            false => Self::kubeconfig(None),
-        }
+        let in_a_pod = env::var_os("KUBERNETES_SERVICE_HOST").is_some_and(|value| !value.is_empty());
+        let named = kubeconfig::named();
+        let (source, note) = match (in_a_pod, named.iter().any(|path| kubeconfig::is_there(path))) {
+            (true, true) => (Source::Kubeconfig(None), Some(HIDES_POD)),
+            (true, false) => (Source::InCluster, (!named.is_empty()).then_some(NAMES_NOTHING)),
+            (false, _) => (Source::Kubeconfig(None), None),
+        };
+        Self { note, ..Self::from(source) }
     }
 
     fn from(source: Source) -> Self {
-        Self { source, context: None, namespace: None, call_limit: Duration::from_secs(10) }
+        Self { source, note: None, context: None, namespace: None, call_limit: Duration::from_secs(10) }
+    }
+
+    /// Says once what may surprise.
+    pub(crate) fn announce(&self) {
+        if let Some(note) = self.note {
+            tracing::warn!("{note}");
+        }
     }
 
     /// A context of the kubeconfig in place of its current one.
@@ -109,24 +124,49 @@ impl K8sConfig {
     }
 
     async fn load(&self) -> Result<Config, BackendError> {
-        let context = self.context.clone();
-        let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-        match &self.source {
-            Source::InCluster => Config::incluster().map_err(|error| unusable(self, error)),
+        let named = kubeconfig::named();
+        let read = match &self.source {
+            Source::InCluster => return Config::incluster().map_err(|error| unusable(self, error)),
+            Source::Kubeconfig(Some(path)) => Kubeconfig::read_from(path),
+            Source::Kubeconfig(None) if named.is_empty() => Kubeconfig::read(),
             Source::Kubeconfig(None) => {
-                Config::from_kubeconfig(&options).await.map_err(|error| unusable(self, error))
+                if !named.iter().any(|path| kubeconfig::is_there(path)) {
+                    let named: Vec<_> = named.iter().map(|path| path.display().to_string()).collect();
+                    return Err(BackendError::refused(format!(
+                        "KUBECONFIG names no file that is there: {}; correct it, or name the file by \
+                         leaderElection.k8s.kubeconfig",
+                        named.join(", ")
+                    )));
+                }
+                kubeconfig::merged(&named)
             }
-            Source::Kubeconfig(Some(path)) => {
-                let kubeconfig = Kubeconfig::read_from(path).map_err(|error| unusable(self, error))?;
-                let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-                config.map_err(|error| unusable(self, error))
+        };
+        let read = read.map_err(|error| unusable(self, error))?;
+        let own_proxy = kubeconfig::proxy(&read, self.context.as_deref());
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        let config = Config::from_custom_kubeconfig(read, &options).await;
+        let mut config = config.map_err(|error| match error {
+            KubeconfigError::ParseNoProxy(_) => {
+                BackendError::refused(UNREADABLE_EXCEPTIONS).with_source(error)
             }
-        }
+            error => unusable(self, error),
+        })?;
+        config.proxy_url =
+            proxy::choose(own_proxy.as_deref(), &config.cluster_url, |name| env::var(name).ok())
+                .map_err(BackendError::refused)?;
+        Ok(config)
     }
 }
 
+const UNREADABLE_EXCEPTIONS: &str = "NO_PROXY can't be read: use names, .domains, addresses and networks, with one comma \
+    between two of them and none at the end";
+const HIDES_POD: &str = "the kubeconfig that KUBECONFIG names is used, and not this pod's service account, because \
+    KUBECONFIG is set: unset it to use the service account";
+const NAMES_NOTHING: &str = "this pod's service account is used, because KUBECONFIG names no file that is there: unset \
+    it, or correct it to use a kubeconfig";
+
 fn unusable(config: &K8sConfig, error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
-    let context = match &config.source {
+    let mut context = match &config.source {
         Source::InCluster => {
             "no access from within the cluster; does the pod have a service account token, or is a kubeconfig to be \
              named?"
@@ -139,6 +179,9 @@ fn unusable(config: &K8sConfig, error: impl std::error::Error + Send + Sync + 's
             format!("the kubeconfig {} can't be used; correct the file, its path or the context", path.display())
         }
     };
+    if let Some(note) = config.note {
+        context = format!("{context} ({note})");
+    }
     BackendError::refused(context).with_source(error)
 }
 

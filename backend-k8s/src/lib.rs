@@ -28,7 +28,9 @@ mod api;
 mod backend;
 mod config;
 mod error;
+mod kubeconfig;
 mod lease;
+mod proxy;
 mod watch;
 
 pub use backend::{K8s, K8sConnector};

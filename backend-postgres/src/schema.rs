@@ -17,18 +17,31 @@ use crate::statements::query;
 /// `psql -v role=leasehold -v schema=public -f roles.sql`, run by the tables' owner after [`migrate`].
 pub const ROLES_SQL: &str = include_str!("../roles.sql");
 
-/// The migrations that make the fence; each may be run again.
-pub(crate) const FENCE: [&str; 2] =
-    [include_str!("../migrations/0002_fence.sql"), include_str!("../migrations/0003_fence_ceiling.sql")];
+/// The migrations that make the fence, and what the tables beside it need; each may be run again.
+pub(crate) const FENCE: [&str; 4] = [
+    include_str!("../migrations/0002_fence.sql"),
+    include_str!("../migrations/0003_fence_ceiling.sql"),
+    include_str!("../migrations/0006_counters.sql"),
+    include_str!("../migrations/0007_old_rows.sql"),
+];
 
 /// Each is applied once, in this order; a released one never changes.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("../migrations/0001_leases.sql"),
     FENCE[0],
     FENCE[1],
     include_str!("../migrations/0004_what_programs_write.sql"),
     include_str!("../migrations/0005_restored.sql"),
+    FENCE[2],
+    FENCE[3],
+    include_str!("../migrations/0008_counters_and_history.sql"),
 ];
+
+/// Lifts all counters, which may be behind their tables again: an insert does so first, also one of no row.
+const LIFT_COUNTERS: &str = "
+    INSERT INTO {schema}.coordination_leases (lease_name) SELECT '' WHERE false;
+    INSERT INTO {schema}.coordination_lease_history (lease_name) SELECT '' WHERE false;
+    INSERT INTO {schema}.leasehold_fence_lowerings (resource) SELECT '' WHERE false";
 
 /// The longest wait for others, who make tables or read them.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,8 +50,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// it waits for no longer than this at a time, and lets them through before it tries again.
 const TURN: Duration = Duration::from_millis(500);
 
-/// Makes or upgrades the tables in the configured schema (and the schema), in one transaction, and writes the
-/// configured history retention. Returns the schema's version.
+/// Makes or upgrades the tables in the configured schema (and the schema), in one transaction, lifts their counters, and
+/// writes the configured history retention. Returns the schema's version.
 ///
 /// Any number of processes may do so at once; once done, it changes nothing. Programs that only hold leases don't
 /// need it: they run as a role that may not create tables ([`ROLES_SQL`]).
@@ -97,6 +110,7 @@ async fn apply(connection: &mut PgConnection, config: &PostgresConfig) -> Result
         )
         .await?;
     }
+    run(&mut tx, schema, LIFT_COUNTERS).await?;
     if let Some(retention) = config.history_retention {
         let seconds = retention.as_secs();
         let set = format!(

@@ -122,6 +122,19 @@ async fn a_record_written_by_a_newer_version_keeps_its_unknown_fields() {
 }
 
 #[tokio::test]
+async fn a_copy_of_the_rows_without_their_counter_loses_no_history() {
+    let place = Place::new();
+    let store = place.open().await;
+    let held = acquire(&store, &init(&store).await, "a").await;
+    let free = release(&store, &held).await;
+    let mut shell = place.shell().await;
+    sqlx::raw_sql("DELETE FROM sqlite_sequence").execute(&mut shell).await.unwrap();
+    acquire(&store, &free, "b").await;
+    let rows = store.history(&name(), 100).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.holder_workload_id.as_str()).collect::<Vec<_>>(), ["a", "a", "b"]);
+}
+
+#[tokio::test]
 async fn list_shows_each_register_under_the_prefix_and_no_other() {
     let place = Place::new();
     let store = place.open().await;

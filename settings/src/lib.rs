@@ -317,6 +317,14 @@ impl Settings {
         self.model.settings().map(|(section, setting)| self.effective_of(section, setting)).collect()
     }
 
+    /// The variables that may hold a secret: of the settings that are never shown, and those whose present value isn't.
+    pub fn secret_variables(&self) -> Vec<&'static str> {
+        let is_shown =
+            |setting: &Setting| std::env::var(setting.env).map_or(true, |text| setting.shown(&text) == text);
+        let secret = self.model.settings().filter(|(_, setting)| setting.secret || !is_shown(setting));
+        secret.map(|(_, setting)| setting.env).collect()
+    }
+
     fn effective_of(&self, section: &Section, setting: &Setting) -> Effective {
         let key = format!("{}.{}", section.name, setting.key);
         let found = self.figment.find_value(&key).ok();

@@ -1,6 +1,7 @@
 //! The backend and the fence on real servers: each hazard of the store, and what answers it.
 
 mod common;
+mod counters;
 mod dropped;
 mod failover;
 mod fence;

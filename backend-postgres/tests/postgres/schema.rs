@@ -20,7 +20,7 @@ async fn many_processes_may_migrate_at_once() -> anyhow::Result<()> {
     while let Some(version) = tasks.join_next().await {
         versions.push(version??);
     }
-    assert_eq!(versions, [5; 8]);
+    assert_eq!(versions, [8; 8]);
     Postgres::connect(config).await?;
     Ok(())
 }
@@ -36,7 +36,7 @@ async fn connecting_without_the_tables_is_refused_by_an_error_of_its_own() -> an
     let older = "DELETE FROM {s}.leasehold_schema WHERE version > 1";
     server.psql(&older.replace("{s}", schema_of(&config))).await?;
     let error = Postgres::connect(config).await.expect_err("refused");
-    assert!(error.refused && error.to_string().contains("version 1 was found, 5 is needed"), "{error}");
+    assert!(error.refused && error.to_string().contains("version 1 was found, 8 is needed"), "{error}");
     Ok(())
 }
 
@@ -155,6 +155,30 @@ async fn the_operators_query_shows_who_holds_a_lease_and_whether_it_has_run_out(
     Ok(())
 }
 
+/// A report that refers to a row, for example.
+#[tokio::test]
+async fn an_old_row_of_the_history_that_cannot_go_stops_nobody() -> anyhow::Result<()> {
+    let store = store().await?;
+    let lease = name("referred-to");
+    let mut seen = init(&store.backend, &lease).await?;
+    for _ in 0..2 {
+        seen = acquire(&store.backend, &lease, &seen, "a").await?;
+        seen = release(&store.backend, &lease, &seen).await?;
+    }
+    store
+        .psql(
+            "UPDATE {s}.coordination_lease_history SET event_at = now() - interval '100 days';
+             CREATE TABLE {s}.report AS SELECT min(history_id) AS history_id FROM {s}.coordination_lease_history;
+             ALTER TABLE {s}.report ADD FOREIGN KEY (history_id) REFERENCES {s}.coordination_lease_history",
+        )
+        .await?;
+    acquire(&store.backend, &lease, &seen, "b").await?;
+    let left = "SELECT count(*), count(*) FILTER (WHERE history_id IN (TABLE {s}.report))
+        FROM {s}.coordination_lease_history";
+    assert_eq!(store.psql(left).await?, "2|1", "what is referred to, and the new one");
+    Ok(())
+}
+
 #[tokio::test]
 async fn history_older_than_the_retention_goes_with_the_next_row() -> anyhow::Result<()> {
     let store = store().await?;
@@ -195,7 +219,7 @@ async fn a_newer_versions_columns_and_fields_survive_an_older_versions_writes() 
     store
         .psql("UPDATE {s}.coordination_leases SET later = 'kept', extra = '{\"field\": {\"n\": 1}}'")
         .await?;
-    store.psql("INSERT INTO {s}.leasehold_schema VALUES (6)").await?;
+    store.psql("INSERT INTO {s}.leasehold_schema VALUES (9)").await?;
     let backend = Postgres::connect(store.config.clone()).await?;
     let mut seen = backend.observe(&lease).await?;
     seen = acquire(&store.backend, &lease, &seen, "a").await?;
@@ -205,7 +229,7 @@ async fn a_newer_versions_columns_and_fields_survive_an_older_versions_writes() 
     assert_eq!(store.psql(kept).await?, "kept|{\"field\": {\"n\": 1}}");
     assert_eq!(
         lease_postgres::migrate(&store.config).await?,
-        6,
+        9,
         "an older program leaves newer tables alone"
     );
     Ok(())
@@ -270,7 +294,7 @@ async fn a_time_that_no_program_writes_neither_stops_the_register_nor_gets_into_
     by_hand("infinity").await?;
     store.psql("ALTER TABLE {s}.coordination_leases DROP CONSTRAINT coordination_leases_ttls").await?;
     store.psql("DELETE FROM {s}.leasehold_schema WHERE version >= 4").await?;
-    assert_eq!(lease_postgres::migrate(&store.config).await?, 5);
+    assert_eq!(lease_postgres::migrate(&store.config).await?, 8);
     by_hand("9999-12-31 23:59:59+00").await?;
     by_hand("infinity").await.unwrap_err();
     Ok(())

@@ -40,7 +40,7 @@ impl Block for Config {
                 ValueKind::Path,
                 "the kubeconfig file",
             )
-            .unset("in a pod its service account, else as kubectl finds it")
+            .unset("in a pod its service account unless KUBECONFIG names a file, else as kubectl finds it")
             .flag("k8s-kubeconfig"),
             Setting::new("context", "SPENDGUARD_LEADER_K8S_CONTEXT", ValueKind::Text, "the kubeconfig's context")
                 .unset("its current one")

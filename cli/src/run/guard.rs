@@ -56,6 +56,7 @@ pub(super) struct Guard<'a> {
     pub(super) lease: LeaseName,
     elector: Box<dyn Fn() -> Result<Elector, Failure> + 'a>,
     pub(super) command: Vec<OsString>,
+    withheld: Vec<&'static str>,
     pub(super) grace: Duration,
     /// SIGKILL comes this long before the deadline.
     pub(super) margin: Duration,
@@ -90,6 +91,7 @@ impl<'a> Guard<'a> {
             lease: plan.lease,
             elector: plan.elector,
             command: plan.command,
+            withheld: plan.withheld,
             grace: plan.stop_grace,
             margin: (plan.stop_grace / 2).min(Duration::from_millis(500)),
             stop_budget: plan.stop_budget,
@@ -267,7 +269,7 @@ impl<'a> Guard<'a> {
     }
 
     pub(super) fn spawn_keeper(&self, isolate: Isolate) -> io::Result<KeeperHandle> {
-        KeeperHandle::spawn(isolate, self.keep_rights, &self.command)
+        KeeperHandle::spawn(isolate, self.keep_rights, &self.command, &self.withheld)
     }
 
     fn warm_up(&self) {

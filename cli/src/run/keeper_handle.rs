@@ -30,11 +30,20 @@ pub(super) struct KeeperHandle {
 impl KeeperHandle {
     /// Starts one. It runs this very program, also if the file was replaced meanwhile, in a process group of its own:
     /// what a terminal sends to its foreground doesn't reach it. With `keep_rights` no isolation takes any from the
-    /// command.
-    pub(super) fn spawn(isolate: Isolate, keep_rights: bool, command: &[OsString]) -> io::Result<Self> {
+    /// command. The `withheld` variables are out of all their environments.
+    pub(super) fn spawn(
+        isolate: Isolate,
+        keep_rights: bool,
+        command: &[OsString],
+        withheld: &[&str],
+    ) -> io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
         let theirs = OwnedFd::from(theirs);
-        let watchdog = Command::new("/proc/self/exe")
+        let mut watchdog = Command::new("/proc/self/exe");
+        for variable in withheld {
+            watchdog.env_remove(variable);
+        }
+        let watchdog = watchdog
             .arg0("leasehold")
             .args([WATCHDOG, &sys::leave_open(&theirs)?, &own_group().to_string(), isolate.name()])
             .arg(if keep_rights { KEEP_RIGHTS } else { "-" })

@@ -73,7 +73,8 @@ const LEAST_GRACE: Duration = Duration::from_millis(100);
   leasehold --mode postgres --postgres-url-file /etc/leasehold/url run --lease server -- python3 -m http.server
   leasehold run --lease sync --sqlite-path leases.db --isolate pid -- rsync -a /from/ /to/
 
-The program's environment has LEASEHOLD_LEASE, LEASEHOLD_EPOCH and LEASEHOLD_GRANT. A statement that it has sent to
+The program's environment has LEASEHOLD_LEASE, LEASEHOLD_EPOCH and LEASEHOLD_GRANT, and of this command's own all but the
+variables of settings that are secret, such as SPENDGUARD_LEADER_POSTGRES_URL; with --pass-secrets these too. A statement that it has sent to
 another machine can't be recalled when it is killed: let whoever receives it refuse epochs below the greatest it has
 seen.
 
@@ -99,6 +100,10 @@ pub(crate) struct RunArgs {
     /// Run the program for one term only: exit with 125 when the lease is lost or handed over
     #[arg(long)]
     pub(crate) once: bool,
+    /// Leave the store's password and the other secret settings in the program's environment. Without this their variables
+    /// are removed from it
+    #[arg(long)]
+    pub(crate) pass_secrets: bool,
     /// The means by which all of the program's processes are held together, and ended
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     pub(crate) isolate: Isolate,
@@ -113,6 +118,8 @@ struct GuardPlan<'a> {
     /// Makes an elector for one campaign.
     elector: Box<dyn Fn() -> Result<Elector, Failure> + 'a>,
     command: Vec<OsString>,
+    /// Variables that the command doesn't get.
+    withheld: Vec<&'static str>,
     /// The command gets SIGTERM this long before the deadline, and SIGKILL when half of it is left, 500 ms at most.
     stop_grace: Duration,
     /// The longest time for the command to stop when it is asked to.
@@ -169,6 +176,7 @@ pub(crate) fn run(args: &RunArgs, app: &App) -> Result<ExitCode, Failure> {
         lease,
         elector: Box::new(elector),
         command,
+        withheld: if args.pass_secrets { Vec::new() } else { settings.secret_variables() },
         stop_grace,
         stop_budget,
         once: args.once,
@@ -193,8 +201,18 @@ fn guard(plan: GuardPlan<'_>) -> Result<ExitCode, Failure> {
 /// Not here: subreapers, parent-death signals and pidfds are Linux's.
 #[cfg(not(target_os = "linux"))]
 fn guard(plan: GuardPlan<'_>) -> Result<ExitCode, Failure> {
-    let GuardPlan { lease, elector, command, stop_grace, stop_budget, once, isolate, on_a_terminal } = plan;
-    let _ = (elector, command, stop_grace, stop_budget, once, isolate, on_a_terminal);
+    let GuardPlan {
+        lease,
+        elector,
+        command,
+        withheld,
+        stop_grace,
+        stop_budget,
+        once,
+        isolate,
+        on_a_terminal,
+    } = plan;
+    let _ = (elector, command, withheld, stop_grace, stop_budget, once, isolate, on_a_terminal);
     Err(Failure::Code(
         OUR_FAILURE,
         format!(

@@ -4,6 +4,7 @@ mod bad_input;
 mod common;
 mod config;
 mod k8s;
+mod k8s_proxies;
 mod logs;
 mod migrate;
 mod operator;

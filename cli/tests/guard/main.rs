@@ -6,6 +6,7 @@ mod common;
 mod deaths;
 mod deleted;
 mod descendants;
+mod environment;
 mod family;
 mod handover;
 mod isolation;

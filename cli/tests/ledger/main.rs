@@ -3,6 +3,7 @@
 mod actions;
 mod attempts;
 mod budgets;
+mod counters;
 mod crowded;
 mod fences;
 mod held;

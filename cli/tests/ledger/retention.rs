@@ -121,17 +121,34 @@ async fn a_live_reservation_keeps_its_audit_row() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn what_is_still_to_be_forwarded_stays_and_all_that_is_younger() -> anyhow::Result<()> {
+async fn what_is_still_to_be_forwarded_stays_and_keeps_nothing_else() -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     made(&stage, 4, 500, "released", false).await?;
     made(&stage, 3, 450, "committed", true).await?;
     made(&stage, 2, 410, "released", false).await?;
-    assert_eq!(prune(&stage, 1, KEEP, 100).await?, 4);
+    assert_eq!(prune(&stage, 1, KEEP, 100).await?, 6);
     let waiting = "SELECT count(*) FROM reservation_events JOIN audit_outbox ON producer_sequence = event_id
                    WHERE pending_forward";
-    assert_eq!((stage.int(waiting).await?, stage.int(AUDITS).await?), (3, 5));
+    assert_eq!((stage.int(waiting).await?, stage.int(AUDITS).await?), (3, 3));
     sqlx::raw_sql("UPDATE audit_outbox SET pending_forward = false").execute(&stage.pool).await?;
-    assert_eq!(prune(&stage, 1, KEEP, 100).await?, 5);
+    assert_eq!(prune(&stage, 1, KEEP, 100).await?, 3);
+    Ok(())
+}
+
+/// A report that refers to a row, for example.
+#[tokio::test]
+async fn a_row_that_cannot_go_keeps_no_other() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    made(&stage, 5, 500, "released", false).await?;
+    held(&stage, 5, 500).await?;
+    sqlx::raw_sql(
+        "CREATE TABLE report (event bigint REFERENCES reservation_events, change bigint REFERENCES fencing_scope_events);
+         INSERT INTO report SELECT (SELECT min(event_id) FROM reservation_events), min(event_id) FROM fencing_scope_events",
+    )
+    .execute(&stage.pool)
+    .await?;
+    assert_eq!(prune(&stage, 1, KEEP, 100).await?, 4 + 3);
+    assert_eq!((stage.int(AUDITS).await?, stage.int(SCOPES).await?), (1, 2), "and the present term's");
     Ok(())
 }
 

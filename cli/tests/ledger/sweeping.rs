@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use lease_testbed::{Process, Proxy, Signal, wait_until};
+use lease_worker_common::bad_rows::is_of_the_data;
 
 use crate::stage::{LIMIT, Stage, expired, field, metric, page, server, start, until_ready};
 
@@ -225,4 +226,61 @@ async fn calls_that_are_never_answered_use_no_connections_up() -> anyhow::Result
     }
     expired(&stage, 1).await?;
     swept(&stage, 1).await
+}
+
+/// One whose release the tables refuse, the oldest of all: its budget has less reserved than it.
+#[tokio::test]
+async fn a_reservation_that_cannot_be_released_is_named_and_holds_up_no_other() -> anyhow::Result<()> {
+    let (stage, leases) = (Stage::new().await?, tempfile::tempdir()?);
+    expired(&stage, 250).await?;
+    let bad = "00000000-0000-0000-0000-00000000bad1";
+    sqlx::raw_sql(
+        "INSERT INTO budgets (tenant_id, currency, limit_minor) VALUES ('globex', 'EUR', 100);
+         INSERT INTO reservations (reservation_id, tenant_id, amount_minor, currency, ttl_expires_at, fencing_scope_id,
+             fencing_epoch)
+         VALUES ('00000000-0000-0000-0000-00000000bad1', 'globex', 5, 'EUR', now() - interval '1 day', 'payments', 1)",
+    )
+    .execute(&stage.pool)
+    .await?;
+    let sweeper = Sweeper::start("a", &stage.url, leases.path(), &[]).await?;
+    let named = sweeper.process.wait_for_line(&format!("reservation {bad} can't be released"), LIMIT).await?;
+    assert!(named.contains("WARN") && named.contains("budgets_reserved_minor_check"), "{named}");
+    let left = "SELECT count(*) FROM reservations WHERE current_state = 'reserved'";
+    wait_until("all others are released", LIMIT, || async {
+        stage.int(left).await.is_ok_and(|left| left == 1)
+    })
+    .await?;
+    sweeper.has_counted(250.0).await?;
+    assert!(sweeper.metric("rows_left_out_total").await? >= 1.0);
+    assert!(sweeper.metric("skip_total{reason=\"reservation_refused\"}").await? >= 1.0);
+    assert_eq!(sweeper.metric("skip_total{reason=\"ledger_unavailable\"}").await?, 0.0);
+    // Those that expire later don't wait for it either.
+    expired(&stage, 10).await?;
+    sweeper.has_counted(260.0).await?;
+    // It is tried again, once it may have been put right.
+    sqlx::raw_sql("UPDATE budgets SET reserved_minor = 5 WHERE tenant_id = 'globex'")
+        .execute(&stage.pool)
+        .await?;
+    sweeper.has_counted(261.0).await?;
+    assert_eq!(stage.int(left).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_data_are_at_fault_for_is_told_from_an_outage() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    for (sql, of_the_data) in [
+        ("SELECT 1 / 0", true),
+        ("INSERT INTO budgets VALUES ('', 'EUR', 1)", true),
+        ("SELECT ('\"' || chr(1) || '\"')::json", true),
+        ("SELECT (repeat('[', 100000) || repeat(']', 100000))::json", true),
+        ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(60)", false),
+        ("SELECT nothing FROM nowhere", false),
+        ("SET LOCAL transaction_read_only = on; DELETE FROM budgets", false),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", false),
+    ] {
+        let error = sqlx::raw_sql(sql).execute(&stage.pool).await.expect_err(sql);
+        assert_eq!(is_of_the_data(&error), of_the_data, "{sql}: {error}");
+    }
+    Ok(())
 }

@@ -100,23 +100,61 @@ async fn sends_less_at_once_to_an_ingest_that_takes_less() -> anyhow::Result<()>
     stop(&forwarder, Signal::TERM).await
 }
 
-/// The rows before it are delivered, and the operator is told which row it is.
-#[tokio::test]
-async fn postgres_a_row_that_can_never_be_delivered_is_named() -> anyhow::Result<()> {
-    let stage = Stage::postgres().await?;
+/// All others are delivered, before it and after it, and the operator is told which row it is.
+async fn a_row_that_can_never_be_delivered_is_named_and_holds_up_no_other(
+    stage: Stage,
+    spoil: &'static str,
+    mend: &'static str,
+) -> anyhow::Result<()> {
     stage.append(0, 10).await?;
-    let spoil = r#"UPDATE audit_outbox SET payload = '{"a":"\u0000"}' WHERE producer_sequence = 6 RETURNING outbox_id"#;
     let row = stage.outbox_int(spoil).await?;
     let ingest = stage.ingest().await?;
     let forwarder = stage.forwarder("a", &ingest.address).await?;
     forwarder.process.wait_for_line(&format!("row {row} of the outbox: "), LIMIT).await?;
-    assert_eq!(stage.canonical_int("SELECT count(*) FROM canonical_events").await?, 6);
-    let rejected = "spendguard_outbox_forwarder_skip_total{reason=\"ingest_rejected\"}";
-    assert!(forwarder.metric(rejected).await? >= 1.0);
-    stage
-        .outbox_int("UPDATE audit_outbox SET payload = '{}' WHERE producer_sequence = 6 RETURNING outbox_id")
-        .await?;
+    wait_until("the others are delivered", LIMIT, || async {
+        stage.canonical_int("SELECT count(*) FROM canonical_events").await.is_ok_and(|kept| kept == 9)
+    })
+    .await?;
+    let metric = "spendguard_outbox_forwarder_skip_total{reason=\"ingest_rejected\"}";
+    assert!(forwarder.metric(metric).await? >= 1.0);
+    assert!(forwarder.metric("spendguard_outbox_forwarder_rows_left_out_total").await? >= 1.0);
+    assert!(
+        forwarder.metric("spendguard_outbox_pending_oldest_age_seconds").await? > 0.0,
+        "it is not forgotten"
+    );
+    stage.outbox_int(mend).await?;
     stage.all_arrived(10).await
+}
+
+#[tokio::test]
+async fn postgres_a_row_that_can_never_be_delivered_is_named_and_holds_up_no_other() -> anyhow::Result<()> {
+    a_row_that_can_never_be_delivered_is_named_and_holds_up_no_other(
+        Stage::postgres().await?,
+        r#"UPDATE audit_outbox SET payload = '{"a":"\u0000"}' WHERE producer_sequence = 6 RETURNING outbox_id"#,
+        "UPDATE audit_outbox SET payload = '{}' WHERE producer_sequence = 6 RETURNING outbox_id",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn postgres_a_row_of_no_time_is_named_and_holds_up_no_other() -> anyhow::Result<()> {
+    a_row_that_can_never_be_delivered_is_named_and_holds_up_no_other(
+        Stage::postgres().await?,
+        "UPDATE audit_outbox SET event_time = 'infinity' WHERE producer_sequence = 0 RETURNING outbox_id",
+        "UPDATE audit_outbox SET event_time = now() WHERE producer_sequence = 0 RETURNING outbox_id",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn sqlite_a_row_that_is_nested_too_deeply_is_named_and_holds_up_no_other() -> anyhow::Result<()> {
+    a_row_that_can_never_be_delivered_is_named_and_holds_up_no_other(
+        Stage::sqlite().await?,
+        "UPDATE audit_outbox SET payload = replace(hex(zeroblob(300)), '0', '[') || replace(hex(zeroblob(300)), '0', ']')
+         WHERE producer_sequence = 6 RETURNING outbox_id",
+        "UPDATE audit_outbox SET payload = '{}' WHERE producer_sequence = 6 RETURNING outbox_id",
+    )
+    .await
 }
 
 #[tokio::test]

@@ -201,6 +201,40 @@ async fn postgres_an_event_that_can_never_be_stored_is_the_senders_fault() -> an
     Ok(())
 }
 
+/// However deep: it is never an outage, which the forwarder would wait for.
+async fn what_no_store_can_keep_is_the_senders_fault(stage: Stage) -> anyhow::Result<()> {
+    let ingest = stage.ingest().await?;
+    let send = async |body: String| post(&ingest, term(1, 1), BATCH, body).await;
+    let nested = |depth: usize| {
+        let data = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        json!([event(1, 1), event(0, 1)]).to_string().replacen(r#"{"n":0}"#, &data, 1)
+    };
+    for depth in [501, 1_000, 20_000, 1_000_000] {
+        let (status, body) = send(nested(depth)).await?;
+        assert_eq!((status, &body["code"]), (422, &json!("BAD_EVENT")), "{depth}: {body}");
+        let error = body["error"].as_str().unwrap_or_default();
+        assert!(error.contains("acme/ledger-0/0") && error.contains("nested more than 500 deep"), "{body}");
+    }
+    let mut nameless = event(0, 1);
+    nameless["id"] = json!("ac\0me/ledger-0/0");
+    let (status, body) = send(json!([event(1, 1), nameless]).to_string()).await?;
+    assert_eq!((status, &body["code"]), (422, &json!("BAD_EVENT")), "{body}");
+    assert_eq!(stage.canonical_int("SELECT count(*) FROM canonical_events").await?, 0, "all or none");
+    assert_eq!(send(nested(500)).await?.0, 200);
+    assert_eq!(ingest.metric("spendguard_canonical_ingest_events_accepted_total").await?, 2.0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sqlite_what_no_store_can_keep_is_the_senders_fault() -> anyhow::Result<()> {
+    what_no_store_can_keep_is_the_senders_fault(Stage::sqlite().await?).await
+}
+
+#[tokio::test]
+async fn postgres_what_no_store_can_keep_is_the_senders_fault() -> anyhow::Result<()> {
+    what_no_store_can_keep_is_the_senders_fault(Stage::postgres().await?).await
+}
+
 /// An answer says that the events are kept: the forwarder forgets them.
 #[tokio::test]
 async fn postgres_a_store_that_may_forget_what_it_acknowledged_is_refused() -> anyhow::Result<()> {

@@ -22,6 +22,8 @@ pub struct LeaderMetrics {
     pub loop_iterations: &'static str,
     /// Rows past their retention that this instance removed.
     pub pruned: &'static str,
+    /// Rows that were refused by themselves and left out for a while, each time.
+    pub left_out: &'static str,
     /// Batches that were not finished, by `reason`.
     pub skip: &'static str,
     /// The reasons besides those below.
@@ -47,9 +49,12 @@ impl LeaderMetrics {
         );
         describe_counter!(self.loop_iterations, "rounds of the leader's loop");
         describe_counter!(self.pruned, "rows past their retention that this instance removed");
+        describe_counter!(self.left_out, "times that a bad row was left out for a while");
         describe_counter!(self.skip, "batches that were not finished, by reason");
         gauge!(self.is_leader).set(0);
-        [self.loop_iterations, self.pruned].into_iter().for_each(|name| counter!(name).increment(0));
+        [self.loop_iterations, self.pruned, self.left_out]
+            .into_iter()
+            .for_each(|name| counter!(name).increment(0));
         let common = [Self::LEASE_EXPIRED, Self::LEASE_REVOKED, Self::LEASE_LOST, Self::FENCE_REFUSED];
         for reason in common.iter().chain(self.skip_reasons) {
             counter!(self.skip, "reason" => *reason).increment(0);

@@ -1,5 +1,6 @@
 //! Shared parts of the roles of `leasehold worker`.
 
+pub mod bad_rows;
 pub mod campaign;
 pub mod connections;
 pub mod database;

@@ -3,6 +3,7 @@
 #[cfg(feature = "postgres")]
 mod postgres;
 mod sqlite;
+pub mod storable;
 
 use std::sync::Arc;
 use std::time::Duration;

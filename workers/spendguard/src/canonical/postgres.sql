@@ -15,3 +15,4 @@ CREATE TABLE IF NOT EXISTS canonical_events (
     ingested_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (tenant_id, workload_instance_id, producer_sequence)
 );
+SELECT leasehold_keep_counter('canonical_events', 'ingest_id');

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lease_core::Term;
+use lease_worker_common::bad_rows::Batches;
 use lease_worker_common::database::{StoreError, within};
 use lease_worker_common::lead::{Backlog, BatchError, LeaderWork};
 use lease_worker_common::leader_metrics::LeaderMetrics;
@@ -42,8 +43,8 @@ pub(super) struct Forwarder {
 #[derive(Default)]
 pub(super) struct TermState {
     admitted: bool,
-    /// Smaller than the batch size after a batch that was too large or was rejected; doubled by each full one.
-    size: Option<u32>,
+    /// By `outbox_id`. They shrink after one that was too large or was rejected.
+    batches: Batches<i64>,
 }
 
 /// The rows of a batch.
@@ -58,10 +59,6 @@ impl Rows {
     fn of(rows: &[PendingRow]) -> Option<Self> {
         let (first, last) = (rows.first()?.outbox_id, rows.last()?.outbox_id);
         Some(Self { first, last, count: rows.len() })
-    }
-
-    fn half(self) -> u32 {
-        u32::try_from(self.count / 2).unwrap_or(u32::MAX).max(1)
     }
 }
 
@@ -85,8 +82,9 @@ impl LeaderWork for Forwarder {
             self.ask(mandate, self.outbox.admit(term)).await?;
             memory.admitted = true;
         }
-        let size = memory.size.unwrap_or(self.batch_size);
-        let rows = self.ask(mandate, self.outbox.pending(size)).await?;
+        let size = memory.batches.size(self.batch_size);
+        let left_out = memory.batches.left_out();
+        let rows = self.ask(mandate, self.outbox.pending(size, &left_out)).await?;
         let Some(span) = Rows::of(&rows) else { return Ok(Backlog::CaughtUp) };
         holds(mandate)?;
         let batch = format!("a batch of {} rows, outbox_id {} to {}", span.count, span.first, span.last);
@@ -96,16 +94,21 @@ impl LeaderWork for Forwarder {
         let ingested = match sent {
             Ok(ingested) => ingested,
             Err(SendError::TooLarge) if span.count > 1 => {
-                memory.size = Some(span.half());
+                memory.batches.halve(span.count);
                 return Ok(Backlog::MoreWaits);
             }
-            Err(error) => {
-                if let SendError::Rejected(_) = error {
-                    // Until it is one row that waits for an operator, and is named.
-                    memory.size = Some(span.half());
-                }
-                return Err(self.not_sent(error, span));
+            Err(error @ SendError::Rejected(_)) if span.count > 1 => {
+                memory.batches.halve(span.count);
+                return Err(self.not_sent(error, span, Duration::ZERO));
             }
+            Err(error @ (SendError::Rejected(_) | SendError::TooLarge)) => {
+                // It waits for an operator, and is named; the others don't wait for it.
+                let is_left_out = memory.batches.leave_out(span.first);
+                counter!(LEADER.left_out).increment(is_left_out.into());
+                let retry_in = if is_left_out { Duration::ZERO } else { self.retry_every };
+                return Err(self.not_sent(error, span, retry_in));
+            }
+            Err(error) => return Err(self.not_sent(error, span, self.retry_every)),
         };
         holds(mandate)?;
         self.batch.is_now(format_args!("{batch}, ingested and not marked"));
@@ -119,9 +122,7 @@ impl LeaderWork for Forwarder {
         }
         debug!(epoch = term.epoch, rows = rows.len(), ingested.accepted, ingested.duplicates, "forwarded");
         let progress = Backlog::of(rows.len() as u64, size);
-        if progress == Backlog::MoreWaits {
-            memory.size = Some(size.saturating_mul(2).min(self.batch_size));
-        }
+        memory.batches.done(progress == Backlog::MoreWaits, self.batch_size);
         Ok(progress)
     }
 
@@ -183,18 +184,16 @@ impl Forwarder {
         })
     }
 
-    fn not_sent(&self, error: SendError, rows: Rows) -> BatchError {
+    fn not_sent(&self, error: SendError, rows: Rows, retry_in: Duration) -> BatchError {
         match error {
             SendError::Stale => BatchError::Stale { resource: "canonical-ingest" },
-            SendError::Rejected(_) | SendError::TooLarge => BatchError::Failed {
-                reason: INGEST_REJECTED,
-                why: format!("{rows}: {error}"),
-                retry_in: if rows.count > 1 { Duration::ZERO } else { self.retry_every },
-            },
+            SendError::Rejected(_) | SendError::TooLarge => {
+                BatchError::Failed { reason: INGEST_REJECTED, why: format!("{rows}: {error}"), retry_in }
+            }
             SendError::Unavailable { why, retry_after } => BatchError::Failed {
                 reason: INGEST_UNAVAILABLE,
                 why,
-                retry_in: retry_after.unwrap_or_default().clamp(self.retry_every, LONGEST_RETRY_AFTER),
+                retry_in: retry_after.unwrap_or_default().clamp(retry_in, LONGEST_RETRY_AFTER),
             },
         }
     }

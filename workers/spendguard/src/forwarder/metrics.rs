@@ -9,6 +9,7 @@ pub static LEADER: LeaderMetrics = LeaderMetrics {
     leader_age: "spendguard_outbox_forwarder_leader_age_seconds",
     loop_iterations: "spendguard_outbox_forwarder_loop_iterations_total",
     pruned: "spendguard_outbox_forwarder_rows_pruned_total",
+    left_out: "spendguard_outbox_forwarder_rows_left_out_total",
     skip: "spendguard_outbox_forwarder_skip_total",
     skip_reasons: &[OUTBOX_UNAVAILABLE, INGEST_UNAVAILABLE, INGEST_REJECTED],
 };

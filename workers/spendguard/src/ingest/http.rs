@@ -10,14 +10,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use lease_core::fence::{FENCING_EPOCH_ABOVE_CEILING, FENCING_EPOCH_STALE};
-use lease_worker_common::{database::StoreError, request_id, under_way::UnderWay};
+use lease_worker_common::{bad_rows::is_of_the_data, database::StoreError, request_id, under_way::UnderWay};
 use metrics::counter;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::metrics::{ACCEPTED, DUPLICATES, FENCE_REFUSED, REQUESTS};
-use crate::canonical::{ArrivedEvent, Canonical, Ingested};
+use crate::canonical::{ArrivedEvent, Canonical, Ingested, storable};
 use crate::cloudevents::{BATCH, CloudEvent, EVENT_TYPE, EventKey, term_from};
 
 /// When a busy server wants to be asked again.
@@ -104,6 +104,9 @@ impl Ingest {
             .map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_BATCH", error.to_string()))?;
         let events = batch.iter().map(arrived).collect::<Result<Vec<_>, _>>();
         let events = events.map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_EVENT", error))?;
+        // As below: these would be refused for ever.
+        let storable = events.iter().try_for_each(storable::check);
+        storable.map_err(|error| refuse(StatusCode::UNPROCESSABLE_ENTITY, "BAD_EVENT", error))?;
         piece.is_now(format_args!("a batch of {} events of term {}", events.len(), term.epoch));
         let ingested = self.store.ingest(&lease, term, &events).await.map_err(|error| match error {
             StoreError::Stale(stale) => {
@@ -114,7 +117,7 @@ impl Ingest {
                 refuse(StatusCode::BAD_REQUEST, FENCING_EPOCH_ABOVE_CEILING, above.to_string())
             }
             // It would be refused for ever; the sender finds out which it is.
-            StoreError::Failed(sqlx::Error::Database(error)) if is_of_the_data(&*error) => {
+            StoreError::Failed(error) if is_of_the_data(&error) => {
                 warn!(%error, "an event can't be stored");
                 refuse(StatusCode::UNPROCESSABLE_ENTITY, "BAD_EVENT", "an event of the batch can't be stored")
             }
@@ -133,11 +136,6 @@ impl Ingest {
         counter!(DUPLICATES).increment(ingested.duplicates);
         Ok(ingested)
     }
-}
-
-/// Postgres's classes 22 and 23: data exceptions, and broken constraints.
-fn is_of_the_data(error: &dyn sqlx::error::DatabaseError) -> bool {
-    error.code().is_some_and(|code| code.len() == 5 && (code.starts_with("22") || code.starts_with("23")))
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {

@@ -38,7 +38,7 @@ pub struct NewEvent {
 /// A row that is still to be forwarded.
 #[derive(Clone, Debug)]
 pub struct PendingRow {
-    /// Rows are forwarded in this order.
+    /// Rows are forwarded in this order, but for those that can't be.
     pub outbox_id: i64,
     /// The event.
     pub event: NewEvent,
@@ -59,8 +59,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Mode `disabled`: a new term from the outbox's own mark, admitted at once.
     async fn take_term(&self) -> Result<Term, StoreError>;
 
-    /// The oldest rows that are still to be forwarded, oldest first.
-    async fn pending(&self, limit: u32) -> Result<Vec<PendingRow>, StoreError>;
+    /// The oldest rows that are still to be forwarded, oldest first, without those that are `left_out`.
+    async fn pending(&self, limit: u32, left_out: &[i64]) -> Result<Vec<PendingRow>, StoreError>;
 
     /// Marks rows as forwarded, if the outbox admits `term` in the same transaction; returns how many weren't yet.
     async fn mark_forwarded(&self, term: Term, outbox_ids: &[i64]) -> Result<u64, StoreError>;

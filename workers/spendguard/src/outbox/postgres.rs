@@ -64,13 +64,16 @@ impl Outbox for PostgresOutbox {
         self.pool.transaction(async |tx| Ok(self.fence.take_term(tx).await?)).await
     }
 
-    async fn pending(&self, limit: u32) -> Result<Vec<PendingRow>, StoreError> {
+    async fn pending(&self, limit: u32, left_out: &[i64]) -> Result<Vec<PendingRow>, StoreError> {
+        // No event can have an infinite time: the row is refused by itself, not with the others.
         let pending = sqlx::query(
             "SELECT outbox_id, tenant_id, workload_instance_id, producer_sequence, fencing_epoch,
-                    (extract(epoch FROM event_time) * 1000)::bigint AS event_time, payload::text AS payload
-             FROM audit_outbox WHERE pending_forward ORDER BY outbox_id LIMIT $1",
+                    CASE WHEN isfinite(event_time) THEN (extract(epoch FROM event_time) * 1000)::bigint
+                         ELSE 9223372036854775807 END AS event_time, payload::text AS payload
+             FROM audit_outbox WHERE pending_forward AND outbox_id <> ALL ($2) ORDER BY outbox_id LIMIT $1",
         )
-        .bind(i64::from(limit));
+        .bind(i64::from(limit))
+        .bind(left_out);
         let rows: Result<_, StoreError> =
             self.pool.call(async move |connection| Ok(pending.fetch_all(connection).await?)).await;
         rows?.into_iter().map(pending_row).collect()

@@ -15,6 +15,7 @@ CREATE TABLE IF NOT EXISTS audit_outbox (
     forwarded_at         timestamptz
 );
 CREATE INDEX IF NOT EXISTS audit_outbox_pending ON audit_outbox (outbox_id) WHERE pending_forward;
+SELECT leasehold_keep_counter('audit_outbox', 'outbox_id');
 
 -- Outlives the rows, so that forwarded ones may be removed and a key is still used only once.
 CREATE TABLE IF NOT EXISTS audit_outbox_global_keys (
@@ -40,16 +41,17 @@ CREATE OR REPLACE TRIGGER audit_outbox_keep_keys AFTER INSERT ON audit_outbox
 CREATE OR REPLACE FUNCTION audit_outbox_prune(p_limit integer, p_days integer) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
-    v_removed bigint;
+    v_old bigint[];
 BEGIN
     IF p_limit < 1 OR p_days < 1 THEN
         RAISE EXCEPTION 'limit % and days %: use 1 or more', p_limit, p_days USING ERRCODE = '22023';
     END IF;
-    DELETE FROM audit_outbox WHERE outbox_id IN (
-        SELECT outbox_id FROM
-            (SELECT outbox_id, pending_forward, forwarded_at FROM audit_outbox ORDER BY outbox_id LIMIT p_limit) AS oldest
-        WHERE NOT pending_forward AND forwarded_at < clock_timestamp() - make_interval(days => p_days));
-    GET DIAGNOSTICS v_removed = ROW_COUNT;
-    RETURN v_removed;
+    SELECT array_agg(outbox_id) INTO v_old FROM
+        (SELECT outbox_id, pending_forward, forwarded_at FROM audit_outbox ORDER BY outbox_id LIMIT p_limit) AS oldest
+        WHERE NOT pending_forward AND forwarded_at < clock_timestamp() - make_interval(days => p_days);
+    IF v_old IS NULL THEN
+        RETURN 0;
+    END IF;
+    RETURN leasehold_remove('audit_outbox', 'outbox_id', v_old);
 END $$;
 REVOKE ALL ON FUNCTION audit_outbox_prune(integer, integer) FROM PUBLIC;

@@ -66,12 +66,15 @@ impl Outbox for SqliteOutbox {
         Ok(term)
     }
 
-    async fn pending(&self, limit: u32) -> Result<Vec<PendingRow>, StoreError> {
+    async fn pending(&self, limit: u32, left_out: &[i64]) -> Result<Vec<PendingRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT outbox_id, tenant_id, workload_instance_id, producer_sequence, event_time, fencing_epoch, payload
-             FROM audit_outbox WHERE pending_forward = 1 ORDER BY outbox_id LIMIT ?1",
+             FROM audit_outbox
+             WHERE pending_forward = 1 AND outbox_id NOT IN (SELECT value FROM json_each(?2))
+             ORDER BY outbox_id LIMIT ?1",
         )
         .bind(limit)
+        .bind(json(left_out)?)
         .fetch_all(&self.pool)
         .await?;
         let read = |row: sqlx::sqlite::SqliteRow| {

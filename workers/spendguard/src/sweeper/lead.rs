@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lease_core::Term;
+use lease_worker_common::bad_rows::{Batches, is_of_the_data};
 use lease_worker_common::database::{StoreError, within};
 use lease_worker_common::lead::{Backlog, BatchError, LeaderWork};
 use lease_worker_common::leader_metrics::LeaderMetrics;
 use lease_worker_common::mandate::Mandate;
 use lease_worker_common::under_way::Batch;
 use metrics::counter;
+use sqlx::types::Uuid;
 use tracing::debug;
 
-use super::metrics::{LEADER, LEDGER_UNAVAILABLE, SWEPT};
+use super::metrics::{LEADER, LEDGER_UNAVAILABLE, RESERVATION_REFUSED, SWEPT};
 use super::store::{Expired, Retention};
 
 pub(super) struct Sweeper {
@@ -34,15 +36,33 @@ pub(super) struct Sweeper {
 
 #[async_trait]
 impl LeaderWork for Sweeper {
-    type Memory = ();
+    type Memory = Batches<Uuid>;
 
-    async fn batch(&self, mandate: &Mandate, _: &mut ()) -> Result<Backlog, BatchError> {
+    async fn batch(&self, mandate: &Mandate, batches: &mut Batches<Uuid>) -> Result<Backlog, BatchError> {
         let term = mandate.term();
         self.batch.is_now("a batch of expired reservations, sent to the ledger's database and not answered");
-        let swept = self.ask(mandate, self.expired.sweep(term, &self.owner, self.batch_size)).await?;
+        let size = batches.size(self.batch_size);
+        // One statement, unless it matters which reservations they are.
+        let (rows, swept) = if batches.are_usual() {
+            (None, within(self.call_limit, self.expired.sweep(term, &self.owner, size)).await)
+        } else {
+            let left_out = batches.left_out();
+            let rows = self.ask(mandate, self.expired.waiting(size, &left_out)).await?;
+            let swept = within(self.call_limit, self.expired.sweep_these(term, &self.owner, &rows)).await;
+            (Some(rows), swept)
+        };
+        mandate.report_progress();
+        let swept = match swept {
+            Err(StoreError::Failed(error)) if is_of_the_data(&error) => {
+                return Err(self.refused(batches, size, rows.as_deref(), &error));
+            }
+            swept => swept.map_err(|error| self.failed(error))?,
+        };
         counter!(SWEPT).increment(swept);
         debug!(epoch = term.epoch, swept, "swept");
-        Ok(Backlog::of(swept, self.batch_size))
+        let progress = Backlog::of(rows.map_or(swept, |rows| rows.len() as u64), size);
+        batches.done(progress == Backlog::MoreWaits, self.batch_size);
+        Ok(progress)
     }
 
     async fn prune(&self, mandate: &Mandate) -> Result<Backlog, BatchError> {
@@ -88,13 +108,43 @@ impl Sweeper {
     ) -> Result<T, BatchError> {
         let answer = within(self.call_limit, call).await;
         mandate.report_progress();
-        answer.map_err(|error| match error {
+        answer.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: StoreError) -> BatchError {
+        match error {
             StoreError::Stale(_) => BatchError::Stale { resource: "ledger" },
             why => BatchError::Failed {
                 reason: LEDGER_UNAVAILABLE,
                 why: why.to_string(),
                 retry_in: self.retry_every,
             },
-        })
+        }
+    }
+
+    /// A batch was refused for what is in the tables. It is halved, until it is one reservation that waits for an operator,
+    /// and is named; the others don't wait for it.
+    fn refused(
+        &self,
+        batches: &mut Batches<Uuid>,
+        size: u32,
+        rows: Option<&[Uuid]>,
+        error: &sqlx::Error,
+    ) -> BatchError {
+        let (what, retry_in) = match rows {
+            Some([row]) => {
+                let is_left_out = batches.leave_out(*row);
+                counter!(LEADER.left_out).increment(is_left_out.into());
+                let retry_in = if is_left_out { Duration::ZERO } else { self.retry_every };
+                (format!("reservation {row}"), retry_in)
+            }
+            rows => {
+                let count = rows.map_or(size as usize, <[_]>::len);
+                batches.halve(count);
+                (format!("a batch of up to {count} reservations"), Duration::ZERO)
+            }
+        };
+        let why = format!("{what} can't be released: {error}");
+        BatchError::Failed { reason: RESERVATION_REFUSED, why, retry_in }
     }
 }

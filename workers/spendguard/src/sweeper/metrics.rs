@@ -9,8 +9,9 @@ pub static LEADER: LeaderMetrics = LeaderMetrics {
     leader_age: "spendguard_ttl_sweeper_leader_age_seconds",
     loop_iterations: "spendguard_ttl_sweeper_loop_iterations_total",
     pruned: "spendguard_ttl_sweeper_rows_pruned_total",
+    left_out: "spendguard_ttl_sweeper_rows_left_out_total",
     skip: "spendguard_ttl_sweeper_skip_total",
-    skip_reasons: &[LEDGER_UNAVAILABLE],
+    skip_reasons: &[LEDGER_UNAVAILABLE, RESERVATION_REFUSED],
 };
 /// Reservations that this instance released because their time was over.
 pub const SWEPT: &str = "spendguard_ttl_sweeper_reservations_swept_total";
@@ -19,6 +20,8 @@ pub const OLDEST_EXPIRED: &str = "spendguard_reservations_expired_oldest_age_sec
 
 /// The reason when the ledger's database did not answer, or with an error.
 pub(super) const LEDGER_UNAVAILABLE: &str = "ledger_unavailable";
+/// The reason when the ledger's database refuses to release a reservation.
+pub(super) const RESERVATION_REFUSED: &str = "reservation_refused";
 
 /// Describes the metrics and shows them from the start, at zero.
 pub(super) fn start() {

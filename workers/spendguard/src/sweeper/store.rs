@@ -56,6 +56,35 @@ impl Expired {
         self.count(sweep, term).await
     }
 
+    /// The expired reservations that wait longest, at most `limit`, without those that are `left_out`.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn waiting(&self, limit: u32, left_out: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        // The time once: compared with a clock that moves, every live reservation would be visited.
+        let waiting = sqlx::query_scalar(
+            "SELECT reservation_id FROM reservations
+             WHERE current_state = 'reserved' AND ttl_expires_at <= now() AND reservation_id <> ALL ($2)
+             ORDER BY ttl_expires_at LIMIT $1",
+        )
+        .bind(i64::from(limit))
+        .bind(left_out);
+        self.pool.call(async move |connection| Ok(waiting.fetch_all(connection).await?)).await
+    }
+
+    /// As [`sweep`](Self::sweep), for these reservations.
+    ///
+    /// # Errors
+    /// As for [`sweep`](Self::sweep).
+    pub async fn sweep_these(&self, term: Term, owner: &str, rows: &[Uuid]) -> Result<u64, StoreError> {
+        let sweep = sqlx::query_scalar("SELECT ledger_sweep_these($1, $2, $3, $4)")
+            .bind(rows)
+            .bind(owner)
+            .bind(epoch(term)?)
+            .bind(Uuid::from_u128(term.grant.0));
+        self.count(sweep, term).await
+    }
+
     /// Removes rows that are older than they are kept, at most `limit` of each table, if the ledger admits `term` in
     /// the same transaction; returns how many. What is live or still to be forwarded stays. One statement.
     ///

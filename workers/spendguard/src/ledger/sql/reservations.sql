@@ -49,6 +49,7 @@ CREATE TABLE IF NOT EXISTS reservation_events (
     UNIQUE (tenant_id, idempotency_key)
 );
 CREATE INDEX IF NOT EXISTS reservation_events_of ON reservation_events (reservation_id);
+SELECT leasehold_keep_counter('reservation_events', 'event_id');
 
 -- The first thing on each connection. Says why this server can't serve, or nothing.
 -- SECURITY DEFINER: sweepers draw numbers, too, and may not set them otherwise.
@@ -70,10 +71,7 @@ BEGIN
     -- million is room for the numbers that others draw meanwhile; it is small, since a standby that was promoted may
     -- have forgotten numbers that were drawn a moment ago.
     IF (SELECT last_value FROM reservation_events_event_id_seq) < v_floor - 1000000 THEN
-        PERFORM pg_advisory_xact_lock(hashtext('leasehold ledger numbers'));
-        IF (SELECT last_value FROM reservation_events_event_id_seq) < v_floor - 1000000 THEN
-            PERFORM setval('reservation_events_event_id_seq', v_floor);
-        END IF;
+        PERFORM leasehold_lift_counter('reservation_events_event_id_seq', v_floor);
     END IF;
     RETURN NULL;
 END $$;
@@ -232,32 +230,23 @@ BEGIN
     o_epoch := p_epoch;
 END $$;
 
--- Releases expired reservations, at most p_limit; returns how many. The sweepers' term is admitted first (F-1), and all
--- of it is one statement: a sweeper that is paused or killed leaves no transaction open. Budgets are locked in one
--- order, so that two sweepers could not wait for each other.
-CREATE OR REPLACE FUNCTION ledger_sweep(p_limit integer, p_owner text, p_epoch bigint, p_grant uuid) RETURNS bigint
+-- Releases reservations, which the caller has locked; returns how many. Budgets are locked in one order, so that two
+-- sweepers could not wait for each other.
+CREATE OR REPLACE FUNCTION ledger_expire(p_ids uuid[], p_owner text, p_epoch bigint) RETURNS bigint
     LANGUAGE plpgsql AS $$
 DECLARE
     v_swept bigint;
-    v_ids   uuid[];
-    -- Once: compared with a clock that moves, every live reservation would be visited.
-    v_now   timestamptz := clock_timestamp();
 BEGIN
-    PERFORM leasehold_admit('ttl_sweeper', p_epoch, p_grant);
-    SELECT array_agg(reservation_id) INTO v_ids FROM (
-        SELECT reservation_id FROM reservations
-        WHERE current_state = 'reserved' AND ttl_expires_at <= v_now
-        ORDER BY ttl_expires_at LIMIT p_limit FOR UPDATE SKIP LOCKED) AS expired;
-    IF v_ids IS NULL THEN
+    IF p_ids IS NULL THEN
         RETURN 0;
     END IF;
     UPDATE reservations SET current_state = 'released', fencing_epoch = p_epoch, changed_at = clock_timestamp()
-        WHERE reservation_id = ANY (v_ids);
+        WHERE reservation_id = ANY (p_ids);
     WITH audited AS (
         INSERT INTO reservation_events (tenant_id, action, reservation_id, amount_minor, currency, state, expires_at,
                 fencing_epoch, owner_instance_id)
             SELECT tenant_id, 'expire', reservation_id, amount_minor, currency, 'released', ttl_expires_at, p_epoch, p_owner
-            FROM reservations WHERE reservation_id = ANY (v_ids)
+            FROM reservations WHERE reservation_id = ANY (p_ids)
             RETURNING *)
     INSERT INTO audit_outbox (tenant_id, workload_instance_id, producer_sequence, event_time, fencing_epoch, payload)
         SELECT tenant_id, owner_instance_id, event_id, created_at, fencing_epoch,
@@ -266,11 +255,42 @@ BEGIN
         FROM audited;
     GET DIAGNOSTICS v_swept = ROW_COUNT;
     PERFORM FROM budgets WHERE (tenant_id, currency) IN
-        (SELECT tenant_id, currency FROM reservations WHERE reservation_id = ANY (v_ids))
+        (SELECT tenant_id, currency FROM reservations WHERE reservation_id = ANY (p_ids))
         ORDER BY tenant_id, currency FOR UPDATE;
     UPDATE budgets SET reserved_minor = reserved_minor - swept.amount
         FROM (SELECT tenant_id, currency, sum(amount_minor)::bigint AS amount FROM reservations
-              WHERE reservation_id = ANY (v_ids) GROUP BY tenant_id, currency) AS swept
+              WHERE reservation_id = ANY (p_ids) GROUP BY tenant_id, currency) AS swept
         WHERE budgets.tenant_id = swept.tenant_id AND budgets.currency = swept.currency;
     RETURN v_swept;
+END $$;
+
+-- Releases expired reservations, at most p_limit; returns how many. The sweepers' term is admitted first (F-1), and all
+-- of it is one statement: a sweeper that is paused or killed leaves no transaction open.
+CREATE OR REPLACE FUNCTION ledger_sweep(p_limit integer, p_owner text, p_epoch bigint, p_grant uuid) RETURNS bigint
+    LANGUAGE plpgsql AS $$
+DECLARE
+    v_ids uuid[];
+    -- Once: compared with a clock that moves, every live reservation would be visited.
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    PERFORM leasehold_admit('ttl_sweeper', p_epoch, p_grant);
+    SELECT array_agg(reservation_id) INTO v_ids FROM (
+        SELECT reservation_id FROM reservations
+        WHERE current_state = 'reserved' AND ttl_expires_at <= v_now
+        ORDER BY ttl_expires_at LIMIT p_limit FOR UPDATE SKIP LOCKED) AS expired;
+    RETURN ledger_expire(v_ids, p_owner, p_epoch);
+END $$;
+
+-- The same for those of p_ids that have expired: where ledger_sweep fails for one that can't be released.
+CREATE OR REPLACE FUNCTION ledger_sweep_these(p_ids uuid[], p_owner text, p_epoch bigint, p_grant uuid) RETURNS bigint
+    LANGUAGE plpgsql AS $$
+DECLARE
+    v_ids uuid[];
+BEGIN
+    PERFORM leasehold_admit('ttl_sweeper', p_epoch, p_grant);
+    SELECT array_agg(reservation_id) INTO v_ids FROM (
+        SELECT reservation_id FROM reservations
+        WHERE reservation_id = ANY (p_ids) AND current_state = 'reserved' AND ttl_expires_at <= clock_timestamp()
+        FOR UPDATE SKIP LOCKED) AS expired;
+    RETURN ledger_expire(v_ids, p_owner, p_epoch);
 END $$;

@@ -7,7 +7,8 @@ CREATE INDEX IF NOT EXISTS fencing_scope_events_age ON fencing_scope_events (cre
 -- keeps for ever. The sweepers' term is admitted first (F-1), as for ledger_sweep.
 --
 -- A scope's present term keeps its rows, whatever their age: they say who holds it, and know the attempt that got it.
--- An audit row stays while its reservation is live, and while its event is still to be forwarded.
+-- An audit row stays while its reservation is live, and while its event is still to be forwarded. An event that can't be
+-- forwarded keeps its own row, not those of all others.
 --
 -- SECURITY DEFINER: whoever may sweep may forget what is old by this function only, and can't delete anything else.
 CREATE OR REPLACE FUNCTION ledger_prune(
@@ -17,6 +18,8 @@ DECLARE
     -- Once: compared with a clock that moves, every row would be visited.
     v_now    timestamptz := clock_timestamp();
     v_before timestamptz;
+    v_waits  bigint[];
+    v_old    bigint[];
     v_scopes bigint := 0;
     v_audits bigint := 0;
 BEGIN
@@ -26,30 +29,37 @@ BEGIN
             USING ERRCODE = '22023';
     END IF;
     IF p_scope_days > 0 THEN
-        DELETE FROM fencing_scope_events WHERE event_id IN (
+        SELECT array_agg(event_id) INTO v_old FROM (
             SELECT event_id FROM fencing_scope_events AS event
             WHERE created_at < v_now - make_interval(days => p_scope_days)
                   AND NOT EXISTS (SELECT FROM fencing_scopes AS scope
                       WHERE scope.fencing_scope_id = event.fencing_scope_id AND scope.current_epoch <= event.new_epoch)
-            ORDER BY created_at LIMIT p_limit);
-        GET DIAGNOSTICS v_scopes = ROW_COUNT;
+            ORDER BY created_at LIMIT p_limit) AS old;
+        IF v_old IS NOT NULL THEN
+            v_scopes := leasehold_remove('fencing_scope_events', 'event_id', v_old);
+        END IF;
     END IF;
     IF p_audit_days > 0 THEN
-        -- Nothing as young as what still waits in the outbox. The first of its queue stand for all of it: numbers and
-        -- times go up together, but for what was written at the same moment.
-        SELECT least(v_now - make_interval(days => p_audit_days), min(event_time)) INTO v_before
-            FROM (SELECT event_time FROM audit_outbox WHERE pending_forward ORDER BY outbox_id LIMIT 1000) AS waiting;
+        -- Not the first of the outbox's queue, and nothing as young as the last of these: numbers and times go up together,
+        -- but for what was written at the same moment.
+        SELECT array_agg(producer_sequence),
+               least(v_now - make_interval(days => p_audit_days), CASE WHEN count(*) >= 1000 THEN max(event_time) END)
+            INTO v_waits, v_before
+            FROM (SELECT producer_sequence, event_time FROM audit_outbox WHERE pending_forward
+                  ORDER BY outbox_id LIMIT 1000) AS waiting;
         -- By the table's own order, which is that of time: every write would pay for another index. Only so far that
         -- the live ones at its head, which are a day old at most when they expire, can't make this a long search.
-        DELETE FROM reservation_events WHERE event_id IN (
+        SELECT array_agg(event_id) INTO v_old FROM (
             SELECT event_id FROM
                 (SELECT event_id, created_at, reservation_id FROM reservation_events
                  ORDER BY event_id LIMIT p_limit::bigint * 4) AS oldest
-            WHERE created_at < v_before
+            WHERE created_at < v_before AND event_id <> ALL (coalesce(v_waits, '{}'))
                   AND NOT EXISTS (SELECT FROM reservations AS live
                       WHERE live.reservation_id = oldest.reservation_id AND live.current_state = 'reserved')
-            ORDER BY event_id LIMIT p_limit);
-        GET DIAGNOSTICS v_audits = ROW_COUNT;
+            ORDER BY event_id LIMIT p_limit) AS old;
+        IF v_old IS NOT NULL THEN
+            v_audits := leasehold_remove('reservation_events', 'event_id', v_old);
+        END IF;
     END IF;
     RETURN v_scopes + v_audits;
 END $$;

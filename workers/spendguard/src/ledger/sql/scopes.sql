@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS fencing_scope_events (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS fencing_scope_events_attempt
     ON fencing_scope_events (fencing_scope_id, audit_event_id) WHERE audit_event_id IS NOT NULL;
+SELECT leasehold_keep_counter('fencing_scope_events', 'event_id');
 
 -- Advisory lock that guards a scope's ownership: writes share it, and every change of holder takes it alone (decision
 -- 0052). It is advisory because row locks are not fair: writers that share a row's lock one after the other would keep a
