@@ -9,5 +9,6 @@ mod pooler;
 mod register;
 mod schema;
 mod tls;
+mod url;
 mod watch;
 mod wire;
