@@ -159,7 +159,7 @@ fn read(text: &str) -> Result<PgConnectOptions, String> {
         };
         named.set(&decoded(name)?, decoded(value)?)?;
     }
-    parameters.0.retain(|(name, _)| !named.has(name) && !(*name == "host" && named.has("hostaddr")));
+    parameters.0.retain(|(name, _)| !named.replaces(name));
     parameters.0.extend(named.0);
     parameters.check()?;
     for (variable, name) in VARIABLES {
@@ -219,6 +219,11 @@ struct Parameters(Vec<(&'static str, String)>);
 impl Parameters {
     fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| *known == name)
+    }
+
+    /// Is the part before them replaced by one of these?
+    fn replaces(&self, part: &str) -> bool {
+        self.has(part) || (part == "host" && self.has("hostaddr"))
     }
 
     /// An empty value is none, as in libpq.
