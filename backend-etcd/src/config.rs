@@ -198,16 +198,19 @@ fn parse(endpoint: &str) -> Result<Url, InvalidSettings> {
         Err(invalid("endpoints", shown, why))
     };
     // A url that isn't one of ours may hold a password: it isn't shown.
+    if endpoint.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return refused("(not shown)", "it holds a space or a line break");
+    }
     let Ok(url) = Url::parse(endpoint) else { return refused("(not shown)", "it is not a url") };
     match url.scheme() {
         "http" | "https" => {}
-        scheme => return refused(&format!("{scheme}://…"), "it begins with neither http:// nor https://"),
+        _ => return refused("(not shown)", "it begins with neither http:// nor https://"),
     }
     if !url.username().is_empty() || url.password().is_some() {
         return refused(&address(&url), "it has a user in it; user and password are settings of their own");
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || url.port().is_none() {
-        return refused(endpoint, "it needs a host and a port and no more");
+        return refused(&address(&url), "it needs a host and a port and no more");
     }
     Ok(url)
 }
@@ -234,6 +237,8 @@ mod tests {
             "ftp://host:1",
             "http://host",
             "http://host:1/path",
+            "http://host:1/?password=secret",
+            "http://ho\nst:1/",
         ] {
             let error = EtcdConfig::new([endpoint]).expect_err(endpoint).to_string();
             assert!(error.contains("http://host:2379") && !error.contains("secret"), "{endpoint}: {error}");

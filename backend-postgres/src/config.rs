@@ -1,12 +1,13 @@
 //! Settings, checked before anything starts.
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use lease_core::InvalidSettings;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
+
+use crate::url;
 
 /// The store's address, credentials, schema and limits.
 ///
@@ -23,13 +24,12 @@ pub struct PostgresConfig {
 }
 
 impl PostgresConfig {
-    /// From a url: `postgres://user:password@host:port/database?sslmode=…`; libpq's environment variables fill in
-    /// what it leaves out.
+    /// From a url, as [`url::parse`] reads it: `postgres://user:password@host:port/database?sslmode=…`.
     ///
     /// # Errors
-    /// When the text is no such url. The message does not repeat its password.
+    /// When a part of it can't be honoured. The message does not repeat its password.
     pub fn new(url: &str) -> Result<Self, InvalidSettings> {
-        parse_url("url", url).map(Self::from_options)
+        parse("url", url).map(Self::from_options)
     }
 
     /// From sqlx's own options.
@@ -75,7 +75,7 @@ impl PostgresConfig {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn listen_url(mut self, url: &str) -> Result<Self, InvalidSettings> {
-        self.listen = Some(common(parse_url("listen_url", url)?));
+        self.listen = Some(common(parse("listen_url", url)?));
         Ok(self)
     }
 
@@ -124,8 +124,8 @@ impl PostgresConfig {
 impl fmt::Debug for PostgresConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresConfig")
-            .field("server", &server(&self.options))
-            .field("listen", &self.listen.as_ref().map(server))
+            .field("server", &url::shown(&self.options))
+            .field("listen", &self.listen.as_ref().map(url::shown))
             .field("schema", &self.schema.0)
             .field("pool_size", &self.pool_size)
             .field("lock_timeout", &self.lock_timeout)
@@ -133,12 +133,6 @@ impl fmt::Debug for PostgresConfig {
             .field("synchronous_replication", &self.synchronous_replication)
             .finish()
     }
-}
-
-/// The server in words, for messages: no password.
-pub(crate) fn server(options: &PgConnectOptions) -> String {
-    let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
-    format!("{user}@{host}:{port}/{}", options.get_database().unwrap_or(user))
 }
 
 /// A schema's name, safe to stand in a statement.
@@ -178,41 +172,12 @@ impl Schema {
 }
 
 fn common(options: PgConnectOptions) -> PgConnectOptions {
-    let named = options.get_application_name().is_some();
     // Poolers refuse start-up parameters that they don't know, and we need no floats' digits.
-    let options = options.extra_float_digits(None).disable_statement_logging();
-    if named { options } else { options.application_name("leasehold") }
+    url::named(options.extra_float_digits(None).disable_statement_logging(), "leasehold")
 }
 
-fn parse_url(setting: &'static str, url: &str) -> Result<PgConnectOptions, InvalidSettings> {
-    let why = |problem: &str| {
-        format!(
-            "{problem}; use postgres://user:password@host:port/database, with ?sslmode=verify-full over a network"
-        )
-    };
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err(invalid(setting, redacted(url), why("it does not begin with postgres://")));
-    }
-    PgConnectOptions::from_str(url).map_err(|error| {
-        let problem = match &error {
-            sqlx::Error::Configuration(cause) => cause.to_string(),
-            other => other.to_string(),
-        };
-        invalid(setting, redacted(url), why(&problem))
-    })
-}
-
-/// Only what can't hold a secret.
-fn redacted(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => {
-            format!("{scheme}://***@{}", rest.split('?').next().unwrap_or_default())
-        }
-        (Some((scheme, rest)), None) => {
-            format!("{scheme}://{}", rest.split(['?', ':']).next().unwrap_or_default())
-        }
-        _ => "(not shown: it may hold a password)".to_owned(),
-    }
+fn parse(setting: &'static str, text: &str) -> Result<PgConnectOptions, InvalidSettings> {
+    url::parse(text).map_err(|why| invalid(setting, "(not shown: it may hold a password)", why))
 }
 
 fn invalid(setting: &'static str, value: impl ToString, why: impl Into<String>) -> InvalidSettings {

@@ -31,6 +31,7 @@ mod rows;
 mod schema;
 mod server;
 mod statements;
+pub mod url;
 mod watch;
 
 pub use backend::{Postgres, PostgresConnector};

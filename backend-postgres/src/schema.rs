@@ -7,11 +7,12 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::time::{Instant, sleep};
 
-use crate::config::{PostgresConfig, Schema, server};
+use crate::config::{PostgresConfig, Schema};
 use crate::error::{NotMigrated, not_applied};
 use crate::pool::Pool;
 use crate::server::{CallFailed, LeaseConnection, Server};
 use crate::statements::query;
+use crate::url;
 
 /// Makes a role that may hold leases and nothing else:
 /// `psql -v role=leasehold -v schema=public -f roles.sql`, run by the tables' owner after [`migrate`].
@@ -60,7 +61,7 @@ const TURN: Duration = Duration::from_millis(500);
 /// Nothing is applied then. Refused if the role may not create tables. Cancellation safe, in the sense that an
 /// abandoned transaction either commits as a whole or not at all.
 pub async fn migrate(config: &PostgresConfig) -> Result<i32, BackendError> {
-    let at = server(&config.options);
+    let at = url::shown(&config.options);
     let context = format!("making the lease tables in schema {} of {at}", config.schema.name());
     let failed = |failure| not_applied(context.clone(), failure);
     let mut connection = PgConnection::connect_with(&config.options).await.map_err(failed)?;

@@ -9,11 +9,12 @@ use lease_core::{BackendError, Change, LeaseName};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row};
 
-use crate::config::{PostgresConfig, server};
+use crate::config::PostgresConfig;
 use crate::error;
 use crate::pool::{CallError, Connect, Pool, raised_by_statement};
 use crate::rows::ServerState;
 use crate::statements::{Statements, bind_put, query};
+use crate::url;
 
 /// A call without an answer for longer is given up; the elector limits its own calls sooner (U-1).
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -106,7 +107,7 @@ impl Server {
     }
 
     fn failed(&self, error: sqlx::Error) -> BackendError {
-        error::not_applied(format!("connecting to {}", server(&self.config.options)), error)
+        error::not_applied(format!("connecting to {}", url::shown(&self.config.options)), error)
     }
 
     async fn open(&self) -> Result<PgConnection, sqlx::Error> {
@@ -126,7 +127,7 @@ impl Server {
         if self.advised.swap(true, Ordering::Relaxed) {
             return;
         }
-        let at = server(&self.config.options);
+        let at = url::shown(&self.config.options);
         if state.lock_timeout == "0" {
             tracing::warn!(
                 server = at,
@@ -168,7 +169,7 @@ impl Server {
     /// May this server hold leases (PG-1, R-2)?
     pub(crate) fn judge(&self, state: &ServerState) -> Result<(), BackendError> {
         let refuse = |why: String| Err(BackendError::refused(why));
-        let at = server(&self.config.options);
+        let at = url::shown(&self.config.options);
         let user = self.config.options.get_username();
         if state.fsync != "on" {
             return refuse(format!(

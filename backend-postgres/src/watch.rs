@@ -6,10 +6,11 @@ use futures::stream;
 use lease_core::{BackendError, Hint, Hints};
 use tokio::sync::mpsc;
 
-use crate::config::{PostgresConfig, server};
+use crate::config::PostgresConfig;
 use crate::error::not_applied;
 use crate::listen::{ListenError, Listener};
 use crate::payload;
+use crate::url;
 
 /// Hints that nobody has taken yet; a slower consumer gets the others when there is room again.
 const PLACES: usize = 16;
@@ -32,10 +33,10 @@ pub(crate) async fn hints(
             BackendError::refused(format!(
                 "listening at {}: {error}; set listen_url to the server itself: until then standbys find a released \
                  lease by polling",
-                server(options)
+                url::shown(options)
             ))
         }
-        ListenError::Failed(failure) => not_applied(format!("listening at {}", server(options)), failure),
+        ListenError::Failed(failure) => not_applied(format!("listening at {}", url::shown(options)), failure),
     })?;
     let (hint, mut hinted) = mpsc::channel(PLACES);
     tokio::spawn(forward(listener, prefix.to_owned(), hint));

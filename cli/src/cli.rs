@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lease_core::printable;
 use lease_settings::{
-    App, Block, Failure, LeaderElection, Log, Mode, Model, Modes, Operator, Settings, Sources, ValueKind,
-    Workload,
+    App, BadSetting, Block, Failure, LeaderElection, Log, Mode, Model, Modes, Settings, Sources, ValueKind,
+    Workload, masked,
 };
 use lease_worker_common::{ChosenRole, NamedRole, Role, Roles, stderr};
 
@@ -122,36 +122,37 @@ impl Cli {
         }
     }
 
+    /// Reads arguments, the program's name first, and an environment, and checks them, as [`run`](Self::run) does before
+    /// it starts anything.
+    ///
+    /// # Errors
+    /// The first that can't be used, with exit code 2.
+    pub fn check(
+        &self,
+        arguments: impl IntoIterator<Item: Into<OsString>>,
+        environment: BTreeMap<OsString, OsString>,
+    ) -> Result<(), Failure> {
+        let arguments: Vec<_> = arguments.into_iter().map(Into::into).collect();
+        let read = read(&self.modes, &self.roles, &arguments, environment);
+        let (settings, _) = read.map_err(|error| match error {
+            ReadError::Arguments(error) => refused(&quoting(&error, &arguments)),
+            ReadError::Settings(failure) => failure,
+        })?;
+        settings.leader_election()?;
+        Ok(())
+    }
+
     fn execute(self) -> Result<ExitCode, Failure> {
         let Self { modes, roles } = self;
-        let model = model(&modes, &roles);
-        let matches = command(&roles, &model).get_matches();
-        let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-        let mut flags = BTreeMap::new();
-        for (_, setting) in model.settings() {
-            let from = setting.from_file;
-            let both = [(setting.flag, setting.env), (from.map(|f| f.flag), from.map_or("", |f| f.env))];
-            for (flag, id) in both.into_iter().filter_map(|(flag, id)| Some((flag?, id))) {
-                if let Some(text) = matches.get_one::<String>(id) {
-                    flags.insert(flag.to_owned(), text.clone());
-                }
-            }
-        }
-        if matches!(&arguments.command, Some(Command::Worker(Worker { json: true }))) {
-            flags.insert("log-format".to_owned(), "json".to_owned());
-        }
-        let config = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
-        let sources = Sources { config, flags, environment: std::env::vars_os().collect() };
-        let settings = Settings::load(model, &sources)?;
-        let task = match arguments.command {
-            Some(Command::Operation(operation)) => Task::Operation(operation),
-            Some(Command::Run(run)) => Task::Run(run),
-            Some(Command::Worker(_)) => {
-                let named = matches.subcommand().and_then(|(_, worker)| worker.subcommand());
-                worker(named, true, &roles, &settings)?
-            }
-            None => worker(None, false, &roles, &settings)?,
-        };
+        let arguments: Vec<_> = std::env::args_os().collect();
+        let read = read(&modes, &roles, &arguments, std::env::vars_os().collect());
+        let (settings, task) = read.map_err(|error| match error {
+            ReadError::Settings(failure) => failure,
+            ReadError::Arguments(error) => match quoting(&error, &arguments) {
+                masked if error.use_stderr() && masked != error.to_string() => refused(&masked),
+                _ => error.exit(),
+            },
+        })?;
         let (usual, role) = match &task {
             // Operators read answers, not logs. What kube's client has to say of failures, we say ourselves.
             Task::Operation(_) => ("warn,kube_client=off", None),
@@ -172,6 +173,75 @@ impl Cli {
     }
 }
 
+/// Why there is nothing to do.
+enum ReadError {
+    /// Or a call for help, which clap answers.
+    Arguments(clap::Error),
+    Settings(Failure),
+}
+
+impl From<BadSetting> for ReadError {
+    fn from(error: BadSetting) -> Self {
+        Self::Settings(error.into())
+    }
+}
+
+impl From<Failure> for ReadError {
+    fn from(error: Failure) -> Self {
+        Self::Settings(error)
+    }
+}
+
+/// The first line of a message says it all.
+fn refused(message: &str) -> Failure {
+    let line = message.lines().next().unwrap_or_default();
+    Failure::Code(2, line.strip_prefix("error: ").unwrap_or(line).to_owned())
+}
+
+/// clap's message, which quotes what it refuses: maybe a URL with its password.
+fn quoting(error: &clap::Error, arguments: &[OsString]) -> String {
+    let texts = arguments.iter().skip(1).map(|argument| argument.to_string_lossy());
+    let values = texts.clone().filter_map(|text| text.split_once('=').map(|(_, value)| value.to_owned()));
+    let quoted: Vec<_> = texts.map(Into::into).chain(values).collect();
+    masked(&error.to_string(), &quoted)
+}
+
+fn read<'a>(
+    modes: &Modes,
+    roles: &'a Roles,
+    arguments: &[OsString],
+    environment: BTreeMap<OsString, OsString>,
+) -> Result<(Settings, Task<'a>), ReadError> {
+    let model = model(modes, roles);
+    let matches = command(roles, &model).try_get_matches_from(arguments).map_err(ReadError::Arguments)?;
+    let arguments = Arguments::from_arg_matches(&matches).map_err(ReadError::Arguments)?;
+    let mut flags = BTreeMap::new();
+    for (_, setting) in model.settings() {
+        let from = setting.from_file;
+        let both = [(setting.flag, setting.env), (from.map(|f| f.flag), from.map_or("", |f| f.env))];
+        for (flag, id) in both.into_iter().filter_map(|(flag, id)| Some((flag?, id))) {
+            if let Some(text) = matches.get_one::<String>(id) {
+                flags.insert(flag.to_owned(), text.clone());
+            }
+        }
+    }
+    if matches!(&arguments.command, Some(Command::Worker(Worker { json: true }))) {
+        flags.insert("log-format".to_owned(), "json".to_owned());
+    }
+    let config = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
+    let settings = Settings::load(model, &Sources { config, flags, environment })?;
+    let task = match arguments.command {
+        Some(Command::Operation(operation)) => Task::Operation(operation),
+        Some(Command::Run(run)) => Task::Run(run),
+        Some(Command::Worker(_)) => {
+            let named = matches.subcommand().and_then(|(_, worker)| worker.subcommand());
+            worker(named, true, roles, &settings)?
+        }
+        None => worker(None, false, roles, &settings)?,
+    };
+    Ok((settings, task))
+}
+
 /// Whether the program returns or panics.
 struct FlushedAtLast;
 
@@ -186,7 +256,7 @@ fn model(modes: &Modes, roles: &Roles) -> Model {
     sections.extend(modes.sections());
     sections.push(Workload::SECTION);
     sections.extend(roles.sections());
-    sections.extend([Operator::SECTION, Log::SECTION]);
+    sections.extend([operator::Operator::SECTION, Log::SECTION]);
     Model::new(sections)
 }
 

@@ -10,6 +10,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 
 use super::bad::meant;
+use super::secret::{NOT_SHOWN, may_hold_a_secret};
 use super::{BadSetting, Model, Setting, SettingFault};
 
 /// The source of a value; later ones win.
@@ -132,7 +133,7 @@ impl LayerValues {
     pub(super) fn from_file(model: &Model, path: &Path, how_named: &str) -> Result<Self, BadSetting> {
         let bad = |why: String| BadSetting {
             setting: how_named.to_owned(),
-            fault: SettingFault::NotAllowed(format!("{:?}", path.display().to_string())),
+            fault: SettingFault::NotAllowed(shown(&Value::from(path.display().to_string()))),
             why,
         };
         let text = fs::read_to_string(path)
@@ -209,7 +210,11 @@ impl LayerValues {
 fn check_value(setting: &Setting, value: &Value, layer: Layer, name: String) -> Result<(), BadSetting> {
     setting.kind.check(value, layer == Layer::Flag).map_err(|allowed| {
         let text = value.as_str();
-        let shown = text.map_or_else(|| shown(value), |text| format!("{:?}", setting.shown(text)));
+        let shown = match text {
+            Some(text) => format!("{:?}", setting.shown(text)),
+            None if setting.secret => NOT_SHOWN.to_owned(),
+            None => shown(value),
+        };
         let quotes = if text.is_none() && setting.kind.is_text() { ", in quotes" } else { "" };
         BadSetting {
             setting: name,
@@ -222,6 +227,7 @@ fn check_value(setting: &Setting, value: &Value, layer: Layer, name: String) -> 
 /// A value as the user would write it.
 fn shown(value: &Value) -> String {
     match value {
+        Value::String(_, text) if may_hold_a_secret(text) => NOT_SHOWN.to_owned(),
         Value::String(_, text) => format!("{text:?}"),
         Value::Dict(..) => "(a table)".to_owned(),
         Value::Array(..) => "(an array)".to_owned(),

@@ -12,6 +12,7 @@
 mod app;
 mod bad;
 mod failure;
+mod http_url;
 mod layers;
 mod leader_election;
 mod model;
@@ -33,12 +34,13 @@ use serde::{Deserialize, Serialize};
 pub use app::App;
 pub use bad::{BadSetting, SettingFault};
 pub use failure::Failure;
+pub use http_url::http_url;
 pub use layers::Layer;
 pub use leader_election::LeaderElection;
 pub use model::{Block, FromFile, Section, Setting, ValueKind, parse_millis};
 pub use modes::{DISABLED, LeaseStore, Mode, Modes};
-pub use program::{Log, Operator, Workload};
-pub use secret::{Secret, redacted};
+pub use program::{Log, Workload};
+pub use secret::{Secret, masked, redacted};
 
 use layers::{LayerValues, as_written};
 
@@ -165,7 +167,7 @@ impl Model {
 }
 
 /// The sources of a program's settings.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Sources {
     /// The file that `--config` names.
     pub config: Option<PathBuf>,
@@ -176,12 +178,18 @@ pub struct Sources {
 }
 
 /// The effective settings, and where each comes from.
-#[derive(Debug)]
 pub struct Settings {
     model: Model,
     figment: Figment,
     file: Option<PathBuf>,
     read_from: BTreeMap<(Layer, String), PathBuf>,
+}
+
+/// Without the values.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 /// One line of `leasehold config`.

@@ -5,9 +5,8 @@ use std::net::ToSocketAddrs;
 
 use figment::value::Value;
 use serde::de::DeserializeOwned;
-use url::Url;
 
-use super::secret::redacted;
+use super::secret::{NOT_SHOWN, may_hold_a_secret, redacted};
 
 /// One setting.
 ///
@@ -84,8 +83,12 @@ impl Setting {
 
     /// Its value for people: without what may be a password.
     pub(super) fn shown(&self, text: &str) -> String {
-        let may_hold_one = matches!(self.kind, ValueKind::Url(_)) && text.contains(['@', '?']);
-        if text.is_empty() || !(self.secret || may_hold_one) { text.to_owned() } else { redacted(text) }
+        match self.kind {
+            _ if text.is_empty() => String::new(),
+            _ if !self.secret && !may_hold_a_secret(text) => text.to_owned(),
+            ValueKind::Parsed { .. } => redacted(text),
+            _ => NOT_SHOWN.to_owned(),
+        }
     }
 
     /// It must never be shown.
@@ -150,8 +153,15 @@ pub enum ValueKind {
     },
     /// A path.
     Path,
-    /// A URL of one of these schemes.
-    Url(&'static [&'static str]),
+    /// A text that a function reads: a URL of some kind.
+    Parsed {
+        /// The kind's name, for machines.
+        name: &'static str,
+        /// If the text can't be read: the reason and the fix, without what may be a secret.
+        check: fn(&str) -> Result<(), String>,
+        /// The acceptable texts: "use …".
+        allowed: &'static str,
+    },
     /// `host:port` to listen on or to connect to.
     Address,
 }
@@ -192,9 +202,8 @@ impl ValueKind {
             Self::Bool => value.to_bool().is_some(),
             Self::Integer { min, max } | Self::Millis { min, max } => within(min, max),
             Self::Path => text.is_some_and(|t| !t.is_empty() && !t.chars().any(char::is_control)),
-            Self::Url(schemes) => text
-                .and_then(|t| Url::parse(t).ok())
-                .is_some_and(|url| schemes.contains(&url.scheme()) && !url.cannot_be_a_base()),
+            Self::Parsed { check, .. } if text.is_some() => return text.map_or(Ok(()), check),
+            Self::Parsed { .. } => false,
             Self::Address => text.is_some_and(is_address),
         };
         if fine { Ok(()) } else { Err(self.allowed(flag)) }
@@ -210,7 +219,7 @@ impl ValueKind {
             Self::Integer { .. } => "integer",
             Self::Millis { .. } => "millis",
             Self::Path => "path",
-            Self::Url(_) => "url",
+            Self::Parsed { name, .. } => name,
             Self::Address => "address",
         }
     }
@@ -223,7 +232,7 @@ impl ValueKind {
     pub fn allowed(self, flag: bool) -> String {
         match self {
             Self::Text => "use text without control characters".to_owned(),
-            Self::Checked { allowed, .. } => allowed.to_owned(),
+            Self::Checked { allowed, .. } | Self::Parsed { allowed, .. } => allowed.to_owned(),
             Self::OneOf(words) => format!("use one of {}", words.join(", ")),
             Self::Bool => "use true or false".to_owned(),
             Self::Integer { min, max } => format!("use a whole number from {min} to {max}"),
@@ -232,10 +241,6 @@ impl ValueKind {
             }
             Self::Millis { min, max } => format!("use a whole number of milliseconds from {min} to {max}"),
             Self::Path => "use a path that isn't empty".to_owned(),
-            Self::Url(schemes) => {
-                let schemes: Vec<_> = schemes.iter().map(|scheme| format!("{scheme}://…")).collect();
-                format!("use a URL of the form {}", schemes.join(" or "))
-            }
             Self::Address => "use host:port, for example 127.0.0.1:9090".to_owned(),
         }
     }

@@ -4,7 +4,7 @@ use lease_core::WorkloadId;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use super::{Block, Millis, Secret, Section, Setting, ValueKind};
+use super::{Block, Section, Setting, ValueKind};
 
 /// The workload's name.
 #[derive(Clone, Debug, Deserialize)]
@@ -45,7 +45,7 @@ pub struct Log {
 impl Log {
     /// Whether tracing understands this filter.
     pub fn is_filter(text: &str) -> bool {
-        !text.is_empty() && EnvFilter::try_new(text).is_ok()
+        !text.is_empty() && !text.chars().any(char::is_control) && EnvFilter::try_new(text).is_ok()
     }
 }
 
@@ -74,53 +74,6 @@ impl Block for Log {
             )
             .default("human")
             .flag("log-format"),
-        ],
-    };
-}
-
-/// The operator's commands.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Operator {
-    /// The longest time for one call to the store.
-    pub timeout_ms: Millis,
-    /// The database whose fence `leasehold fence lower` repairs.
-    pub fence_database_url: Option<Secret>,
-}
-
-impl Block for Operator {
-    const SECTION: Section = Section {
-        name: "operator",
-        about: "the operator's commands",
-        settings: &[
-            Setting::new(
-                "timeoutMs",
-                "LEASEHOLD_OPERATOR_TIMEOUT_MS",
-                ValueKind::Millis { min: 1, max: 3_600_000 },
-                "how long an operator's command waits for one answer of the store",
-            )
-            .default("10000")
-            .flag("timeout"),
-            Setting::new(
-                "fenceDatabaseUrl",
-                "LEASEHOLD_FENCE_DATABASE_URL",
-                ValueKind::Checked {
-                    check: |url| {
-                        ["sqlite:", "postgres://", "postgresql://"]
-                            .iter()
-                            .any(|scheme| url.starts_with(scheme))
-                    },
-                    allowed: "use sqlite:PATH or postgres://…",
-                },
-                "the database whose fence `leasehold fence lower` repairs: sqlite:PATH or postgres://…",
-            )
-            .flag("fence-database-url")
-            .secret()
-            .or_file(
-                "fenceDatabaseUrlFile",
-                "LEASEHOLD_FENCE_DATABASE_URL_FILE",
-                "fence-database-url-file",
-            ),
         ],
     };
 }

@@ -6,7 +6,6 @@ mod store;
 mod wire;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -85,12 +84,8 @@ impl PostgresPlace {
 
     /// Connections carry the schema's name, so that they can be told from everybody else's.
     fn options(&self, url: &str) -> Result<PgConnectOptions, InvalidSettings> {
-        let invalid = |error: sqlx::Error| InvalidSettings {
-            setting: "url",
-            value: "the url of the place".into(),
-            why: error.to_string(),
-        };
-        Ok(PgConnectOptions::from_str(url).map_err(invalid)?.application_name(&self.schema))
+        let invalid = |why| InvalidSettings { setting: "url", value: "the url of the place".into(), why };
+        Ok(lease_postgres::url::parse(url).map_err(invalid)?.application_name(&self.schema))
     }
 
     fn config(&self, options: PgConnectOptions) -> Result<PostgresConfig, InvalidSettings> {

@@ -10,5 +10,6 @@ mod pooler;
 mod register;
 mod schema;
 mod tls;
+mod url;
 mod watch;
 mod wire;

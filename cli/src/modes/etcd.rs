@@ -34,7 +34,11 @@ impl Block for Config {
             Setting::new(
                 "endpoints",
                 "SPENDGUARD_LEADER_ETCD_ENDPOINTS",
-                ValueKind::Text,
+                ValueKind::Parsed {
+                    name: "endpoints",
+                    check: |text| EtcdConfig::new(nodes(text)).map(drop).map_err(|error| error.why),
+                    allowed: "use http://host:2379, or https://host:2379 over a network",
+                },
                 "the nodes' URLs with commas between them, as https://etcd-0:2379,https://etcd-1:2379",
             )
             .flag("etcd-endpoints"),
@@ -91,6 +95,10 @@ impl Block for Config {
     };
 }
 
+fn nodes(text: &str) -> Vec<&str> {
+    text.split(',').map(str::trim).collect()
+}
+
 const ADVICE: &str = "check that a majority of the nodes runs, that the endpoints are right, and that no firewall or \
     NetworkPolicy is in the way";
 
@@ -106,7 +114,7 @@ impl Mode for EtcdMode {
     fn open(&self, settings: &Settings) -> Result<LeaseStore, BadSetting> {
         let set = settings.block::<Config>()?;
         let endpoints = settings.required::<Config, _>("endpoints", set.endpoints)?;
-        let endpoints: Vec<&str> = endpoints.split(',').map(str::trim).collect();
+        let endpoints = nodes(&endpoints);
         let refuse = |key| move |error: InvalidSettings| settings.refuse::<Config>(key, error.why);
         let readable = |key, file: &str| match std::fs::read(Path::new(file)) {
             Ok(_) => Ok(()),

@@ -26,7 +26,11 @@ struct Config {
 const CAUTION: &str = "where a standby may be promoted, a lease without a fence excludes others only if replication \
     is synchronous; set leaderElection.postgres.requireSynchronousReplication = true to have that checked";
 
-const URL: ValueKind = ValueKind::Url(&["postgres", "postgresql"]);
+const URL: ValueKind = ValueKind::Parsed {
+    name: "database",
+    check: |text| lease_postgres::url::parse(text).map(drop),
+    allowed: lease_postgres::url::USE,
+};
 
 /// A name that needs no quotes, and leaves room for what is made of it.
 fn is_schema(text: &str) -> bool {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use lease_core::InvalidSettings;
 use lease_settings::{BadSetting, Block, LeaseStore, Millis, Mode, Section, Setting, Settings, ValueKind};
 use lease_sqlite::{Sqlite as Backend, SqliteConfig};
+use lease_worker_common::database::check_path;
 use serde::Deserialize;
 
 pub(super) struct SqliteMode;
@@ -20,6 +21,14 @@ struct Config {
     history_retention_days: Option<u64>,
 }
 
+const PATH: ValueKind = ValueKind::Parsed {
+    name: "path",
+    check: |text| check_path(text).map_err(|problem| format!("{problem}; {ALLOWED}")),
+    allowed: ALLOWED,
+};
+
+const ALLOWED: &str = "use a path, for example /var/lib/leasehold/leases.sqlite";
+
 impl Block for Config {
     const SECTION: Section = Section {
         name: "leaderElection.sqlite",
@@ -28,7 +37,7 @@ impl Block for Config {
             Setting::new(
                 "path",
                 "SPENDGUARD_LEADER_SQLITE_PATH",
-                ValueKind::Path,
+                PATH,
                 "the lease file, on a local disk, the same for all candidates",
             )
             // One place for everybody on the host: a default that depended on the user or on the working directory

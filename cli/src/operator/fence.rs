@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use lease_core::fence::Lowering;
 use lease_core::{Grant, LeaseName, Term, admin};
-use lease_settings::{App, Failure, Operator, Secret};
+use lease_settings::{App, Failure, Secret};
 use lease_worker_common::database::{Database, StoreError};
 use lease_worker_common::marks;
 use serde_json::json;
@@ -12,6 +12,7 @@ use serde_json::json;
 use super::output::{line, note};
 use super::revoke::report;
 use super::session::Target;
+use super::settings::Operator;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum FenceCommand {

@@ -11,6 +11,7 @@ mod prepare_folder;
 mod restored;
 mod revoke;
 mod session;
+mod settings;
 mod status;
 mod step_down;
 mod wakes;
@@ -20,6 +21,8 @@ use std::process::ExitCode;
 
 use lease_core::{LeaseName, Record};
 use lease_settings::{App, BadSetting, Failure, LeaderElection, Settings};
+
+pub(crate) use settings::Operator;
 
 /// An operator's command.
 #[derive(Debug, clap::Subcommand)]

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use lease_core::admin::AdminError;
 use lease_core::{BackendError, Certainty, Connector, LeaseBackend};
-use lease_settings::{App, Failure, LeaderElection, LeaseStore, Operator};
+use lease_settings::{App, Failure, LeaderElection, LeaseStore};
 
+use super::settings::Operator;
 use crate::modes::must_exist;
 
 /// The store that the settings name, before it is connected.

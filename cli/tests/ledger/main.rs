@@ -9,6 +9,7 @@ mod fences;
 mod held;
 mod least_roles;
 mod limits;
+mod malformed;
 mod outages;
 mod register;
 mod retention;

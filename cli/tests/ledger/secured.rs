@@ -66,7 +66,7 @@ async fn settings_that_cannot_be_used_are_refused_before_the_start() -> anyhow::
     let url = "postgres://me:hunter2@127.0.0.1:1/ledger";
     for (args, said) in [
         (vec![], "ledger.databaseUrl is not set"),
-        (vec!["--ledger-db-url", "sqlite:/x"], "use postgres://USER@HOST/DATABASE"),
+        (vec!["--ledger-db-url", "sqlite:/x"], "use postgres://"),
         (vec!["--ledger-db-url", url, "--ledger-tls-cert-file", &cert], "TLS needs the certificate's key"),
         (vec!["--ledger-db-url", url, "--ledger-tls-key-file", &key], "TLS needs the server's certificate"),
         (

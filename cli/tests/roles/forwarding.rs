@@ -167,7 +167,7 @@ async fn a_secret_in_the_ingests_url_is_in_no_line() -> anyhow::Result<()> {
     let forwarder = Worker::start(&args).await?;
     forwarder.process.wait_for_line("batch failed; retrying", LIMIT).await?;
     let lines = forwarder.process.lines();
-    assert!(lines.iter().any(|line| line.contains("ingest=\"http://fw:***@127.0.0.1:9/")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains("ingest=\"http://***:***@127.0.0.1:9/")), "{lines:#?}");
     assert!(!lines.iter().any(|line| line.contains("hunter")), "{lines:#?}");
     Ok(())
 }

@@ -7,6 +7,7 @@ mod forwarding;
 mod ingest;
 mod kills;
 mod logs;
+mod malformed;
 mod metrics;
 mod pauses;
 mod pressure;

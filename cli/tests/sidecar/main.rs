@@ -3,6 +3,7 @@
 mod api;
 mod drain;
 mod logs;
+mod malformed;
 mod pauses;
 mod per_pod;
 mod renewal;

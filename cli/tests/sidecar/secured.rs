@@ -31,7 +31,7 @@ async fn speaks_tls_and_shows_its_certificate() -> anyhow::Result<()> {
 async fn settings_that_cannot_be_used_are_refused_before_the_start() -> anyhow::Result<()> {
     let base = ["worker", "sidecar", "--fencing-scope", "s", "--tenant", "t", "--socket", "/tmp/none/x.sock"];
     for (more, said) in [
-        (&["--ledger-url", "ftp://x"][..], "use a URL of the form http://… or https://…"),
+        (&["--ledger-url", "ftp://x"][..], "use https://HOST:PORT, or http://HOST:PORT"),
         (&["--ledger-url", "https://x"], "sidecar.ledgerCaFile is not set"),
         (&["--ledger-url", "http://x", "--ledger-ca-file", "/x"], "the ledger is not at https"),
         (&["--ledger-url", "https://x", "--ledger-ca-file", "/no/such"], "the file can't be read"),

@@ -21,7 +21,7 @@ const ALLOWED: &str = if cfg!(feature = "postgres") {
     "use sqlite:PATH, for example sqlite:/var/lib/spendguard/outbox.sqlite; this program was built without PostgreSQL"
 };
 
-/// A database by its URL: `sqlite:PATH` (or a plain path), or `postgres://…`.
+/// A database by its URL: `sqlite:PATH` (or an absolute path), or `postgres://…`.
 #[derive(Clone)]
 pub enum Database {
     /// A file on this host.
@@ -40,18 +40,59 @@ impl FromStr for Database {
             return Err("this program was built without PostgreSQL: use sqlite:PATH, or build it with --features postgres"
                 .to_owned());
             #[cfg(feature = "postgres")]
-            return match url.parse() {
-                Ok(options) => Ok(Self::Postgres(Box::new(options))),
-                Err(error) => Err(format!("no valid Postgres URL: {error}")),
-            };
+            return lease_postgres::url::parse(url).map(|options| Self::Postgres(Box::new(options)));
         }
-        let path = url.strip_prefix("sqlite:").unwrap_or(url);
-        let path = path.strip_prefix("//").unwrap_or(path);
-        if path.is_empty() || path.contains("://") || path.contains(":memory:") {
-            return Err(ALLOWED.to_owned());
+        let refused = |problem: &str| format!("{problem}; {ALLOWED}");
+        let named = url.strip_prefix("sqlite:");
+        let path = named.map_or(url, |path| path.strip_prefix("//").unwrap_or(path));
+        check_path(path).map_err(refused)?;
+        // A mistyped secret must not become a file's name.
+        if named.is_none() && !["/", "./", "../"].iter().any(|beginning| url.starts_with(beginning)) {
+            return Err(refused("it is neither a URL nor an absolute path"));
         }
         Ok(Self::Sqlite(PathBuf::from(path)))
     }
+}
+
+/// Refuses what people write where a file's path belongs, and what would then become a file of that name.
+///
+/// # Errors
+/// What it is instead.
+pub fn check_path(text: &str) -> Result<(), &'static str> {
+    let word = text.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c));
+    let begins_with_a_word = word.len() < text.len();
+    let replaced = |c: char| c == '$' || c == '{' || c == '}';
+    let percent = |pair: &[u8]| pair[0] == b'%' && pair[1..].iter().all(u8::is_ascii_hexdigit);
+    Err(match text {
+        "" => "no file is named",
+        _ if text.chars().any(char::is_control) || text.trim() != text => {
+            "a line break or a space is around it, or in it: remove it"
+        }
+        _ if text.starts_with(['"', '\'', '`']) || text.ends_with(['"', '\'', '`']) => {
+            "quotes are around it: remove them"
+        }
+        _ if text.contains(replaced) || text.starts_with('~') => {
+            "it holds a variable, or ~, that nobody has replaced by its value"
+        }
+        _ if text.contains(":memory:") || text.contains("mode=memory") => {
+            "processes can't share a database in memory: name a file"
+        }
+        _ if begins_with_a_word && word.trim_start().starts_with('=') => {
+            "a list of key=value is for libpq's programs only: write a URL"
+        }
+        _ if text.contains("://") || text.starts_with([':', '@']) || text.starts_with("//") => {
+            "it is no path, but a URL that can't be used here: give a plain path"
+        }
+        _ if begins_with_a_word && word.starts_with(':') => {
+            "it is no path, but begins as a URL does: give a plain path"
+        }
+        _ if text.contains(['?', '#']) => "a path has no parameters: remove what begins with '?' or '#'",
+        _ if text.contains('\\') => "a path is written with /, and without backslashes",
+        _ if text.as_bytes().windows(3).any(percent) => {
+            "nothing is percent-encoded in a path: write the characters themselves"
+        }
+        _ => return Ok(()),
+    })
 }
 
 /// Without secrets.
@@ -60,10 +101,7 @@ impl fmt::Display for Database {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
             #[cfg(feature = "postgres")]
-            Self::Postgres(at) => {
-                let database = at.get_database().unwrap_or(at.get_username());
-                write!(f, "postgres://{}@{}:{}/{database}", at.get_username(), at.get_host(), at.get_port())
-            }
+            Self::Postgres(at) => f.write_str(&lease_postgres::url::shown(at)),
         }
     }
 }
@@ -76,8 +114,11 @@ impl fmt::Debug for Database {
 
 impl Database {
     /// For a setting that names a database.
-    pub const KIND: ValueKind =
-        ValueKind::Checked { check: |text| text.parse::<Self>().is_ok(), allowed: ALLOWED };
+    pub const KIND: ValueKind = ValueKind::Parsed {
+        name: "database",
+        check: |text| text.parse::<Self>().map(drop),
+        allowed: ALLOWED,
+    };
 
     /// The file's path, if it is one.
     pub fn file(&self) -> Option<&Path> {
@@ -156,22 +197,4 @@ pub async fn migrate(connection: &mut sqlx::PgConnection, script: &'static str) 
     sqlx::query("SELECT pg_advisory_xact_lock(hashtext('leasehold roles'))").execute(&mut *tx).await?;
     sqlx::raw_sql(script).execute(&mut *tx).await?;
     Ok(tx.commit().await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_are_read_and_secrets_are_not_shown() {
-        let shown = |url: &str| url.parse::<Database>().map(|database| database.to_string());
-        assert_eq!(shown("sqlite:/a/b.sqlite"), Ok("sqlite:/a/b.sqlite".into()));
-        assert_eq!(shown("sqlite:///a/b.sqlite"), Ok("sqlite:/a/b.sqlite".into()));
-        assert_eq!(shown("b.sqlite"), Ok("sqlite:b.sqlite".into()));
-        #[cfg(feature = "postgres")]
-        assert_eq!(shown("postgres://me:secret@db:5433/app"), Ok("postgres://me@db:5433/app".into()));
-        for bad in ["", "sqlite:", "mysql://x/y", "sqlite::memory:"] {
-            assert!(shown(bad).is_err_and(|why| why.contains("use sqlite:PATH")), "{bad}");
-        }
-    }
 }

@@ -9,6 +9,7 @@ pub mod lead;
 pub mod leader_metrics;
 pub mod mandate;
 pub mod marks;
+pub mod request_body;
 pub mod request_id;
 mod role;
 pub mod shutdown;

@@ -6,5 +6,8 @@ pub mod ledger {
     #[allow(missing_docs, clippy::all)]
     pub mod v1 {
         tonic::include_proto!("spendguard.ledger.v1");
+
+        /// The protocol itself, as a `FileDescriptorSet`.
+        pub const DEFINITION: &[u8] = tonic::include_file_descriptor_set!("ledger");
     }
 }

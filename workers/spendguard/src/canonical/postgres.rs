@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lease_core::{LeaseName, Term};
-use lease_postgres::Fence;
 use lease_postgres::pool::{DURABLE, Pool};
+use lease_postgres::{Fence, url};
 use lease_worker_common::database::{self, StoreError};
 use sqlx::postgres::PgConnectOptions;
 
@@ -19,7 +19,7 @@ pub struct PostgresCanonical {
 impl PostgresCanonical {
     /// Connects at the first use.
     pub fn open(options: &PgConnectOptions, connections: u32, transaction_limit: Duration) -> Self {
-        let options = options.clone().application_name("leasehold");
+        let options = url::named(options.clone(), "leasehold");
         Self { pool: Pool::checked(&options, connections, transaction_limit, DURABLE) }
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use ::metrics::gauge;
 use async_trait::async_trait;
 use lease_settings::{
-    App, Block, Failure, LeaseStore, Millis, Secret, Section, Setting, ValueKind, redacted,
+    App, Block, Failure, LeaseStore, Millis, Secret, Section, Setting, ValueKind, http_url, redacted,
 };
 use lease_worker_common::{
     Role,
@@ -43,12 +43,14 @@ pub const LEASE: &str = "outbox-forwarder";
 #[serde(rename_all = "camelCase")]
 pub struct ForwarderSettings {
     outbox_url: Option<Secret>,
-    ingest_url: Option<String>,
+    ingest_url: Option<Secret>,
     batch_size: u32,
     poll_interval_ms: Millis,
     call_timeout_ms: Millis,
     retention_days: u32,
 }
+
+const INGEST_URL: &str = "use http://HOST:PORT/v1/events, or https:// over a network";
 
 impl Block for ForwarderSettings {
     const SECTION: Section = Section {
@@ -71,7 +73,11 @@ impl Block for ForwarderSettings {
             Setting::new(
                 "ingestUrl",
                 "LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL",
-                ValueKind::Url(&["http", "https"]),
+                ValueKind::Parsed {
+                    name: "url",
+                    check: |text| http_url(text).map(drop).map_err(|problem| format!("{problem}; {INGEST_URL}")),
+                    allowed: INGEST_URL,
+                },
                 "where canonical-ingest receives events, for example http://canonical-ingest:8080/v1/events",
             )
             .flag("ingest-url"),
@@ -141,7 +147,8 @@ impl Role for OutboxForwarder {
         }
         let plan = ForwarderPlan {
             outbox,
-            ingest: settings.parsed::<ForwarderSettings, _>("ingestUrl", role.ingest_url.as_deref())?,
+            ingest: settings
+                .parsed::<ForwarderSettings, _>("ingestUrl", role.ingest_url.as_ref().map(Secret::expose))?,
             listen: settings.block::<health::HealthSettings>()?.listen,
             role,
         };

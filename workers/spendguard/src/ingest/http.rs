@@ -10,7 +10,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use lease_core::fence::{FENCING_EPOCH_ABOVE_CEILING, FENCING_EPOCH_STALE};
-use lease_worker_common::{bad_rows::is_of_the_data, database::StoreError, request_id, under_way::UnderWay};
+use lease_worker_common::{
+    bad_rows::is_of_the_data, database::StoreError, request_body, request_id, under_way::UnderWay,
+};
 use metrics::counter;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -100,8 +102,8 @@ impl Ingest {
                 .map_err(|error| refuse(StatusCode::BAD_REQUEST, "TERM_REQUIRED", error))?;
         let body = Bytes::from_request(request, &()).await;
         let body = body.map_err(|error| refuse(error.status(), "BAD_BODY", error.body_text()))?;
-        let batch: Vec<CloudEvent<'_>> = serde_json::from_slice(&body)
-            .map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_BATCH", error.to_string()))?;
+        let batch: Vec<CloudEvent<'_>> =
+            request_body::read(&body).map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_BATCH", error))?;
         let events = batch.iter().map(arrived).collect::<Result<Vec<_>, _>>();
         let events = events.map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_EVENT", error))?;
         // As below: these would be refused for ever.

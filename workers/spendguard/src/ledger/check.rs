@@ -121,6 +121,7 @@ pub(super) fn tag(field: &str, bytes: &[u8]) -> Result<Option<Tag>, LedgerRefusa
 
 /// How the caller of AwaitFencingScope has seen the scope.
 pub(super) fn seen(asked: &v1::AwaitFencingScopeRequest) -> Result<Option<Seen>, LedgerRefusal> {
+    scope_and_tenant(&asked.fencing_scope_id, &asked.tenant_id)?;
     let free = tag("seen_tag", &asked.seen_tag)?;
     let held =
         match asked.seen_grant.as_slice() {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use lease_postgres::url;
 use lease_settings::{BadSetting, Block, Millis, Secret, Section, Setting, Settings as All, ValueKind};
-use lease_worker_common::database::Database;
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 
@@ -134,10 +134,8 @@ impl Block for LedgerSettings {
 }
 
 /// The ledger lives in Postgres only: a scope's row is locked while its effects are written.
-pub(crate) const POSTGRES: ValueKind = ValueKind::Checked {
-    check: |text| matches!(text.parse(), Ok(Database::Postgres(_))),
-    allowed: "use postgres://USER@HOST/DATABASE",
-};
+pub(crate) const POSTGRES: ValueKind =
+    ValueKind::Parsed { name: "database", check: |text| url::parse(text).map(drop), allowed: url::USE };
 
 /// The database that the setting `key` names, which its role can't do without.
 pub(crate) fn postgres<B: Block>(
@@ -145,8 +143,6 @@ pub(crate) fn postgres<B: Block>(
     key: &str,
     url: Option<&Secret>,
 ) -> Result<Box<PgConnectOptions>, BadSetting> {
-    match all.parsed::<B, _>(key, url.map(Secret::expose))? {
-        Database::Postgres(options) => Ok(options),
-        Database::Sqlite(_) => Err(all.refuse::<B>(key, "use postgres://USER@HOST/DATABASE")),
-    }
+    let url = all.required::<B, _>(key, url.map(Secret::expose))?;
+    url::parse(url).map(Box::new).map_err(|why| all.refuse::<B>(key, why))
 }

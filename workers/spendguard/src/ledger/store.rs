@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lease_core::{Grant, Record, Tag};
 use lease_postgres::pool::Pool;
+use lease_postgres::url;
 use lease_worker_common::database::StoreError;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::query::Query;
@@ -185,7 +186,7 @@ struct ScopeRequest<'a> {
 impl LedgerStore {
     /// Connects at the first use.
     pub fn open(options: &PgConnectOptions, connections: u32, statement_limit: Duration) -> Self {
-        let options = options.clone().application_name("leasehold ledger");
+        let options = url::named(options.clone(), "leasehold ledger");
         // Each statement is planned once a connection.
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);
         Self { pool: Pool::checked(&options, connections, statement_limit, BEGIN) }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lease_postgres::listen::{ListenError, Listener};
+use lease_postgres::url;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
@@ -28,7 +29,7 @@ impl Wakes {
     /// Listens in the background, for as long as the runtime lives.
     pub(super) fn start(options: &PgConnectOptions) -> Self {
         let this = Self(broadcast::Sender::new(CAPACITY));
-        let (wakes, options) = (this.clone(), options.clone().application_name("leasehold ledger hints"));
+        let (wakes, options) = (this.clone(), url::named(options.clone(), "leasehold ledger hints"));
         tokio::spawn(async move {
             loop {
                 let Err(error) = wakes.listen(&options).await;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lease_core::Term;
-use lease_postgres::Fence;
 use lease_postgres::pool::{DURABLE, Pool};
+use lease_postgres::{Fence, url};
 use lease_worker_common::database::{self, StoreError};
 use sqlx::Row;
 use sqlx::postgres::{PgConnectOptions, PgRow};
@@ -24,7 +24,7 @@ pub struct PostgresOutbox {
 impl PostgresOutbox {
     /// Connects at the first use.
     pub fn open(options: &PgConnectOptions, transaction_limit: Duration) -> Self {
-        let options = options.clone().application_name("leasehold");
+        let options = url::named(options.clone(), "leasehold");
         Self {
             pool: Pool::checked(&options, CONNECTIONS, transaction_limit, DURABLE),
             fence: Fence::new(RESOURCE),

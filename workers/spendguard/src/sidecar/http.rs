@@ -9,7 +9,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
-use lease_worker_common::{request_id, under_way::UnderWay};
+use lease_worker_common::{request_body, request_id, under_way::UnderWay};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -147,7 +147,7 @@ async fn read<T: DeserializeOwned>(request: Request, empty: Option<T>) -> Result
         let error = format!("content-type {:?}: use application/json", typed.unwrap_or_default());
         return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_TYPE", error));
     }
-    serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))
+    request_body::read(&body).map_err(bad)
 }
 
 fn as_json(reservation: &Reservation) -> serde_json::Value {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lease_settings::{
-    BadSetting, Block, LeaderElection, Millis, Section, Setting, Settings as All, ValueKind,
+    BadSetting, Block, LeaderElection, Millis, Section, Setting, Settings as All, ValueKind, http_url,
 };
 use serde::Deserialize;
 
@@ -41,6 +41,21 @@ const NAME: ValueKind = ValueKind::Checked {
     allowed: "use 1 to 200 characters without control characters",
 };
 
+const LEDGER_URL: &str = "use https://HOST:PORT, or http://HOST:PORT";
+
+/// gRPC asks nobody for a password, and has paths of its own.
+fn check_ledger_url(text: &str) -> Result<(), String> {
+    let refused = |problem: &str| format!("{problem}; {LEDGER_URL}");
+    let url = http_url(text).map_err(refused)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(refused("the ledger asks for no user or password in its URL: remove them"));
+    }
+    if url.path() != "/" || url.query().is_some() {
+        return Err(refused("the ledger has no path or parameters: remove what follows its port"));
+    }
+    Ok(())
+}
+
 impl Block for SidecarSettings {
     const SECTION: Section = Section {
         name: "sidecar",
@@ -49,7 +64,7 @@ impl Block for SidecarSettings {
             Setting::new(
                 "ledgerUrl",
                 "LEASEHOLD_SIDECAR_LEDGER_URL",
-                ValueKind::Url(&["http", "https"]),
+                ValueKind::Parsed { name: "url", check: check_ledger_url, allowed: LEDGER_URL },
                 "the ledger, for example https://ledger:9090",
             )
             .flag("ledger-url"),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use lease_core::Term;
 use lease_core::fence::AboveCeiling;
-use lease_postgres::Fence;
 use lease_postgres::pool::Pool;
+use lease_postgres::{Fence, url};
 use lease_worker_common::database::StoreError;
 use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgConnectOptions};
@@ -37,7 +37,7 @@ pub struct Expired {
 impl Expired {
     /// Connects at the first use.
     pub fn open(options: &PgConnectOptions, statement_limit: Duration) -> Self {
-        let options = options.clone().application_name("leasehold");
+        let options = url::named(options.clone(), "leasehold");
         // An expiry draws a number from the ledger's sequence, so each connection begins as the ledger's do.
         Self { pool: Pool::checked(&options, CONNECTIONS, statement_limit, BEGIN) }
     }
