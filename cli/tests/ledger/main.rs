@@ -4,6 +4,7 @@ mod actions;
 mod attempts;
 mod budgets;
 mod crowded;
+mod demoted;
 mod fences;
 mod held;
 mod least_roles;

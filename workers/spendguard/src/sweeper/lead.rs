@@ -90,11 +90,7 @@ impl Sweeper {
         mandate.report_progress();
         answer.map_err(|error| match error {
             StoreError::Stale(_) => BatchError::Stale { resource: "ledger" },
-            why => BatchError::Failed {
-                reason: LEDGER_UNAVAILABLE,
-                why: why.to_string(),
-                retry_in: self.retry_every,
-            },
+            why => BatchError::Database { reason: LEDGER_UNAVAILABLE, why: why.to_string() },
         })
     }
 }
