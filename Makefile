@@ -70,6 +70,7 @@ bars: ## what is promised under faults: chaos, attacks on the guard, failover af
 		"$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)" \
 		"$(LAB) drill storm --takeovers 100 $(SEED:%=--seed %)" \
+		"$(LAB) drill demoted" \
 		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
 		"$(LAB) failover --mode sqlite --ttl 2s --times 50" \

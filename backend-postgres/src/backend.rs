@@ -60,6 +60,19 @@ impl Postgres {
         &self.pool.connector().statements
     }
 
+    /// As [`rows`](Self::rows), from a server that may be believed. One that may not costs its connection: the next call
+    /// reaches whatever server the address leads to then.
+    async fn believed(&self, context: &str, query: PgQuery<'_>) -> Result<Vec<PgRow>, BackendError> {
+        let rows = self.pool.call(async |opened: &mut LeaseConnection| {
+            let rows = query.fetch_all(&mut opened.connection).await?;
+            for row in &rows {
+                self.pool.connector().judge(&ServerState::of(row)?)?;
+            }
+            Ok::<_, CallFailed>(rows)
+        });
+        rows.await.map_err(|failed| failed.of_read(context))
+    }
+
     /// All rows of a statement that changes nothing.
     async fn rows(&self, context: &str, query: PgQuery<'_>) -> Result<Vec<PgRow>, BackendError> {
         let rows = self.pool.call(async |opened: &mut LeaseConnection| {
@@ -67,14 +80,13 @@ impl Postgres {
         });
         rows.await.map_err(|failed| failed.of_read(context))
     }
+}
 
-    /// Checks the row's server before it believes the row.
-    fn believe(&self, row: &PgRow) -> Result<Observation, BackendError> {
-        let failed = |failure| error::not_applied("reading a register", failure);
-        let state = ServerState::of(row).map_err(failed)?;
-        self.pool.connector().judge(&state)?;
-        observation(row, &state).map_err(failed)
-    }
+/// What a row of a [believed](Postgres::believed) server shows.
+fn shown(row: &PgRow) -> Result<Observation, BackendError> {
+    ServerState::of(row)
+        .and_then(|state| observation(row, &state))
+        .map_err(|failure| error::not_applied("reading a register", failure))
 }
 
 impl fmt::Debug for Postgres {
@@ -103,9 +115,8 @@ impl Connector for PostgresConnector {
 impl LeaseBackend for Postgres {
     async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
         let statement = query(&self.statements().observe).bind(name.as_str());
-        let rows = self.rows(&format!("reading lease {name}"), statement).await?;
-        let row = rows.first().ok_or_else(|| BackendError::not_applied("the server answered with no row"))?;
-        self.believe(row)
+        let rows = self.believed(&format!("reading lease {name}"), statement).await?;
+        shown(rows.first().ok_or_else(|| BackendError::not_applied("the server answered with no row"))?)
     }
 
     async fn put_if(
@@ -153,10 +164,10 @@ impl LeaseBackend for Postgres {
 
     async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
         let context = "listing leases";
-        let rows = self.rows(context, query(&self.statements().list).bind(prefix)).await?;
+        let rows = self.believed(context, query(&self.statements().list).bind(prefix)).await?;
         let read = |row: &PgRow| {
             let name = lease_name(row).map_err(|failure| error::not_applied(context, failure))?;
-            Ok((name, self.believe(row)?))
+            Ok((name, shown(row)?))
         };
         rows.iter().map(read).collect()
     }

@@ -91,7 +91,7 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
             "the role lacks a privilege; grant it with roles.sql, or for tables to be made use a role that may",
         ),
         "26000" | "42P05" => refused(LOST_STATEMENTS),
-        "25006" => passing("the server is read-only: a standby, or a full disk; use the primary"),
+        "25006" => passing(READ_ONLY),
         "55000" if error.message().contains("recovery") => {
             passing("the server is a standby in recovery, which can't hold leases; use the primary")
         }
@@ -103,6 +103,10 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
         _ => None,
     }
 }
+
+/// Of a server that takes no writes (25006).
+pub(crate) const READ_ONLY: &str =
+    "the server is read-only: a standby, a demoted primary, or a full disk; use the primary";
 
 const TLS: &str = "no TLS connection; check sslmode and sslrootcert in the url, and the server's certificate";
 

@@ -17,7 +17,7 @@
 //! - **Exclusivity without a fence needs synchronous replication** if there is a standby that may be promoted:
 //!   see [`PostgresConfig::require_synchronous_replication`]. With a [`Fence`], no late effect is ever admitted.
 //! - An operator's `pg_cancel_backend` on a commit that waits for a synchronous standby makes Postgres acknowledge
-//!   the commit with a mere warning. Don't; this library never does, and sets no `statement_timeout`.
+//!   the commit with a mere warning. Don't; this library never does, and asks for no `statement_timeout`.
 #![forbid(unsafe_code)]
 
 mod backend;
@@ -30,6 +30,7 @@ pub mod pool;
 mod rows;
 mod schema;
 mod server;
+mod session;
 mod statements;
 pub mod url;
 mod watch;

@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use lease_core::Tag;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, Row};
 use tokio::time::timeout;
 
-use crate::error::refuses_startup_options;
+use crate::error::{self, refuses_startup_options};
+use crate::session::{POOLED, READ_ONLY, SETTINGS, SessionMark};
 
 /// A silent server is asked for a sign of life this often, and given up when it takes as long to give one.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-
-/// A parameter that changes nothing in a session that only LISTENs; see [`has_its_own_session`].
-const MARK: &str = "gin_fuzzy_search_limit";
 
 /// Hears the notifications of one channel. A notification is a hint: while no listener was connected, none was heard.
 pub struct Listener(PgListener);
@@ -24,8 +21,7 @@ pub enum ListenError {
     /// The connection has no session of its own at the server: a pooler stands in between. No LISTEN was sent. Trying
     /// again can't help: connect to the server itself.
     #[error(
-        "a pooler stands in between, which would lose notifications and leave its server's connection listening for \
-         other programs"
+        "{POOLED}, which would lose notifications and leave its server's connection listening for other programs"
     )]
     Pooled,
     /// No connection, the server's refusal, or no answer.
@@ -40,14 +36,14 @@ impl Listener {
     /// # Errors
     /// [`ListenError`]; a failed connection after 5 s at the latest.
     pub async fn connect(options: &PgConnectOptions, channel: &str) -> Result<Self, ListenError> {
-        let mark = (1 << 30) | (Tag::random().0 as u32 >> 2);
+        let mark = SessionMark::random();
         // PgListener takes its connection from a pool.
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(KEEPALIVE)
             .max_lifetime(None)
             .idle_timeout(None)
-            .connect_lazy_with(options.clone().options([(MARK, mark.to_string())]));
+            .connect_lazy_with(mark.on(options).options(SETTINGS));
         let mut listener = match PgListener::connect_with(&pool).await {
             Err(error) if refuses_startup_options(&error) => return Err(ListenError::Pooled),
             connected => connected?,
@@ -55,9 +51,10 @@ impl Listener {
         // A reconnection would hide that notifications were missed.
         listener.eager_reconnect(false);
         let begun = async {
-            if !has_its_own_session(&mut listener, mark).await? {
+            if !is_true(&mut listener, &mark.is_there()).await? {
                 return Err(ListenError::Pooled);
             }
+            refuse_read_only(&mut listener).await?;
             Ok(listener.listen(channel).await?)
         };
         timeout(KEEPALIVE, begun).await.map_err(|_| ended("the server does not answer"))??;
@@ -67,7 +64,7 @@ impl Listener {
     /// The next notification's payload.
     ///
     /// # Errors
-    /// The connection has ended, or the server gave no sign of life for 10 s. The listener is of no use any more:
+    /// The connection has ended, the server gave no sign of life for 10 s, or it has become read-only. The listener is of no use any more:
     /// connect another, and look at what may have changed meanwhile.
     ///
     /// # Cancel safety
@@ -79,7 +76,7 @@ impl Listener {
                 Ok(Ok(None)) => return Err(ended("the server closed the connection")),
                 Ok(Err(error)) => return Err(error),
                 Err(_) => {
-                    timeout(KEEPALIVE, self.0.execute("SELECT 1"))
+                    timeout(KEEPALIVE, refuse_read_only(&mut self.0))
                         .await
                         .map_err(|_| ended("the server does not answer any more"))??;
                 }
@@ -88,14 +85,13 @@ impl Listener {
     }
 }
 
-/// Was the server's session begun by this very connection? Our start-up packet gave a parameter a random value. A pooler
-/// refuses it, drops it, or sets it by a SET of its own, which the server tells apart (`source`): its sessions were
-/// begun by the pooler. Process ids and prepared statements tell nothing while a pooler lends the same session again.
-async fn has_its_own_session(listener: &mut PgListener, mark: u32) -> Result<bool, sqlx::Error> {
-    let begun_here =
-        format!("SELECT setting = '{mark}' AND source = 'client' FROM pg_settings WHERE name = '{MARK}'");
-    let row = listener.fetch_one(sqlx::raw_sql(AssertSqlSafe(begun_here))).await?;
-    row.try_get(0)
+/// A server that was demoted with its connections open notifies nobody.
+async fn refuse_read_only(listener: &mut PgListener) -> Result<(), sqlx::Error> {
+    if is_true(listener, READ_ONLY).await? { Err(ended(error::READ_ONLY)) } else { Ok(()) }
+}
+
+async fn is_true(listener: &mut PgListener, condition: &str) -> Result<bool, sqlx::Error> {
+    listener.fetch_one(sqlx::raw_sql(AssertSqlSafe(format!("SELECT {condition}")))).await?.try_get(0)
 }
 
 fn ended(why: &str) -> sqlx::Error {

@@ -2,20 +2,26 @@
 //!
 //! sqlx's pool pings each connection that comes back (a second round trip for each statement, without a time limit),
 //! retries and sleeps while connecting (R-3), and takes back connections that were dropped in mid-statement. And sqlx
-//! sets neither keepalives nor TCP_USER_TIMEOUT, so a connection whose peer vanished is noticed by a time limit only.
+//! sets neither keepalives nor TCP_USER_TIMEOUT, and lets nobody else set them: a connection whose peer vanished is
+//! noticed by the time limit of the call that uses it, and the others then have to give a sign of life.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::error::{self, refuses_startup_options};
+use crate::session::{POOLED, READ_ONLY, SETTINGS, SessionMark};
 
 /// A server that takes longer to open a connection is out of reach.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A firewall on the way may have forgotten a connection that was idle for longer.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// An idle connection that is doubted is as dead as the one that was given up, unless it answers so soon.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// The server's own limit ends a statement first; without its answer until then the connection is dead.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
@@ -62,8 +68,36 @@ pub fn raised_by_statement(error: &sqlx::Error) -> bool {
 pub struct Pool<C: Connect = Checked> {
     connect: C,
     limit: Duration,
-    idle: Mutex<Vec<(Instant, C::Connection)>>,
+    idle: Mutex<Idle<C::Connection>>,
     slots: Semaphore,
+}
+
+/// Connections that nobody uses.
+struct Idle<T> {
+    /// Each with the time at which it answered last.
+    connections: Vec<(Instant, T)>,
+    /// A call was given up then: what has not answered since may be dead.
+    doubted: Option<Instant>,
+}
+
+impl<T> Idle<T> {
+    /// The one that was used last, and whether it is to give a sign of life.
+    fn take(&mut self) -> Option<(T, bool)> {
+        self.connections.retain(|(answered, _)| answered.elapsed() <= IDLE_LIMIT);
+        let (answered, connection) = self.connections.pop()?;
+        Some((connection, self.doubted.is_some_and(|doubted| answered < doubted)))
+    }
+}
+
+/// Dropped before it is disarmed, it says that its call was given up without an answer.
+struct GivenUp<'a, C: Connect>(Option<&'a Pool<C>>);
+
+impl<C: Connect> Drop for GivenUp<'_, C> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0 {
+            pool.idle().doubted = Some(Instant::now());
+        }
+    }
 }
 
 impl<C: Connect> Pool<C> {
@@ -73,7 +107,8 @@ impl<C: Connect> Pool<C> {
     /// If `connections` is 0.
     pub fn new(connect: C, connections: u32, limit: Duration) -> Self {
         assert!(connections > 0, "a pool needs at least one connection");
-        Self { connect, limit, idle: Mutex::new(Vec::new()), slots: Semaphore::new(connections as usize) }
+        let idle = Mutex::new(Idle { connections: Vec::new(), doubted: None });
+        Self { connect, limit, idle, slots: Semaphore::new(connections as usize) }
     }
 
     /// The connector that opens the connections.
@@ -94,7 +129,8 @@ impl<C: Connect> Pool<C> {
     ///   cut off at the limit: whether its writes were applied is unknown then.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connection. A statement that was sent may still be applied.
+    /// Dropping the future closes the connection. A statement that was sent may still be applied. Since somebody gave up
+    /// waiting, the idle connections have to answer within 1 s before they are used again.
     pub async fn call<T, E>(&self, work: impl AsyncFnOnce(&mut C::Connection) -> Result<T, E>) -> Result<T, E>
     where
         E: CallError + From<C::Error>,
@@ -105,6 +141,7 @@ impl<C: Connect> Pool<C> {
             let busy = format!("no connection within {:?}", self.limit);
             Err(self.connect.unavailable(timed_out(busy)))
         })?;
+        let mut given_up = GivenUp(Some(self));
         let outcome = timeout_at(deadline, work(&mut connection)).await.unwrap_or_else(|_| {
             Err(timed_out(format!("no answer from PostgreSQL within {:?}", self.limit)).into())
         });
@@ -117,11 +154,13 @@ impl<C: Connect> Pool<C> {
             }
             Err(_) => false,
         };
+        given_up.0 = None;
         let mut idle = self.idle();
         match reusable {
-            true => idle.push((Instant::now(), connection)),
-            false => idle.clear(),
+            true => idle.connections.push((Instant::now(), connection)),
+            false => idle.connections.clear(),
         }
+        drop(idle);
         outcome
     }
 
@@ -158,18 +197,20 @@ impl<C: Connect> Pool<C> {
 
     async fn checkout(&self) -> Result<(SemaphorePermit<'_>, C::Connection), C::Error> {
         let slot = self.slots.acquire().await.expect("the semaphore is never closed");
-        let idle = {
-            let mut idle = self.idle();
-            idle.retain(|(since, _)| since.elapsed() <= IDLE_LIMIT);
-            idle.pop()
-        };
-        match idle {
-            Some((_, connection)) => Ok((slot, connection)),
-            None => Ok((slot, self.open().await?)),
+        loop {
+            let idle = self.idle().take();
+            let Some((mut connection, doubted)) = idle else { return Ok((slot, self.open().await?)) };
+            if !doubted {
+                return Ok((slot, connection));
+            }
+            match timeout(SIGN_OF_LIFE, C::postgres(&mut connection).ping()).await {
+                Ok(Ok(())) => return Ok((slot, connection)),
+                _ => self.idle().connections.clear(),
+            }
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<(Instant, C::Connection)>> {
+    fn idle(&self) -> MutexGuard<'_, Idle<C::Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -183,7 +224,8 @@ pub const DURABLE: &str = "SELECT CASE WHEN current_setting('synchronous_commit'
         OR current_setting('fsync') = 'off'
     THEN 'a crash would lose acknowledged writes: set fsync = on and synchronous_commit = on' END";
 
-/// Plain connections, each of whose servers is asked once whether it may be used.
+/// Connections with time limits of their own, each of whose servers is asked once whether it may be used: that it takes
+/// writes, and that the session is ours and has the settings that we asked for.
 pub struct Checked {
     options: PgConnectOptions,
     check: &'static str,
@@ -207,7 +249,7 @@ impl Pool<Checked> {
         check: &'static str,
     ) -> Self {
         let millis = limit.as_millis().max(1).to_string();
-        let options = options.clone().options([
+        let options = options.clone().options(SETTINGS).options([
             ("statement_timeout", millis.as_str()),
             ("lock_timeout", millis.as_str()),
             ("idle_in_transaction_session_timeout", millis.as_str()),
@@ -226,10 +268,29 @@ impl Connect for Checked {
     type Error = sqlx::Error;
 
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let mut connection = PgConnection::connect_with(&self.options).await?;
-        let unfit: Option<String> = sqlx::query_scalar(self.check).fetch_one(&mut connection).await?;
-        match unfit {
-            Some(why) => Err(sqlx::Error::Configuration(why.into())),
+        let mark = SessionMark::random();
+        let pooled = || {
+            format!(
+                "{POOLED}, which drops the settings that this program needs, its time limits among them, and lends its \
+                 sessions to others: connect to the server itself"
+            )
+        };
+        let refuse = |why: String| sqlx::Error::Configuration(why.into());
+        let mut connection = match PgConnection::connect_with(&mark.on(&self.options)).await {
+            Err(failed) if refuses_startup_options(&failed) => return Err(refuse(pooled())),
+            connected => connected?,
+        };
+        // Not prepared: a pooler would confuse it with somebody else's. In this order: the check may write.
+        let unfit = format!(
+            "SELECT CASE WHEN NOT {} THEN '{}' WHEN {READ_ONLY} THEN '{}' ELSE ({}) END",
+            mark.is_there(),
+            pooled(),
+            error::READ_ONLY,
+            self.check
+        );
+        let row = sqlx::raw_sql(AssertSqlSafe(unfit)).fetch_one(&mut connection).await?;
+        match row.try_get::<Option<String>, _>(0)? {
+            Some(why) => Err(refuse(why)),
             None => Ok(connection),
         }
     }

@@ -20,6 +20,7 @@ pub(crate) struct ServerState {
     pub(crate) fsync: String,
     pub(crate) synchronous_standby_names: String,
     pub(crate) lock_timeout: String,
+    pub(crate) read_only: bool,
 }
 
 impl ServerState {
@@ -34,6 +35,7 @@ impl ServerState {
             fsync: row.try_get("fsync")?,
             synchronous_standby_names: row.try_get("synchronous_standby_names")?,
             lock_timeout: row.try_get("lock_timeout")?,
+            read_only: row.try_get("read_only")?,
         })
     }
 

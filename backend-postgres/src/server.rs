@@ -13,6 +13,7 @@ use crate::config::PostgresConfig;
 use crate::error;
 use crate::pool::{CallError, Connect, Pool, raised_by_statement};
 use crate::rows::ServerState;
+use crate::session::SETTINGS;
 use crate::statements::{Statements, bind_put, query};
 use crate::url;
 
@@ -88,7 +89,8 @@ impl Server {
     pub(crate) fn pool(config: PostgresConfig, newest: Arc<NewestTimeline>) -> Pool<Self> {
         let own_limit = config.options.get_options().is_some_and(|options| options.contains("lock_timeout"));
         // Each statement is planned once, when a connection is opened.
-        let options = config.options.clone().options([("plan_cache_mode", "force_generic_plan")]);
+        let options = config.options.clone().options(SETTINGS);
+        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
         let options = match own_limit {
             true => options,
             // U-5: the server itself gives up what nobody waits for any more.
@@ -166,11 +168,14 @@ impl Server {
         rehearsal.rollback().await
     }
 
-    /// May this server hold leases (PG-1, R-2)?
+    /// May this server hold leases (PG-1, R-2)? A read-only one can't now.
     pub(crate) fn judge(&self, state: &ServerState) -> Result<(), BackendError> {
         let refuse = |why: String| Err(BackendError::refused(why));
         let at = url::shown(&self.config.options);
         let user = self.config.options.get_username();
+        if state.read_only {
+            return Err(BackendError::not_applied(format!("{at}: {}", error::READ_ONLY)));
+        }
         if state.fsync != "on" {
             return refuse(format!(
                 "{at} runs with fsync = off, so a crash loses acknowledged beats; set fsync = on"

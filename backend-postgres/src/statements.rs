@@ -10,6 +10,7 @@ use sqlx::types::{Json, Uuid};
 
 use crate::config::PostgresConfig;
 use crate::payload::payload;
+use crate::session::READ_ONLY;
 
 type Sql = Arc<str>;
 pub(crate) type PgQuery<'q> = Query<'q, sqlx::Postgres, PgArguments>;
@@ -129,7 +130,7 @@ fn read(join: &str) -> String {
          {TIMELINE} AS timeline, {ISSUED} AS issued, pg_backend_pid() AS pid, \
          current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync, \
          current_setting('synchronous_standby_names') AS synchronous_standby_names, \
-         current_setting('lock_timeout') AS lock_timeout) s {join}"
+         current_setting('lock_timeout') AS lock_timeout, {READ_ONLY} AS read_only) s {join}"
     )
 }
 

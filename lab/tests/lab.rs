@@ -442,6 +442,19 @@ async fn each_book_that_a_storm_leaves_is_seen_to_be_wrong_when_it_is() {
 }
 
 #[tokio::test]
+async fn a_demotion_that_is_none_and_an_endpoint_that_is_not_turned_are_seen() {
+    let broken = async |checks, sabotage| {
+        let (code, failed) = failed_checks("demoted", checks, &["--short", "--sabotage", sabotage]).await;
+        assert_eq!(code, Some(1), "{sabotage}");
+        failed
+    };
+    let not_turned = broken(4, "not-turned").await;
+    assert_eq!(not_turned, ["every role writes to the new primary within 10s"]);
+    let not_demoted = broken(3, "not-demoted").await;
+    assert_eq!(not_demoted, ["while nobody can write, nobody is ready and no age is shown"]);
+}
+
+#[tokio::test]
 async fn an_attack_whose_guards_can_not_start_ends_at_once_and_says_what_they_said() {
     let folder = lease_testbed::Folder::new("refusing").unwrap();
     let lab = folder.path().join("leasehold-lab");

@@ -148,6 +148,11 @@ impl Postgres {
         self.access.url_for(database, user, password)
     }
 
+    /// A superuser's url for a database.
+    pub fn superuser_url_for(&self, database: &str) -> String {
+        self.access.url_for(database, SUPERUSER, PASSWORD)
+    }
+
     /// Its port on 127.0.0.1, the same after every restart.
     pub fn port(&self) -> u16 {
         self.port.number()

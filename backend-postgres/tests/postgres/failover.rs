@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::common::*;
 use lease_core::{Certainty, Change, Connector, LeaseBackend};
+use lease_postgres::listen::Listener;
+use lease_postgres::pool::{DURABLE, Pool};
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_testbed::{Postgres as Server, PostgresOptions, Proxy, StandbyOptions, wait_until};
 
@@ -109,6 +111,50 @@ async fn an_old_primary_is_refused_by_whoever_has_seen_the_new_one() -> anyhow::
 
     service.switch_upstream(standby.addr());
     renew(&*connected, &lease, &connected.observe(&lease).await?).await?;
+    Ok(())
+}
+
+/// The old primary is read-only, and nobody closes its connections: only a new one reaches the new primary.
+#[tokio::test]
+async fn connections_to_a_demoted_primary_are_left_for_the_new_one() -> anyhow::Result<()> {
+    let old = primary().await?;
+    old.psql("CREATE TABLE effects (n int)").await?;
+    let standby = old.standby(StandbyOptions::asynchronous("b")).await?;
+    let service = Proxy::postgres(old.addr())?;
+    let url = service.url(&old.url())?;
+    let pool = Pool::checked(&url.parse()?, 2, LIMIT, DURABLE);
+    let write = async || {
+        let insert = sqlx::query("INSERT INTO effects VALUES (1)");
+        pool.call(async |c| insert.execute(c).await.map(drop)).await
+    };
+    pool.call(async |_| write().await).await?;
+    let holder = Postgres::connect(PostgresConfig::new(&url)?).await?;
+    let candidate = Postgres::connect(PostgresConfig::new(&url)?).await?;
+    let mut listener = Listener::connect(&url.parse()?, "anything").await?;
+    let lease = name("demoted");
+    let held = acquire(&holder, &lease, &init(&holder, &lease).await?, "a").await?;
+
+    old.set("default_transaction_read_only", "on").await?;
+    standby.catch_up_with(&old).await?;
+    standby.promote().await?;
+    // While the address still leads there, everybody says what is wrong, again and again.
+    for _ in 0..2 {
+        let read_only = [
+            write().await.expect_err("it is read-only").to_string(),
+            holder.put_if(&lease, &held, &renewed(&held), Change::Renew).await.unwrap_err().to_string(),
+            candidate.observe(&lease).await.expect_err("nobody renews there any more").to_string(),
+        ];
+        assert!(read_only.iter().all(|error| error.contains("read-only")), "{read_only:#?}");
+    }
+    let deaf = listener.recv().await.expect_err("nobody notifies there any more");
+    assert!(deaf.to_string().contains("read-only"), "{deaf}");
+
+    service.switch_upstream(standby.addr());
+    write().await?;
+    assert_eq!(standby.psql("SELECT count(*) FROM effects").await?, "2");
+    let seen = candidate.observe(&lease).await?;
+    assert_eq!(seen.record, held.record);
+    renew(&holder, &lease, &holder.observe(&lease).await?).await?;
     Ok(())
 }
 
@@ -226,7 +272,7 @@ async fn a_server_that_forgets_acknowledged_writes_is_refused() -> anyhow::Resul
         let error = Postgres::connect(PostgresConfig::new(&server.url())?).await.expect_err(setting);
         assert!(error.refused, "{error}");
         server.set(setting, "on").await?;
-        assert_eq!(store.observe(&lease).await?, held);
+        assert_eq!(store.observe(&lease).await?.record, held.record);
     }
 
     // A role's own default.

@@ -9,7 +9,7 @@ use lease_postgres::pool::{CallError, DURABLE, Pool, raised_by_statement};
 use lease_postgres::{Fence, FenceError};
 use lease_testbed::{Proxy, wait_until};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, Connection, Error};
+use sqlx::{AssertSqlSafe, Connection, Error, Row};
 
 fn options(url: &str) -> PgConnectOptions {
     url.parse().expect("a valid url")
@@ -38,7 +38,10 @@ async fn a_connection_is_kept_only_after_what_the_statements_own_logic_raises() 
         assert_eq!(pid(&pool).await?, first, "{code}");
     }
     let mut before = first;
-    for code in ["25006", "42P01", "53100", "57014", "57P01", "58000", "08006", "XX000", "P0001", "22012"] {
+    for code in [
+        "0A000", "25006", "42501", "42P01", "53100", "57014", "57P01", "58000", "08006", "XX000", "P0001",
+        "22012",
+    ] {
         let error = run(&pool, &raise(code)).await.expect_err(code);
         assert!(!raised_by_statement(&error), "{error}");
         let now = pid(&pool).await?;
@@ -62,6 +65,109 @@ async fn one_broken_connection_closes_the_idle_ones_too() -> anyhow::Result<()> 
     run(&pool, "SELECT pg_terminate_backend(pg_backend_pid())").await.expect_err("it ends itself");
     let next = pid(&pool).await?;
     assert!(next != first && next != second, "{next} of {first} and {second}");
+    Ok(())
+}
+
+/// The server's plan for a prepared statement is of no use any more, for as long as the connection lasts.
+#[tokio::test]
+async fn a_function_whose_result_type_was_changed_costs_one_call() -> anyhow::Result<()> {
+    let (server, schema) = (server().await, fresh_schema());
+    let make = |columns: &str| {
+        format!("CREATE FUNCTION {schema}.f(OUT a int{columns}) LANGUAGE plpgsql AS $$ BEGIN a := 7; END $$")
+    };
+    server.psql(&format!("CREATE SCHEMA {schema}; {}", make(""))).await?;
+    let pool = pool(2, LIMIT).await;
+    let ask = async || {
+        let sql = format!("SELECT * FROM {schema}.f()");
+        pool.call(async |c| sqlx::query(AssertSqlSafe(sql)).fetch_one(c).await).await
+    };
+    // On two connections.
+    pool.call(async |c| {
+        sqlx::query(AssertSqlSafe(format!("SELECT * FROM {schema}.f()"))).fetch_one(c).await?;
+        ask().await
+    })
+    .await?;
+    server.psql(&format!("DROP FUNCTION {schema}.f; {}", make(", OUT b text"))).await?;
+    let error = ask().await.expect_err("its plan is of the old one");
+    assert!(error.to_string().contains("cached plan must not change result type"), "{error}");
+    for _ in 0..3 {
+        assert_eq!(ask().await?.len(), 2, "a new connection, and no other one that is as old");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_a_call_was_given_up_a_dead_idle_connection_costs_a_second_and_no_place() -> anyhow::Result<()>
+{
+    let server = server().await;
+    let proxy = Proxy::postgres(server.addr())?;
+    let pool = Pool::checked(&options(&proxy.url(&server.url())?), 3, LIMIT, DURABLE);
+    // Three at a time, so that there are three.
+    pool.call(async |_| pool.call(async |_| pid(&pool).await).await).await?;
+    assert_eq!(proxy.open_connections(), 3);
+
+    // As after a host has vanished: what is open stays silent, also when its address is another host's.
+    proxy.drop_all();
+    tokio::time::timeout(Duration::from_millis(200), pid(&pool)).await.expect_err("nobody answers");
+    proxy.heal();
+    let begun = Instant::now();
+    pid(&pool).await?;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}, of {LIMIT:?}", begun.elapsed());
+    pool.call(async |_| pool.call(async |_| pid(&pool).await).await).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_that_was_given_up_costs_no_connection_that_still_answers() -> anyhow::Result<()> {
+    let pool = pool(2, LIMIT).await;
+    let (first, second) = pool
+        .call(async |c| {
+            let first: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(c).await?;
+            Ok::<_, Error>((first, pid(&pool).await?))
+        })
+        .await?;
+    tokio::select! {
+        biased;
+        done = run(&pool, "SELECT pg_sleep(30)") => panic!("it sleeps, on {first}: {done:?}"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(pid(&pool).await?, second, "it has answered, and is used again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_servers_half_of_a_dead_connection_ends_too() -> anyhow::Result<()> {
+    let look =
+        "SELECT current_setting('tcp_keepalives_idle') || ' ' || current_setting('tcp_keepalives_interval')
+        || ' ' || current_setting('tcp_keepalives_count') || ' ' || current_setting('tcp_user_timeout')";
+    let of: String = pool(1, LIMIT).await.call(async |c| sqlx::query_scalar(look).fetch_one(c).await).await?;
+    assert_eq!(of, "10 5 3 20000", "as the kernel has it");
+    Ok(())
+}
+
+#[tokio::test]
+async fn defaults_of_a_role_do_not_reach_its_sessions() -> anyhow::Result<()> {
+    let (server, store) = (server().await, store().await?);
+    server
+        .psql(
+            "CREATE ROLE impatient SUPERUSER LOGIN PASSWORD 'secret';
+             ALTER ROLE impatient SET statement_timeout = '1ms';
+             ALTER ROLE impatient SET default_transaction_isolation = serializable",
+        )
+        .await?;
+    let url = server.url_for("postgres", "impatient", "secret");
+    let pool = Pool::checked(&options(&url), 1, LIMIT, DURABLE);
+    run(&pool, "SELECT pg_sleep(0.05)").await?;
+    let isolation = async |c: &mut PgConnection| {
+        sqlx::query_scalar::<_, String>("SELECT current_setting('transaction_isolation')").fetch_one(c).await
+    };
+    assert_eq!(pool.call(isolation).await?, "read committed");
+
+    let config = lease_postgres::PostgresConfig::new(&url)?.schema(&store.schema)?;
+    let backend = lease_postgres::Postgres::connect(config).await?;
+    let lease = name("defaults");
+    let held = acquire(&backend, &lease, &init(&backend, &lease).await?, "a").await?;
+    renew(&backend, &lease, &held).await?;
     Ok(())
 }
 

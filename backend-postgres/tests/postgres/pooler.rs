@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::common::*;
 use lease_core::LeaseBackend;
+use lease_postgres::pool::{DURABLE, Pool};
 use lease_postgres::{Postgres, PostgresConfig};
 use lease_testbed::PgBouncer;
 use sqlx::{Executor, Row};
@@ -87,6 +88,24 @@ async fn a_real_pooler_is_found_out_before_anything_listens_through_it() -> anyh
         apart.push(session);
     }
     assert_eq!(pids.len(), CONNECTIONS);
+    Ok(())
+}
+
+/// Half of the calls would fail, some with another caller's parameters, and nothing would end them in time.
+#[tokio::test]
+async fn effects_are_refused_through_a_pooler_on_each_connection() -> anyhow::Result<()> {
+    let store = store().await?;
+    let real = PgBouncer::start(store.server, 2).await?;
+    let refuses = Pooler::start(store.server.addr(), true, true).await?;
+    for url in [real.url(), refuses.url(&store)] {
+        let pool = Pool::checked(&url.parse()?, 2, LIMIT, DURABLE);
+        for _ in 0..3 {
+            let error = pool.call(async |c| c.execute("SELECT 1").await.map(drop)).await;
+            let error = error.expect_err("its settings are not in force").to_string();
+            assert!(error.contains("a pooler stands in between"), "{error}");
+            assert!(error.contains("connect to the server itself"), "{error}");
+        }
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod attempts;
 mod budgets;
 mod counters;
 mod crowded;
+mod demoted;
 mod fences;
 mod held;
 mod least_roles;

@@ -1,5 +1,6 @@
 //! The roles as real processes of the real binary, on SQLite and on Postgres, under real signals.
 
+mod demoted;
 mod disabled;
 mod dispatch;
 mod fake;

@@ -192,11 +192,11 @@ impl Stage {
     }
 }
 
-fn database(url: &str) -> anyhow::Result<Database> {
+pub(crate) fn database(url: &str) -> anyhow::Result<Database> {
     url.parse().map_err(anyhow::Error::msg)
 }
 
-fn event(number: i64) -> anyhow::Result<NewEvent> {
+pub(crate) fn event(number: i64) -> anyhow::Result<NewEvent> {
     let key = EventKey {
         tenant_id: "acme".into(),
         workload_instance_id: "ledger-0".into(),

@@ -4,6 +4,7 @@
 //! Each check can be made to fail by `--sabotage`, which breaks what it defends: a drill that can't fail shows nothing.
 
 pub(crate) mod books;
+mod demoted;
 pub(crate) mod load;
 mod mid_batch;
 mod multi_pod;
@@ -31,6 +32,9 @@ pub(crate) enum Drill {
     #[command(after_help = "Twenty times in a row:
   for run in $(seq 20); do leasehold-lab drill multi-pod --mode postgres || break; done")]
     MultiPod(Args),
+    /// A standby of Postgres is promoted under load, and the old primary turns read-only with its connections open; then
+    /// hostile defaults, rights that are taken away, functions that change.
+    Demoted(demoted::Args),
     /// Two of everything on Postgres, under load: kills, stops, cuts and crashes at random, and the books afterwards.
     Storm(storm::Args),
 }
@@ -81,6 +85,11 @@ pub(crate) async fn run(drill: Drill) -> anyhow::Result<ExitCode> {
             let (report, stores) = begin("drill multi-pod", &args).await?;
             multi_pod::play(&stores, args.sabotage, &report).await?;
             (report, stores.witness().history().await?)
+        }
+        Drill::Demoted(args) => {
+            let report = DrillReport::new("drill demoted", args.json);
+            demoted::play(&args, &report).await?;
+            (report, Vec::new())
         }
         Drill::Storm(args) => {
             let report = DrillReport::new("drill storm", args.json);

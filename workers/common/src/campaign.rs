@@ -1,8 +1,7 @@
 //! A role that leads gets its mandates from a lease, again and again; or, in mode `disabled`, from one term of the
 //! resource's own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lease_core::{BackendError, Elector, ElectorBuilder, Leadership, LeaseName, RunError};
@@ -11,6 +10,7 @@ use metrics::{gauge, histogram};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::eligible::Eligible;
 use crate::lead::{LeaderWork, lead};
 use crate::mandate::Mandate;
 
@@ -24,38 +24,6 @@ pub struct Campaign {
     store: Option<LeaseStore>,
     lease: LeaseName,
     eligible: Eligible,
-}
-
-/// Whether this instance may lead, now or later. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Eligible {
-    may_lead: Arc<AtomicBool>,
-    /// The term whose work runs.
-    at_work: Arc<Mutex<Option<Leadership>>>,
-}
-
-impl Eligible {
-    /// For a readiness probe.
-    ///
-    /// # Errors
-    /// It may not, or its work hangs (H-4), and why.
-    pub fn check(&self) -> Result<(), String> {
-        let at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(silent_for) = at_work.as_ref().and_then(Leadership::silent_for) {
-            return Err(format!(
-                "the work has made no progress for {silent_for:.1?}, longer than leaderElection.maxSilenceMs allows: \
-                 it was told to stop, and its lease is not renewed"
-            ));
-        }
-        self.may_lead.load(Ordering::Relaxed).then_some(()).ok_or_else(|| {
-            "not eligible to lead: the lease store has not answered yet, or another instance took over in mode disabled"
-                .to_owned()
-        })
-    }
-
-    fn works_for(&self, term: Option<Leadership>) {
-        *self.at_work.lock().unwrap_or_else(PoisonError::into_inner) = term;
-    }
 }
 
 impl Campaign {
@@ -138,7 +106,7 @@ async fn under_a_lease(
     let following = tokio::spawn(work.metrics().follow(elector.events(), eligible.may_lead.clone()));
     let one_term = |leadership: Leadership| async {
         eligible.works_for(Some(leadership.clone()));
-        lead(work, &Mandate::lease(leadership)).await;
+        lead(work, &Mandate::lease(leadership), &eligible).await;
         eligible.works_for(None);
         Ok::<_, std::convert::Infallible>(())
     };
@@ -197,7 +165,7 @@ async fn alone(
         }
     };
     tokio::select! {
-        () = lead(work, &mandate) => {}
+        () = lead(work, &mandate, &eligible) => {}
         () = aging => {}
         () = late => return Err(work.under_way().all().abandoned(budget, work.if_abandoned())),
     }

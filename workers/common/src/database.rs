@@ -1,9 +1,11 @@
 //! The database of a role's effects, and the behaviour of its connections.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use lease_core::fence::{AboveCeiling, FenceError, Stale};
 use lease_settings::ValueKind;
@@ -176,7 +178,8 @@ pub async fn within<T>(
     tokio::time::timeout(limit, call).await.unwrap_or(Err(StoreError::TimedOut(limit)))
 }
 
-/// Connections to a file. Nothing is opened before the first use, except that `create` makes the file.
+/// Connections to a file. Nothing is opened before the first use, except that `create` makes the file. One that is older
+/// than the file at the path is closed: it would go on with a file that nobody else sees.
 pub async fn sqlite(path: &Path, create: bool) -> Result<SqlitePool, StoreError> {
     let options = SqliteConnectOptions::new()
         .filename(path)
@@ -185,7 +188,23 @@ pub async fn sqlite(path: &Path, create: bool) -> Result<SqlitePool, StoreError>
         // Committed means on the disk: a row that was marked forwarded stays so after a power cut.
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT);
-    Ok(SqlitePoolOptions::new().max_connections(4).connect_with(options).await?)
+    // The file, and since when it is known to be this one.
+    let (at, known) = (path.to_owned(), Mutex::new((file_id(path), Instant::now())));
+    let pool = SqlitePoolOptions::new().max_connections(4).before_acquire(move |_, connection| {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = file_id(&at);
+        if known.0 != now {
+            *known = (now, Instant::now());
+        }
+        let is_of_this_file = connection.age < known.1.elapsed();
+        Box::pin(async move { Ok(is_of_this_file) })
+    });
+    Ok(pool.connect_with(options).await?)
+}
+
+/// Device and inode; none while there is no file.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// Runs a script that may be run again, while nobody else does.

@@ -12,7 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::serve::Listener;
 use lease_settings::{Block, Section, Setting, ValueKind};
-use metrics::{counter, describe_counter};
+use metrics::{counter, describe_counter, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::{self, Limited};
+use crate::database::StoreError;
 use crate::stderr;
 
 /// Lines of the log that nobody will read.
@@ -60,11 +61,19 @@ const REQUEST_SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 /// A role's readiness, and gauges that it reads on demand.
 #[async_trait]
 pub trait Probe: Send + Sync + 'static {
-    /// Can it do its work, or take it over? Else: why not.
+    /// Can it do its work, or take it over? Else: why not. It asks for what the work needs: a store that can be read is
+    /// not ready for whoever writes there.
     async fn ready(&self) -> Result<(), String>;
 
-    /// Brings gauges that are read from a store up to date.
+    /// Brings gauges that are read from a store up to date, by [`show_age`].
     async fn refresh(&self) {}
+}
+
+/// Reads an age from a store and shows it. While the store doesn't tell it is unknown, NaN: its last value would be taken
+/// for the present one.
+pub async fn show_age(name: &'static str, read: impl Future<Output = Result<Duration, StoreError>>) {
+    let known = tokio::time::timeout(PROBE_LIMIT, read).await;
+    gauge!(name).set(known.ok().and_then(Result::ok).map_or(f64::NAN, |age| age.as_secs_f64()));
 }
 
 /// The process's metrics.
@@ -109,8 +118,7 @@ async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
 }
 
 async fn render(State(pages): State<Pages>) -> impl IntoResponse {
-    // A store that doesn't answer must not hide the other metrics.
-    let _ = tokio::time::timeout(PROBE_LIMIT, pages.probe.refresh()).await;
+    pages.probe.refresh().await;
     counter!(LOG_LINES_DROPPED).absolute(stderr::dropped());
     pages.metrics.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], pages.metrics.render())

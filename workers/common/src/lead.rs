@@ -10,6 +10,7 @@ use metrics::counter;
 use tracing::{error, warn};
 
 use crate::database::StoreError;
+use crate::eligible::Eligible;
 use crate::leader_metrics::LeaderMetrics;
 use crate::mandate::Mandate;
 use crate::under_way::Batch;
@@ -84,6 +85,13 @@ pub enum BatchError {
         /// Which one, for the log.
         resource: &'static str,
     },
+    /// The work's own database did not do what the batch asked of it: until it does, this instance is not ready.
+    Database {
+        /// The value of the metric's label `reason`.
+        reason: &'static str,
+        /// For the log, and for whoever asks why it is not ready.
+        why: String,
+    },
     /// Anything else.
     Failed {
         /// The value of the metric's label `reason`.
@@ -96,7 +104,7 @@ pub enum BatchError {
 }
 
 /// Works for one term: until it is over or the work should stop. The batch under way is finished before it returns.
-pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate) {
+pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate, eligible: &Eligible) {
     let mut memory = Default::default();
     let mut prune_at = Instant::now();
     loop {
@@ -107,7 +115,7 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate) {
         } else if mandate.should_stop() {
             return;
         } else {
-            round(work, mandate, &mut memory, &mut prune_at).await
+            round(work, mandate, eligible, &mut memory, &mut prune_at).await
         };
         work.under_way().over();
         let pause = match done {
@@ -131,10 +139,16 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate) {
 async fn round<W: LeaderWork>(
     work: &W,
     mandate: &Mandate,
+    eligible: &Eligible,
     memory: &mut W::Memory,
     prune_at: &mut Instant,
 ) -> Result<Backlog, BatchError> {
-    let progress = work.batch(mandate, memory).await?;
+    let batch = work.batch(mandate, memory).await;
+    eligible.last_batch(match &batch {
+        Err(BatchError::Database { why, .. }) => Some(why.clone()),
+        _ => None,
+    });
+    let progress = batch?;
     work.under_way().over();
     if progress == Backlog::MoreWaits || Instant::now() < *prune_at || mandate.should_stop() {
         return Ok(progress);
@@ -175,6 +189,11 @@ fn retry_in(work: &impl LeaderWork, mandate: &Mandate, error: &BatchError) -> Op
             warn!(epoch, %expires_at, "lease expired locally; skip batch until renewed");
         }
     }
+    let failed = |reason: &'static str, why: &str, retry_in: Duration| {
+        skip(reason);
+        warn!(epoch, why, ?retry_in, "batch failed; retrying");
+        (!over).then_some(retry_in)
+    };
     match error {
         BatchError::Expired => None,
         BatchError::Stale { resource } => {
@@ -183,10 +202,7 @@ fn retry_in(work: &impl LeaderWork, mandate: &Mandate, error: &BatchError) -> Op
             error!(epoch, resource, code = FENCING_EPOCH_STALE, "a late write was refused by the fence");
             None
         }
-        BatchError::Failed { reason, why, retry_in } => {
-            skip(reason);
-            warn!(epoch, why, ?retry_in, "batch failed; retrying");
-            (!over).then_some(*retry_in)
-        }
+        BatchError::Database { reason, why } => failed(reason, why, work.retry_every()),
+        BatchError::Failed { reason, why, retry_in } => failed(reason, why, *retry_in),
     }
 }

@@ -4,6 +4,7 @@ pub mod bad_rows;
 pub mod campaign;
 pub mod connections;
 pub mod database;
+pub mod eligible;
 pub mod health;
 pub mod lead;
 pub mod leader_metrics;

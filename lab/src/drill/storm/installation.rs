@@ -22,49 +22,61 @@ const NAMES: [&str; 2] = ["a", "b"];
 /// machine is.
 pub(super) const LIMITS: [(&str, i64); 2] = [("EUR", 100_000_000), ("USD", 7)];
 
+/// The workers' role in the databases, which owns nothing.
+pub(in crate::drill) const ROLE: &str = "worker";
+
 /// Of which faults make the holder change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seat {
+pub(in crate::drill) enum Seat {
     Forwarder,
     Sweeper,
     Scope,
 }
 
-pub(super) struct Installation {
-    pub(super) postgres: Postgres,
+pub(in crate::drill) struct Installation {
+    pub(in crate::drill) postgres: Postgres,
     /// The ledger's database, in which the leases are too.
-    pub(super) pool: PgPool,
-    pub(super) canonical: PgPool,
-    pub(super) ledgers: Vec<StormWorker>,
-    pub(super) ingests: Vec<StormWorker>,
+    pub(in crate::drill) pool: PgPool,
+    pub(in crate::drill) canonical: PgPool,
+    pub(in crate::drill) ledgers: Vec<StormWorker>,
+    pub(in crate::drill) ingests: Vec<StormWorker>,
     forwarders: Vec<StormWorker>,
     sweepers: Vec<StormWorker>,
     sidecars: Vec<StormWorker>,
-    pub(super) sockets: Vec<PathBuf>,
-    pub(super) ttl: Duration,
+    pub(in crate::drill) sockets: Vec<PathBuf>,
+    pub(in crate::drill) ttl: Duration,
     _folder: Folder,
 }
 
 impl Installation {
-    pub(super) async fn start(ttl_seconds: u64) -> anyhow::Result<Self> {
+    pub(in crate::drill) async fn start(ttl_seconds: u64) -> anyhow::Result<Self> {
         let folder = Folder::new("storm")?;
         let postgres = Postgres::start(PostgresOptions::default().max_connections(200)).await?;
-        let url = postgres.create_database("ledger").await?;
-        let kept = postgres.create_database("canonical").await?;
-        let mut first = vec!["worker", "ledger", "--ledger-db-url", &url, "--migrate"];
+        let owned = postgres.create_database("ledger").await?;
+        let owned_canonical = postgres.create_database("canonical").await?;
+        let mut first = vec!["worker", "ledger", "--ledger-db-url", &owned, "--migrate"];
         first.extend(["--add-scope", SCOPE, TENANT]);
         let budgets = LIMITS.map(|(currency, limit)| [currency.to_owned(), limit.to_string()]);
         for [currency, limit] in &budgets {
             first.extend(["--set-budget", TENANT, currency, limit]);
         }
         prepare(&first).await?;
-        let leases = ["--mode", "postgres", "--postgres-url", &url];
+        let ttl = format!("{ttl_seconds}s");
+        // The longest ttl of any candidate is what a register waits after a failover of the store.
+        let leases = ["--mode", "postgres", "--postgres-url", &owned, "--ttl", &ttl];
         prepare(&[&["init", "--new", "outbox-forwarder", "ttl-sweeper"], &leases[..]].concat()).await?;
-        let database: Database = kept.parse().map_err(anyhow::Error::msg)?;
+        let database: Database = owned_canonical.parse().map_err(anyhow::Error::msg)?;
         canonical::open(&database, true, 1, Duration::from_secs(10)).await?.migrate().await?;
+        postgres.create_role(ROLE, ROLE).await?;
+        for database in ["ledger", "canonical"] {
+            for all in ["TABLES", "SEQUENCES", "FUNCTIONS"] {
+                let grant = format!("GRANT ALL ON ALL {all} IN SCHEMA public TO {ROLE}");
+                postgres.psql_in(database, &grant).await?;
+            }
+        }
+        let (url, kept) = (postgres.url_for("ledger", ROLE, ROLE), postgres.url_for("canonical", ROLE, ROLE));
 
         let nowhere = ([127, 0, 0, 1], 1).into();
-        let ttl = format!("{ttl_seconds}s");
         let (mut ledgers, mut ingests) = (vec![], vec![]);
         let (mut forwarders, mut sweepers, mut sidecars, mut sockets) = (vec![], vec![], vec![], vec![]);
         for name in NAMES {
@@ -123,7 +135,7 @@ impl Installation {
             let limit = Duration::from_secs(5);
             PgPoolOptions::new().max_connections(4).acquire_timeout(limit).connect(&url).await
         };
-        let (pool, canonical) = (pool(url).await?, pool(kept).await?);
+        let (pool, canonical) = (pool(owned).await?, pool(owned_canonical).await?);
         let ttl = Duration::from_secs(ttl_seconds);
         let installation = Self {
             postgres,
@@ -142,14 +154,24 @@ impl Installation {
         Ok(installation)
     }
 
+    /// Those who reach a database themselves.
+    pub(in crate::drill) fn on_databases(&self) -> impl Iterator<Item = &StormWorker> {
+        self.forwarders.iter().chain(&self.sweepers).chain(&self.ledgers).chain(&self.ingests)
+    }
+
+    /// The databases' endpoint leads to another server from now on. Connections that are open stay where they are.
+    pub(in crate::drill) fn turn_to(&self, server: &Postgres) {
+        self.on_databases().for_each(|worker| worker.turn_to(server.addr()));
+    }
+
     /// In the order in which they may be stopped: whoever asks before whoever answers.
-    pub(super) fn workers(&self) -> impl Iterator<Item = &StormWorker> {
+    pub(in crate::drill) fn workers(&self) -> impl Iterator<Item = &StormWorker> {
         let asking = self.sidecars.iter().chain(&self.forwarders).chain(&self.sweepers);
         asking.chain(&self.ledgers).chain(&self.ingests)
     }
 
     /// The holder and its epoch; none while nobody holds it, or if its process is gone.
-    pub(super) async fn holder(&self, seat: Seat) -> anyhow::Result<Option<(&StormWorker, i64)>> {
+    pub(in crate::drill) async fn holder(&self, seat: Seat) -> anyhow::Result<Option<(&StormWorker, i64)>> {
         let (lease, workers) = match seat {
             Seat::Forwarder => ("outbox-forwarder", &self.forwarders),
             Seat::Sweeper => ("ttl-sweeper", &self.sweepers),
@@ -172,14 +194,14 @@ impl Installation {
     }
 
     /// As the operator's RevokeFencingLease does it.
-    pub(super) async fn revoke_scope(&self) -> anyhow::Result<()> {
+    pub(in crate::drill) async fn revoke_scope(&self) -> anyhow::Result<()> {
         let sql = "SELECT o_outcome FROM ledger_fencing_scope('revoke', $1, $2, NULL, NULL, NULL, NULL, false, NULL,
                    NULL, 'storm')";
         sqlx::query(sql).bind(SCOPE).bind(TENANT).execute(&self.pool).await?;
         Ok(())
     }
 
-    pub(super) async fn changes_of_holder(&self) -> anyhow::Result<u64> {
+    pub(in crate::drill) async fn changes_of_holder(&self) -> anyhow::Result<u64> {
         let sql = "SELECT (SELECT count(*) FROM coordination_lease_history WHERE event_type = 'taken_over')
             + (SELECT count(*) FROM (SELECT owner_instance_id AS owner, lag(owner_instance_id) OVER (ORDER BY event_id)
                    AS before FROM fencing_scope_events WHERE owner_instance_id IS NOT NULL) AS grants
@@ -187,23 +209,23 @@ impl Installation {
         Ok(self.books().int(sql).await? as u64)
     }
 
-    pub(super) fn books(&self) -> Books<'_> {
+    pub(in crate::drill) fn books(&self) -> Books<'_> {
         Books { ledger: &self.pool, canonical: &self.canonical }
     }
 
-    pub(super) async fn sabotage_admission(&self) -> anyhow::Result<()> {
+    pub(in crate::drill) async fn sabotage_admission(&self) -> anyhow::Result<()> {
         let sql = "CREATE OR REPLACE FUNCTION ledger_admit(p_scope text, p_tenant text, p_owner text, p_epoch bigint,
                    p_grant uuid) RETURNS boolean LANGUAGE sql AS 'SELECT true'";
         sqlx::raw_sql(sql).execute(&self.pool).await?;
         Ok(())
     }
 
-    pub(super) async fn sabotage_budget(&self) -> anyhow::Result<()> {
+    pub(in crate::drill) async fn sabotage_budget(&self) -> anyhow::Result<()> {
         sqlx::raw_sql("UPDATE budgets SET limit_minor = 100000000").execute(&self.pool).await?;
         Ok(())
     }
 
-    pub(super) async fn lose_an_event(&self) -> anyhow::Result<()> {
+    pub(in crate::drill) async fn lose_an_event(&self) -> anyhow::Result<()> {
         let sql =
             "DELETE FROM canonical_events WHERE ingest_id = (SELECT max(ingest_id) FROM canonical_events
                    WHERE payload ->> 'action' = 'commit')";

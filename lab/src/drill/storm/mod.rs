@@ -1,9 +1,9 @@
 //! Two of everything under load and faults: what operators' books must look like afterwards.
 
 mod faults;
-mod installation;
+pub(super) mod installation;
 mod verdicts;
-mod worker;
+pub(super) mod worker;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

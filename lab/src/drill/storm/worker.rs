@@ -1,5 +1,6 @@
 //! A worker that faults happen to, and that comes back as a kubelet would bring it.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use lease_testbed::{Process, Proxy, Signal, field};
 use crate::drill::pods::{PATIENCE, binary};
 
 /// One of a role's two.
-pub(super) struct StormWorker {
+pub(in crate::drill) struct StormWorker {
     role: &'static str,
     name: String,
     args: Vec<String>,
@@ -26,25 +27,32 @@ struct Life {
     workload: String,
     starts: usize,
     process: Option<Arc<Process>>,
+    /// The address of its pages.
+    pages: String,
 }
 
 impl StormWorker {
-    pub(super) fn new(role: &'static str, name: String, args: Vec<String>, links: Vec<Proxy>) -> Self {
+    pub(in crate::drill) fn new(
+        role: &'static str,
+        name: String,
+        args: Vec<String>,
+        links: Vec<Proxy>,
+    ) -> Self {
         Self { role, name, args, links, front: None, life: Mutex::default() }
     }
 
     /// Others reach it through the proxy; `word` is what its first line calls the address.
-    pub(super) fn behind(mut self, word: &'static str, proxy: Proxy) -> Self {
+    pub(in crate::drill) fn behind(mut self, word: &'static str, proxy: Proxy) -> Self {
         self.front = Some((word, proxy));
         self
     }
 
-    pub(super) fn workload(&self) -> String {
+    pub(in crate::drill) fn workload(&self) -> String {
         self.life().workload.clone()
     }
 
     /// Starts it, under a name of its own if it is to be `another` pod; again and again until it stays.
-    pub(super) async fn start(&self, another: bool) -> anyhow::Result<()> {
+    pub(in crate::drill) async fn start(&self, another: bool) -> anyhow::Result<()> {
         let workload = {
             let mut life = self.life();
             life.starts += 1;
@@ -67,7 +75,9 @@ impl StormWorker {
                     if let Some((word, proxy)) = &self.front {
                         proxy.switch_upstream(field(&line, word)?.parse()?);
                     }
-                    self.life().process = Some(Arc::new(process));
+                    let mut life = self.life();
+                    life.pages = field(&line, "address")?.to_owned();
+                    life.process = Some(Arc::new(process));
                     return Ok(());
                 }
                 // Its database is down: a kubelet would start it again.
@@ -84,43 +94,55 @@ impl StormWorker {
     }
 
     /// SIGTERM. Returns whether it ended with 0.
-    pub(super) async fn stop(&self) -> anyhow::Result<bool> {
+    pub(in crate::drill) async fn stop(&self) -> anyhow::Result<bool> {
         let process = self.process()?;
         process.signal(Signal::TERM)?;
         let status = process.wait(PATIENCE).await.with_context(|| format!("{} asked to stop", self.name))?;
         Ok(status.success())
     }
 
-    pub(super) async fn kill(&self) -> anyhow::Result<()> {
+    pub(in crate::drill) async fn kill(&self) -> anyhow::Result<()> {
         self.process()?.kill().await.map(drop)
     }
 
-    pub(super) async fn pause(&self) -> anyhow::Result<()> {
+    pub(in crate::drill) async fn pause(&self) -> anyhow::Result<()> {
         self.process()?.pause().await
     }
 
-    pub(super) fn resume(&self) -> anyhow::Result<()> {
+    pub(in crate::drill) fn resume(&self) -> anyhow::Result<()> {
         self.process()?.resume()
     }
 
+    /// A page of its own, and its status.
+    pub(in crate::drill) async fn page(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        let url = format!("http://{}{path}", self.life().pages);
+        let answer = lease_worker_common::http_client(PATIENCE)?.get(url).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// New connections through its links reach another server.
+    pub(in crate::drill) fn turn_to(&self, server: SocketAddr) {
+        self.links.iter().for_each(|link| link.switch_upstream(server));
+    }
+
     /// Breaks all its connections.
-    pub(super) async fn cut(&self) {
+    pub(in crate::drill) async fn cut(&self) {
         for link in &self.links {
             link.cut().await;
         }
     }
 
     /// Its connections stay open and carry nothing, until [`heal`](Self::heal): then what was held is delivered.
-    pub(super) fn stall(&self) {
+    pub(in crate::drill) fn stall(&self) {
         self.links.iter().for_each(Proxy::stall);
     }
 
-    pub(super) fn heal(&self) {
+    pub(in crate::drill) fn heal(&self) {
         self.links.iter().for_each(Proxy::heal);
     }
 
     /// That it has not ended by itself.
-    pub(super) fn lives(&self) -> anyhow::Result<()> {
+    pub(in crate::drill) fn lives(&self) -> anyhow::Result<()> {
         let process = self.process()?;
         if let Some(status) = process.exit_status() {
             let lines = process.lines();

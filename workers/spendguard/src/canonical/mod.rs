@@ -57,7 +57,7 @@ pub trait Canonical: Send + Sync + 'static {
         events: &[ArrivedEvent<'_>],
     ) -> Result<Ingested, StoreError>;
 
-    /// Does the store answer?
+    /// Does the store answer, and could it keep an event? (In SQLite only the former.)
     async fn ping(&self) -> Result<(), StoreError>;
 }
 

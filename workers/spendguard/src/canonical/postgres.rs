@@ -67,7 +67,11 @@ impl Canonical for PostgresCanonical {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let look = sqlx::query("SELECT 1 FROM canonical_events LIMIT 1");
-        self.pool.call(async move |connection| Ok(look.fetch_optional(connection).await.map(drop)?)).await
+        // An insertion of no rows needs what every other one needs (0065).
+        let nothing = sqlx::query(
+            "INSERT INTO canonical_events (tenant_id) SELECT '' WHERE false
+             ON CONFLICT (tenant_id, workload_instance_id, producer_sequence) DO NOTHING",
+        );
+        self.pool.call(async move |connection| Ok(nothing.execute(connection).await.map(drop)?)).await
     }
 }

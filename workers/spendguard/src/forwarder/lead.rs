@@ -176,10 +176,9 @@ impl Forwarder {
         mandate.report_progress();
         answer.map_err(|error| match error {
             StoreError::Stale(_) => BatchError::Stale { resource: "outbox" },
-            why => BatchError::Failed {
+            why => BatchError::Database {
                 reason: OUTBOX_UNAVAILABLE,
-                why: format!("the outbox did not answer: {why}"),
-                retry_in: self.retry_every,
+                why: format!("the outbox can't be used: {why}"),
             },
         })
     }

@@ -29,7 +29,10 @@ pub(super) const INGEST_REJECTED: &str = "ingest_rejected";
 pub(super) fn start() {
     LEADER.start();
     describe_counter!(ROWS_FORWARDED, "outbox rows marked as forwarded by this instance");
-    describe_gauge!(OLDEST_PENDING, "age in seconds of the oldest outbox row that is still to be forwarded");
-    gauge!(OLDEST_PENDING).set(0);
+    describe_gauge!(
+        OLDEST_PENDING,
+        "age in seconds of the oldest outbox row that is still to be forwarded; NaN while it is not known"
+    );
+    gauge!(OLDEST_PENDING).set(f64::NAN);
     counter!(ROWS_FORWARDED).increment(0);
 }

@@ -13,15 +13,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::metrics::gauge;
 use async_trait::async_trait;
 use lease_settings::{
     App, Block, Failure, LeaseStore, Millis, Secret, Section, Setting, ValueKind, http_url, redacted,
 };
 use lease_worker_common::{
     Role,
-    campaign::{Campaign, Eligible},
+    campaign::Campaign,
     database::Database,
+    eligible::Eligible,
     health::{self, HealthServer, Probe},
     shutdown, stdout,
     under_way::Batch,
@@ -228,12 +228,10 @@ impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
         self.eligible.check()?;
         let age = self.outbox.oldest_pending_age().await;
-        age.map(drop).map_err(|error| format!("the outbox does not answer: {error}"))
+        age.map(drop).map_err(|error| format!("the outbox can't be used: {error}"))
     }
 
     async fn refresh(&self) {
-        if let Ok(age) = self.outbox.oldest_pending_age().await {
-            gauge!(metrics::OLDEST_PENDING).set(age);
-        }
+        health::show_age(metrics::OLDEST_PENDING, self.outbox.oldest_pending_age()).await;
     }
 }

@@ -166,6 +166,6 @@ struct Health(Arc<dyn Canonical>);
 #[async_trait]
 impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
-        self.0.ping().await.map_err(|error| format!("the canonical store does not answer: {error}"))
+        self.0.ping().await.map_err(|error| format!("the canonical store can't be used: {error}"))
     }
 }

@@ -41,7 +41,7 @@ pub use prepare::{ScopeLowering, add_scope, lower_scope, migrate, revoke_scope, 
 use service::Service;
 pub use settings::LedgerSettings;
 pub(crate) use settings::{POSTGRES, postgres};
-use store::{LedgerError, LedgerStore};
+use store::LedgerStore;
 use wake::Wakes;
 
 /// Connections for scopes alone, besides those for writes. A renewal has one for a round trip.
@@ -301,10 +301,7 @@ struct Health {
 #[async_trait]
 impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
-        // The refusal of a scope without a name shows that the tables are there.
-        match self.service.scopes.observe("", "").await {
-            Err(LedgerError::Failed(error)) => Err(format!("the ledger's database does not answer: {error}")),
-            _ => Ok(()),
-        }
+        let ready = self.service.scopes.ready().await;
+        ready.map_err(|error| format!("the ledger's database can't be used: {error}"))
     }
 }

@@ -168,6 +168,17 @@ const PUT: &str = "SELECT * FROM ledger_put_scope($1, $2, $3, $4::jsonb, $5)";
 const RESERVE: &str = "SELECT * FROM ledger_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const SETTLE: &str = "SELECT * FROM ledger_settle($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
+/// Changes of no rows need what real ones need (0065): a primary that takes writes, and the rights of the ledger's role.
+const READY: &str = "WITH held AS (UPDATE fencing_scopes SET register = NULL, current_grant = NULL, current_epoch = 0,
+               current_holder_instance_id = NULL, ttl_expires_at = NULL, renewed_at = NULL WHERE false),
+         changed AS (INSERT INTO fencing_scope_events (action) SELECT '' WHERE false),
+         booked AS (UPDATE budgets SET reserved_minor = 0, committed_minor = 0 WHERE false),
+         reserved AS (INSERT INTO reservations (tenant_id) SELECT '' WHERE false),
+         settled AS (UPDATE reservations SET current_state = '', fencing_epoch = 0, changed_at = NULL WHERE false),
+         audited AS (INSERT INTO reservation_events (action) SELECT '' WHERE false),
+         announced AS (INSERT INTO audit_outbox (payload) SELECT '{}'::json WHERE false)
+    SELECT o_code FROM ledger_scope_view('', '')";
+
 /// The request of `ledger_fencing_scope`, most of it optional.
 #[derive(Default)]
 struct ScopeRequest<'a> {
@@ -190,6 +201,15 @@ impl LedgerStore {
         // Each statement is planned once a connection.
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);
         Self { pool: Pool::checked(&options, connections, statement_limit, BEGIN) }
+    }
+
+    /// Can calls be answered?
+    ///
+    /// # Errors
+    /// The database's: what a call would meet there.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        let ready = sqlx::query(READY);
+        self.pool.call(async move |connection| Ok(ready.execute(connection).await.map(drop)?)).await
     }
 
     /// Takes a scope, or renews it.

@@ -59,7 +59,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Mode `disabled`: a new term from the outbox's own mark, admitted at once.
     async fn take_term(&self) -> Result<Term, StoreError>;
 
-    /// The oldest rows that are still to be forwarded, oldest first, without those that are `left_out`.
+    /// The oldest rows that are still to be forwarded, oldest first, without those that are `left_out`. In Postgres, fails
+    /// where they could not be marked.
     async fn pending(&self, limit: u32, left_out: &[i64]) -> Result<Vec<PendingRow>, StoreError>;
 
     /// Marks rows as forwarded, if the outbox admits `term` in the same transaction; returns how many weren't yet.
@@ -69,7 +70,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// the same transaction; returns how many. Their keys stay: each is used only once.
     async fn prune(&self, term: Term, days: u32, limit: u32) -> Result<u64, StoreError>;
 
-    /// For how long the oldest pending row has waited, by the database's clock; zero if none is pending.
+    /// For how long the oldest pending row has waited, by the database's clock; zero if none is pending. In Postgres, fails
+    /// where it could not be marked.
     async fn oldest_pending_age(&self) -> Result<Duration, StoreError>;
 }
 

@@ -15,6 +15,18 @@ use super::{EventKey, NewEvent, Outbox, PendingRow, RESOURCE, json, raw};
 /// For a leader's batches, the probes of its readiness and the scrapes of its metrics.
 const CONNECTIONS: u32 = 4;
 
+/// Reads for whoever writes: with an update of no rows, for which Postgres asks what it asks for any other. A server that
+/// is not the primary any more, one that was made read-only, and missing rights are errors of the read already (0065).
+macro_rules! read_to_write {
+    ($sql:literal) => {
+        concat!(
+            "WITH may_write AS (UPDATE audit_outbox SET pending_forward = false, forwarded_epoch = NULL,
+                                forwarded_at = NULL WHERE false) ",
+            $sql
+        )
+    };
+}
+
 /// An outbox in the schema `public` of a database.
 pub struct PostgresOutbox {
     pool: Pool,
@@ -66,12 +78,12 @@ impl Outbox for PostgresOutbox {
 
     async fn pending(&self, limit: u32, left_out: &[i64]) -> Result<Vec<PendingRow>, StoreError> {
         // No event can have an infinite time: the row is refused by itself, not with the others.
-        let pending = sqlx::query(
+        let pending = sqlx::query(read_to_write!(
             "SELECT outbox_id, tenant_id, workload_instance_id, producer_sequence, fencing_epoch,
                     CASE WHEN isfinite(event_time) THEN (extract(epoch FROM event_time) * 1000)::bigint
                          ELSE 9223372036854775807 END AS event_time, payload::text AS payload
-             FROM audit_outbox WHERE pending_forward AND outbox_id <> ALL ($2) ORDER BY outbox_id LIMIT $1",
-        )
+             FROM audit_outbox WHERE pending_forward AND outbox_id <> ALL ($2) ORDER BY outbox_id LIMIT $1"
+        ))
         .bind(i64::from(limit))
         .bind(left_out);
         let rows: Result<_, StoreError> =
@@ -112,10 +124,10 @@ impl Outbox for PostgresOutbox {
     }
 
     async fn oldest_pending_age(&self) -> Result<Duration, StoreError> {
-        let oldest = sqlx::query_scalar(
+        let oldest = sqlx::query_scalar(read_to_write!(
             "SELECT (extract(epoch FROM clock_timestamp() - created_at) * 1000)::bigint
-             FROM audit_outbox WHERE pending_forward ORDER BY outbox_id LIMIT 1",
-        );
+             FROM audit_outbox WHERE pending_forward ORDER BY outbox_id LIMIT 1"
+        ));
         let age: Result<Option<i64>, StoreError> =
             self.pool.call(async move |connection| Ok(oldest.fetch_optional(connection).await?)).await;
         Ok(Duration::from_millis(age?.unwrap_or(0).max(0) as u64))

@@ -114,11 +114,7 @@ impl Sweeper {
     fn failed(&self, error: StoreError) -> BatchError {
         match error {
             StoreError::Stale(_) => BatchError::Stale { resource: "ledger" },
-            why => BatchError::Failed {
-                reason: LEDGER_UNAVAILABLE,
-                why: why.to_string(),
-                retry_in: self.retry_every,
-            },
+            why => BatchError::Database { reason: LEDGER_UNAVAILABLE, why: why.to_string() },
         }
     }
 

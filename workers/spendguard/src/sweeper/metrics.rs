@@ -27,7 +27,10 @@ pub(super) const RESERVATION_REFUSED: &str = "reservation_refused";
 pub(super) fn start() {
     LEADER.start();
     describe_counter!(SWEPT, "expired reservations released by this instance");
-    describe_gauge!(OLDEST_EXPIRED, "age in seconds of the oldest reservation that is still to be released");
-    gauge!(OLDEST_EXPIRED).set(0);
+    describe_gauge!(
+        OLDEST_EXPIRED,
+        "age in seconds of the oldest reservation that is still to be released; NaN while it is not known"
+    );
+    gauge!(OLDEST_EXPIRED).set(f64::NAN);
     counter!(SWEPT).increment(0);
 }

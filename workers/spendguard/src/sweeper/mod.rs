@@ -11,15 +11,15 @@ pub mod store;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ::metrics::gauge;
 use async_trait::async_trait;
 use lease_settings::{
     App, BadSetting, Block, Failure, Millis, Secret, Section, Setting, SettingFault, ValueKind,
 };
 use lease_worker_common::{
     Role,
-    campaign::{Campaign, Eligible},
+    campaign::Campaign,
     database::Database,
+    eligible::Eligible,
     health::{self, HealthServer, Probe},
     shutdown,
     under_way::Batch,
@@ -197,12 +197,10 @@ impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
         self.eligible.check()?;
         let age = self.expired.oldest_age().await;
-        age.map(drop).map_err(|error| format!("the ledger's database does not answer: {error}"))
+        age.map(drop).map_err(|error| format!("the ledger's database can't be used: {error}"))
     }
 
     async fn refresh(&self) {
-        if let Ok(age) = self.expired.oldest_age().await {
-            gauge!(metrics::OLDEST_EXPIRED).set(age);
-        }
+        health::show_age(metrics::OLDEST_EXPIRED, self.expired.oldest_age()).await;
     }
 }

@@ -111,10 +111,15 @@ impl Expired {
     /// For how long the oldest reservation that is over has waited, by the database's clock; zero if none waits.
     ///
     /// # Errors
-    /// The database's.
+    /// The database's; also where nothing could be released: the changes of no rows need what real ones need (0065).
     pub async fn oldest_age(&self) -> Result<Duration, StoreError> {
         let oldest = sqlx::query_scalar(
-            "SELECT (extract(epoch FROM clock_timestamp() - ttl_expires_at) * 1000)::bigint
+            "WITH released AS (UPDATE reservations SET current_state = 'released', fencing_epoch = 0,
+                               changed_at = clock_timestamp() WHERE false),
+                  given_back AS (UPDATE budgets SET reserved_minor = 0 WHERE false),
+                  audited AS (INSERT INTO reservation_events (action) SELECT 'expire' WHERE false),
+                  announced AS (INSERT INTO audit_outbox (payload) SELECT '{}'::json WHERE false)
+             SELECT (extract(epoch FROM clock_timestamp() - ttl_expires_at) * 1000)::bigint
              FROM reservations WHERE current_state = 'reserved' ORDER BY ttl_expires_at LIMIT 1",
         );
         let age: Result<Option<i64>, StoreError> =
