@@ -1,5 +1,6 @@
 //! The roles as real processes of the real binary, on SQLite and on Postgres, under real signals.
 
+mod access;
 mod disabled;
 mod dispatch;
 mod fake;
@@ -13,5 +14,6 @@ mod pressure;
 mod request_ids;
 mod retention;
 mod silence;
+mod slow_clients;
 mod stage;
 mod stopping;

@@ -10,6 +10,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use lease_core::fence::{FENCING_EPOCH_ABOVE_CEILING, FENCING_EPOCH_STALE};
+use lease_worker_common::access::{Access, NotAllowed};
+use lease_worker_common::tls::PeerNames;
 use lease_worker_common::{database::StoreError, request_id, under_way::UnderWay};
 use metrics::counter;
 use serde_json::json;
@@ -27,6 +29,8 @@ const RETRY_AFTER_SECONDS: &str = "1";
 pub(super) struct Ingest {
     /// The store of events.
     pub(super) store: Arc<dyn Canonical>,
+    /// Who may send what.
+    pub(super) access: Access,
     /// One permit for each request under way; there is no queue behind them.
     pub(super) permits: Semaphore,
     /// The largest body.
@@ -62,6 +66,10 @@ impl IntoResponse for Refusal {
             let after = HeaderValue::from_static(RETRY_AFTER_SECONDS);
             response.headers_mut().insert(header::RETRY_AFTER, after);
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+        }
         response
     }
 }
@@ -89,6 +97,9 @@ impl Ingest {
     async fn take(&self, request: Request) -> Result<Ingested, Refusal> {
         let stopping =
             || refuse(StatusCode::SERVICE_UNAVAILABLE, "STOPPING", "this instance stops; send again");
+        let caller = self.access.caller(request.headers(), request.extensions().get::<PeerNames>());
+        let caller = caller
+            .map_err(|unknown| refuse(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", unknown.to_string()))?;
         let piece = self.under_way.begin("a request whose body is still read").ok_or_else(stopping)?;
         // Before the body is read: a server under pressure takes in nothing.
         let busy =
@@ -98,12 +109,17 @@ impl Ingest {
         let (lease, term) =
             term_from(|name| request.headers().get(name).and_then(|value| value.to_str().ok()))
                 .map_err(|error| refuse(StatusCode::BAD_REQUEST, "TERM_REQUIRED", error))?;
+        let denied = |refused: NotAllowed| refuse(StatusCode::FORBIDDEN, "NOT_ALLOWED", refused.to_string());
+        caller.may_lead(lease.as_str()).map_err(denied)?;
         let body = Bytes::from_request(request, &()).await;
         let body = body.map_err(|error| refuse(error.status(), "BAD_BODY", error.body_text()))?;
         let batch: Vec<CloudEvent<'_>> = serde_json::from_slice(&body)
             .map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_BATCH", error.to_string()))?;
         let events = batch.iter().map(arrived).collect::<Result<Vec<_>, _>>();
         let events = events.map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_EVENT", error))?;
+        for event in &events {
+            caller.may_forward(&event.key.tenant_id).map_err(denied)?;
+        }
         piece.is_now(format_args!("a batch of {} events of term {}", events.len(), term.epoch));
         let ingested = self.store.ingest(&lease, term, &events).await.map_err(|error| match error {
             StoreError::Stale(stale) => {
