@@ -17,7 +17,7 @@ use crate::tls::PeerNames;
 
 /// How a listener tells its callers apart. Cheap to clone.
 #[derive(Clone)]
-pub enum Access {
+pub enum Callers {
     /// It doesn't. On loopback all may do everything; elsewhere nobody is an operator.
     Nobody {
         /// Whether they may operate.
@@ -67,7 +67,7 @@ pub struct NotAllowed {
     what: String,
 }
 
-impl Access {
+impl Callers {
     /// As the settings of section `B` ask for it. `refuse_listen` refuses the address, which another section may hold.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ impl Caller {
 mod tests {
     use super::*;
 
-    fn access() -> Access {
+    fn access() -> Callers {
         let hash =
             |token: &str| Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let table = format!(
@@ -214,7 +214,7 @@ mod tests {
             hash("old"),
             hash("pager")
         );
-        Access::Table(Reloaded::fixed(AccessTable::parse(table.as_bytes()).expect("a table")))
+        Callers::Table(Reloaded::fixed(AccessTable::parse(table.as_bytes()).expect("a table")))
     }
 
     fn caller(given: Option<&str>) -> Result<Caller, Unauthenticated> {
@@ -257,14 +257,14 @@ mod tests {
     #[test]
     fn without_authentication_only_loopback_has_operators() {
         for (operate, may) in [(true, true), (false, false)] {
-            let anybody = Access::Nobody { operate }.caller(&HeaderMap::new(), None).expect("open");
+            let anybody = Callers::Nobody { operate }.caller(&HeaderMap::new(), None).expect("open");
             assert_eq!(anybody.may(Right::Operate, "acme", "payments").is_ok(), may);
             assert!(
                 anybody.may(Right::Sidecar, "acme", "payments").is_ok()
                     && anybody.may_forward("acme").is_ok()
             );
         }
-        assert!(Access::Certificates.caller(&HeaderMap::new(), None).is_err());
+        assert!(Callers::Certificates.caller(&HeaderMap::new(), None).is_err());
         for (address, loopback) in [
             ("127.0.0.1:1", true),
             ("127.9.9.9:1", true),

@@ -39,7 +39,7 @@ impl Share {
 
 /// How long a connection may keep us waiting.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct WaitLimits {
     /// For its first request.
     pub(crate) first: Duration,
     /// For its next one.
@@ -53,7 +53,7 @@ pub(crate) struct Places {
     most: usize,
     /// Never used by work: for probes and scrapes while every other place is busy.
     reserved: usize,
-    patience: Patience,
+    patience: WaitLimits,
     taken: Mutex<Taken>,
     /// A connection has ended, or waits for its next request.
     freed: Notify,
@@ -81,12 +81,12 @@ struct Connection {
 
 impl Places {
     /// As many as the listener's share.
-    pub(crate) fn of(share: Share, patience: Patience) -> Arc<Self> {
+    pub(crate) fn of(share: Share, patience: WaitLimits) -> Arc<Self> {
         Self::new(share.places(), patience)
     }
 
     /// `most` connections may be busy at once.
-    fn new(most: usize, patience: Patience) -> Arc<Self> {
+    fn new(most: usize, patience: WaitLimits) -> Arc<Self> {
         let reserved = most.div_ceil(8);
         Arc::new(Self { most, reserved, patience, taken: Mutex::default(), freed: Notify::new() })
     }
@@ -171,7 +171,7 @@ impl Place {
             let until = {
                 let taken = self.places.lock();
                 let Some(connection) = taken.connections.get(&self.id) else { return };
-                let Patience { first, idle, unread } = self.places.patience;
+                let WaitLimits { first, idle, unread } = self.places.patience;
                 let now = Instant::now();
                 let waits = match connection.requests {
                     0 => connection.since + if connection.served { idle } else { first },
@@ -242,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Patience = Patience {
+    const PATIENCE: WaitLimits = WaitLimits {
         first: Duration::from_millis(10),
         idle: Duration::from_millis(100),
         unread: Duration::from_millis(50),

@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::connections::{Carried, Patience, Place, Places, Share};
+use crate::connections::{Carried, Place, Places, Share, WaitLimits};
 use crate::tls::{PeerNames, ServerTls};
 
 /// Served also while every place is busy.
@@ -41,15 +41,15 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// Whoever reads nothing of its response holds no place.
 const UNREAD: Duration = Duration::from_secs(30);
 /// Pages and requests over HTTP/1. Clients' pools close theirs within 90 s.
-const HTTP: Patience =
-    Patience { first: Duration::from_secs(10), idle: Duration::from_secs(120), unread: UNREAD };
+const HTTP: WaitLimits =
+    WaitLimits { first: Duration::from_secs(10), idle: Duration::from_secs(120), unread: UNREAD };
 /// Clients of gRPC connect before they have anything to ask.
-const GRPC: Patience =
-    Patience { first: Duration::from_secs(60), idle: Duration::from_secs(600), unread: UNREAD };
+const GRPC: WaitLimits =
+    WaitLimits { first: Duration::from_secs(60), idle: Duration::from_secs(600), unread: UNREAD };
 
 /// What is spoken on a listener's connections.
 #[derive(Clone, Copy, Debug)]
-pub enum Protocol {
+pub enum WireProtocol {
     /// HTTP/1.1.
     Http,
     /// HTTP/2, each connection with so many calls at once.
@@ -60,7 +60,7 @@ pub enum Protocol {
 }
 
 /// A server that runs beside the work, until it is dropped.
-pub struct Server {
+pub struct RoleServer {
     close: CancellationToken,
     task: JoinHandle<()>,
     _gone: DropGuard,
@@ -69,29 +69,29 @@ pub struct Server {
 /// What all connections of one listener share.
 struct Shared {
     router: Router,
-    protocol: Protocol,
+    protocol: WireProtocol,
     tls: Option<ServerTls>,
     close: CancellationToken,
     gone: CancellationToken,
 }
 
-impl Server {
+impl RoleServer {
     /// Serves HTTP without TLS until it is closed.
     pub fn start(listener: impl Listener, router: Router) -> Self {
-        Self::start_with(listener, router, Protocol::Http, None)
+        Self::start_with(listener, router, WireProtocol::Http, None)
     }
 
     /// Serves until it is closed, a limited number of connections at once.
     pub fn start_with(
         listener: impl Listener,
         router: Router,
-        protocol: Protocol,
+        protocol: WireProtocol,
         tls: Option<ServerTls>,
     ) -> Self {
         let (close, gone) = (CancellationToken::new(), CancellationToken::new());
         let places = match protocol {
-            Protocol::Http => Places::of(Share { eighths: 2, at_most: 512 }, HTTP),
-            Protocol::Grpc { .. } => Places::of(Share { eighths: 3, at_most: 4_096 }, GRPC),
+            WireProtocol::Http => Places::of(Share { eighths: 2, at_most: 512 }, HTTP),
+            WireProtocol::Grpc { .. } => Places::of(Share { eighths: 3, at_most: 4_096 }, GRPC),
         };
         let router = router.with_state(());
         let shared = Arc::new(Shared { router, protocol, tls, close: close.clone(), gone: gone.clone() });
@@ -172,8 +172,8 @@ where
     });
     let mut builder = Builder::new(TokioExecutor::new());
     let builder = match shared.protocol {
-        Protocol::Http => builder.http1_only(),
-        Protocol::Grpc { most_calls } => {
+        WireProtocol::Http => builder.http1_only(),
+        WireProtocol::Grpc { most_calls } => {
             let mut http2 = builder.http2();
             http2.timer(TokioTimer::new()).keep_alive_interval(Some(PING_EVERY));
             http2.max_concurrent_streams(most_calls);

@@ -25,7 +25,7 @@ use lease_worker_common::{
     database::Database,
     health::{self, Probe},
     reloaded::Reloaded,
-    server::Server,
+    server::RoleServer,
     shutdown, stdout,
     under_way::Batch,
 };
@@ -266,7 +266,7 @@ async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failu
     let ingest = redacted(plan.ingest.as_str());
     info!(%address, outbox = %plan.outbox, ingest, lease = %campaign.lease(), "outbox-forwarder started");
     // Probes and scrapes are answered until the lease is given up.
-    let server = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let server = RoleServer::start(listener, health::router(pages, probe, stop.clone()));
     campaign.run(&forwarder, stop).await?;
     drop(server);
     Ok(ExitCode::SUCCESS)

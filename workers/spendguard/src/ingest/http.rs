@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use lease_core::fence::{FENCING_EPOCH_ABOVE_CEILING, FENCING_EPOCH_STALE};
-use lease_worker_common::access::{Access, NotAllowed};
+use lease_worker_common::access::{Callers, NotAllowed};
 use lease_worker_common::tls::PeerNames;
 use lease_worker_common::{database::StoreError, request_id, under_way::UnderWay};
 use metrics::counter;
@@ -30,7 +30,7 @@ pub(super) struct Ingest {
     /// The store of events.
     pub(super) store: Arc<dyn Canonical>,
     /// Who may send what.
-    pub(super) access: Access,
+    pub(super) access: Callers,
     /// One permit for each request under way; there is no queue behind them.
     pub(super) permits: Semaphore,
     /// The largest body.

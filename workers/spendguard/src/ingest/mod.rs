@@ -15,10 +15,10 @@ use async_trait::async_trait;
 use lease_settings::{App, Block, Failure, LeaderElection, Millis, Secret, Section, Setting, ValueKind};
 use lease_worker_common::{
     Role,
-    access::{Access, AccessPlan},
+    access::{AccessPlan, Callers},
     database::Database,
     health::{self, HealthSettings, LAST_ANSWERS, Probe},
-    server::{Protocol, Server},
+    server::{RoleServer, WireProtocol},
     shutdown, stdout,
     tls::{ServerTls, Spoken, TlsFiles},
     under_way::UnderWay,
@@ -175,7 +175,7 @@ impl Role for CanonicalIngest {
         let plan = IngestPlan {
             database,
             tls: ServerTls::of::<IngestSettings>(settings, files, spoken)?,
-            access: Access::of::<IngestSettings>(settings, access, |why| {
+            access: Callers::of::<IngestSettings>(settings, access, |why| {
                 settings.refuse::<HealthSettings>("listen", why)
             })?,
             listen,
@@ -191,7 +191,7 @@ struct IngestPlan {
     database: Database,
     role: IngestSettings,
     tls: Option<ServerTls>,
-    access: Access,
+    access: Callers,
     listen: String,
     stop_budget: Duration,
 }
@@ -228,7 +228,7 @@ async fn work(plan: IngestPlan) -> Result<ExitCode, Failure> {
     let router = http::router(Arc::new(ingest)).merge(health);
     let (listener, address) = health::listen(&listen, "--listen").await?;
     info!(%address, tls = tls.is_some(), %database, "canonical-ingest started");
-    let server = Server::start_with(listener, router, Protocol::Http, tls);
+    let server = RoleServer::start_with(listener, router, WireProtocol::Http, tls);
     stop.cancelled().await;
     // New requests are told to come back; those that have begun get an answer.
     under_way.close();

@@ -24,10 +24,10 @@ use lease_core::Term;
 use lease_settings::{App, Block, Failure, LeaderElection, Section};
 use lease_worker_common::{
     Role,
-    access::{Access, AccessPlan},
+    access::{AccessPlan, Callers},
     database::Database,
     health::{self, LAST_ANSWERS, Probe},
-    server::{Protocol, Server},
+    server::{RoleServer, WireProtocol},
     shutdown, stdout,
     tls::{PeerNames, ServerTls, Spoken, TlsFiles},
 };
@@ -122,7 +122,7 @@ impl Role for LedgerRole {
         };
         let plan = LedgerPlan {
             tls: ServerTls::of::<LedgerSettings>(settings, files, spoken)?,
-            access: Access::of::<LedgerSettings>(settings, access, |why| {
+            access: Callers::of::<LedgerSettings>(settings, access, |why| {
                 settings.refuse::<LedgerSettings>("listen", why)
             })?,
             pages: settings.block::<health::HealthSettings>()?.listen,
@@ -139,7 +139,7 @@ struct LedgerPlan {
     role: LedgerSettings,
     database: Box<PgConnectOptions>,
     tls: Option<ServerTls>,
-    access: Access,
+    access: Callers,
     pages: String,
     stop_budget: Duration,
 }
@@ -275,13 +275,14 @@ async fn work(plan: LedgerPlan) -> Result<ExitCode, Failure> {
         // Without it an answer is only later.
         let _ = connection.set_nodelay(true);
     });
-    let serving = Server::start_with(grpc, routes.into_axum_router(), Protocol::Grpc { most_calls }, tls);
+    let serving =
+        RoleServer::start_with(grpc, routes.into_axum_router(), WireProtocol::Grpc { most_calls }, tls);
     let database = Database::Postgres(database);
     info!(%address, grpc = %grpc_address, tls = secured, %database, "ledger started");
 
     let probe = Arc::new(Health { service: service.clone() });
     // Probes and scrapes are answered until the last call is.
-    let pages = Server::start(http, health::router(pages, probe, stop.clone()));
+    let pages = RoleServer::start(http, health::router(pages, probe, stop.clone()));
     stop.cancelled().await;
     serving.accept_no_more();
     reporter.set_not_serving::<LedgerServer<Arc<Service>>>().await;

@@ -23,7 +23,7 @@ use lease_settings::{App, Block, Failure, Section, redacted};
 use lease_worker_common::{
     Role,
     health::{self, LAST_ANSWERS, Probe},
-    server::Server,
+    server::RoleServer,
     shutdown,
     under_way::UnderWay,
 };
@@ -69,7 +69,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let (scope, tenant) = (&plan.scope.scope, &plan.scope.tenant);
     info!(%address, ledger = redacted(&plan.ledger_url), scope, tenant, "sidecar started");
     let probe = Arc::new(Health(held.clone()));
-    let pages = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let pages = RoleServer::start(listener, health::router(pages, probe, stop.clone()));
 
     let budget = plan.stop_budget;
     let mut keeper = Keeper::start(ledger.clone(), plan.scope.clone(), held.clone(), &stop, budget)
@@ -98,7 +98,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
         permits: Semaphore::new(plan.max_requests),
         under_way: under_way.clone(),
     };
-    let server = Server::start(listener, http::router(Arc::new(api)));
+    let server = RoleServer::start(listener, http::router(Arc::new(api)));
     info!(socket = %plan.socket.display(), "serving");
     tokio::select! {
         biased;

@@ -21,7 +21,7 @@ use lease_worker_common::{
     campaign::{Campaign, Eligible},
     database::Database,
     health::{self, Probe},
-    server::Server,
+    server::RoleServer,
     shutdown,
     under_way::Batch,
 };
@@ -182,7 +182,7 @@ async fn work(plan: SweeperPlan, campaign: Campaign) -> Result<ExitCode, Failure
     let database = Database::Postgres(plan.database);
     info!(%address, ledger = %database, "ttl-sweeper started");
     // Probes and scrapes are answered until the lease is given up.
-    let server = Server::start(listener, health::router(pages, probe, stop.clone()));
+    let server = RoleServer::start(listener, health::router(pages, probe, stop.clone()));
     campaign.run(&sweeper, stop).await?;
     drop(server);
     Ok(ExitCode::SUCCESS)
