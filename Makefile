@@ -103,6 +103,10 @@ soak: ## for longer: ten times the takeovers, attacks, each restored backup five
 	@$(CARGO) build --locked -p leasehold -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
 	$(CARGO) test --locked -p lease-core --test migrate -- --ignored
+	@# A minute of two thousand half-open and two thousand idle clients on each listener.
+	for program in roles ledger sidecar; do \
+		$(CARGO) test --locked -p leasehold --test $$program -- --ignored --test-threads 1 for_a_minute || exit 1; \
+	done
 	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)
 	$(LAB) chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
 	$(LAB) chaos --mode etcd --takeovers 5000 $(SEED:%=--seed %)

@@ -45,8 +45,8 @@ impl Certificates {
         self.folder.join("ca.crt")
     }
 
-    /// Makes a client's certificate and key, and returns their files. An etcd with authentication takes the client for
-    /// the user `name`.
+    /// Makes a client's certificate and key, and returns their files. `name` is a name of the certificate; an etcd with
+    /// authentication takes the client for the user of that name.
     ///
     /// # Errors
     /// When the files can't be written.
@@ -59,7 +59,7 @@ impl Certificates {
     }
 
     fn sign(&self, name: &str, usages: &[ExtendedKeyUsagePurpose]) -> anyhow::Result<(PathBuf, PathBuf)> {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
+        let mut params = CertificateParams::new(vec!["localhost".to_owned(), name.to_owned()])?;
         params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = usages.to_vec();

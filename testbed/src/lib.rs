@@ -5,6 +5,7 @@
 //!
 //! - [`Process`]: a real child process, with its lines, signals and exit code; [`field`] reads its log lines.
 //! - [`Folder`]: a throw-away folder.
+//! - [`SlowClients`]: clients by the thousand that take their time.
 //! - [`wait_until`], [`wait_for`]: await a condition instead of sleeping; [`free_port`].
 //!
 //! The rest is behind features, all of them in the default; a backend's author who has a server may want `proxy` alone.
@@ -37,6 +38,7 @@ mod ports;
 mod process;
 #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL is many processes"))]
 mod processes;
+mod slow;
 mod supervisor;
 mod unread;
 mod wait;
@@ -46,6 +48,7 @@ pub use rustix::process::Signal;
 pub use self::{
     ports::{ReservedPort, free_port},
     process::{Process, ProcessCommand, field},
+    slow::{ListensAt, SlowClient, SlowClients},
     supervisor::Folder,
     unread::{closed_pipe, full_disk, full_pipe},
     wait::{wait_for, wait_until},

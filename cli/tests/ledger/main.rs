@@ -1,5 +1,6 @@
 //! The ledger and its sweeper as real processes of the real binary, on a real Postgres, as any client sees them.
 
+mod access;
 mod actions;
 mod attempts;
 mod budgets;
@@ -15,6 +16,7 @@ mod outages;
 mod register;
 mod retention;
 mod secured;
+mod slow_clients;
 mod stage;
 mod stopping;
 mod sweeping;

@@ -1,5 +1,6 @@
 //! TLS, and clients with certificates of their own; settings that can't be used.
 
+use lease_spendguard::rpc::ledger::v1::AcquireFencingLeaseRequest;
 use lease_spendguard::rpc::ledger::v1::ledger_client::LedgerClient;
 use lease_testbed::{Certificates, Process};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
@@ -32,17 +33,19 @@ async fn speaks_tls_and_asks_clients_for_certificates_when_told_to() -> anyhow::
 
     let plain = stage.ledger_with(&server).await?;
     let client = connect(&plain, trusting(&ours)?).await?;
-    assert_eq!(won(&client, attempt("a")).await?.epoch, 1);
+    let term = won(&client, attempt("a")).await?;
+    let grant = term.grant.clone();
+    assert_eq!(term.epoch, 1);
     assert!(connect(&plain, trusting(&others)?).await.is_err(), "the client checks the server");
     assert!(works(plain.client().await).await.is_err(), "no plain text beside it");
 
     let mutual = stage.ledger_with(&[&server[..], &["--ledger-tls-client-ca-file", &ca]].concat()).await?;
-    let force = |name: &str| lease_spendguard::rpc::ledger::v1::AcquireFencingLeaseRequest {
-        force: true,
-        ..attempt(name)
-    };
     let client = connect(&mutual, trusting(&ours)?.identity(identity(&ours)?)).await?;
-    assert_eq!(won(&client, force("b")).await?.epoch, 2);
+    let again = AcquireFencingLeaseRequest { grant, ..attempt("a") };
+    assert_eq!(won(&client, again).await?.epoch, 1);
+    // A certificate of the authority is no operator's by itself.
+    let forced = won(&client, AcquireFencingLeaseRequest { force: true, ..attempt("b") });
+    assert!(forced.await.is_err_and(|refused| refused.to_string().contains("may not operate")));
     // The refusal comes with the first answer that the client reads.
     assert!(works(connect(&mutual, trusting(&ours)?).await).await.is_err(), "no certificate");
     let stranger = trusting(&ours)?.identity(identity(&others)?);

@@ -1,5 +1,6 @@
 //! The roles as real processes of the real binary, on SQLite and on Postgres, under real signals.
 
+mod access;
 mod demoted;
 mod disabled;
 mod dispatch;
@@ -15,5 +16,6 @@ mod pressure;
 mod request_ids;
 mod retention;
 mod silence;
+mod slow_clients;
 mod stage;
 mod stopping;

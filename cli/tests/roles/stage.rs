@@ -133,10 +133,11 @@ impl Stage {
 
     fn forwarder_args(&self, name: &str, ingest: &str, outbox: &str, more: &[&str]) -> Vec<String> {
         let ingest = format!("http://{ingest}/v1/events");
-        let args = ["worker", "outbox-forwarder", "--workload-id", name];
-        let args = [&args[..], &["--outbox-url", outbox, "--ingest-url", &ingest], more].concat();
-        let lease_flags: Vec<_> = self.lease_flags.iter().map(String::as_str).collect();
         // `more` may say its own.
+        let at = if more.contains(&"--ingest-url") { vec![] } else { vec!["--ingest-url", &ingest] };
+        let args = ["worker", "outbox-forwarder", "--workload-id", name, "--outbox-url", outbox];
+        let args = [&args[..], &at, more].concat();
+        let lease_flags: Vec<_> = self.lease_flags.iter().map(String::as_str).collect();
         let flags = if more.contains(&"--mode") { &[] } else { &lease_flags[..] };
         let times = if more.contains(&"--ttl") { &[] } else { &LONG[..] };
         [&args[..], flags, times].concat().into_iter().map(str::to_owned).collect()

@@ -23,6 +23,17 @@ pub(super) const SCOPE: &str = "payments";
 /// Generous, since three servers and a dozen pods share the machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
+/// The release's callers, and the hashes of their tokens by `sha256sum`.
+const FORWARDER_TOKEN: &str = "e2e-forwarder-0123456789abcdef0123";
+const FORWARDER_SHA256: &str = "fc38b211b21cde1a0054429162e528b8449186ae92c341d80d3716b950e599cb";
+const SIDECARS_TOKEN: &str = "e2e-sidecars-0123456789abcdef01234";
+const SIDECARS_SHA256: &str = "18fe7b495f6203d19332fd754e81f5046760ae50340ff0fbdabfa88d751920e4";
+
+/// An access file with one caller.
+fn caller(name: &str, right: &str, hash: &str) -> String {
+    format!("[{name}]\ntokenSha256 = ['{hash}']\nmay = ['{right}']\ntenants = ['{TENANT}']\n")
+}
+
 pub(super) struct Site {
     pub(super) cluster: Cluster,
     pub(super) client: kube::Client,
@@ -65,8 +76,16 @@ impl Site {
         cluster.access().request("POST", "/api/v1/namespaces", Some(namespace)).await?;
         let there = cluster.expose(postgres.addr()).await?;
         let inside = |url: &str| anyhow::Ok(url.replace(&postgres.addr().to_string(), &there.to_string()));
-        for (name, url) in [("leases-db", &leases), ("ledger-db", &ledger), ("canonical-db", &canonical)] {
-            let secret = json!({"metadata": {"name": name}, "stringData": {"url": inside(url)?}});
+        for (name, key, content) in [
+            ("leases-db", "url", inside(&leases)?),
+            ("ledger-db", "url", inside(&ledger)?),
+            ("canonical-db", "url", inside(&canonical)?),
+            ("ledger-access", "access.toml", caller("sidecars", "sidecar", SIDECARS_SHA256)),
+            ("ingest-access", "access.toml", caller("forwarder", "forward", FORWARDER_SHA256)),
+            ("sidecar-token", "token", SIDECARS_TOKEN.to_owned()),
+            ("forwarder-token", "token", FORWARDER_TOKEN.to_owned()),
+        ] {
+            let secret = json!({"metadata": {"name": name}, "stringData": {key: content}});
             let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets");
             cluster.access().request("POST", &path, Some(secret)).await?;
         }
@@ -81,8 +100,11 @@ impl Site {
                 "postgres": {"secretName": "leases-db"}, "etcd": {"endpoints": [endpoint]},
             },
             "databases": {"ledger": {"secretName": "ledger-db"}, "canonical": {"secretName": "canonical-db"}},
+            "ledger": {"access": {"secretName": "ledger-access"}},
+            "canonicalIngest": {"access": {"secretName": "ingest-access"}},
+            "outboxForwarder": {"ingestToken": {"secretName": "forwarder-token"}},
             "sidecar": {
-                "enabled": true, "acknowledgeMultiPod": true, "fencingScopeMode": "shared",
+                "ledgerToken": {"secretName": "sidecar-token"}, "enabled": true, "acknowledgeMultiPod": true, "fencingScopeMode": "shared",
                 "fencingScopeId": SCOPE, "tenantId": TENANT, "fencingTtlSeconds": TTL.as_secs(),
             },
             "nodeLossTolerationSeconds": 1,

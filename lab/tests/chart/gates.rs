@@ -204,6 +204,28 @@ const GATES: &[Gate] = &[
         &["outboxForwarder.ingestUrl is empty"],
         &["canonicalIngest.enabled=false", "outboxForwarder.enabled=false"],
     ),
+    (
+        "full",
+        &["ledger.access.secretName="],
+        &["ledger.access.secretName is empty", "in any tenant's name", "kubectl create secret"],
+        &["ledger.access.secretName=", "ledger.access.withoutAuthentication=true"],
+    ),
+    (
+        "etcd",
+        &["canonicalIngest.access.secretName="],
+        &["canonicalIngest.access.secretName is empty", "canonicalIngest.tls.clientCaKey"],
+        &[
+            "canonicalIngest.access.secretName=",
+            "canonicalIngest.tls.secretName=tls",
+            "canonicalIngest.tls.clientCaKey=ca.crt",
+        ],
+    ),
+    (
+        "shared",
+        &["canonicalIngest.tls.secretName="],
+        &["outboxForwarder.ingestTls.secretName is \"forwarder-tls\"", "for https only"],
+        &["canonicalIngest.tls.secretName=", "outboxForwarder.ingestTls.secretName="],
+    ),
     ("full", &["sidecar.tenantId="], &["sidecar.tenantId is empty"], &["sidecar.tenantId=other"]),
     (
         "full",

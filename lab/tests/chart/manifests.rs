@@ -223,3 +223,35 @@ fn a_sidecar_that_waits_for_a_shared_scope_holds_up_no_rollout() {
         assert_eq!(text(&list(sidecar, "/containers")[0], "/readinessProbe/httpGet/path"), path, "{example}");
     }
 }
+
+#[test]
+fn strangers_reach_only_the_pages_unless_the_switch_is_off() {
+    for example in EXAMPLES {
+        let manifests = rendered(example);
+        for (role, port, from) in
+            [("ledger", "grpc", "sidecar"), ("canonical-ingest", "http", "outbox-forwarder")]
+        {
+            let policy = one(&manifests, "NetworkPolicy", &format!("leasehold-{role}"));
+            let rules = list(policy, "/spec/ingress");
+            let open: Vec<_> = rules.iter().filter(|rule| rule.get("from").is_none()).collect();
+            assert!(open.iter().all(|rule| rule["ports"][0]["port"] != json!(port)), "{example} {role}");
+            let limited = rules.iter().find(|rule| rule["ports"][0]["port"] == json!(port)).unwrap();
+            let peer = text(limited, "/from/0/podSelector/matchLabels/app.kubernetes.io~1component");
+            assert_eq!(peer, from, "{example} {role}");
+        }
+        let off = render(example, &["networkPolicy.enabled=false"]).unwrap();
+        assert_eq!(of_kind(&off, "NetworkPolicy").count(), 0, "{example}");
+    }
+}
+
+#[test]
+fn the_probes_of_an_ingest_at_https_speak_tls() {
+    for (example, scheme) in [("shared", "HTTPS"), ("full", "HTTP")] {
+        let manifests = rendered(example);
+        let ingest = pod(one(&manifests, "Deployment", "leasehold-canonical-ingest")).unwrap();
+        for probe in ["livenessProbe", "readinessProbe"] {
+            let pointer = format!("/{probe}/httpGet/scheme");
+            assert_eq!(text(&list(ingest, "/containers")[0], &pointer), scheme, "{example} {probe}");
+        }
+    }
+}

@@ -8,7 +8,12 @@ use crate::common::{EXAMPLES, containers, leasehold, list, pod, render, rendered
 
 const MOUNTED: &str = "/etc/leasehold/";
 
-/// A container's environment, with its mounted files in `folder`, each of which holds `url`.
+const TOKEN: &str = "a-token-0123456789abcdef0123456789";
+/// Its hash, by `sha256sum`, and all that anybody may do.
+const CALLERS: &str = "[anybody]\nmay = ['forward', 'sidecar']\ntenants = ['*']\ntokenSha256 = \
+    ['2bdf04e7588d5feadb2c6a8a68df8620bc4a13c1e02e5073044bae1a2a73b11a']\n";
+
+/// A container's environment, with its mounted files in `folder`, each of which holds `url`, but those of access.
 pub(crate) fn environment(container: &Value, folder: &Path, url: &str) -> Vec<(String, String)> {
     let mut variables = Vec::new();
     for variable in list(container, "/env") {
@@ -17,7 +22,12 @@ pub(crate) fn environment(container: &Value, folder: &Path, url: &str) -> Vec<(S
             Some(file) => {
                 let file = folder.join(file);
                 std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-                std::fs::write(&file, url).unwrap();
+                let content = match name {
+                    name if name.ends_with("_ACCESS_FILE") => CALLERS,
+                    name if name.ends_with("_TOKEN_FILE") => TOKEN,
+                    _ => url,
+                };
+                std::fs::write(&file, content).unwrap();
                 file.display().to_string()
             }
             None if variable.get("valueFrom").is_some() => "from-the-pod".to_owned(),

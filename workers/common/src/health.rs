@@ -10,16 +10,13 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::serve::Listener;
 use lease_settings::{Block, Section, Setting, ValueKind};
 use metrics::{counter, describe_counter, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::connections::{self, Limited};
 use crate::database::StoreError;
 use crate::stderr;
 
@@ -134,43 +131,4 @@ pub async fn listen(address: &str, flag: &str) -> anyhow::Result<(TcpListener, S
         .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}; choose another {flag}"))?;
     let local = listener.local_addr()?;
     Ok((listener, local))
-}
-
-/// A server that runs beside the work.
-pub struct HealthServer {
-    close: CancellationToken,
-    task: JoinHandle<std::io::Result<()>>,
-}
-
-impl HealthServer {
-    /// Serves until it is closed, a limited number of connections at once.
-    pub fn start<L>(listener: L, router: Router) -> Self
-    where
-        L: Listener,
-        L::Addr: std::fmt::Debug,
-    {
-        let close = CancellationToken::new();
-        let closing = close.clone().cancelled_owned();
-        let serve =
-            axum::serve(Limited::new(listener, connections::MOST), router).with_graceful_shutdown(closing);
-        Self { close, task: tokio::spawn(async move { serve.await }) }
-    }
-
-    /// Accepts no more connections; what is under way on those that it has goes on.
-    pub fn accept_no_more(&self) {
-        self.close.cancel();
-    }
-
-    /// Accepts nothing more, and lets answers that are being written reach their readers, but no longer than `limit`:
-    /// whatever counts as work under way is over by now, and a connection that says nothing holds nobody up.
-    pub async fn close(mut self, limit: Duration) {
-        self.close.cancel();
-        let _ = tokio::time::timeout(limit, &mut self.task).await;
-    }
-}
-
-impl Drop for HealthServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }

@@ -1,8 +1,11 @@
 //! Shared parts of the roles of `leasehold worker`.
 
+pub mod access;
+pub mod access_table;
 pub mod bad_rows;
 pub mod campaign;
 pub mod connections;
+pub mod credentials;
 pub mod database;
 pub mod eligible;
 pub mod health;
@@ -10,12 +13,15 @@ pub mod lead;
 pub mod leader_metrics;
 pub mod mandate;
 pub mod marks;
+pub mod reloaded;
 pub mod request_body;
 pub mod request_id;
 mod role;
+pub mod server;
 pub mod shutdown;
 pub mod stderr;
 pub mod stdout;
+pub mod tls;
 pub mod under_way;
 
 pub use role::{ChosenRole, NamedRole, Role, Roles};
@@ -25,7 +31,10 @@ pub use role::{ChosenRole, NamedRole, Role, Roles};
 /// # Errors
 /// The system's certificates can't be read.
 pub fn http_client(limit: std::time::Duration) -> reqwest::Result<reqwest::Client> {
-    // Two libraries may bring providers of their own; we choose one for the process.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().timeout(limit).redirect(reqwest::redirect::Policy::none()).build()
+    http_client_builder(limit).build()
+}
+
+fn http_client_builder(limit: std::time::Duration) -> reqwest::ClientBuilder {
+    tls::choose_provider();
+    reqwest::Client::builder().timeout(limit).redirect(reqwest::redirect::Policy::none())
 }

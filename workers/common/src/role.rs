@@ -6,7 +6,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use lease_settings::{App, Block, Failure, Section, Setting, ValueKind};
 use serde::Deserialize;
 
-use crate::health;
+use crate::{connections, health};
 
 /// One kind of worker.
 pub trait Role: Send + Sync + 'static {
@@ -66,6 +66,7 @@ impl Roles {
         self.0.retain(|present| present.name != R::NAME);
         let run = move |given: &ArgMatches, app: &App| {
             let arguments = R::Arguments::from_arg_matches(given).unwrap_or_else(|error| error.exit());
+            connections::raise_descriptor_limit();
             role.run(&arguments, app)
         };
         self.0.push(NamedRole {

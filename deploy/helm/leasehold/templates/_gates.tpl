@@ -140,6 +140,21 @@
 {{- end -}}
 {{- end -}}
 
+{{- range $key, $role := dict "ledger" "ledger" "canonicalIngest" "canonical-ingest" -}}
+{{- $values := get $.Values $key -}}
+{{- $known := or $values.access.secretName (and $values.tls.secretName $values.tls.clientCaKey) -}}
+{{- if and $values.enabled (not $known) (not $values.access.withoutAuthentication) -}}
+{{- fail (printf "%s.access.secretName is empty, so anybody who reaches %s could write in any tenant's name: make a Secret with the file that names its callers (kubectl create secret generic %s-access --from-file=access.toml; docs/access.md has one) and name it here, or ask for certificates by %s.tls.clientCaKey, or set %s.access.withoutAuthentication=true" $key $role $role $key $key) -}}
+{{- end -}}
+{{- end -}}
+
+{{- if .Values.outboxForwarder.enabled -}}
+{{- $https := hasPrefix "https://" (include "leasehold.ingestUrl" .) -}}
+{{- if and (not $https) .Values.outboxForwarder.ingestTls.secretName -}}
+{{- fail (printf "outboxForwarder.ingestTls.secretName is %q, and canonical-ingest is at %s: certificates are for https only, so remove it, or set canonicalIngest.tls.secretName" .Values.outboxForwarder.ingestTls.secretName (include "leasehold.ingestUrl" .)) -}}
+{{- end -}}
+{{- end -}}
+
 {{- if .Values.sidecar.enabled -}}
 {{- $https := hasPrefix "https://" (include "leasehold.ledgerUrl" .) -}}
 {{- if ne $https (not (empty .Values.sidecar.ledgerTls.secretName)) -}}

@@ -60,6 +60,11 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- default (printf "%s://%s-ledger:50051" $scheme (include "leasehold.fullname" .)) .Values.sidecar.ledgerUrl -}}
 {{- end }}
 
+{{- define "leasehold.ingestUrl" -}}
+{{- $scheme := ternary "https" "http" (not (empty .Values.canonicalIngest.tls.secretName)) -}}
+{{- default (printf "%s://%s-canonical-ingest:8080/v1/events" $scheme (include "leasehold.fullname" .)) .Values.outboxForwarder.ingestUrl -}}
+{{- end }}
+
 {{- /* Access to the lease store: variables, and Secrets by the folder that they are mounted at. */ -}}
 {{- define "leasehold.store" -}}
 {{- $election := .Values.leaderElection -}}
@@ -113,9 +118,25 @@ env:
   {{- else }}
   LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL_FILE: /etc/leasehold/ledger/{{ .Values.databases.ledger.urlKey }}
   {{- end }}
-  LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL: {{ default (printf "http://%s-canonical-ingest:8080/v1/events" (include "leasehold.fullname" .)) .Values.outboxForwarder.ingestUrl | quote }}
+  LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL: {{ include "leasehold.ingestUrl" . | quote }}
+  {{- with .Values.outboxForwarder.ingestTls }}
+  {{- if .secretName }}
+  {{- range $name, $key := dict "CA" .caKey "CERT" .certKey "KEY" .keyKey }}
+  LEASEHOLD_OUTBOX_FORWARDER_INGEST_{{ $name }}_FILE: {{ with $key }}/etc/leasehold/forwarder-tls/{{ . }}{{ else }}""{{ end }}
+  {{- end }}
+  {{- end }}
+  {{- end }}
+  {{- with .Values.outboxForwarder.ingestToken }}
+  LEASEHOLD_OUTBOX_FORWARDER_INGEST_TOKEN_FILE: {{ if .secretName }}/etc/leasehold/forwarder-token/{{ .key }}{{ else }}""{{ end }}
+  {{- end }}
 secrets:
   {{ ternary "outbox" "ledger" (not (empty $own)) }}: {{ default .Values.databases.ledger.secretName $own }}
+  {{- with .Values.outboxForwarder.ingestTls.secretName }}
+  forwarder-tls: {{ . }}
+  {{- end }}
+  {{- with .Values.outboxForwarder.ingestToken.secretName }}
+  forwarder-token: {{ . }}
+  {{- end }}
 {{- end }}
 
 {{- define "leasehold.role.ttl-sweeper" -}}
@@ -136,8 +157,15 @@ env:
   LEASEHOLD_LEDGER_TLS_CLIENT_CA_FILE: {{ with .clientCaKey }}/etc/leasehold/ledger-tls/{{ . }}{{ else }}""{{ end }}
   {{- end }}
   {{- end }}
+  {{- with .Values.ledger.access }}
+  LEASEHOLD_LEDGER_ACCESS_FILE: {{ if .secretName }}/etc/leasehold/ledger-access/{{ .fileKey }}{{ else }}""{{ end }}
+  LEASEHOLD_LEDGER_LISTEN_WITHOUT_AUTHENTICATION: {{ .withoutAuthentication | quote }}
+  {{- end }}
 secrets:
   ledger: {{ .Values.databases.ledger.secretName }}
+  {{- with .Values.ledger.access.secretName }}
+  ledger-access: {{ . }}
+  {{- end }}
   {{- with .Values.ledger.tls.secretName }}
   ledger-tls: {{ . }}
   {{- end }}
@@ -146,8 +174,25 @@ secrets:
 {{- define "leasehold.role.canonical-ingest" -}}
 env:
   LEASEHOLD_CANONICAL_INGEST_DATABASE_URL_FILE: /etc/leasehold/canonical/{{ .Values.databases.canonical.urlKey }}
+  {{- with .Values.canonicalIngest.tls }}
+  {{- if .secretName }}
+  LEASEHOLD_CANONICAL_INGEST_TLS_CERT_FILE: /etc/leasehold/ingest-tls/{{ .certKey }}
+  LEASEHOLD_CANONICAL_INGEST_TLS_KEY_FILE: /etc/leasehold/ingest-tls/{{ .keyKey }}
+  LEASEHOLD_CANONICAL_INGEST_TLS_CLIENT_CA_FILE: {{ with .clientCaKey }}/etc/leasehold/ingest-tls/{{ . }}{{ else }}""{{ end }}
+  {{- end }}
+  {{- end }}
+  {{- with .Values.canonicalIngest.access }}
+  LEASEHOLD_CANONICAL_INGEST_ACCESS_FILE: {{ if .secretName }}/etc/leasehold/ingest-access/{{ .fileKey }}{{ else }}""{{ end }}
+  LEASEHOLD_CANONICAL_INGEST_LISTEN_WITHOUT_AUTHENTICATION: {{ .withoutAuthentication | quote }}
+  {{- end }}
 secrets:
   canonical: {{ .Values.databases.canonical.secretName }}
+  {{- with .Values.canonicalIngest.tls.secretName }}
+  ingest-tls: {{ . }}
+  {{- end }}
+  {{- with .Values.canonicalIngest.access.secretName }}
+  ingest-access: {{ . }}
+  {{- end }}
 {{- end }}
 
 {{- define "leasehold.role.sidecar" -}}
@@ -168,10 +213,14 @@ env:
   {{- end }}
   {{- end }}
   {{- end }}
+  LEASEHOLD_SIDECAR_LEDGER_TOKEN_FILE: {{ with .ledgerToken }}{{ if .secretName }}/etc/leasehold/sidecar-token/{{ .key }}{{ else }}""{{ end }}{{ end }}
   {{- end }}
 secrets:
   {{- with .Values.sidecar.ledgerTls.secretName }}
   sidecar-tls: {{ . }}
+  {{- end }}
+  {{- with .Values.sidecar.ledgerToken.secretName }}
+  sidecar-token: {{ . }}
   {{- end }}
 {{- end }}
 

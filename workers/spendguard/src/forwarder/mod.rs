@@ -8,7 +8,7 @@ mod lead;
 pub mod metrics;
 mod sender;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,12 @@ use lease_settings::{
 use lease_worker_common::{
     Role,
     campaign::Campaign,
+    credentials::{ClientFiles, Token, http_client_of},
     database::Database,
     eligible::Eligible,
-    health::{self, HealthServer, Probe},
+    health::{self, Probe},
+    reloaded::Reloaded,
+    server::RoleServer,
     shutdown, stdout,
     under_way::Batch,
 };
@@ -44,6 +47,10 @@ pub const LEASE: &str = "outbox-forwarder";
 pub struct ForwarderSettings {
     outbox_url: Option<Secret>,
     ingest_url: Option<Secret>,
+    ingest_token_file: Option<PathBuf>,
+    ingest_ca_file: Option<PathBuf>,
+    ingest_cert_file: Option<PathBuf>,
+    ingest_key_file: Option<PathBuf>,
     batch_size: u32,
     poll_interval_ms: Millis,
     call_timeout_ms: Millis,
@@ -81,6 +88,38 @@ impl Block for ForwarderSettings {
                 "where canonical-ingest receives events, for example http://canonical-ingest:8080/v1/events",
             )
             .flag("ingest-url"),
+            Setting::new(
+                "ingestTokenFile",
+                "LEASEHOLD_OUTBOX_FORWARDER_INGEST_TOKEN_FILE",
+                ValueKind::Path,
+                "a file with the bearer token that is shown to canonical-ingest",
+            )
+            .unset("no token is shown")
+            .flag("ingest-token-file"),
+            Setting::new(
+                "ingestCaFile",
+                "LEASEHOLD_OUTBOX_FORWARDER_INGEST_CA_FILE",
+                ValueKind::Path,
+                "the certificates that a canonical-ingest at https is checked against, PEM",
+            )
+            .unset("the system's")
+            .flag("ingest-ca-file"),
+            Setting::new(
+                "ingestCertFile",
+                "LEASEHOLD_OUTBOX_FORWARDER_INGEST_CERT_FILE",
+                ValueKind::Path,
+                "the certificate that the forwarder shows to canonical-ingest, PEM",
+            )
+            .unset("no certificate is shown")
+            .flag("ingest-cert-file"),
+            Setting::new(
+                "ingestKeyFile",
+                "LEASEHOLD_OUTBOX_FORWARDER_INGEST_KEY_FILE",
+                ValueKind::Path,
+                "the key of that certificate, PEM",
+            )
+            .unset("no certificate is shown")
+            .flag("ingest-key-file"),
             Setting::new(
                 "batchSize",
                 "LEASEHOLD_OUTBOX_FORWARDER_BATCH_SIZE",
@@ -145,10 +184,30 @@ impl Role for OutboxForwarder {
                 Ok(ExitCode::SUCCESS)
             });
         }
+        let ingest = settings
+            .parsed::<ForwarderSettings, Url>("ingestUrl", role.ingest_url.as_ref().map(Secret::expose))?;
+        let files = ClientFiles {
+            keys: ["ingestCaFile", "ingestCertFile", "ingestKeyFile"],
+            ca: role.ingest_ca_file.as_deref(),
+            cert: role.ingest_cert_file.as_deref(),
+            key: role.ingest_key_file.as_deref(),
+        };
+        let named = [files.ca, files.cert, files.key].into_iter().zip(files.keys);
+        if let Some((_, key)) =
+            named.into_iter().find(|(file, _)| file.is_some() && ingest.scheme() != "https")
+        {
+            let why = "canonical-ingest is not at https, so it would not be used: use an https:// ingestUrl, or remove it";
+            return Err(settings.refuse::<ForwarderSettings>(key, why).into());
+        }
         let plan = ForwarderPlan {
             outbox,
-            ingest: settings
-                .parsed::<ForwarderSettings, _>("ingestUrl", role.ingest_url.as_ref().map(Secret::expose))?,
+            client: http_client_of::<ForwarderSettings>(settings, &files, role.call_timeout_ms.into())?,
+            token: Token::of::<ForwarderSettings>(
+                settings,
+                "ingestTokenFile",
+                role.ingest_token_file.as_deref(),
+            )?,
+            ingest,
             listen: settings.block::<health::HealthSettings>()?.listen,
             role,
         };
@@ -161,6 +220,8 @@ impl Role for OutboxForwarder {
 struct ForwarderPlan {
     outbox: Database,
     ingest: Url,
+    client: Reloaded<reqwest::Client>,
+    token: Option<Token>,
     listen: String,
     role: ForwarderSettings,
 }
@@ -194,7 +255,12 @@ async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failu
     let call_limit: Duration = plan.role.call_timeout_ms.into();
     let forwarder = Forwarder {
         outbox: outbox.clone(),
-        sender: Sender::new(plan.ingest.clone(), campaign.lease().clone(), call_limit)?,
+        sender: Sender {
+            client: plan.client,
+            token: plan.token,
+            url: plan.ingest.clone(),
+            lease: campaign.lease().clone(),
+        },
         batch_size: plan.role.batch_size,
         poll_every: plan.role.poll_interval_ms.into(),
         retry_every: campaign.retry_every(),
@@ -207,7 +273,7 @@ async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failu
     let ingest = redacted(plan.ingest.as_str());
     info!(%address, outbox = %plan.outbox, ingest, lease = %campaign.lease(), "outbox-forwarder started");
     // Probes and scrapes are answered until the lease is given up.
-    let server = HealthServer::start(listener, health::router(pages, probe, stop.clone()));
+    let server = RoleServer::start(listener, health::router(pages, probe, stop.clone()));
     campaign.run(&forwarder, stop).await?;
     drop(server);
     Ok(ExitCode::SUCCESS)

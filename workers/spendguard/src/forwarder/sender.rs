@@ -3,11 +3,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use anyhow::Context;
 use lease_core::fence::FENCING_EPOCH_STALE;
 use lease_core::{LeaseName, Term};
-use lease_worker_common::{http_client, request_id};
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use lease_worker_common::{credentials::Token, reloaded::Reloaded, request_id};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use url::Url;
@@ -18,9 +17,11 @@ use crate::outbox::PendingRow;
 
 /// The way to one canonical-ingest, for one lease.
 pub(super) struct Sender {
-    client: Client,
-    url: Url,
-    lease: LeaseName,
+    /// Its calls are limited in time.
+    pub(super) client: Reloaded<Client>,
+    pub(super) token: Option<Token>,
+    pub(super) url: Url,
+    pub(super) lease: LeaseName,
 }
 
 /// Why a batch is not known to have arrived. It may be sent again in each case: events arrive once by their key.
@@ -46,15 +47,6 @@ pub(super) enum SendError {
 }
 
 impl Sender {
-    /// `limit` bounds each request.
-    pub(super) fn new(url: Url, lease: LeaseName, limit: Duration) -> anyhow::Result<Self> {
-        let client = http_client(limit).context(
-            "the system's root certificates can't be read, which an ingest at https may need: install \
-             ca-certificates, or name their file in SSL_CERT_FILE",
-        )?;
-        Ok(Self { client, url, lease })
-    }
-
     /// Sends one batch in the name of `term`.
     pub(super) async fn send(&self, term: Term, rows: &[PendingRow]) -> Result<Ingested, SendError> {
         let body = body(rows).map_err(SendError::Rejected)?;
@@ -62,9 +54,12 @@ impl Sender {
             why: chain(&error.without_url()),
             retry_after: None,
         };
-        let mut request = self.client.post(self.url.clone()).header(CONTENT_TYPE, BATCH).body(body);
+        let mut request = self.client.now().post(self.url.clone()).header(CONTENT_TYPE, BATCH).body(body);
         for (name, value) in term_headers(&self.lease, term) {
             request = request.header(name, value);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token.header());
         }
         let reply = request.send().await.map_err(unavailable)?;
         let status = reply.status();
@@ -77,7 +72,8 @@ impl Sender {
         Err(match status {
             StatusCode::CONFLICT if refusal.code == FENCING_EPOCH_STALE => SendError::Stale,
             StatusCode::PAYLOAD_TOO_LARGE => SendError::TooLarge,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            // None of them is about the rows: a new token mends the last.
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED => {
                 SendError::Unavailable { why: format!("{status}: {}", refusal.error), retry_after }
             }
             _ if status.is_client_error() => {

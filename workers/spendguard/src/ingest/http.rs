@@ -10,6 +10,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use lease_core::fence::{FENCING_EPOCH_ABOVE_CEILING, FENCING_EPOCH_STALE};
+use lease_worker_common::access::{Callers, NotAllowed};
+use lease_worker_common::tls::PeerNames;
 use lease_worker_common::{
     bad_rows::is_of_the_data, database::StoreError, request_body, request_id, under_way::UnderWay,
 };
@@ -29,6 +31,8 @@ const RETRY_AFTER_SECONDS: &str = "1";
 pub(super) struct Ingest {
     /// The store of events.
     pub(super) store: Arc<dyn Canonical>,
+    /// Who may send what.
+    pub(super) access: Callers,
     /// One permit for each request under way; there is no queue behind them.
     pub(super) permits: Semaphore,
     /// The largest body.
@@ -64,6 +68,10 @@ impl IntoResponse for Refusal {
             let after = HeaderValue::from_static(RETRY_AFTER_SECONDS);
             response.headers_mut().insert(header::RETRY_AFTER, after);
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+        }
         response
     }
 }
@@ -91,6 +99,9 @@ impl Ingest {
     async fn take(&self, request: Request) -> Result<Ingested, Refusal> {
         let stopping =
             || refuse(StatusCode::SERVICE_UNAVAILABLE, "STOPPING", "this instance stops; send again");
+        let caller = self.access.caller(request.headers(), request.extensions().get::<PeerNames>());
+        let caller = caller
+            .map_err(|unknown| refuse(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", unknown.to_string()))?;
         let piece = self.under_way.begin("a request whose body is still read").ok_or_else(stopping)?;
         // Before the body is read: a server under pressure takes in nothing.
         let busy =
@@ -100,12 +111,17 @@ impl Ingest {
         let (lease, term) =
             term_from(|name| request.headers().get(name).and_then(|value| value.to_str().ok()))
                 .map_err(|error| refuse(StatusCode::BAD_REQUEST, "TERM_REQUIRED", error))?;
+        let denied = |refused: NotAllowed| refuse(StatusCode::FORBIDDEN, "NOT_ALLOWED", refused.to_string());
+        caller.may_lead(lease.as_str()).map_err(denied)?;
         let body = Bytes::from_request(request, &()).await;
         let body = body.map_err(|error| refuse(error.status(), "BAD_BODY", error.body_text()))?;
         let batch: Vec<CloudEvent<'_>> =
             request_body::read(&body).map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_BATCH", error))?;
         let events = batch.iter().map(arrived).collect::<Result<Vec<_>, _>>();
         let events = events.map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_EVENT", error))?;
+        for event in &events {
+            caller.may_forward(&event.key.tenant_id).map_err(denied)?;
+        }
         // As below: these would be refused for ever.
         let storable = events.iter().try_for_each(storable::check);
         storable.map_err(|error| refuse(StatusCode::UNPROCESSABLE_ENTITY, "BAD_EVENT", error))?;

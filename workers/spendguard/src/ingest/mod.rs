@@ -6,6 +6,7 @@
 mod http;
 mod metrics;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +15,12 @@ use async_trait::async_trait;
 use lease_settings::{App, Block, Failure, LeaderElection, Millis, Secret, Section, Setting, ValueKind};
 use lease_worker_common::{
     Role,
+    access::{AccessPlan, Callers},
     database::Database,
-    health::{self, HealthServer, LAST_ANSWERS, Probe},
+    health::{self, HealthSettings, LAST_ANSWERS, Probe},
+    server::{RoleServer, WireProtocol},
     shutdown, stdout,
+    tls::{ServerTls, Spoken, TlsFiles},
     under_way::UnderWay,
 };
 use serde::Deserialize;
@@ -33,6 +37,11 @@ pub struct IngestSettings {
     max_body_bytes: usize,
     max_requests: u32,
     request_timeout_ms: Millis,
+    tls_cert_file: Option<PathBuf>,
+    tls_key_file: Option<PathBuf>,
+    tls_client_ca_file: Option<PathBuf>,
+    access_file: Option<PathBuf>,
+    listen_without_authentication: bool,
 }
 
 impl Block for IngestSettings {
@@ -77,6 +86,46 @@ impl Block for IngestSettings {
             )
             .default("8000")
             .flag("request-timeout"),
+            Setting::new(
+                "tlsCertFile",
+                "LEASEHOLD_CANONICAL_INGEST_TLS_CERT_FILE",
+                ValueKind::Path,
+                "the server's certificate chain, PEM; set it and the key for TLS, which the pages then speak too",
+            )
+            .unset("no TLS")
+            .flag("ingest-tls-cert-file"),
+            Setting::new(
+                "tlsKeyFile",
+                "LEASEHOLD_CANONICAL_INGEST_TLS_KEY_FILE",
+                ValueKind::Path,
+                "the certificate's private key, PEM",
+            )
+            .unset("no TLS")
+            .flag("ingest-tls-key-file"),
+            Setting::new(
+                "tlsClientCaFile",
+                "LEASEHOLD_CANONICAL_INGEST_TLS_CLIENT_CA_FILE",
+                ValueKind::Path,
+                "the authority that signs forwarders' certificates, PEM; the pages need none",
+            )
+            .unset("clients need no certificate")
+            .flag("ingest-tls-client-ca-file"),
+            Setting::new(
+                "accessFile",
+                "LEASEHOLD_CANONICAL_INGEST_ACCESS_FILE",
+                ValueKind::Path,
+                "the callers and what each may do, TOML: see docs/access.md",
+            )
+            .unset("every caller may send events of every tenant")
+            .flag("ingest-access-file"),
+            Setting::new(
+                "listenWithoutAuthentication",
+                "LEASEHOLD_CANONICAL_INGEST_LISTEN_WITHOUT_AUTHENTICATION",
+                ValueKind::Bool,
+                "listen beyond loopback although nobody has to show who they are",
+            )
+            .default("false")
+            .flag("ingest-listen-without-authentication"),
         ],
     };
 }
@@ -109,10 +158,42 @@ impl Role for CanonicalIngest {
                 Ok(ExitCode::SUCCESS)
             });
         }
-        let listen = settings.block::<health::HealthSettings>()?.listen;
-        let stop_budget = settings.block::<LeaderElection>()?.stop_budget_ms.into();
-        app.block_on(work(database, role, listen, stop_budget))
+        let listen = settings.block::<HealthSettings>()?.listen;
+        let files = TlsFiles {
+            cert: role.tls_cert_file.clone(),
+            key: role.tls_key_file.clone(),
+            client_ca: role.tls_client_ca_file.clone(),
+        };
+        // Probes have no certificate; a request's caller is judged by what it shows.
+        let spoken = Spoken { protocol: b"http/1.1", clients_may_have_none: true };
+        let access = AccessPlan {
+            file: role.access_file.clone(),
+            certificates: role.tls_client_ca_file.is_some(),
+            listen: listen.clone(),
+            without_authentication: role.listen_without_authentication,
+        };
+        let plan = IngestPlan {
+            database,
+            tls: ServerTls::of::<IngestSettings>(settings, files, spoken)?,
+            access: Callers::of::<IngestSettings>(settings, access, |why| {
+                settings.refuse::<HealthSettings>("listen", why)
+            })?,
+            listen,
+            stop_budget: settings.block::<LeaderElection>()?.stop_budget_ms.into(),
+            role,
+        };
+        app.block_on(work(plan))
     }
+}
+
+/// The role's settings, checked.
+struct IngestPlan {
+    database: Database,
+    role: IngestSettings,
+    tls: Option<ServerTls>,
+    access: Callers,
+    listen: String,
+    stop_budget: Duration,
 }
 
 /// Creates the tables.
@@ -122,12 +203,8 @@ async fn migrate(database: &Database) -> anyhow::Result<()> {
     store.migrate().await.map_err(failed)
 }
 
-async fn work(
-    database: Database,
-    role: IngestSettings,
-    listen: String,
-    stop_budget: Duration,
-) -> Result<ExitCode, Failure> {
+async fn work(plan: IngestPlan) -> Result<ExitCode, Failure> {
+    let IngestPlan { database, role, tls, access, listen, stop_budget } = plan;
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
@@ -140,6 +217,7 @@ async fn work(
     })?;
     let ingest = http::Ingest {
         store: store.clone(),
+        access,
         permits: Semaphore::new(role.max_requests as usize),
         max_body_bytes: role.max_body_bytes,
         time_limit,
@@ -149,8 +227,8 @@ async fn work(
     let health = health::router(pages, Arc::new(Health(store)), stop.clone());
     let router = http::router(Arc::new(ingest)).merge(health);
     let (listener, address) = health::listen(&listen, "--listen").await?;
-    info!(%address, %database, "canonical-ingest started");
-    let server = HealthServer::start(listener, router);
+    info!(%address, tls = tls.is_some(), %database, "canonical-ingest started");
+    let server = RoleServer::start_with(listener, router, WireProtocol::Http, tls);
     stop.cancelled().await;
     // New requests are told to come back; those that have begun get an answer.
     under_way.close();

@@ -12,7 +12,6 @@ mod prepare;
 mod service;
 mod settings;
 pub mod store;
-mod tls;
 mod wake;
 
 use std::process::ExitCode;
@@ -20,19 +19,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::FutureExt;
+use axum::serve::ListenerExt;
 use lease_core::Term;
 use lease_settings::{App, Block, Failure, LeaderElection, Section};
 use lease_worker_common::{
-    Role, connections,
+    Role,
+    access::{AccessPlan, Callers},
     database::Database,
     health::{self, LAST_ANSWERS, Probe},
+    server::{RoleServer, WireProtocol},
     shutdown, stdout,
+    tls::{PeerNames, ServerTls, Spoken, TlsFiles},
 };
 use sqlx::postgres::PgConnectOptions;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Server, ServerTlsConfig};
+use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
+use tonic::{Request, Status};
 use tracing::{error, info};
 
 use crate::rpc::ledger::v1::ledger_server::LedgerServer;
@@ -105,8 +108,23 @@ impl Role for LedgerRole {
             };
             return app.block_on(limited);
         }
+        let files = TlsFiles {
+            cert: role.tls_cert_file.clone(),
+            key: role.tls_key_file.clone(),
+            client_ca: role.tls_client_ca_file.clone(),
+        };
+        let spoken = Spoken { protocol: b"h2", clients_may_have_none: false };
+        let access = AccessPlan {
+            file: role.access_file.clone(),
+            certificates: role.tls_client_ca_file.is_some(),
+            listen: role.listen.clone(),
+            without_authentication: role.listen_without_authentication,
+        };
         let plan = LedgerPlan {
-            tls: tls::config(&role, settings)?,
+            tls: ServerTls::of::<LedgerSettings>(settings, files, spoken)?,
+            access: Callers::of::<LedgerSettings>(settings, access, |why| {
+                settings.refuse::<LedgerSettings>("listen", why)
+            })?,
             pages: settings.block::<health::HealthSettings>()?.listen,
             stop_budget: settings.block::<LeaderElection>()?.stop_budget_ms.into(),
             role,
@@ -120,7 +138,8 @@ impl Role for LedgerRole {
 struct LedgerPlan {
     role: LedgerSettings,
     database: Box<PgConnectOptions>,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<ServerTls>,
+    access: Callers,
     pages: String,
     stop_budget: Duration,
 }
@@ -221,7 +240,7 @@ async fn work(plan: LedgerPlan) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
-    let LedgerPlan { role, database, tls, .. } = plan;
+    let LedgerPlan { role, database, tls, access, .. } = plan;
     let limit = role.call_timeout_ms.into();
     let service = Arc::new(Service {
         store: LedgerStore::open(&database, role.max_connections, limit),
@@ -238,56 +257,56 @@ async fn work(plan: LedgerPlan) -> Result<ExitCode, Failure> {
     let (mut reporter, standard_health) = tonic_health::server::health_reporter();
     reporter.set_serving::<LedgerServer<Arc<Service>>>().await;
 
-    let mut server = Server::builder()
-        .max_concurrent_streams(role.max_requests.saturating_mul(2).saturating_add(role.max_waiters))
-        .http2_keepalive_interval(Some(Duration::from_secs(30)));
-    let secured = tls.is_some();
-    if let Some(tls) = tls {
-        server =
-            server.tls_config(tls).map_err(|error| Failure::new(format!("TLS could not start: {error}")))?;
-    }
     let ledger = LedgerServer::new(service.clone())
         .max_decoding_message_size(role.max_message_bytes)
         .max_encoding_message_size(role.max_message_bytes);
-    let stopping = stop.clone().cancelled_owned().shared();
-    let incoming = connections::incoming(TcpIncoming::from(grpc).with_nodelay(Some(true)));
-    let serving = server
-        .add_service(standard_health)
-        .add_service(ledger)
-        .serve_with_incoming_shutdown(incoming, stopping.clone());
+    // Health checks are open; whoever calls the ledger is known, or refused here.
+    let known = move |mut request: Request<()>| {
+        let names = request.extensions().get::<PeerNames>();
+        let caller = access.caller(request.metadata().as_ref(), names);
+        let caller = caller.map_err(|unknown| Status::unauthenticated(unknown.to_string()))?;
+        request.extensions_mut().insert(caller);
+        Ok(request)
+    };
+    let routes = Routes::new(standard_health).add_service(InterceptedService::new(ledger, known));
+    let secured = tls.is_some();
+    let most_calls = role.max_requests.saturating_mul(2).saturating_add(role.max_waiters);
+    let grpc = grpc.tap_io(|connection| {
+        // Without it an answer is only later.
+        let _ = connection.set_nodelay(true);
+    });
+    let serving =
+        RoleServer::start_with(grpc, routes.into_axum_router(), WireProtocol::Grpc { most_calls }, tls);
     let database = Database::Postgres(database);
     info!(%address, grpc = %grpc_address, tls = secured, %database, "ledger started");
 
     let probe = Arc::new(Health { service: service.clone() });
     // Probes and scrapes are answered until the last call is.
-    let pages = health::HealthServer::start(http, health::router(pages, probe, stop));
-    let drained = async {
-        stopping.await;
-        reporter.set_not_serving::<LedgerServer<Arc<Service>>>().await;
-        // Ends the streams of those who watch, which would else be waited for.
-        reporter.clear_service_status(<LedgerServer<Arc<Service>> as NamedService>::NAME).await;
-        reporter.clear_service_status("").await;
-        // The last answers' way out. Who keeps a connection open without a call, or is gone, is not waited for.
-        let calls_end = async {
-            loop {
-                service.none().await;
-                tokio::time::sleep(LAST_ANSWERS).await;
-                if service.under_way() == 0 {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(plan.stop_budget, calls_end).await
-    };
-    tokio::select! {
-        ended = serving => ended.map_err(|error| Failure::new(format!("the gRPC server failed: {error}")))?,
-        in_time = drained => {
-            let (calls, budget) = (service.under_way(), plan.stop_budget);
-            if in_time.is_err() && calls > 0 {
-                error!(calls, ?budget, "calls were still under way at the end of the stop budget: abandoned");
-                return Err(Failure::new(format!("{calls} calls were abandoned at the end of the stop budget")));
+    let pages = RoleServer::start(http, health::router(pages, probe, stop.clone()));
+    stop.cancelled().await;
+    serving.accept_no_more();
+    reporter.set_not_serving::<LedgerServer<Arc<Service>>>().await;
+    // Ends the streams of those who watch, which would else be waited for.
+    reporter.clear_service_status(<LedgerServer<Arc<Service>> as NamedService>::NAME).await;
+    reporter.clear_service_status("").await;
+    // The last answers' way out. Who keeps a connection open without a call, or is gone, is not waited for.
+    let calls_end = async {
+        loop {
+            service.none().await;
+            tokio::time::sleep(LAST_ANSWERS).await;
+            if service.under_way() == 0 {
+                return;
             }
         }
+    };
+    let in_time = tokio::select! {
+        () = serving.close(plan.stop_budget) => false,
+        in_time = tokio::time::timeout(plan.stop_budget, calls_end) => in_time.is_ok(),
+    };
+    let (calls, budget) = (service.under_way(), plan.stop_budget);
+    if !in_time && calls > 0 {
+        error!(calls, ?budget, "calls were still under way at the end of the stop budget: abandoned");
+        return Err(Failure::new(format!("{calls} calls were abandoned at the end of the stop budget")));
     }
     drop(pages);
     info!("ledger stopped");

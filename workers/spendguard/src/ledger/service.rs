@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use lease_core::Change;
+use lease_worker_common::access::{Caller, NotAllowed};
+use lease_worker_common::access_table::Right;
 use metrics::{counter, gauge};
 use prost_types::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
-use tracing::info;
+use tonic::{Extensions, Request, Response, Status};
+use tracing::{info, warn};
 
 use super::calls::{Calls, limit_of};
 use super::check::{self, ScopeWrite};
@@ -47,7 +49,10 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         &self,
         request: Request<v1::AcquireFencingLeaseRequest>,
     ) -> Result<Response<v1::AcquireFencingLeaseResponse>, Status> {
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, extensions, asked) = request.into_parts();
+        // To take a scope whoever holds it ends a term of another.
+        let right = if asked.force { Right::Operate } else { Right::Sidecar };
+        allow(&extensions, right, &asked.tenant_id, &asked.fencing_scope_id)?;
         let work = async { self.scopes.acquire(&check::acquisition(&asked)?).await };
         let answer =
             self.scope_calls.run("AcquireFencingLease", &metadata, &asked.audit_event_id, work).await?;
@@ -82,7 +87,8 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         &self,
         request: Request<v1::ReleaseFencingLeaseRequest>,
     ) -> Result<Response<v1::ReleaseFencingLeaseResponse>, Status> {
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, extensions, asked) = request.into_parts();
+        allow_fence(&extensions, asked.fence.as_ref())?;
         let work = async {
             let fence = check::fence(asked.fence.as_ref())?;
             let epoch = self.scopes.release(&fence).await?;
@@ -102,8 +108,9 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         &self,
         request: Request<v1::RevokeFencingLeaseRequest>,
     ) -> Result<Response<v1::RevokeFencingLeaseResponse>, Status> {
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, extensions, asked) = request.into_parts();
         let (scope, by) = (&asked.fencing_scope_id, &asked.by);
+        allow(&extensions, Right::Operate, &asked.tenant_id, scope)?;
         let work = async {
             check::scope_and_tenant(scope, &asked.tenant_id)?;
             self.scopes.revoke(scope, &asked.tenant_id, &check::remark("by", by)?).await
@@ -126,7 +133,8 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         &self,
         request: Request<v1::AwaitFencingScopeRequest>,
     ) -> Result<Response<v1::AwaitFencingScopeResponse>, Status> {
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, extensions, asked) = request.into_parts();
+        allow_look(&extensions, &asked.tenant_id, &asked.fencing_scope_id)?;
         if !(1..=LONGEST_WAIT_MS).contains(&asked.limit_ms) {
             return Err(Status::invalid_argument(format!("limit_ms: use 1 to {LONGEST_WAIT_MS}")));
         }
@@ -151,7 +159,8 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         &self,
         request: Request<v1::ObserveFencingScopeRequest>,
     ) -> Result<Response<v1::ObserveFencingScopeResponse>, Status> {
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, extensions, asked) = request.into_parts();
+        allow_look(&extensions, &asked.tenant_id, &asked.fencing_scope_id)?;
         let work = async {
             check::scope_and_tenant(&asked.fencing_scope_id, &asked.tenant_id)?;
             self.scopes.observe(&asked.fencing_scope_id, &asked.tenant_id).await
@@ -167,8 +176,9 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         &self,
         request: Request<v1::PutFencingScopeRequest>,
     ) -> Result<Response<v1::PutFencingScopeResponse>, Status> {
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, extensions, asked) = request.into_parts();
         let (scope, tenant) = (&asked.fencing_scope_id, &asked.tenant_id);
+        allow(&extensions, right_of(&asked.change), tenant, scope)?;
         let work = async {
             let ScopeWrite { expected, record, change } = check::scope_write(&asked)?;
             let put = self.scopes.put(scope, tenant, expected, &asked.record, &asked.change).await?;
@@ -199,7 +209,8 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
         &self,
         request: Request<v1::ReserveRequest>,
     ) -> Result<Response<v1::ReservationResponse>, Status> {
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, extensions, asked) = request.into_parts();
+        allow_fence(&extensions, asked.fence.as_ref())?;
         let work = async {
             let key = check::name("idempotency_key", &asked.idempotency_key)?;
             check::remark("request_id", &asked.request_id)?;
@@ -242,7 +253,8 @@ impl Service {
         commit: bool,
         request: Request<v1::SettleRequest>,
     ) -> Result<Response<v1::ReservationResponse>, Status> {
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, extensions, asked) = request.into_parts();
+        allow_fence(&extensions, asked.fence.as_ref())?;
         let work = async {
             let key = check::name("idempotency_key", &asked.idempotency_key)?;
             check::remark("request_id", &asked.request_id)?;
@@ -284,6 +296,39 @@ impl Service {
             }
         }
     }
+}
+
+/// Whether the caller, whom the way in has put there, may do this.
+fn allow(extensions: &Extensions, right: Right, tenant: &str, scope: &str) -> Result<(), Status> {
+    caller(extensions)?.may(right, tenant, scope).map_err(denied)
+}
+
+fn caller(extensions: &Extensions) -> Result<&Caller, Status> {
+    extensions.get::<Caller>().ok_or_else(|| Status::unauthenticated("the caller is unknown"))
+}
+
+/// Strangers don't get here, so nobody can fill the log.
+fn denied(refused: NotAllowed) -> Status {
+    warn!(%refused, "a caller was refused");
+    Status::permission_denied(refused.to_string())
+}
+
+/// A write in the name of a term.
+fn allow_fence(extensions: &Extensions, fence: Option<&v1::Fence>) -> Result<(), Status> {
+    let (tenant, scope) = fence.map_or(("", ""), |fence| (&fence.tenant_id, &fence.fencing_scope_id));
+    allow(extensions, Right::Sidecar, tenant, scope)
+}
+
+/// Operators look at scopes too.
+fn allow_look(extensions: &Extensions, tenant: &str, scope: &str) -> Result<(), Status> {
+    let caller = caller(extensions)?;
+    let sidecar = caller.may(Right::Sidecar, tenant, scope);
+    sidecar.or_else(|refused| caller.may(Right::Operate, tenant, scope).map_err(|_| refused)).map_err(denied)
+}
+
+/// An elector takes, keeps and gives up; everything else is done to the terms of others.
+fn right_of(change: &str) -> Right {
+    if ["acquire", "renew", "release"].contains(&change) { Right::Sidecar } else { Right::Operate }
 }
 
 /// One waiter, until it is dropped.

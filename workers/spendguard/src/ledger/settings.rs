@@ -20,6 +20,10 @@ pub struct LedgerSettings {
     pub tls_key_file: Option<PathBuf>,
     /// The authority that signs the clients' certificates; with it, clients must have one.
     pub tls_client_ca_file: Option<PathBuf>,
+    /// The callers, and what each may do.
+    pub access_file: Option<PathBuf>,
+    /// Whether it may listen beyond loopback without any authentication.
+    pub listen_without_authentication: bool,
     /// The number of connections to the database that writes share.
     pub max_connections: u32,
     /// The most writes that may be under way or wait for a connection, and the most calls about scopes.
@@ -79,6 +83,22 @@ impl Block for LedgerSettings {
             )
             .unset("clients need no certificate")
             .flag("ledger-tls-client-ca-file"),
+            Setting::new(
+                "accessFile",
+                "LEASEHOLD_LEDGER_ACCESS_FILE",
+                ValueKind::Path,
+                "the callers and what each may do, TOML: see docs/access.md",
+            )
+            .unset("every caller may do everything on loopback, everything but force and revoke elsewhere")
+            .flag("ledger-access-file"),
+            Setting::new(
+                "listenWithoutAuthentication",
+                "LEASEHOLD_LEDGER_LISTEN_WITHOUT_AUTHENTICATION",
+                ValueKind::Bool,
+                "listen beyond loopback although nobody has to show who they are",
+            )
+            .default("false")
+            .flag("ledger-listen-without-authentication"),
             Setting::new(
                 "maxConnections",
                 "LEASEHOLD_LEDGER_MAX_CONNECTIONS",

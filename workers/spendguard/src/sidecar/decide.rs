@@ -7,13 +7,11 @@ use axum::http::StatusCode;
 use lease_core::Leadership;
 use lease_core::fence::FENCING_EPOCH_STALE;
 use serde::Deserialize;
-use tonic::transport::Channel;
 use tracing::error;
 
 use super::held::Held;
-use super::ledger::{LedgerCallError, request, within};
+use super::ledger::{LedgerCallError, Line, request, within};
 use super::refusal::{Refusal, refuse};
-use crate::rpc::ledger::v1::ledger_client::LedgerClient;
 use crate::rpc::ledger::v1::reservation_response::Outcome;
 use crate::rpc::ledger::v1::{Reservation, ReservationResponse, ReserveRequest, SettleRequest};
 
@@ -48,7 +46,7 @@ impl Settle {
 pub(super) struct Decider {
     pub(super) held: Held,
     pub(super) tenant: String,
-    pub(super) client: LedgerClient<Channel>,
+    pub(super) line: Line,
     pub(super) call_limit: Duration,
 }
 
@@ -68,7 +66,7 @@ impl Decider {
             ttl_seconds: body.ttl_seconds,
             request_id: id.to_owned(),
         };
-        let mut client = self.client.clone();
+        let mut client = self.line.client();
         let call = client.reserve(request(message, self.call_limit, id));
         self.outcome(&term, within(self.call_limit, call).await)
     }
@@ -90,7 +88,7 @@ impl Decider {
             reservation_id: reservation,
             request_id: id.to_owned(),
         };
-        let (mut client, message) = (self.client.clone(), request(message, self.call_limit, id));
+        let (mut client, message) = (self.line.client(), request(message, self.call_limit, id));
         let answer = match what {
             Settle::Commit => within(self.call_limit, client.commit(message)).await,
             Settle::Release => within(self.call_limit, client.release(message)).await,

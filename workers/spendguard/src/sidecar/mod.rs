@@ -22,7 +22,8 @@ use async_trait::async_trait;
 use lease_settings::{App, Block, Failure, Section, redacted};
 use lease_worker_common::{
     Role,
-    health::{self, HealthServer, LAST_ANSWERS, Probe},
+    health::{self, LAST_ANSWERS, Probe},
+    server::RoleServer,
     shutdown,
     under_way::UnderWay,
 };
@@ -34,6 +35,7 @@ use decide::Decider;
 use held::Held;
 use keeper::Keeper;
 pub use ledger::Ledger;
+use ledger::Line;
 pub use metrics::{ACQUIRE_ACTION, DENIED, EPOCH, REQUESTS};
 pub use scope::{Scopes, ScopesConfig};
 use settings::SidecarPlan;
@@ -62,12 +64,12 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let pages = health::metrics()?;
     metrics::start();
     let held = Held::new(plan.scope.clone());
-    let ledger = Ledger::new(&plan.ledger)?;
+    let ledger = plan.ledger.clone();
     let (listener, address) = health::listen(&plan.listen, "--listen").await?;
     let (scope, tenant) = (&plan.scope.scope, &plan.scope.tenant);
-    info!(%address, ledger = redacted(&plan.ledger.url), scope, tenant, "sidecar started");
+    info!(%address, ledger = redacted(&plan.ledger_url), scope, tenant, "sidecar started");
     let probe = Arc::new(Health(held.clone()));
-    let pages = HealthServer::start(listener, health::router(pages, probe, stop.clone()));
+    let pages = RoleServer::start(listener, health::router(pages, probe, stop.clone()));
 
     let budget = plan.stop_budget;
     let mut keeper = Keeper::start(ledger.clone(), plan.scope.clone(), held.clone(), &stop, budget)
@@ -90,13 +92,13 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
         decider: Decider {
             held,
             tenant: plan.scope.tenant.clone(),
-            client: ledger.client(plan.call_limit),
+            line: Line::new(ledger.clone(), plan.call_limit),
             call_limit: plan.call_limit,
         },
         permits: Semaphore::new(plan.max_requests),
         under_way: under_way.clone(),
     };
-    let server = HealthServer::start(listener, http::router(Arc::new(api)));
+    let server = RoleServer::start(listener, http::router(Arc::new(api)));
     info!(socket = %plan.socket.display(), "serving");
     tokio::select! {
         biased;

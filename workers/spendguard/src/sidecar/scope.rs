@@ -12,13 +12,11 @@ use lease_core::{
     PutOutcome, Record,
 };
 use tokio::sync::watch;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use super::ledger::{Ledger, LedgerCallError, answered};
+use super::ledger::{Client, Ledger, LedgerCallError, Line, answered};
 use super::metrics;
-use crate::rpc::ledger::v1::ledger_client::LedgerClient;
 use crate::rpc::ledger::v1::{self, FencingScope};
 use crate::rpc::ledger::v1::{
     observe_fencing_scope_response as observed, put_fencing_scope_response as written,
@@ -50,7 +48,7 @@ pub struct ScopesConfig {
 /// Fencing scopes as registers. Must be made on the runtime that is to serve its connections.
 pub struct Scopes {
     config: ScopesConfig,
-    client: Mutex<LedgerClient<Channel>>,
+    line: Line,
     /// The grant of the last acquisition that was tried here.
     tried: Mutex<Option<Grant>>,
     /// The other holder of the scope that was looked at last, if there is one.
@@ -75,8 +73,8 @@ impl fmt::Display for Rival {
 impl Scopes {
     /// Connects at the first call.
     pub fn new(config: ScopesConfig) -> Self {
-        let client = Mutex::new(config.ledger.client(config.patience));
-        Self { config, client, tried: Mutex::default(), rival: watch::Sender::new(None) }
+        let line = Line::new(config.ledger.clone(), config.patience);
+        Self { config, line, tried: Mutex::default(), rival: watch::Sender::new(None) }
     }
 
     /// Tells `rival` who else holds the scope.
@@ -104,9 +102,9 @@ impl Scopes {
     /// One call. After one that was dropped or not answered its connection is not used again.
     async fn call<T>(
         &self,
-        call: impl AsyncFnOnce(&mut LedgerClient<Channel>) -> Result<Response<T>, Status>,
+        call: impl AsyncFnOnce(&mut Client) -> Result<Response<T>, Status>,
     ) -> Result<T, LedgerCallError> {
-        let mut client = lock(&self.client).clone();
+        let mut client = self.line.client();
         let mut suspect = Suspect { scopes: self, cleared: false };
         let answer = answered(call(&mut client).await);
         suspect.cleared = !matches!(answer, Err(LedgerCallError::Unknown(_)));
@@ -145,8 +143,7 @@ struct Suspect<'a> {
 impl Drop for Suspect<'_> {
     fn drop(&mut self) {
         if !self.cleared {
-            let config = &self.scopes.config;
-            *lock(&self.scopes.client) = config.ledger.client(config.patience);
+            self.scopes.line.replace();
         }
     }
 }

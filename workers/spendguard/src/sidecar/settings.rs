@@ -1,12 +1,15 @@
 //! The sidecar's settings.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lease_settings::{
     BadSetting, Block, LeaderElection, Millis, Section, Setting, Settings as All, ValueKind, http_url,
 };
+use lease_worker_common::credentials::Token;
 use serde::Deserialize;
+
+use super::ledger::{Ledger, TlsPem};
 
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
@@ -17,6 +20,7 @@ pub struct SidecarSettings {
     ledger_cert_file: Option<PathBuf>,
     ledger_key_file: Option<PathBuf>,
     ledger_server_name: Option<String>,
+    ledger_token_file: Option<PathBuf>,
     fencing_scope_id: Option<String>,
     fencing_scope_mode: String,
     tenant_id: Option<String>,
@@ -97,6 +101,14 @@ impl Block for SidecarSettings {
             )
             .unset("the host of ledgerUrl")
             .flag("ledger-server-name"),
+            Setting::new(
+                "ledgerTokenFile",
+                "LEASEHOLD_SIDECAR_LEDGER_TOKEN_FILE",
+                ValueKind::Path,
+                "a file with the bearer token that is shown to the ledger",
+            )
+            .unset("no token is shown")
+            .flag("ledger-token-file"),
             Setting::new("fencingScopeId", "LEASEHOLD_SIDECAR_FENCING_SCOPE_ID", NAME, "the scope to serve")
                 .flag("fencing-scope"),
             Setting::new(
@@ -197,28 +209,6 @@ fn socket_mode(text: &str) -> Option<u32> {
     u32::from_str_radix(text, 8).ok().filter(|mode| fine && *mode <= 0o777)
 }
 
-/// The ledger's URL and TLS settings.
-#[derive(Clone, Debug)]
-pub(super) struct LedgerAt {
-    pub(super) url: String,
-    pub(super) tls: Option<Tls>,
-}
-
-/// Certificates and key for TLS, read at the start so that a missing file is refused as a bad setting.
-#[derive(Clone)]
-pub(super) struct Tls {
-    pub(super) ca_pem: Vec<u8>,
-    pub(super) identity_pem: Option<(Vec<u8>, Vec<u8>)>,
-    pub(super) server_name: Option<String>,
-}
-
-/// Without the key.
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls").field("server_name", &self.server_name).finish_non_exhaustive()
-    }
-}
-
 /// Which scope, as whom, and for how long.
 #[derive(Clone, Debug)]
 pub(super) struct ScopePlan {
@@ -231,9 +221,10 @@ pub(super) struct ScopePlan {
 }
 
 /// The role's checked settings.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct SidecarPlan {
-    pub(super) ledger: LedgerAt,
+    pub(super) ledger_url: String,
+    pub(super) ledger: Ledger,
     pub(super) scope: ScopePlan,
     pub(super) socket: PathBuf,
     pub(super) socket_mode: u32,
@@ -257,10 +248,12 @@ impl SidecarPlan {
             }
             _ => scope,
         };
-        let ledger = LedgerAt { tls: tls(all, &role, &url)?, url };
+        let token = Token::of::<SidecarSettings>(all, "ledgerTokenFile", role.ledger_token_file.as_deref())?;
+        let ledger = ledger(all, &role, &url, token)?;
         let mode = socket_mode(&role.socket_mode);
         let mode = mode.ok_or_else(|| all.refuse::<SidecarSettings>("socketMode", "use octal digits"))?;
         Ok(Self {
+            ledger_url: url,
             ledger,
             scope: ScopePlan {
                 scope,
@@ -280,43 +273,38 @@ impl SidecarPlan {
     }
 }
 
-fn tls(all: &All, role: &SidecarSettings, url: &str) -> Result<Option<Tls>, BadSetting> {
-    let read = |key: &str, path: &Path| {
-        std::fs::read(path).map_err(|error| {
-            all.refuse::<SidecarSettings>(
-                key,
-                format!("the file can't be read: {error}; name a readable PEM file"),
-            )
-        })
-    };
-    if !url.starts_with("https:") {
-        let files = [
-            ("ledgerCaFile", &role.ledger_ca_file),
-            ("ledgerCertFile", &role.ledger_cert_file),
-            ("ledgerKeyFile", &role.ledger_key_file),
-        ];
-        if let Some((key, _)) = files.into_iter().find(|(_, file)| file.is_some()) {
-            let why = "the ledger is not at https, so it would not be used: use an https:// ledgerUrl, or remove it";
-            return Err(all.refuse::<SidecarSettings>(key, why));
+/// The ledger, by a connection whose certificates are checked before the start, and read again when they change.
+fn ledger(all: &All, role: &SidecarSettings, url: &str, token: Option<Token>) -> Result<Ledger, BadSetting> {
+    let files = [
+        ("ledgerCaFile", &role.ledger_ca_file),
+        ("ledgerCertFile", &role.ledger_cert_file),
+        ("ledgerKeyFile", &role.ledger_key_file),
+    ];
+    let tls = url.starts_with("https:");
+    if tls {
+        all.required::<SidecarSettings, _>("ledgerCaFile", role.ledger_ca_file.as_ref())?;
+        if role.ledger_cert_file.is_some() != role.ledger_key_file.is_some() {
+            all.required::<SidecarSettings, _>("ledgerCertFile", role.ledger_cert_file.as_ref())?;
+            all.required::<SidecarSettings, _>("ledgerKeyFile", role.ledger_key_file.as_ref())?;
         }
-        return Ok(None);
+    } else if let Some((key, _)) = files.iter().find(|(_, file)| file.is_some()) {
+        let why =
+            "the ledger is not at https, so it would not be used: use an https:// ledgerUrl, or remove it";
+        return Err(all.refuse::<SidecarSettings>(key, why));
     }
-    let ca = all.required::<SidecarSettings, _>("ledgerCaFile", role.ledger_ca_file.clone())?;
-    let identity_pem = match (&role.ledger_cert_file, &role.ledger_key_file) {
-        (Some(cert), Some(key)) => Some((read("ledgerCertFile", cert)?, read("ledgerKeyFile", key)?)),
-        (None, None) => None,
-        (Some(_), None) => {
-            all.required::<SidecarSettings, PathBuf>("ledgerKeyFile", None)?;
-            None
-        }
-        (None, Some(_)) => {
-            all.required::<SidecarSettings, PathBuf>("ledgerCertFile", None)?;
-            None
-        }
+    let named: Vec<_> = files.iter().filter_map(|(key, file)| Some((*key, Option::clone(file)?))).collect();
+    let paths = named.iter().map(|(_, path)| path.clone()).collect();
+    let server_name = role.ledger_server_name.clone();
+    let pem = move |contents: &[Vec<u8>]| {
+        let [ca, identity @ ..] = contents else { return None };
+        let identity = match identity {
+            [certificate, key] => Some((certificate.clone(), key.clone())),
+            _ => None,
+        };
+        Some(TlsPem { ca: ca.clone(), identity, server_name: server_name.clone() })
     };
-    Ok(Some(Tls {
-        ca_pem: read("ledgerCaFile", &ca)?,
-        identity_pem,
-        server_name: role.ledger_server_name.clone(),
-    }))
+    Ledger::from_files(url, paths, pem, token).map_err(|unusable| {
+        let key = named.get(unusable.file).map_or("ledgerUrl", |(key, _)| key);
+        all.refuse::<SidecarSettings>(key, unusable.why)
+    })
 }

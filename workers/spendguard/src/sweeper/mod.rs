@@ -20,7 +20,8 @@ use lease_worker_common::{
     campaign::Campaign,
     database::Database,
     eligible::Eligible,
-    health::{self, HealthServer, Probe},
+    health::{self, Probe},
+    server::RoleServer,
     shutdown,
     under_way::Batch,
 };
@@ -181,7 +182,7 @@ async fn work(plan: SweeperPlan, campaign: Campaign) -> Result<ExitCode, Failure
     let database = Database::Postgres(plan.database);
     info!(%address, ledger = %database, "ttl-sweeper started");
     // Probes and scrapes are answered until the lease is given up.
-    let server = HealthServer::start(listener, health::router(pages, probe, stop.clone()));
+    let server = RoleServer::start(listener, health::router(pages, probe, stop.clone()));
     campaign.run(&sweeper, stop).await?;
     drop(server);
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,152 @@
+//! Clients by the thousand that connect and then say nothing, half of something, or nothing more.
+
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+/// How far a client gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowClient {
+    /// It only connects.
+    Silent,
+    /// Half of a request line.
+    HalfRequest,
+    /// Half of a TLS client's hello.
+    HalfHello,
+    /// Half of HTTP/2's preface.
+    HalfPreface,
+    /// A whole request; the connection is kept.
+    IdleHttp,
+    /// HTTP/2's preface and settings, and no call.
+    IdleGrpc,
+}
+
+impl SlowClient {
+    /// Those that never finish what they begin.
+    pub const HALF_OPEN: [Self; 4] = [Self::Silent, Self::HalfRequest, Self::HalfHello, Self::HalfPreface];
+
+    fn says(self) -> &'static [u8] {
+        match self {
+            Self::Silent => b"",
+            Self::HalfRequest => b"GET /heal",
+            Self::HalfHello => b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            Self::HalfPreface => b"PRI * HTTP/2.0\r\n",
+            Self::IdleHttp => b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
+            Self::IdleGrpc => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        }
+    }
+
+    fn is_answered(self) -> bool {
+        matches!(self, Self::IdleHttp | Self::IdleGrpc)
+    }
+}
+
+/// Where a listener is.
+#[derive(Clone, Debug)]
+pub enum ListensAt {
+    /// On this port.
+    Tcp(SocketAddr),
+    /// At this socket.
+    Unix(PathBuf),
+}
+
+/// Clients that are held until they are dropped.
+pub struct SlowClients {
+    at: ListensAt,
+    held: Vec<(SlowClient, Stream)>,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+// === impl SlowClients ===
+
+impl SlowClients {
+    /// Connects `count` clients, so many of each kind.
+    ///
+    /// # Errors
+    /// When one can't connect within ten seconds, or gets no answer that it should get.
+    pub async fn open(at: ListensAt, kinds: &[SlowClient], count: usize) -> anyhow::Result<Self> {
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+        let mut this = Self { at, held: Vec::with_capacity(count) };
+        for kind in kinds.iter().cycle().take(count) {
+            let stream = this.connect(*kind).await?;
+            this.held.push((*kind, stream));
+        }
+        Ok(this)
+    }
+
+    /// Connects those again that the server has closed.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn insist(&mut self) -> anyhow::Result<()> {
+        for at in 0..self.held.len() {
+            if self.held[at].1.is_closed() {
+                let kind = self.held[at].0;
+                self.held[at].1 = self.connect(kind).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of them the server has closed.
+    pub fn closed(&self) -> usize {
+        self.held.iter().filter(|(_, stream)| stream.is_closed()).count()
+    }
+
+    async fn connect(&self, kind: SlowClient) -> anyhow::Result<Stream> {
+        let connected = timeout(Duration::from_secs(10), async {
+            let mut stream = match &self.at {
+                ListensAt::Tcp(address) => Stream::Tcp(TcpStream::connect(address).await?),
+                ListensAt::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
+            };
+            // Whoever closed it meanwhile did so rightly.
+            let _ = stream.write(kind.says()).await;
+            if kind.is_answered() {
+                let _ = stream.read().await;
+            }
+            io::Result::Ok(stream)
+        });
+        Ok(connected.await.map_err(|_| anyhow::anyhow!("{kind:?} was not answered within 10 s"))??)
+    }
+}
+
+impl Stream {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes).await,
+            Self::Unix(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(&mut [0; 4_096]).await,
+            Self::Unix(stream) => stream.read(&mut [0; 4_096]).await,
+        }
+    }
+
+    /// Whatever the server had to say before.
+    fn is_closed(&self) -> bool {
+        loop {
+            let read = match self {
+                Self::Tcp(stream) => stream.try_read(&mut [0; 4_096]),
+                Self::Unix(stream) => stream.try_read(&mut [0; 4_096]),
+            };
+            match read {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+}

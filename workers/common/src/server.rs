@@ -1,0 +1,234 @@
+//! The server of every listener of every role: HTTP/1 or gRPC, over TCP or a Unix socket, with TLS or without.
+//!
+//! Half-open and idle connections shut nobody out: see [`connections`](crate::connections).
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{Request, Response, StatusCode};
+use axum::response::IntoResponse;
+use axum::serve::Listener;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::connections::{Carried, Place, Places, Share, WaitLimits};
+use crate::tls::{PeerNames, ServerTls};
+
+/// Served also while every place is busy.
+const PAGES: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/grpc.health.v1.Health/Check"];
+
+/// The time limit of a TLS handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// The time limit for an orderly end of a connection that was silent for too long.
+const PARTING: Duration = Duration::from_secs(1);
+/// A dead client of gRPC is found out within two of these.
+const PING_EVERY: Duration = Duration::from_secs(30);
+
+/// Whoever reads nothing of its response holds no place.
+const UNREAD: Duration = Duration::from_secs(30);
+/// Pages and requests over HTTP/1. Clients' pools close theirs within 90 s.
+const HTTP: WaitLimits =
+    WaitLimits { first: Duration::from_secs(10), idle: Duration::from_secs(120), unread: UNREAD };
+/// Clients of gRPC connect before they have anything to ask.
+const GRPC: WaitLimits =
+    WaitLimits { first: Duration::from_secs(60), idle: Duration::from_secs(600), unread: UNREAD };
+
+/// What is spoken on a listener's connections.
+#[derive(Clone, Copy, Debug)]
+pub enum WireProtocol {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2, each connection with so many calls at once.
+    Grpc {
+        /// The number of calls.
+        most_calls: u32,
+    },
+}
+
+/// A server that runs beside the work, until it is dropped.
+pub struct RoleServer {
+    close: CancellationToken,
+    task: JoinHandle<()>,
+    _gone: DropGuard,
+}
+
+/// What all connections of one listener share.
+struct Shared {
+    router: Router,
+    protocol: WireProtocol,
+    tls: Option<ServerTls>,
+    close: CancellationToken,
+    gone: CancellationToken,
+}
+
+impl RoleServer {
+    /// Serves HTTP without TLS until it is closed.
+    pub fn start(listener: impl Listener, router: Router) -> Self {
+        Self::start_with(listener, router, WireProtocol::Http, None)
+    }
+
+    /// Serves until it is closed, a limited number of connections at once.
+    pub fn start_with(
+        listener: impl Listener,
+        router: Router,
+        protocol: WireProtocol,
+        tls: Option<ServerTls>,
+    ) -> Self {
+        let (close, gone) = (CancellationToken::new(), CancellationToken::new());
+        let places = match protocol {
+            WireProtocol::Http => Places::of(Share { eighths: 2, at_most: 512 }, HTTP),
+            WireProtocol::Grpc { .. } => Places::of(Share { eighths: 3, at_most: 4_096 }, GRPC),
+        };
+        let router = router.with_state(());
+        let shared = Arc::new(Shared { router, protocol, tls, close: close.clone(), gone: gone.clone() });
+        let task = tokio::spawn(accept(listener, places, shared));
+        Self { close, task, _gone: gone.drop_guard() }
+    }
+
+    /// Accepts no more connections; what is under way on those that it has goes on.
+    pub fn accept_no_more(&self) {
+        self.close.cancel();
+    }
+
+    /// Accepts nothing more, and lets answers that are being written reach their readers, but no longer than `limit`:
+    /// whatever counts as work under way is over by now, and a connection that says nothing holds nobody up.
+    pub async fn close(mut self, limit: Duration) {
+        self.close.cancel();
+        let _ = timeout(limit, &mut self.task).await;
+    }
+}
+
+async fn accept(mut listener: impl Listener, places: Arc<Places>, shared: Arc<Shared>) {
+    let connections = TaskTracker::new();
+    let (stopping, gone) = (shared.close.clone(), shared.gone.clone());
+    let accepting = async {
+        loop {
+            let (io, _) = listener.accept().await;
+            let place = Arc::new(places.enter().await);
+            connections.spawn(connection(io, place, shared.clone()));
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = stopping.cancelled() => {}
+        () = gone.cancelled() => {}
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn connection<I>(io: I, place: Arc<Place>, shared: Arc<Shared>)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let served = async {
+        let Some(tls) = &shared.tls else { return serve(io, None, &place, &shared).await };
+        let handshake = timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(tls.now()).accept(io));
+        if let Some(Ok(Ok(io))) = shared.close.run_until_cancelled(handshake).await {
+            let names = PeerNames::of(io.get_ref().1.peer_certificates());
+            serve(io, names, &place, &shared).await;
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        () = place.evicted() => {}
+        () = shared.gone.cancelled() => {}
+    }
+}
+
+async fn serve<I>(io: I, names: Option<PeerNames>, place: &Arc<Place>, shared: &Shared)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let carried = place.begin(PAGES.contains(&request.uri().path()));
+        if let Some(names) = &names {
+            request.extensions_mut().insert(names.clone());
+        }
+        let router = shared.router.clone();
+        async move {
+            let Some(carried) = carried else {
+                let busy = (StatusCode::SERVICE_UNAVAILABLE, "every connection is busy: ask again\n");
+                return Ok(busy.into_response().map(|body| Leaving { body, carried: None }));
+            };
+            let response: Result<Response<Body>, Infallible> = router.oneshot(request.map(Body::new)).await;
+            response.map(|response| response.map(|body| Leaving::new(body, carried)))
+        }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    let builder = match shared.protocol {
+        WireProtocol::Http => builder.http1_only(),
+        WireProtocol::Grpc { most_calls } => {
+            let mut http2 = builder.http2();
+            http2.timer(TokioTimer::new()).keep_alive_interval(Some(PING_EVERY));
+            http2.max_concurrent_streams(most_calls);
+            builder.http2_only()
+        }
+    };
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = place.overdue() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(PARTING, connection).await;
+            return;
+        }
+        () = shared.close.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        _ = connection => {}
+        () = place.overdue() => {}
+    }
+}
+
+/// A response's body. Its request is over when it is, or is dropped.
+struct Leaving {
+    body: Body,
+    carried: Option<Carried>,
+}
+
+impl Leaving {
+    fn new(body: Body, carried: Carried) -> Self {
+        carried.waits_for_the_client(true);
+        Self { body, carried: Some(carried) }
+    }
+}
+
+impl HttpBody for Leaving {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(carried) = &self.carried {
+            carried.waits_for_the_client(polled.is_ready());
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
