@@ -342,7 +342,7 @@ async fn a_migration_that_waits_for_a_reader_lets_renewals_through() -> anyhow::
     }
     assert!(!migration.is_finished(), "it waits for the reader");
     reading.rollback().await?;
-    assert_eq!(migration.await??, 5);
+    assert_eq!(migration.await??, 8);
     Ok(())
 }
 
