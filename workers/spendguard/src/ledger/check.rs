@@ -3,7 +3,7 @@
 use lease_core::{Change, Grant, Record, Tag, Term};
 use sqlx::types::Uuid;
 
-use super::store::{Acquisition, LedgerRefusal, ScopeTerm, Seen};
+use super::store::{Acquisition, LedgerRefusal, ScopeTerm, SeenScope};
 use crate::rpc::ledger::v1;
 
 /// The longest name of anything but a scope.
@@ -120,7 +120,7 @@ pub(super) fn tag(field: &str, bytes: &[u8]) -> Result<Option<Tag>, LedgerRefusa
 }
 
 /// How the caller of AwaitFencingScope has seen the scope.
-pub(super) fn seen(asked: &v1::AwaitFencingScopeRequest) -> Result<Option<Seen>, LedgerRefusal> {
+pub(super) fn seen(asked: &v1::AwaitFencingScopeRequest) -> Result<Option<SeenScope>, LedgerRefusal> {
     scope_and_tenant(&asked.fencing_scope_id, &asked.tenant_id)?;
     let free = tag("seen_tag", &asked.seen_tag)?;
     let held =
@@ -134,7 +134,7 @@ pub(super) fn seen(asked: &v1::AwaitFencingScopeRequest) -> Result<Option<Seen>,
         (Some(_), Some(_)) => {
             Err(invalid("seen_tag and seen_grant: the scope was free or held, send one".to_owned()))
         }
-        (free, held) => Ok(free.map(Seen::Free).or(held.map(Seen::Held))),
+        (free, held) => Ok(free.map(SeenScope::Free).or(held.map(SeenScope::Held))),
     }
 }
 

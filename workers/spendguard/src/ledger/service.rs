@@ -16,7 +16,7 @@ use super::calls::{Calls, limit_of};
 use super::check::{self, ScopeWrite};
 use super::metrics::{ACTIONS, REQUESTS, WAITERS};
 use super::store::{
-    Acquired, LedgerError, LedgerRefusal, LedgerStore, ReservationRow, ScopePut, ScopeState, Seen,
+    Acquired, LedgerError, LedgerRefusal, LedgerStore, ReservationRow, ScopePut, ScopeState, SeenScope,
 };
 use super::wake::Wakes;
 use crate::rpc::ledger::v1;
@@ -270,7 +270,7 @@ impl Service {
     async fn free_within(
         &self,
         asked: &v1::AwaitFencingScopeRequest,
-        seen: Option<Seen>,
+        seen: Option<SeenScope>,
         until: Instant,
     ) -> Result<Option<ScopeState>, Status> {
         let mut wake = self.wakes.subscribe();

@@ -113,18 +113,18 @@ pub struct ScopeState {
 
 impl ScopeState {
     /// What tells this state from others; `None` while there is no record.
-    pub fn seen(&self) -> Option<Seen> {
+    pub fn seen(&self) -> Option<SeenScope> {
         let record: Record = serde_json::from_str(self.record.as_deref()?).ok()?;
         match record.grant {
-            Some(grant) if !self.free => Some(Seen::Held(grant)),
-            _ => Some(Seen::Free(record.tag)),
+            Some(grant) if !self.free => Some(SeenScope::Held(grant)),
+            _ => Some(SeenScope::Free(record.tag)),
         }
     }
 }
 
 /// A state of a scope, as somebody waits for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum SeenScope {
     /// By this record.
     Free(Tag),
     /// Under this grant, at whichever beat.
