@@ -1,5 +1,6 @@
 //! The pool that serves the lease store and effects alike: which connections it keeps, and that every call ends.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::*;
@@ -101,20 +102,47 @@ async fn after_a_call_was_given_up_a_dead_idle_connection_costs_a_second_and_no_
 {
     let server = server().await;
     let proxy = Proxy::postgres(server.addr())?;
-    let pool = Pool::checked(&options(&proxy.url(&server.url())?), 3, LIMIT, DURABLE);
+    let [old, new] = [proxy.url(&server.url())?, server.url()].map(|url| options(&url));
+    let pool = Pool::new(Moving { old, new, moved: AtomicBool::new(false) }, 3, LIMIT);
+    let select = async || pool.call(async |c| sqlx::query("SELECT 1").execute(c).await.map(drop)).await;
     // Three at a time, so that there are three.
-    pool.call(async |_| pool.call(async |_| pid(&pool).await).await).await?;
+    pool.call(async |_| pool.call(async |_| select().await).await).await?;
     assert_eq!(proxy.open_connections(), 3);
 
-    // As after a host has vanished: what is open stays silent, also when its address is another host's.
+    // As after a host has vanished: what is open stays silent, and its address is another host's.
     proxy.drop_all();
-    tokio::time::timeout(Duration::from_millis(200), pid(&pool)).await.expect_err("nobody answers");
-    proxy.heal();
+    pool.connector().moved.store(true, Ordering::Relaxed);
+    tokio::time::timeout(Duration::from_millis(200), select()).await.expect_err("nobody answers");
     let begun = Instant::now();
-    pid(&pool).await?;
+    select().await?;
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}, of {LIMIT:?}", begun.elapsed());
-    pool.call(async |_| pool.call(async |_| pid(&pool).await).await).await?;
+    pool.call(async |_| pool.call(async |_| select().await).await).await?;
     Ok(())
+}
+
+/// A server whose address leads to another one some day.
+struct Moving {
+    old: PgConnectOptions,
+    new: PgConnectOptions,
+    moved: AtomicBool,
+}
+
+impl lease_postgres::pool::Connect for Moving {
+    type Connection = PgConnection;
+    type Error = Error;
+
+    async fn connect(&self) -> Result<PgConnection, Error> {
+        let at = if self.moved.load(Ordering::Relaxed) { &self.new } else { &self.old };
+        PgConnection::connect_with(at).await
+    }
+
+    fn unavailable(&self, timed_out: Error) -> Error {
+        timed_out
+    }
+
+    fn postgres(connection: &mut PgConnection) -> &mut PgConnection {
+        connection
+    }
 }
 
 #[tokio::test]
