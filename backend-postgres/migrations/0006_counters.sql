@@ -3,21 +3,21 @@
 -- greatest number there. May be run again.
 -- {schema} stands for the quoted name of the schema.
 
--- Lifts a counter that is below p_least. One at a time, since setval also lowers.
+-- Lifts a counter that is below p_least. One at a time, since setval also lowers; the margin is room for numbers that
+-- others draw meanwhile.
 CREATE OR REPLACE FUNCTION {schema}.leasehold_lift_counter(p_counter regclass, p_least bigint) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF coalesce(pg_sequence_last_value(p_counter), 0) < p_least THEN
         PERFORM pg_advisory_xact_lock(hashtextextended('leasehold counter ' || p_counter::oid, 0));
         IF coalesce(pg_sequence_last_value(p_counter), 0) < p_least THEN
-            PERFORM setval(p_counter, p_least);
+            PERFORM setval(p_counter, p_least + 1000);
         END IF;
     END IF;
 END $$;
 REVOKE ALL ON FUNCTION {schema}.leasehold_lift_counter(regclass, bigint) FROM PUBLIC;
 
--- Has every statement that inserts into p_table lift the counter of p_column, and lifts it now. The margin is room for
--- numbers that others draw meanwhile.
+-- Has every statement that inserts into p_table lift the counter of p_column, and lifts it now.
 CREATE OR REPLACE FUNCTION {schema}.leasehold_keep_counter(p_table regclass, p_column text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -34,7 +34,7 @@ BEGIN
             v_greatest bigint := (SELECT max(%2$I) FROM %3$s);
         BEGIN
             IF coalesce(pg_sequence_last_value(%4$L), 0) < v_greatest THEN
-                PERFORM {schema}.leasehold_lift_counter(%4$L, v_greatest + 1000);
+                PERFORM {schema}.leasehold_lift_counter(%4$L, v_greatest);
             END IF;
             RETURN NULL;
         END $lift$

@@ -10,6 +10,8 @@ DECLARE
 BEGIN
     BEGIN
         EXECUTE v_remove USING p_numbers;
+        -- Also what would be asked at the commit only.
+        SET CONSTRAINTS ALL IMMEDIATE;
         GET DIAGNOSTICS v_removed = ROW_COUNT;
         RETURN v_removed;
     EXCEPTION WHEN integrity_constraint_violation OR data_exception OR raise_exception THEN
@@ -18,6 +20,7 @@ BEGIN
     FOREACH v_number IN ARRAY p_numbers LOOP
         BEGIN
             EXECUTE v_remove USING ARRAY[v_number];
+            SET CONSTRAINTS ALL IMMEDIATE;
             v_removed := v_removed + 1;
         EXCEPTION WHEN integrity_constraint_violation OR data_exception OR raise_exception THEN
             RAISE WARNING 'the old row of % with % = % stays: %', p_table, p_column, v_number, SQLERRM;

@@ -4,7 +4,9 @@ use lease_core::Tag;
 use sqlx::postgres::PgConnectOptions;
 
 /// What every session of ours asks for.
-pub(crate) const SETTINGS: [(&str, &str); 5] = [
+pub(crate) const SETTINGS: [(&str, &str); 6] = [
+    // Registers are compared as they are now; a snapshot would hide that, or fail.
+    ("default_transaction_isolation", "read committed"),
     // A default of a role or a database is meant for other programs: each call of ours has a limit.
     ("statement_timeout", "0"),
     // The server's half of a connection whose client vanished ends within half a minute; by the system's own times it would

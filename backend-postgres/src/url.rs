@@ -2,7 +2,7 @@
 //!
 //! sqlx reads URLs, too, but ignores what it doesn't know, logs it with its value, and can't reach an IPv6 literal.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use ::url::{Host, Url};
@@ -14,11 +14,10 @@ pub const USE: &str =
     "use postgres://user:password@host:port/database, with ?sslmode=verify-full over a network";
 
 /// Parameters that take effect.
-const HONOURED: [&str; 12] = [
+const HONOURED: [&str; 11] = [
     "application_name",
     "dbname",
     "host",
-    "hostaddr",
     "options",
     "password",
     "port",
@@ -40,7 +39,7 @@ const AS_IT_IS: [(&str, &[&str]); 6] = [
 ];
 
 /// libpq's other parameters, and what to do instead.
-const REFUSED: [(&str, &str); 37] = [
+const REFUSED: [(&str, &str); 38] = [
     ("channel_binding", "channels are not bound here: remove it, and use sslmode=verify-full"),
     ("client_encoding", "it is always UTF8: remove it"),
     ("connect_timeout", "every call has a time limit of its own: remove it"),
@@ -48,6 +47,7 @@ const REFUSED: [(&str, &str); 37] = [
     ("gssdelegation", GSS),
     ("gssencmode", GSS),
     ("gsslib", GSS),
+    ("hostaddr", "write the address in the host's place, or the name that its certificate has"),
     ("keepalives", SOCKETS),
     ("keepalives_count", SOCKETS),
     ("keepalives_idle", SOCKETS),
@@ -159,7 +159,7 @@ fn read(text: &str) -> Result<PgConnectOptions, String> {
         };
         named.set(&decoded(name)?, decoded(value)?)?;
     }
-    parameters.0.retain(|(name, _)| !named.replaces(name));
+    parameters.0.retain(|(name, _)| !named.has(name));
     parameters.0.extend(named.0);
     parameters.check()?;
     for (variable, name) in VARIABLES {
@@ -221,11 +221,6 @@ impl Parameters {
         self.0.iter().any(|(known, _)| *known == name)
     }
 
-    /// Is the part before them replaced by one of these?
-    fn replaces(&self, part: &str) -> bool {
-        self.has(part) || (part == "host" && self.has("hostaddr"))
-    }
-
     /// An empty value is none, as in libpq.
     fn set(&mut self, name: &str, value: String) -> Result<(), String> {
         if value.is_empty() && HONOURED.contains(&name) {
@@ -246,7 +241,6 @@ impl Parameters {
         }
         let problem = match known {
             "host" => check_host(&value),
-            "hostaddr" if value.parse::<IpAddr>().is_err() => Some("use an IP address, without brackets"),
             "port" if value.contains(',') => Some(SEVERAL),
             "port" if !value.parse::<u16>().is_ok_and(|port| port > 0) => Some("use 1 to 65535"),
             "sslmode" if !SSL_MODES.contains(&value.as_str()) => {
@@ -268,17 +262,15 @@ impl Parameters {
     fn check(&self) -> Result<(), String> {
         let mode = self.0.iter().find(|(name, _)| *name == "sslmode").map(|(_, value)| value.as_str());
         let mode = mode.map_or_else(|| std::env::var("PGSSLMODE").unwrap_or_default(), str::to_owned);
-        if self.has("sslrootcert") && !mode.starts_with("verify-") {
-            return Err(
-                "sslrootcert: without sslmode=verify-full (or verify-ca) nothing is checked against it"
-                    .into(),
-            );
+        let variable = std::env::var_os("PGSSLROOTCERT").is_some_and(|value| !value.is_empty());
+        if (self.has("sslrootcert") || variable) && !mode.starts_with("verify-") {
+            let named = if self.has("sslrootcert") { "sslrootcert" } else { "the variable PGSSLROOTCERT" };
+            return Err(format!(
+                "{named}: without sslmode=verify-full (or verify-ca) nothing is checked against it"
+            ));
         }
         if self.has("sslcert") != self.has("sslkey") {
             return Err("sslcert and sslkey: set both, or neither".into());
-        }
-        if self.has("host") && self.has("hostaddr") {
-            return Err("host and hostaddr: use one of the two".into());
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lease_core::InvalidSettings;
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 
 /// The lease file's path, and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +113,7 @@ fn check_path(path: &Path) -> Result<(), String> {
             ));
         }
         Ok(found) if !found.is_file() => return Err("this is no regular file; choose another path".into()),
-        Ok(_) if access(path, Access::READ_OK | Access::WRITE_OK).is_err() => {
+        Ok(_) if !may_be_used(path) => {
             return Err(
                 "this process may not read and write the file; allow it, or choose another path".into()
             );
@@ -153,7 +154,7 @@ fn check_entries(path: &Path) -> Result<(), String> {
         match entry.metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(format!("{} can't be used: {error}", entry.display())),
-            Ok(found) if found.is_file() && access(&entry, Access::READ_OK | Access::WRITE_OK).is_ok() => {}
+            Ok(found) if found.is_file() && may_be_used(&entry) => {}
             Ok(_) => {
                 let shown = entry.display();
                 return Err(format!(
@@ -163,6 +164,11 @@ fn check_entries(path: &Path) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Another process may remove it meanwhile, as SQLite's last connection does with the files beside its own.
+fn may_be_used(file: &Path) -> bool {
+    matches!(access(file, Access::READ_OK | Access::WRITE_OK), Ok(()) | Err(Errno::NOENT))
 }
 
 /// The folder that a file lies in.

@@ -24,11 +24,18 @@ pub enum SlowClient {
     IdleHttp,
     /// HTTP/2's preface and settings, and no call.
     IdleGrpc,
+    /// A health check by gRPC without its message.
+    HalfCheck,
+    /// News of a service's health by gRPC, without end.
+    Watch,
 }
 
 impl SlowClient {
     /// Those that never finish what they begin.
     pub const HALF_OPEN: [Self; 4] = [Self::Silent, Self::HalfRequest, Self::HalfHello, Self::HalfPreface];
+
+    /// Those that ask by gRPC for what is open to everybody, and go on for ever.
+    pub const ENDLESS: [Self; 2] = [Self::HalfCheck, Self::Watch];
 
     fn says(self) -> &'static [u8] {
         match self {
@@ -38,6 +45,16 @@ impl SlowClient {
             Self::HalfPreface => b"PRI * HTTP/2.0\r\n",
             Self::IdleHttp => b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
             Self::IdleGrpc => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+            // The preface, settings, the headers of a POST; then, for a whole request, an empty message.
+            Self::HalfCheck => {
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x36\x01\x04\0\0\0\x01\x83\x86\
+                  \x04\x1c/grpc.health.v1.Health/Check\x01\x01x\x0f\x10\x10application/grpc"
+            }
+            Self::Watch => {
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x36\x01\x04\0\0\0\x01\x83\x86\
+                  \x04\x1c/grpc.health.v1.Health/Watch\x01\x01x\x0f\x10\x10application/grpc\
+                  \0\0\x05\0\x01\0\0\0\x01\0\0\0\0\0"
+            }
         }
     }
 
@@ -98,9 +115,9 @@ impl SlowClients {
         Ok(())
     }
 
-    /// How many of them the server has closed.
-    pub fn closed(&self) -> usize {
-        self.held.iter().filter(|(_, stream)| stream.is_closed()).count()
+    /// How many of this kind the server has closed.
+    pub fn closed(&self, kind: SlowClient) -> usize {
+        self.held.iter().filter(|(held, stream)| *held == kind && stream.is_closed()).count()
     }
 
     async fn connect(&self, kind: SlowClient) -> anyhow::Result<Stream> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use lease_spendguard::rpc::ledger::v1::{self, ledger_client::LedgerClient};
 use lease_testbed::{Certificates, Process};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
@@ -93,6 +94,7 @@ async fn a_token_is_bound_to_its_tenant_its_scope_and_its_right() -> anyhow::Res
             fencing_scope_id: "payments".into(),
             tenant_id: TENANT.into(),
             change: change.into(),
+            expected_tag: vec![7; 16],
             ..Default::default()
         };
         assert_eq!(
@@ -124,6 +126,76 @@ async fn a_token_is_bound_to_its_tenant_its_scope_and_its_right() -> anyhow::Res
     for line in ledger.process.lines() {
         assert!(!line.contains(SIDECAR) && !line.contains(&hash(SIDECAR)), "{line}");
     }
+    Ok(())
+}
+
+/// What it writes has to be what the change's name says: neither a term without an event, nor a scope that is shut for
+/// good or whose numbers are used up.
+#[tokio::test]
+async fn a_sidecars_write_of_a_scope_changes_what_a_sidecar_may() -> anyhow::Result<()> {
+    let (stage, folder) = (Stage::new().await?, tempfile::tempdir()?);
+    let file = folder.path().join("access.toml");
+    std::fs::write(&file, by_token(SIDECAR))?;
+    let ledger = secured(&stage, &file, &[]).await?;
+    let client = ledger.client().await?;
+    assert!(acquire(&client, SIDECAR, attempt("a")).await?.is_ok());
+    let look =
+        || v1::ObserveFencingScopeRequest { fencing_scope_id: "payments".into(), tenant_id: TENANT.into() };
+    let seen = async || -> anyhow::Result<Value> {
+        let answer = client.clone().observe_fencing_scope(with(SIDECAR, look())).await?.into_inner();
+        match answer.outcome {
+            Some(v1::observe_fencing_scope_response::Outcome::Scope(scope)) => {
+                Ok(serde_json::from_str(&scope.record)?)
+            }
+            other => anyhow::bail!("{other:?}"),
+        }
+    };
+    let put = async |token: &str,
+                     change: &str,
+                     with_fields: Value|
+           -> anyhow::Result<v1::put_fencing_scope_response::Outcome> {
+        let mut record = seen().await?;
+        let tag = u128::from_str_radix(record["tag"].as_str().context("a tag")?, 16)?;
+        record["tag"] = json!(format!("{:032x}", tag ^ 1));
+        for (field, value) in with_fields.as_object().context("fields")? {
+            record[field] = value.clone();
+        }
+        let message = v1::PutFencingScopeRequest {
+            fencing_scope_id: "payments".into(),
+            tenant_id: TENANT.into(),
+            expected_tag: tag.to_be_bytes().to_vec(),
+            record: record.to_string(),
+            change: change.into(),
+        };
+        let answer = client.clone().put_fencing_scope(with(token, message)).await?;
+        answer.into_inner().outcome.context("no outcome")
+    };
+    let before = seen().await?;
+    let (other, epoch) = ("0123456789abcdef0123456789abcdef", before["epoch"].as_u64().context("an epoch")?);
+    for (change, fields) in [
+        ("renew", json!({ "grant": other, "holder": "b" })),
+        ("renew", json!({ "sealed": "moved" })),
+        ("renew", json!({ "epochs_above": 1u64 << 60 })),
+        ("release", json!({ "grant": null, "sealed": "moved" })),
+        ("release", json!({ "grant": null, "epoch": epoch + 1 })),
+        (
+            "release",
+            json!({ "grant": null, "revoked": { "epoch": epoch, "except": "a", "for_ms": 86_400_000 } }),
+        ),
+        ("acquire", json!({ "grant": other, "epoch": epoch + (1 << 30) })),
+        ("acquire", json!({ "grant": null, "epoch": epoch + 1 })),
+    ] {
+        let answer = put(SIDECAR, change, fields.clone()).await?;
+        let v1::put_fencing_scope_response::Outcome::Error(error) = &answer else {
+            anyhow::bail!("{change} {fields}: {answer:?}");
+        };
+        assert_eq!(error.code, "NOT_ALLOWED", "{change} {fields}");
+    }
+    assert_eq!(seen().await?, before);
+    let written = |outcome| matches!(outcome, v1::put_fencing_scope_response::Outcome::Written(_));
+    assert!(written(put(SIDECAR, "renew", json!({ "beat": 1 })).await?));
+    assert!(written(put(SIDECAR, "release", json!({ "grant": null, "beat": 2 })).await?));
+    assert!(written(put(SIDECAR, "acquire", json!({ "grant": other, "epoch": epoch + 1 })).await?));
     Ok(())
 }
 

@@ -59,9 +59,11 @@ async fn only_a_known_forwarder_sends_and_only_what_it_may() -> anyhow::Result<(
         let (status, body) = post(&ingest, unknown, "outbox-forwarder", "acme").await?;
         assert_eq!((status, &body["code"]), (401, &json!("UNAUTHENTICATED")), "{unknown:?}");
     }
-    for (lease, tenant) in [("another", "acme"), ("outbox-forwarder", "other")] {
+    for (lease, tenant, code) in
+        [("another", "acme", "LEASE_NOT_ALLOWED"), ("outbox-forwarder", "other", "TENANT_NOT_ALLOWED")]
+    {
         let (status, body) = post(&ingest, Some(TOKEN), lease, tenant).await?;
-        assert_eq!((status, &body["code"]), (403, &json!("NOT_ALLOWED")), "{lease} {tenant}");
+        assert_eq!((status, &body["code"]), (403, &json!(code)), "{lease} {tenant}");
     }
     assert_eq!(stage.canonical_int("SELECT count(*) FROM canonical_events").await?, 0);
     assert_eq!(post(&ingest, Some(TOKEN), "outbox-forwarder", "acme").await?.0, 200);

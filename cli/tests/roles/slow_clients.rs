@@ -6,8 +6,8 @@ use lease_testbed::{ListensAt, SlowClient, SlowClients};
 
 use crate::stage::{Stage, Worker};
 
-/// What a probe and a request may take.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// What a probe and a request may take on a machine that is busy. Whoever is shut out has no answer at all.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 async fn probes_are_answered(worker: &Worker) -> anyhow::Result<()> {
     for path in ["/healthz", "/readyz", "/metrics"] {
@@ -38,7 +38,7 @@ async fn serves_among_slow_clients(count: usize, lasts: Duration) -> anyhow::Res
         written += 10;
         let began = Instant::now();
         stage.drained().await?;
-        assert!(began.elapsed() < AT_ONCE * 2, "forwarding took {:?}", began.elapsed());
+        assert!(began.elapsed() < AT_ONCE, "forwarding took {:?}", began.elapsed());
         if Instant::now() >= until {
             break;
         }
@@ -46,8 +46,9 @@ async fn serves_among_slow_clients(count: usize, lasts: Duration) -> anyhow::Res
             crowd.insist().await?;
         }
     }
-    let closed: usize = crowds.iter().map(SlowClients::closed).sum();
-    assert!(closed > 0, "more than there are places for");
+    for crowd in crowds.iter().step_by(2) {
+        assert!(crowd.closed(SlowClient::Silent) > 0, "more than there are places for");
+    }
     stage.all_arrived(written).await
 }
 

@@ -16,6 +16,22 @@ fn callers(tokens: &[&str]) -> String {
     )
 }
 
+/// A node's scope is made by its first sidecar, which is no operator.
+#[tokio::test]
+async fn a_sidecar_makes_its_nodes_scope_by_its_own_right() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let token = "sidecar-token-0123456789abcdef-one";
+    std::fs::write(file("access.toml"), callers(&[token]).replace(SCOPE, &format!("{SCOPE}/*")))?;
+    std::fs::write(file("token"), token)?;
+    let stage = Stage::with(&["--ledger-access-file", &file("access.toml")]).await?;
+    let token = file("token");
+    let flags = ["--ledger-token-file", &token, "--fencing-scope-mode", "perPod", "--node-name", "node-a"];
+    let sidecar = stage.serving("a", 30, &flags).await?;
+    assert_eq!(sidecar.reserve("r", 1).await?.status, 201);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_token_is_replaced_under_a_sidecar_that_goes_on() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;

@@ -158,6 +158,24 @@ async fn within_a_ttl_and_a_poll_after_a_kill() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a poll shows of a term that has run out is no restored ledger, which would be waited out for another ttl.
+#[tokio::test]
+async fn within_a_ttl_and_a_poll_after_a_kill_also_by_polls_alone() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    let proxy = stage.proxy()?;
+    let mut deaf = proxy.hold(|request| request.calls("Ledger/AwaitFencingScope"));
+    let holder = stage.serving("first", 4, POLLS).await?;
+    let standby = stage.sidecar_at(&format!("http://{}", proxy.addr()), "second", 4, POLLS).await?;
+    standby.process.wait_for_line("standing by", LIMIT).await?;
+    deaf.held().await?;
+    holder.renews(1.0).await?;
+    holder.process.kill().await?;
+    let took = took_over(&standby, Instant::now()).await?;
+    assert!(took < AFTER_A_KILL, "{took:?}");
+    assert!(standby.metric("spendguard_sidecar_fencing_epoch").await? < 10.0, "no epochs were left out");
+    Ok(())
+}
+
 /// A pod that comes back under its old name is another holder: it waits like anybody, and recovers.
 #[tokio::test]
 async fn the_same_name_recovers_after_a_kill_and_replaces_its_stale_socket() -> anyhow::Result<()> {

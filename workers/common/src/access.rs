@@ -12,7 +12,7 @@ use subtle::{Choice, ConstantTimeEq};
 use tracing::warn;
 
 use crate::access_table::{AccessTable, Principal, Right};
-use crate::reloaded::Reloaded;
+use crate::reloaded::{Reloaded, Unusable};
 use crate::tls::PeerNames;
 
 /// How a listener tells its callers apart. Cheap to clone.
@@ -65,6 +65,14 @@ pub struct NotAllowed {
     who: String,
     right: Right,
     what: String,
+    by_name: bool,
+}
+
+impl NotAllowed {
+    /// Was it a caller that this listener knows?
+    pub fn is_by_name(&self) -> bool {
+        self.by_name
+    }
 }
 
 impl Callers {
@@ -78,8 +86,16 @@ impl Callers {
         refuse_listen: impl FnOnce(String) -> BadSetting,
     ) -> Result<Self, BadSetting> {
         if let Some(file) = plan.file {
-            let table =
-                Reloaded::start("the callers", vec![file], |contents| AccessTable::parse(&contents[0]));
+            let certificates = plan.certificates;
+            let table = Reloaded::start("the callers", vec![file], move |contents| {
+                let table = AccessTable::parse(&contents[0])?;
+                if !certificates && table.principals.iter().any(|one| one.token_hashes.is_empty()) {
+                    let why = "a caller that is known by certificateNames alone needs tlsClientCaFile: nobody shows a \
+                               certificate without it";
+                    return Err(Unusable::new(0, why));
+                }
+                Ok(table)
+            });
             return table.map(Self::Table).map_err(|unusable| all.refuse::<B>("accessFile", unusable.why));
         }
         if plan.certificates {
@@ -196,7 +212,8 @@ impl Caller {
                 )
             }
         };
-        if allowed { Ok(()) } else { Err(NotAllowed { who, right, what: what() }) }
+        let by_name = matches!(self, Self::Known(_));
+        if allowed { Ok(()) } else { Err(NotAllowed { who, right, what: what(), by_name }) }
     }
 }
 

@@ -141,14 +141,23 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Begins a request; `None` if as many connections as may be are busy, unless it is for a page.
-    pub(crate) fn begin(self: &Arc<Self>, page: bool) -> Option<Carried> {
+    /// Shows a page, which keeps no place: it waits for its next request from now on.
+    pub(crate) fn shows_a_page(&self) {
+        let mut taken = self.places.lock();
+        if let Some(connection) = taken.connections.get_mut(&self.id).filter(|it| it.requests == 0) {
+            connection.served = true;
+            connection.since = Instant::now();
+        }
+    }
+
+    /// Begins a request; `None` if as many connections as may be are busy.
+    pub(crate) fn begin(self: &Arc<Self>) -> Option<Carried> {
         let mut taken = self.places.lock();
         let full = taken.busy >= self.places.most;
         let id = taken.next;
         let connection = taken.connections.get_mut(&self.id)?;
         if connection.requests == 0 {
-            if full && !page {
+            if full {
                 return None;
             }
             taken.busy += 1;
@@ -256,8 +265,8 @@ mod tests {
     async fn who_never_asked_makes_room_before_who_waits_for_a_next_request() {
         let places = Places::new(3, PATIENCE);
         let [served, silent, busy] = std::array::from_fn(|_| enter(&places).expect("free"));
-        drop(served.begin(false).expect("free"));
-        let _carried = busy.begin(false).expect("free");
+        drop(served.begin().expect("free"));
+        let _carried = busy.begin().expect("free");
         let evicted = |place: &Arc<Place>| place.evicted().now_or_never().is_some();
         let _fourth = enter(&places).expect("reserved");
         assert!(evicted(&silent) && !evicted(&served) && !evicted(&busy));
@@ -270,24 +279,32 @@ mod tests {
     async fn only_pages_are_served_while_all_places_are_busy() {
         let places = Places::new(2, PATIENCE);
         let busy: Vec<_> = std::iter::repeat_with(|| enter(&places).expect("free")).take(2).collect();
-        let carried: Vec<_> = busy.iter().map(|place| place.begin(false).expect("free")).collect();
+        let carried: Vec<_> = busy.iter().map(|place| place.begin().expect("free")).collect();
         let probe = enter(&places).expect("reserved");
-        assert!(probe.begin(false).is_none());
-        let page = probe.begin(true);
-        assert!(page.is_some() && busy[0].begin(false).is_some(), "whoever is busy may ask for more");
-        drop((page, carried));
-        assert!(probe.begin(false).is_some());
+        assert!(probe.begin().is_none());
+        probe.shows_a_page();
+        assert!(
+            probe.evicted().now_or_never().is_none() && busy[0].begin().is_some(),
+            "whoever is busy may ask for more"
+        );
+        let next = enter(&places);
+        assert!(
+            probe.evicted().now_or_never().is_some(),
+            "who has had its page makes room for the next probe"
+        );
+        drop((next, carried));
+        assert!(probe.begin().is_some());
     }
 
     #[tokio::test]
     async fn a_connection_has_little_time_for_its_first_request_and_more_for_the_next() {
         let places = Places::new(2, PATIENCE);
-        let place = enter(&places).expect("free");
         let began = Instant::now();
+        let place = enter(&places).expect("free");
         place.overdue().await;
         assert!(began.elapsed() >= PATIENCE.first);
         let began = Instant::now();
-        drop(place.begin(false));
+        drop(place.begin());
         place.overdue().await;
         assert!(began.elapsed() >= PATIENCE.idle, "{:?}", began.elapsed());
     }
@@ -296,10 +313,10 @@ mod tests {
     async fn a_response_that_nobody_reads_is_given_up() {
         let places = Places::new(2, PATIENCE);
         let place = enter(&places).expect("free");
-        let carried = place.begin(false).expect("free");
+        let carried = place.begin().expect("free");
         assert!(tokio::time::timeout(PATIENCE.idle * 2, place.overdue()).await.is_err(), "its work goes on");
-        carried.waits_for_the_client(true);
         let began = Instant::now();
+        carried.waits_for_the_client(true);
         place.overdue().await;
         assert!(began.elapsed() >= PATIENCE.unread, "{:?}", began.elapsed());
     }

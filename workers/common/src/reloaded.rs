@@ -53,7 +53,8 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         if files.is_empty() {
             return Ok(this);
         }
-        let look = Look { what, files, make: Box::new(make), value: Arc::downgrade(&this.0), contents };
+        let look =
+            Look { what, files, make: Box::new(make), value: Arc::downgrade(&this.0), contents, found: None };
         // A thread of its own: a file system that hangs holds up nobody.
         let started = thread::Builder::new().name("reload".to_owned()).spawn(move || look.keep_looking());
         started.map_err(|error| Unusable::new(0, format!("no thread can be started: {error}")))?;
@@ -88,6 +89,9 @@ struct Look<T> {
     make: Box<Make<T>>,
     value: Weak<RwLock<Arc<T>>>,
     contents: Contents,
+    /// What the last look found instead. One that finds the same again believes it: a file that is written in place is
+    /// first empty, then half.
+    found: Option<Contents>,
 }
 
 impl<T> Look<T> {
@@ -122,6 +126,11 @@ impl<T> Look<T> {
     fn changed(&mut self) -> Result<Option<T>, Unusable> {
         let contents = read(&self.files)?;
         if contents == self.contents {
+            self.found = None;
+            return Ok(None);
+        }
+        if self.found.as_ref() != Some(&contents) {
+            self.found = Some(contents);
             return Ok(None);
         }
         let new = (self.make)(&contents)?;
@@ -145,14 +154,17 @@ mod tests {
             let text = String::from_utf8_lossy(&contents[0]).into_owned();
             text.parse::<u32>().map_err(|_| Unusable::new(0, "no number"))
         };
-        let value = Reloaded::start("a number", vec![file.clone()], make).expect("usable");
+        let value = Reloaded::fixed(1);
         let contents = vec![b"1".to_vec()];
         let (files, kept) = (vec![file.clone()], Arc::downgrade(&value.0));
-        let mut look = Look { what: "a number", files, make: Box::new(make), value: kept, contents };
+        let mut look =
+            Look { what: "a number", files, make: Box::new(make), value: kept, contents, found: None };
         assert_eq!(look.changed(), Ok(None));
         write("x");
+        assert_eq!(look.changed(), Ok(None), "it may be half of something");
         assert_eq!(look.changed(), Err(Unusable::new(0, "no number")));
         write("2");
+        assert_eq!(look.changed(), Ok(None));
         assert_eq!(look.changed(), Ok(Some(2)));
         assert_eq!(look.changed(), Ok(None));
         fs::remove_dir_all(&folder).expect("removed");

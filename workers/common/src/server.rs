@@ -28,8 +28,13 @@ use tower::ServiceExt;
 use crate::connections::{Carried, Place, Places, Share, WaitLimits};
 use crate::tls::{PeerNames, ServerTls};
 
-/// Served also while every place is busy.
-const PAGES: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/grpc.health.v1.Health/Check"];
+/// Open to strangers, and served also while every place is busy. They keep no place: who asks for one still only waits,
+/// and so does who asks for half of one, or for news without end.
+const PAGES: [&str; 5] =
+    ["/healthz", "/readyz", "/metrics", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+
+/// The time limit of a request of which only a part comes. The services' own limits are below it.
+const REQUEST_LIMIT: Duration = Duration::from_secs(120);
 
 /// The time limit of a TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -156,17 +161,29 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|mut request: Request<Incoming>| {
-        let carried = place.begin(PAGES.contains(&request.uri().path()));
+        let carried = match PAGES.contains(&request.uri().path()) {
+            true => {
+                place.shows_a_page();
+                Ok(None)
+            }
+            false => place.begin().map(Some).ok_or("every connection is busy: ask again\n"),
+        };
         if let Some(names) = &names {
             request.extensions_mut().insert(names.clone());
         }
         let router = shared.router.clone();
         async move {
-            let Some(carried) = carried else {
-                let busy = (StatusCode::SERVICE_UNAVAILABLE, "every connection is busy: ask again\n");
-                return Ok(busy.into_response().map(|body| Leaving { body, carried: None }));
+            let unavailable = |why: &'static str| {
+                let response = (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+                response.map(|body| Leaving { body, carried: None })
             };
-            let response: Result<Response<Body>, Infallible> = router.oneshot(request.map(Body::new)).await;
+            let carried = match carried {
+                Ok(carried) => carried,
+                Err(why) => return Ok(unavailable(why)),
+            };
+            let answered = timeout(REQUEST_LIMIT, router.oneshot(request.map(Body::new))).await;
+            let Ok(response) = answered else { return Ok(unavailable("the request took too long\n")) };
+            let response: Result<Response<Body>, Infallible> = response;
             response.map(|response| response.map(|body| Leaving::new(body, carried)))
         }
     });
@@ -203,9 +220,11 @@ struct Leaving {
 }
 
 impl Leaving {
-    fn new(body: Body, carried: Carried) -> Self {
-        carried.waits_for_the_client(true);
-        Self { body, carried: Some(carried) }
+    fn new(body: Body, carried: Option<Carried>) -> Self {
+        if let Some(carried) = &carried {
+            carried.waits_for_the_client(true);
+        }
+        Self { body, carried }
     }
 }
 

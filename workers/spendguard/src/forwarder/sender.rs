@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use lease_core::fence::FENCING_EPOCH_STALE;
+use lease_core::fence::{FENCING_EPOCH_ABOVE_CEILING, FENCING_EPOCH_STALE};
 use lease_core::{LeaseName, Term};
 use lease_worker_common::{credentials::Token, reloaded::Reloaded, request_id};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
@@ -46,6 +46,17 @@ pub(super) enum SendError {
     Rejected(String),
 }
 
+/// Does it refuse what is in the batch?
+fn is_of_the_rows(status: StatusCode, code: &str) -> bool {
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+            !["TERM_REQUIRED", FENCING_EPOCH_ABOVE_CEILING].contains(&code)
+        }
+        StatusCode::FORBIDDEN => code == "TENANT_NOT_ALLOWED",
+        _ => false,
+    }
+}
+
 impl Sender {
     /// Sends one batch in the name of `term`.
     pub(super) async fn send(&self, term: Term, rows: &[PendingRow]) -> Result<Ingested, SendError> {
@@ -72,14 +83,14 @@ impl Sender {
         Err(match status {
             StatusCode::CONFLICT if refusal.code == FENCING_EPOCH_STALE => SendError::Stale,
             StatusCode::PAYLOAD_TOO_LARGE => SendError::TooLarge,
-            // None of them is about the rows: a new token mends the last.
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED => {
-                SendError::Unavailable { why: format!("{status}: {}", refusal.error), retry_after }
-            }
-            _ if status.is_client_error() => {
+            _ if is_of_the_rows(status, &refusal.code) => {
                 SendError::Rejected(format!("{status}: {} {}", refusal.code, refusal.error))
             }
-            _ => SendError::Unavailable { why: format!("{status}: {}", refusal.error), retry_after },
+            // A path, a proxy, a token or a term: no row is to blame, and none is left out.
+            _ => {
+                let (code, error) = (&refusal.code, &refusal.error);
+                SendError::Unavailable { why: format!("{status}: {code} {error}"), retry_after }
+            }
         })
     }
 }

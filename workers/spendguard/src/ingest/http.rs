@@ -111,8 +111,9 @@ impl Ingest {
         let (lease, term) =
             term_from(|name| request.headers().get(name).and_then(|value| value.to_str().ok()))
                 .map_err(|error| refuse(StatusCode::BAD_REQUEST, "TERM_REQUIRED", error))?;
-        let denied = |refused: NotAllowed| refuse(StatusCode::FORBIDDEN, "NOT_ALLOWED", refused.to_string());
-        caller.may_lead(lease.as_str()).map_err(denied)?;
+        let denied =
+            |code| move |refused: NotAllowed| refuse(StatusCode::FORBIDDEN, code, refused.to_string());
+        caller.may_lead(lease.as_str()).map_err(denied("LEASE_NOT_ALLOWED"))?;
         let body = Bytes::from_request(request, &()).await;
         let body = body.map_err(|error| refuse(error.status(), "BAD_BODY", error.body_text()))?;
         let batch: Vec<CloudEvent<'_>> =
@@ -120,7 +121,7 @@ impl Ingest {
         let events = batch.iter().map(arrived).collect::<Result<Vec<_>, _>>();
         let events = events.map_err(|error| refuse(StatusCode::BAD_REQUEST, "BAD_EVENT", error))?;
         for event in &events {
-            caller.may_forward(&event.key.tenant_id).map_err(denied)?;
+            caller.may_forward(&event.key.tenant_id).map_err(denied("TENANT_NOT_ALLOWED"))?;
         }
         // As below: these would be refused for ever.
         let storable = events.iter().try_for_each(storable::check);

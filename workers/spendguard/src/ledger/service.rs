@@ -178,10 +178,12 @@ impl v1::ledger_server::Ledger for std::sync::Arc<Service> {
     ) -> Result<Response<v1::PutFencingScopeResponse>, Status> {
         let (metadata, extensions, asked) = request.into_parts();
         let (scope, tenant) = (&asked.fencing_scope_id, &asked.tenant_id);
-        allow(&extensions, right_of(&asked.change), tenant, scope)?;
+        allow(&extensions, right_of(&asked), tenant, scope)?;
+        let operates = caller(&extensions)?.may(Right::Operate, tenant, scope).is_ok();
         let work = async {
             let ScopeWrite { expected, record, change } = check::scope_write(&asked)?;
-            let put = self.scopes.put(scope, tenant, expected, &asked.record, &asked.change).await?;
+            let put =
+                self.scopes.put(scope, tenant, expected, &asked.record, &asked.change, operates).await?;
             if let ScopePut::Written(action) = &put {
                 let (instance, epoch) = (&record.holder, record.epoch);
                 match change {
@@ -307,9 +309,11 @@ fn caller(extensions: &Extensions) -> Result<&Caller, Status> {
     extensions.get::<Caller>().ok_or_else(|| Status::unauthenticated("the caller is unknown"))
 }
 
-/// Strangers don't get here, so nobody can fill the log.
 fn denied(refused: NotAllowed) -> Status {
-    warn!(%refused, "a caller was refused");
+    // Anybody could fill the log where nobody has a name.
+    if refused.is_by_name() {
+        warn!(%refused, "a caller was refused");
+    }
     Status::permission_denied(refused.to_string())
 }
 
@@ -326,9 +330,14 @@ fn allow_look(extensions: &Extensions, tenant: &str, scope: &str) -> Result<(), 
     sidecar.or_else(|refused| caller.may(Right::Operate, tenant, scope).map_err(|_| refused)).map_err(denied)
 }
 
-/// An elector takes, keeps and gives up; everything else is done to the terms of others.
-fn right_of(change: &str) -> Right {
-    if ["acquire", "renew", "release"].contains(&change) { Right::Sidecar } else { Right::Operate }
+/// An elector takes, keeps and gives up, and makes its node's scope; everything else is done to the terms of others.
+fn right_of(asked: &v1::PutFencingScopeRequest) -> Right {
+    match asked.change.as_str() {
+        "acquire" | "renew" | "release" => Right::Sidecar,
+        // A register that is there has a tag: this is a conflict then.
+        "init" if asked.expected_tag.is_empty() => Right::Sidecar,
+        _ => Right::Operate,
+    }
 }
 
 /// One waiter, until it is dropped.

@@ -164,7 +164,7 @@ pub type LedgerAnswer<T> = Result<T, LedgerError>;
 pub(crate) const BEGIN: &str = "SELECT ledger_begin_session()";
 const SCOPE: &str = "SELECT * FROM ledger_fencing_scope($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const VIEW: &str = "SELECT * FROM ledger_scope_view($1, $2)";
-const PUT: &str = "SELECT * FROM ledger_put_scope($1, $2, $3, $4::jsonb, $5)";
+const PUT: &str = "SELECT * FROM ledger_put_scope($1, $2, $3, $4::jsonb, $5, $6)";
 const RESERVE: &str = "SELECT * FROM ledger_reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const SETTLE: &str = "SELECT * FROM ledger_settle($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
@@ -294,13 +294,15 @@ impl LedgerStore {
         expected: Option<Tag>,
         record: &str,
         change: &str,
+        operates: bool,
     ) -> LedgerAnswer<ScopePut> {
         let query = sqlx::query(PUT)
             .bind(scope)
             .bind(tenant)
             .bind(expected.map(|tag| Uuid::from_u128(tag.0)))
             .bind(record)
-            .bind(change);
+            .bind(change)
+            .bind(operates);
         let outcome: String = self.answer(query).await?.try_get("o_outcome")?;
         match outcome.as_str() {
             "conflict" => self.observe(scope, tenant).await.map(ScopePut::Conflict),

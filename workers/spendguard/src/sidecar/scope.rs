@@ -162,10 +162,11 @@ fn shown(record: Option<Record>) -> Observation {
     Observation { record, lineage: Lineage(LINEAGE.to_owned()), floor, version: String::new() }
 }
 
-/// As it is once its term has run out; a final record stays as it is.
+/// As it is once its term has run out; a final record stays as it is. Like a release it is the next beat: the same one
+/// without its grant would count as a restored ledger's (T-6).
 fn free(record: &mut Record) {
-    if record.sealed.is_none() {
-        record.grant = None;
+    if record.sealed.is_none() && record.grant.take().is_some() {
+        record.beat = record.beat.saturating_add(1);
     }
 }
 

@@ -71,7 +71,8 @@ impl LeaderWork for Sweeper {
         let pruned = self.ask(mandate, self.expired.prune(term, self.keep, self.batch_size)).await?;
         counter!(LEADER.pruned).increment(pruned);
         debug!(epoch = term.epoch, pruned, "pruned");
-        Ok(Backlog::of(pruned, self.batch_size))
+        // Rows that can't go count for nothing, and stand at the head of each batch.
+        Ok(Backlog::of(pruned, self.batch_size.div_ceil(2)))
     }
 
     async fn take_term(&self) -> Result<Term, StoreError> {

@@ -40,10 +40,10 @@ BEGIN
         END IF;
     END IF;
     IF p_audit_days > 0 THEN
-        -- Not the first of the outbox's queue, and nothing as young as the last of these: numbers and times go up together,
+        -- Not the first of the outbox's queue, and nothing as young as the oldest of these, if they are many: numbers and times go up together,
         -- but for what was written at the same moment.
         SELECT array_agg(producer_sequence),
-               least(v_now - make_interval(days => p_audit_days), CASE WHEN count(*) >= 1000 THEN max(event_time) END)
+               least(v_now - make_interval(days => p_audit_days), CASE WHEN count(*) >= 1000 THEN min(event_time) END)
             INTO v_waits, v_before
             FROM (SELECT producer_sequence, event_time FROM audit_outbox WHERE pending_forward
                   ORDER BY outbox_id LIMIT 1000) AS waiting;

@@ -290,13 +290,34 @@ BEGIN
     o_free := v_scope.current_grant IS NULL OR o_run_out;
 END $$;
 
+-- Is this change one that a sidecar makes? It takes a scope in a new term, keeps its own, gives up whatever term there is,
+-- and makes its node's scope. It closes none for good, and uses no numbers up.
+CREATE OR REPLACE FUNCTION ledger_is_a_sidecars(p_change text, p_before jsonb, p_after jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE AS $$
+    SELECT p_before->>'sealed' IS NULL AND p_after->>'sealed' IS NULL
+        AND (p_after->'epochs_above' IS NULL OR p_after->'epochs_above' = p_before->'epochs_above')
+        AND (p_after->'revoked' IS NULL OR p_after->'revoked' = p_before->'revoked')
+        AND CASE p_change
+            WHEN 'renew' THEN (p_after->>'grant')::uuid = (p_before->>'grant')::uuid AND p_after->'epoch' = p_before->'epoch'
+            WHEN 'release' THEN p_after->>'grant' IS NULL AND p_after->'epoch' = p_before->'epoch'
+            WHEN 'acquire' THEN (p_after->>'grant')::uuid IS DISTINCT FROM (p_before->>'grant')::uuid
+                AND p_after->>'grant' IS NOT NULL
+            ELSE p_change = 'init'
+        END
+        -- Room for the distances that electors keep after a restore (T-6).
+        AND (p_after->>'epoch')::bigint
+            <= greatest((p_before->>'epoch')::bigint, coalesce((p_before->>'epochs_above')::bigint, 0)) + 16777216
+$$;
+
 -- Writes a scope's register if its tag still is p_expected, or if there is none and p_expected is null. Knows nothing of
--- expiry, like every register: the caller decides when it may take a scope, and ledger_admit makes that safe.
+-- expiry, like every register: the caller decides when it may take a scope, and ledger_admit makes that safe. Without
+-- p_operates it writes only what a sidecar may.
 --
 -- p_change: as lease_core::Change names it. o_outcome: the change, or for an acquisition an action as above; conflict; or
 -- error. A renewal takes no lock but its row's, so that it never waits behind its own term's writes (decision 0041).
+DROP FUNCTION IF EXISTS ledger_put_scope(text, text, uuid, jsonb, text);
 CREATE OR REPLACE FUNCTION ledger_put_scope(
-    p_scope text, p_tenant text, p_expected uuid, p_record jsonb, p_change text,
+    p_scope text, p_tenant text, p_expected uuid, p_record jsonb, p_change text, p_operates boolean DEFAULT true,
     OUT o_outcome text, OUT o_code text, OUT o_message text
 ) LANGUAGE plpgsql AS $$
 DECLARE
@@ -310,7 +331,8 @@ BEGIN
         UPDATE fencing_scopes SET register = p_record, renewed_at = clock_timestamp(),
                ttl_expires_at = clock_timestamp() + v_ttl
             WHERE fencing_scope_id = p_scope AND tenant_id = p_tenant AND (register->>'tag')::uuid = p_expected
-                  AND current_grant = v_grant AND current_epoch = v_epoch;
+                  AND current_grant = v_grant AND current_epoch = v_epoch
+                  AND (p_operates OR ledger_is_a_sidecars(p_change, register, p_record));
         IF FOUND THEN
             o_outcome := 'renew';
             RETURN;
@@ -347,6 +369,12 @@ BEGIN
         o_outcome := 'error';
         o_code := 'INVALID_ARGUMENT';
         o_message := format('epoch %s of %s is over, the scope is at epoch %s: a new term needs a greater epoch', v_epoch, p_scope, v_scope.current_epoch);
+        RETURN;
+    END IF;
+    IF NOT p_operates AND ledger_is_a_sidecars(p_change, v_scope.register, p_record) IS NOT TRUE THEN
+        o_outcome := 'error';
+        o_code := 'NOT_ALLOWED';
+        o_message := format('this %s of %s changes more than a sidecar may: it needs the right to operate', p_change, p_scope);
         RETURN;
     END IF;
     -- Only now: the wait for the lock may have been long.
