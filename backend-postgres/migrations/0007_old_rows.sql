@@ -10,9 +10,9 @@ DECLARE
 BEGIN
     BEGIN
         EXECUTE v_remove USING p_numbers;
+        GET DIAGNOSTICS v_removed = ROW_COUNT;
         -- Also what would be asked at the commit only.
         SET CONSTRAINTS ALL IMMEDIATE;
-        GET DIAGNOSTICS v_removed = ROW_COUNT;
         RETURN v_removed;
     EXCEPTION WHEN integrity_constraint_violation OR data_exception OR raise_exception THEN
         -- One at a time, then.

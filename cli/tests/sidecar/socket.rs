@@ -42,8 +42,9 @@ async fn whoever_opens_connections_without_end_gets_only_so_many() -> anyhow::Re
         || std::fs::read_dir(format!("/proc/{}/fd", sidecar.process.id())).map(|entries| entries.count());
     let before = descriptors()?;
     let greedy: Vec<_> = (0..600).map(|_| UnixStream::connect(&sidecar.socket)).collect::<Result<_, _>>()?;
+    // Nearly all of the 512 places: a connection of before may be among them.
     wait_until("it has accepted what it may", LIMIT, async || {
-        descriptors().is_ok_and(|now| now >= before + 512)
+        descriptors().is_ok_and(|now| now >= before + 500)
     })
     .await?;
     sidecar.renews(2.0).await?;

@@ -105,9 +105,10 @@ impl Places {
 
     fn try_enter(self: &Arc<Self>) -> Option<Place> {
         let mut taken = self.lock();
-        if taken.connections.len() >= self.most {
-            let waiting = taken.connections.values();
-            let waiting = waiting.filter(|it| it.requests == 0 && !it.evicted.is_cancelled());
+        let staying = || taken.connections.values().filter(|it| !it.evicted.is_cancelled());
+        // Those that make room already need their time to go: nobody else has to for that.
+        if staying().count() >= self.most {
+            let waiting = staying().filter(|it| it.requests == 0);
             if let Some(longest) = waiting.min_by_key(|it| (it.served, it.since)) {
                 longest.evicted.cancel();
             }
@@ -273,6 +274,20 @@ mod tests {
         drop(silent);
         let fifth = enter(&places).expect("reserved");
         assert!(!evicted(&served) && !evicted(&fifth), "the fourth has never asked either, and longer");
+    }
+
+    #[tokio::test]
+    async fn as_many_make_room_as_come_also_while_those_before_them_are_still_going() {
+        let places = Places::new(3, PATIENCE);
+        let [served, first, _second] = std::array::from_fn(|_| enter(&places).expect("free"));
+        drop(served.begin().expect("free"));
+        let _third = enter(&places).expect("reserved");
+        // Full, and the first has not gone yet: looking for a place again and again costs nobody theirs.
+        assert!((0..3).all(|_| enter(&places).is_none()));
+        assert!(served.evicted().now_or_never().is_none());
+        drop(first);
+        assert!(enter(&places).is_some());
+        assert!(served.evicted().now_or_never().is_none());
     }
 
     #[tokio::test]
