@@ -12,7 +12,7 @@ use subtle::{Choice, ConstantTimeEq};
 use tracing::warn;
 
 use crate::access_table::{AccessTable, Principal, Right};
-use crate::reloaded::{Reloaded, Unusable};
+use crate::reloaded::Reloaded;
 use crate::tls::PeerNames;
 
 /// How a listener tells its callers apart. Cheap to clone.
@@ -89,10 +89,13 @@ impl Callers {
             let certificates = plan.certificates;
             let table = Reloaded::start("the callers", vec![file], move |contents| {
                 let table = AccessTable::parse(&contents[0])?;
-                if !certificates && table.principals.iter().any(|one| one.token_hashes.is_empty()) {
-                    let why = "a caller that is known by certificateNames alone needs tlsClientCaFile: nobody shows a \
-                               certificate without it";
-                    return Err(Unusable::new(0, why));
+                for one in table.principals.iter().filter(|one| !certificates && one.token_hashes.is_empty())
+                {
+                    // The file may be another listener's too.
+                    warn!(
+                        caller = one.name,
+                        "known by certificates alone, and here nobody shows one without tlsClientCaFile"
+                    );
                 }
                 Ok(table)
             });

@@ -87,10 +87,7 @@ impl Sender {
                 SendError::Rejected(format!("{status}: {} {}", refusal.code, refusal.error))
             }
             // A path, a proxy, a token or a term: no row is to blame, and none is left out.
-            _ => {
-                let (code, error) = (&refusal.code, &refusal.error);
-                SendError::Unavailable { why: format!("{status}: {code} {error}"), retry_after }
-            }
+            _ => SendError::Unavailable { why: format!("{status}: {}", refusal.error), retry_after },
         })
     }
 }
