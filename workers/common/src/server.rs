@@ -110,8 +110,9 @@ impl RoleServer {
     }
 
     /// Accepts nothing more, and lets answers that are being written reach their readers, but no longer than `limit`:
-    /// whatever counts as work under way is over by now, and a connection that says nothing holds nobody up.
-    pub async fn close(mut self, limit: Duration) {
+    /// whatever counts as work under way is over by now, and a connection that says nothing holds nobody up. Connections
+    /// still open then end when this server is dropped, and with them the work on them.
+    pub async fn close(&mut self, limit: Duration) {
         self.close.cancel();
         let _ = timeout(limit, &mut self.task).await;
     }

@@ -228,7 +228,7 @@ async fn work(plan: IngestPlan) -> Result<ExitCode, Failure> {
     let router = http::router(Arc::new(ingest)).merge(health);
     let (listener, address) = health::listen(&listen, "--listen").await?;
     info!(%address, tls = tls.is_some(), %database, "canonical-ingest started");
-    let server = RoleServer::start_with(listener, router, WireProtocol::Http, tls);
+    let mut server = RoleServer::start_with(listener, router, WireProtocol::Http, tls);
     stop.cancelled().await;
     // New requests are told to come back; those that have begun get an answer.
     under_way.close();

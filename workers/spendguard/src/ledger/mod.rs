@@ -275,7 +275,7 @@ async fn work(plan: LedgerPlan) -> Result<ExitCode, Failure> {
         // Without it an answer is only later.
         let _ = connection.set_nodelay(true);
     });
-    let serving =
+    let mut serving =
         RoleServer::start_with(grpc, routes.into_axum_router(), WireProtocol::Grpc { most_calls }, tls);
     let database = Database::Postgres(database);
     info!(%address, grpc = %grpc_address, tls = secured, %database, "ledger started");
@@ -303,7 +303,9 @@ async fn work(plan: LedgerPlan) -> Result<ExitCode, Failure> {
         () = serving.close(plan.stop_budget) => false,
         in_time = tokio::time::timeout(plan.stop_budget, calls_end) => in_time.is_ok(),
     };
+    // Counted while the server still stands: it takes the calls on its connections with it.
     let (calls, budget) = (service.under_way(), plan.stop_budget);
+    drop(serving);
     if !in_time && calls > 0 {
         error!(calls, ?budget, "calls were still under way at the end of the stop budget: abandoned");
         return Err(Failure::new(format!("{calls} calls were abandoned at the end of the stop budget")));

@@ -98,7 +98,7 @@ async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
         permits: Semaphore::new(plan.max_requests),
         under_way: under_way.clone(),
     };
-    let server = RoleServer::start(listener, http::router(Arc::new(api)));
+    let mut server = RoleServer::start(listener, http::router(Arc::new(api)));
     info!(socket = %plan.socket.display(), "serving");
     tokio::select! {
         biased;
