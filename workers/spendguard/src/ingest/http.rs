@@ -140,6 +140,11 @@ impl Ingest {
                 warn!(%error, "an event can't be stored");
                 refuse(StatusCode::UNPROCESSABLE_ENTITY, "BAD_EVENT", "an event of the batch can't be stored")
             }
+            error if error.is_full_disk() => {
+                warn!(%error, "the canonical store's disk is full");
+                let advice = "nothing was kept, since the disk of the canonical store is full; send again";
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "DISK_FULL", advice)
+            }
             // Details are for our log: the answer may reach another team.
             error => {
                 warn!(%error, "the canonical store failed");
