@@ -1,5 +1,7 @@
 -- Removes rows by their numbers; returns how many. One that can't go, because another table refers to it or a trigger
--- keeps it, stays, and doesn't keep the others. May be run again.
+-- keeps it, by whichever SQLSTATE, stays, and doesn't keep the others. What would stop every other row too is raised: a
+-- transaction that is over (classes 25, 40), a lock (55), no room (53), an operator (57), a broken server (58, XX).
+-- May be run again.
 -- {schema} stands for the quoted name of the schema.
 CREATE OR REPLACE FUNCTION {schema}.leasehold_remove(p_table regclass, p_column text, p_numbers bigint[]) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -7,6 +9,7 @@ DECLARE
     v_remove  text := format('DELETE FROM %s WHERE %I = ANY ($1)', p_table, p_column);
     v_removed bigint := 0;
     v_number  bigint;
+    v_general text[] := ARRAY['25', '40', '53', '55', '57', '58', 'XX'];
 BEGIN
     BEGIN
         EXECUTE v_remove USING p_numbers;
@@ -14,7 +17,10 @@ BEGIN
         -- Also what would be asked at the commit only.
         SET CONSTRAINTS ALL IMMEDIATE;
         RETURN v_removed;
-    EXCEPTION WHEN integrity_constraint_violation OR data_exception OR raise_exception THEN
+    EXCEPTION WHEN OTHERS THEN
+        IF left(SQLSTATE, 2) = ANY (v_general) THEN
+            RAISE;
+        END IF;
         -- One at a time, then.
     END;
     FOREACH v_number IN ARRAY p_numbers LOOP
@@ -22,7 +28,10 @@ BEGIN
             EXECUTE v_remove USING ARRAY[v_number];
             SET CONSTRAINTS ALL IMMEDIATE;
             v_removed := v_removed + 1;
-        EXCEPTION WHEN integrity_constraint_violation OR data_exception OR raise_exception THEN
+        EXCEPTION WHEN OTHERS THEN
+            IF left(SQLSTATE, 2) = ANY (v_general) THEN
+                RAISE;
+            END IF;
             RAISE WARNING 'the old row of % with % = % stays: %', p_table, p_column, v_number, SQLERRM;
         END;
     END LOOP;

@@ -92,6 +92,7 @@ fn advice(error: &sqlx::Error) -> Option<Advice> {
         ),
         "26000" | "42P05" => refused(LOST_STATEMENTS),
         "25006" => passing(READ_ONLY),
+        "53100" => passing("the disk of the database is full: make room there"),
         "55000" if error.message().contains("recovery") => {
             passing("the server is a standby in recovery, which can't hold leases; use the primary")
         }

@@ -27,6 +27,7 @@ mod fence;
 pub mod listen;
 mod payload;
 pub mod pool;
+pub mod room;
 mod rows;
 mod schema;
 mod server;

@@ -20,7 +20,8 @@ use crate::session::{POOLED, READ_ONLY, SETTINGS, SessionMark};
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A firewall on the way may have forgotten a connection that was idle for longer.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
-/// An idle connection that is doubted is as dead as the one that was given up, unless it answers so soon.
+/// An idle connection that is doubted is as dead as the one that was given up, unless it answers so soon, or in half of the
+/// time that it took to open: over a slow link that was several round trips, and another connection would take as many.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// The server's own limit ends a statement first; without its answer until then the connection is dead.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
@@ -75,14 +76,20 @@ pub struct Pool<C: Connect = Checked> {
 /// Connections that nobody uses.
 struct Idle<T> {
     /// Each with the time at which it answered last.
-    connections: Vec<(Instant, T)>,
+    connections: Vec<(Instant, Opened<T>)>,
     /// A call was given up then: what has not answered since may be dead.
     doubted: Option<Instant>,
 }
 
+/// A connection, and how long it took to open.
+struct Opened<T> {
+    connection: T,
+    within: Duration,
+}
+
 impl<T> Idle<T> {
     /// The one that was used last, and whether it is to give a sign of life.
-    fn take(&mut self) -> Option<(T, bool)> {
+    fn take(&mut self) -> Option<(Opened<T>, bool)> {
         self.connections.retain(|(answered, _)| answered.elapsed() <= IDLE_LIMIT);
         let (answered, connection) = self.connections.pop()?;
         Some((connection, self.doubted.is_some_and(|doubted| answered < doubted)))
@@ -130,26 +137,26 @@ impl<C: Connect> Pool<C> {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection. A statement that was sent may still be applied. Since somebody gave up
-    /// waiting, the idle connections have to answer within 1 s before they are used again.
+    /// waiting, the idle connections have to answer within 1 s, or longer over a slow link, before they are used again.
     pub async fn call<T, E>(&self, work: impl AsyncFnOnce(&mut C::Connection) -> Result<T, E>) -> Result<T, E>
     where
         E: CallError + From<C::Error>,
     {
         let deadline = Instant::now() + self.limit;
         let checkout = timeout_at(deadline, self.checkout()).await;
-        let (_slot, mut connection) = checkout.unwrap_or_else(|_| {
+        let (_slot, mut opened) = checkout.unwrap_or_else(|_| {
             let busy = format!("no connection within {:?}", self.limit);
             Err(self.connect.unavailable(timed_out(busy)))
         })?;
         let mut given_up = GivenUp(Some(self));
-        let outcome = timeout_at(deadline, work(&mut connection)).await.unwrap_or_else(|_| {
+        let outcome = timeout_at(deadline, work(&mut opened.connection)).await.unwrap_or_else(|_| {
             Err(timed_out(format!("no answer from PostgreSQL within {:?}", self.limit)).into())
         });
         let reusable = match &outcome {
             Ok(_) => true,
             // The ping also sends the rollback that sqlx has only queued, and waits for it.
             Err(error) if error.raised_by_statement() => {
-                let pinged = timeout_at(deadline, C::postgres(&mut connection).ping()).await;
+                let pinged = timeout_at(deadline, C::postgres(&mut opened.connection).ping()).await;
                 matches!(pinged, Ok(Ok(())))
             }
             Err(_) => false,
@@ -157,7 +164,7 @@ impl<C: Connect> Pool<C> {
         given_up.0 = None;
         let mut idle = self.idle();
         match reusable {
-            true => idle.connections.push((Instant::now(), connection)),
+            true => idle.connections.push((Instant::now(), opened)),
             false => idle.connections.clear(),
         }
         drop(idle);
@@ -195,16 +202,21 @@ impl<C: Connect> Pool<C> {
         })
     }
 
-    async fn checkout(&self) -> Result<(SemaphorePermit<'_>, C::Connection), C::Error> {
+    async fn checkout(&self) -> Result<(SemaphorePermit<'_>, Opened<C::Connection>), C::Error> {
         let slot = self.slots.acquire().await.expect("the semaphore is never closed");
         loop {
             let idle = self.idle().take();
-            let Some((mut connection, doubted)) = idle else { return Ok((slot, self.open().await?)) };
+            let Some((mut opened, doubted)) = idle else {
+                let began = Instant::now();
+                let connection = self.open().await?;
+                return Ok((slot, Opened { connection, within: began.elapsed() }));
+            };
             if !doubted {
-                return Ok((slot, connection));
+                return Ok((slot, opened));
             }
-            match timeout(SIGN_OF_LIFE, C::postgres(&mut connection).ping()).await {
-                Ok(Ok(())) => return Ok((slot, connection)),
+            let limit = SIGN_OF_LIFE.max(opened.within / 2);
+            match timeout(limit, C::postgres(&mut opened.connection).ping()).await {
+                Ok(Ok(())) => return Ok((slot, opened)),
                 _ => self.idle().connections.clear(),
             }
         }

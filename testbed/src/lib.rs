@@ -6,6 +6,7 @@
 //! - [`Process`]: a real child process, with its lines, signals and exit code; [`field`] reads its log lines.
 //! - [`Folder`]: a throw-away folder.
 //! - [`SlowClients`]: clients by the thousand that take their time.
+//! - [`SmallDisk`]: a disk to fill.
 //! - [`wait_until`], [`wait_for`]: await a condition instead of sleeping; [`free_port`].
 //!
 //! The rest is behind features, all of them in the default; a backend's author who has a server may want `proxy` alone.
@@ -39,6 +40,7 @@ mod process;
 #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "only PostgreSQL is many processes"))]
 mod processes;
 mod slow;
+mod small_disk;
 mod supervisor;
 mod unread;
 mod wait;
@@ -48,7 +50,8 @@ pub use rustix::process::Signal;
 pub use self::{
     ports::{ReservedPort, free_port},
     process::{Process, ProcessCommand, field},
-    slow::{ListensAt, SlowClient, SlowClients},
+    slow::{AT_ONCE, BUSY, ListensAt, SlowClient, SlowClients, ask_among_slow_clients, in_time},
+    small_disk::SmallDisk,
     supervisor::Folder,
     unread::{closed_pipe, full_disk, full_pipe},
     wait::{wait_for, wait_until},

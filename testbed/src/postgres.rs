@@ -10,6 +10,7 @@ mod postmaster;
 mod replication;
 mod server;
 mod settings;
+mod tablespace;
 mod template;
 
 use std::{

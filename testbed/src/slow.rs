@@ -1,6 +1,11 @@
 //! Clients by the thousand that connect and then say nothing, half of something, or nothing more.
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -70,6 +75,56 @@ pub enum ListensAt {
     Tcp(SocketAddr),
     /// At this socket.
     Unix(PathBuf),
+}
+
+/// What a probe and a request may take among slow clients: on a machine that is busy, where whoever is shut out has no answer
+/// at all.
+pub const BUSY: Duration = Duration::from_secs(5);
+/// The same in a minute of its own, which has the machine to itself.
+pub const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// Half-open clients and `idle` ones crowd each place, 2,000 of either. For as long as `lasts`, and once at least, `ask` must
+/// succeed; in between those come again whom the servers have closed.
+///
+/// # Errors
+/// Those of `ask`, and of [`SlowClients::open`].
+pub async fn ask_among_slow_clients(
+    places: &[ListensAt],
+    idle: &[SlowClient],
+    lasts: Duration,
+    mut ask: impl AsyncFnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<SlowClients>> {
+    let mut crowds = Vec::new();
+    for at in places {
+        for kinds in [&SlowClient::HALF_OPEN[..], idle] {
+            crowds.push(SlowClients::open(at.clone(), kinds, 2_000).await?);
+        }
+    }
+    let until = Instant::now() + lasts;
+    loop {
+        ask().await?;
+        if Instant::now() >= until {
+            return Ok(crowds);
+        }
+        for crowd in &mut crowds {
+            crowd.insist().await?;
+        }
+    }
+}
+
+/// Asks, and fails if the answer took longer.
+///
+/// # Errors
+/// That, or the asked one's.
+pub async fn in_time<T>(
+    limit: Duration,
+    what: &str,
+    asked: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let began = Instant::now();
+    let answer = asked.await;
+    anyhow::ensure!(began.elapsed() < limit, "{what} took {:?}", began.elapsed());
+    answer
 }
 
 /// Clients that are held until they are dropped.

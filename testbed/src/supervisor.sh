@@ -41,4 +41,6 @@ done
 for file in "$root"/*/data/postmaster.pid; do
     set -- $(sed -n 7p "$file") && [ -n "$2" ] && ipcrm -m "$2"
 done
+# What is mounted would be there for ever.
+sed -n "s|^[^ ]* \($root/[^ ]*\) .*|\1|p" /proc/self/mounts | while read -r at; do umount -l "$at"; done
 rm -rf "$root"

@@ -8,7 +8,7 @@ use lease_core::fence::Stale;
 use lease_core::{Grant, Term};
 use lease_postgres::pool::{CallError, DURABLE, Pool, raised_by_statement};
 use lease_postgres::{Fence, FenceError};
-use lease_testbed::{Proxy, wait_until};
+use lease_testbed::{Direction, Proxy, wait_until};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, Error, Row};
 
@@ -160,6 +160,28 @@ async fn a_call_that_was_given_up_costs_no_connection_that_still_answers() -> an
         () = std::future::ready(()) => {}
     }
     assert_eq!(pid(&pool).await?, second, "it has answered, and is used again");
+    Ok(())
+}
+
+/// Its holders renew in time by round trips of a quarter of their ttl (L-9): of more than a second, for example.
+#[tokio::test]
+async fn over_a_slow_link_a_connection_may_take_longer_to_show_that_it_lives() -> anyhow::Result<()> {
+    let server = server().await;
+    let proxy = Proxy::tcp(server.addr())?;
+    proxy.set_delay(Direction::ToClient, Duration::from_millis(1_100));
+    let pool = Pool::checked(&options(&proxy.url(&server.url())?), 2, LIMIT, DURABLE);
+    let (first, second) = pool
+        .call(async |c| {
+            let first: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(c).await?;
+            Ok::<_, Error>((first, pid(&pool).await?))
+        })
+        .await?;
+    tokio::select! {
+        biased;
+        done = run(&pool, "SELECT pg_sleep(30)") => panic!("it sleeps, on {first}: {done:?}"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(pid(&pool).await?, second, "it lives, at the speed of its link");
     Ok(())
 }
 

@@ -1,19 +1,46 @@
 //! Mode k8s behind proxies, and with more than one kubeconfig: the real binary on a real API server.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use lease_testbed::{ControlPlane, ControlPlaneOptions};
+use lease_testbed::{Certificates, ControlPlane, ControlPlaneOptions};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use crate::common::{Leasehold, Ran};
 use crate::store::Store;
 
 /// A name in the API server's certificate, which only a proxy can resolve here.
 const SERVER: &str = "kubernetes.default.svc";
+
+/// What a proxy's clients speak to it.
+#[derive(Clone)]
+enum Spoken {
+    Http,
+    Https(TlsAcceptor),
+    Socks,
+}
+
+impl Spoken {
+    /// HTTP in TLS, as a server on 127.0.0.1 whose certificate and key are in `folder`.
+    fn https(folder: &Path) -> anyhow::Result<Self> {
+        // Which other crates may have chosen already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let certificate = CertificateDer::from_pem_file(folder.join("server.crt"))?;
+        let key = PrivateKeyDer::from_pem_file(folder.join("server.key"))?;
+        let mut tls =
+            ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key)?;
+        // As proxies do that know both.
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self::Https(TlsAcceptor::from(Arc::new(tls))))
+    }
+}
 
 /// A proxy that takes everybody to one address, wherever they want to go, and remembers where that was.
 struct Gateway {
@@ -22,20 +49,21 @@ struct Gateway {
 }
 
 impl Gateway {
-    async fn start(to: SocketAddr, socks: bool) -> anyhow::Result<Self> {
+    async fn start(to: SocketAddr, spoken: Spoken) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (address, asked) = (listener.local_addr()?, Arc::new(Mutex::new(Vec::new())));
         let remembered = asked.clone();
         tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let remembered = remembered.clone();
+            while let Ok((client, _)) = listener.accept().await {
+                let (remembered, spoken) = (remembered.clone(), spoken.clone());
                 tokio::spawn(async move {
-                    let target =
-                        if socks { by_socks(&mut client).await? } else { by_connect(&mut client).await? };
-                    remembered.lock().expect("not poisoned").push(target);
-                    let mut server = TcpStream::connect(to).await?;
-                    copy_bidirectional(&mut client, &mut server).await?;
-                    anyhow::Ok(())
+                    match spoken {
+                        Spoken::Http => carry(client, by_connect, to, &remembered).await,
+                        Spoken::Socks => carry(client, by_socks, to, &remembered).await,
+                        Spoken::Https(tls) => {
+                            carry(tls.accept(client).await?, by_connect, to, &remembered).await
+                        }
+                    }
                 });
             }
         });
@@ -47,7 +75,20 @@ impl Gateway {
     }
 }
 
-async fn by_connect(client: &mut TcpStream) -> anyhow::Result<String> {
+/// Takes one client there, once it has said where it wants to go.
+async fn carry<C: AsyncRead + AsyncWrite + Unpin>(
+    mut client: C,
+    by: impl AsyncFnOnce(&mut C) -> anyhow::Result<String>,
+    to: SocketAddr,
+    remembered: &Mutex<Vec<String>>,
+) -> anyhow::Result<()> {
+    let target = by(&mut client).await?;
+    remembered.lock().expect("not poisoned").push(target);
+    copy_bidirectional(&mut client, &mut TcpStream::connect(to).await?).await?;
+    Ok(())
+}
+
+async fn by_connect<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C) -> anyhow::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await?);
@@ -57,7 +98,7 @@ async fn by_connect(client: &mut TcpStream) -> anyhow::Result<String> {
     Ok(head.split_whitespace().nth(1).unwrap_or_default().to_owned())
 }
 
-async fn by_socks(client: &mut TcpStream) -> anyhow::Result<String> {
+async fn by_socks<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C) -> anyhow::Result<String> {
     let mut hello = [0; 2];
     client.read_exact(&mut hello).await?;
     client.read_exact(&mut vec![0; hello[1].into()]).await?;
@@ -93,7 +134,7 @@ impl Site {
         Ok(Self { address, _plane: plane, folder: tempfile::tempdir()?, kubeconfig })
     }
 
-    fn read(path: &std::path::Path) -> anyhow::Result<serde_json::Value> {
+    fn read(path: &Path) -> anyhow::Result<serde_json::Value> {
         Ok(serde_json::from_str(&std::fs::read_to_string(path)?)?)
     }
 
@@ -127,7 +168,7 @@ impl Site {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_environments_proxy_is_used_but_for_servers_that_are_excepted() -> anyhow::Result<()> {
     let site = Site::new().await?;
-    let gateway = Gateway::start(site.address, false).await?;
+    let gateway = Gateway::start(site.address, Spoken::Http).await?;
     let proxy = format!("http://me:hunter2@{}", gateway.address);
     let (there, here) = (site.elsewhere("there", None)?, site.kubeconfig.display().to_string());
 
@@ -155,8 +196,10 @@ async fn the_environments_proxy_is_used_but_for_servers_that_are_excepted() -> a
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kubeconfig_may_name_a_proxy_of_its_own_by_http_or_socks() -> anyhow::Result<()> {
     let site = Site::new().await?;
-    let (http, socks) =
-        (Gateway::start(site.address, false).await?, Gateway::start(site.address, true).await?);
+    let (http, socks) = (
+        Gateway::start(site.address, Spoken::Http).await?,
+        Gateway::start(site.address, Spoken::Socks).await?,
+    );
     for (lease, gateway, scheme) in
         [("one", &http, "http"), ("two", &socks, "socks5"), ("three", &socks, "socks5h")]
     {
@@ -174,6 +217,31 @@ async fn a_kubeconfig_may_name_a_proxy_of_its_own_by_http_or_socks() -> anyhow::
         let ran = site.init("four", &[("KUBECONFIG", &kubeconfig)]).await;
         ran.failed(&["proxy-url in the kubeconfig", scheme, allowed]);
     }
+    Ok(())
+}
+
+/// Its certificate is checked against what the kubeconfig trusts, as kubectl does it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_at_https_is_reached_by_tls_and_has_to_be_trusted() -> anyhow::Result<()> {
+    let (site, folder) = (Site::new().await?, tempfile::tempdir()?);
+    let certificates = Certificates::make(folder.path())?;
+    let gateway = Gateway::start(site.address, Spoken::https(folder.path())?).await?;
+    let proxy = format!("https://me:hunter2@{}", gateway.address);
+    let named = site.elsewhere("named", Some(&proxy))?;
+    let refused = site.init("one", &[("KUBECONFIG", &named)]).await;
+    refused.failed(&["no connection to the API server", "certificate"]);
+    assert!(!refused.err.contains("hunter2"), "{}", refused.err);
+    assert_eq!(gateway.was_asked(), [] as [&str; 0]);
+
+    let mut config = Site::read(named.as_ref())?;
+    let cluster = &mut config["clusters"][0]["cluster"];
+    let of_cluster = std::fs::read_to_string(cluster["certificate-authority"].as_str().unwrap_or_default())?;
+    let both = of_cluster + &std::fs::read_to_string(certificates.ca_file())?;
+    cluster["certificate-authority"] = json!(site.file("both.crt", &both)?);
+    let trusting = site.file("trusting", &config.to_string())?;
+    site.init("one", &[("KUBECONFIG", &trusting)]).await.ok();
+    let asked = gateway.was_asked();
+    assert!(!asked.is_empty() && asked.iter().all(|target| target.starts_with(SERVER)), "{asked:?}");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! by itself afterwards.
 
 use lease_spendguard::ledger;
-use lease_testbed::{PgBouncer, Postgres, PostgresOptions, Proxy, StandbyOptions, wait_until};
+use lease_testbed::{PgBouncer, Postgres, PostgresOptions, Process, Proxy, StandbyOptions, wait_until};
 use sqlx::PgPool;
 
 use crate::stage::{
@@ -110,5 +110,22 @@ async fn a_pooler_before_the_database_is_refused() -> anyhow::Result<()> {
     for pages in [&ledger.pages, &sweeper.pages] {
         says(pages, "a pooler stands in between").await?;
     }
+    for command in [
+        &["--migrate"][..],
+        &["--add-scope", "refunds", TENANT],
+        &["--set-budget", TENANT, "USD", "5"],
+        &["--revoke-scope", SCOPE, TENANT],
+        &["--lower-scope", SCOPE, TENANT, "0"],
+    ] {
+        let args = [&["worker", "ledger", "--ledger-db-url", &through], command].concat();
+        let process = Process::command(env!("CARGO_BIN_EXE_leasehold"))?.env_clear().args(args).spawn()?;
+        assert_eq!(process.wait(LIMIT).await?.code(), Some(1), "{command:?}");
+        let lines = process.lines();
+        assert!(
+            lines.iter().any(|line| line.contains("a pooler stands in between")),
+            "{command:?}: {lines:?}"
+        );
+    }
+    assert_eq!(stage.int("SELECT count(*) FROM fencing_scopes").await?, 1, "nothing was done through it");
     Ok(())
 }

@@ -8,6 +8,7 @@ mod counters;
 mod crowded;
 mod demoted;
 mod fences;
+mod full_disk;
 mod held;
 mod least_roles;
 mod limits;

@@ -40,8 +40,8 @@ async fn made(stage: &Stage, count: i32, days: i32, state: &str, pending: bool) 
             FROM reservation RETURNING *
          )
          INSERT INTO audit_outbox (tenant_id, workload_instance_id, producer_sequence, event_time, payload,
-                fencing_epoch, pending_forward)
-         SELECT tenant_id, owner_instance_id, event_id, created_at, '{}', 1, $4 FROM event",
+                fencing_epoch, pending_forward, created_at)
+         SELECT tenant_id, owner_instance_id, event_id, created_at, '{}', 1, $4, created_at FROM event",
     )
     .bind(count)
     .bind(days)
@@ -149,6 +149,49 @@ async fn a_row_that_cannot_go_keeps_no_other() -> anyhow::Result<()> {
     .await?;
     assert_eq!(prune(&stage, 1, KEEP, 100).await?, 4 + 3);
     assert_eq!((stage.int(AUDITS).await?, stage.int(SCOPES).await?), (1, 2), "and the present term's");
+    Ok(())
+}
+
+/// Somebody's trigger, which knows Leasehold's conventions no better than Leasehold knows its.
+#[tokio::test]
+async fn a_row_that_a_strangers_trigger_keeps_by_a_sqlstate_of_its_own_keeps_no_other() -> anyhow::Result<()>
+{
+    let stage = Stage::new().await?;
+    made(&stage, 5, 500, "released", false).await?;
+    sqlx::raw_sql(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF OLD.event_id = (SELECT min(event_id) FROM public.reservation_events) THEN
+                 RAISE EXCEPTION 'an auditor keeps it' USING ERRCODE = 'AU001';
+             END IF;
+             RETURN OLD;
+         END $$;
+         CREATE TRIGGER keep BEFORE DELETE ON reservation_events FOR EACH ROW EXECUTE FUNCTION keep()",
+    )
+    .execute(&stage.pool)
+    .await?;
+    assert_eq!(prune(&stage, 1, KEEP, 100).await?, 4);
+    assert_eq!(stage.int(AUDITS).await?, 1);
+    Ok(())
+}
+
+/// Only the head of a long queue is looked at. What waits behind it is younger by the database's clock, whatever times its
+/// events claim.
+#[tokio::test]
+async fn what_waits_behind_a_thousand_events_of_the_future_stays() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    made(&stage, 3, 600, "released", false).await?;
+    sqlx::raw_sql(
+        "INSERT INTO audit_outbox (tenant_id, workload_instance_id, producer_sequence, event_time, payload, fencing_epoch,
+                created_at)
+         SELECT 'acme', 'ahead', n, clock_timestamp() + interval '10 years', '{}', 1, clock_timestamp() - interval '500 days'
+         FROM generate_series(1, 1000) AS n",
+    )
+    .execute(&stage.pool)
+    .await?;
+    made(&stage, 4, 450, "committed", true).await?;
+    assert_eq!(prune(&stage, 1, KEEP, 100).await?, 3, "older than all that waits");
+    assert_eq!(stage.int(AUDITS).await?, 4);
     Ok(())
 }
 

@@ -1,31 +1,17 @@
 //! Half-open and idle connections, four times as many as there are places for: nobody is shut out.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lease_testbed::{ListensAt, Process, SlowClient, SlowClients};
+use lease_testbed::{
+    AT_ONCE, BUSY, ListensAt, Process, SlowClient, SlowClients, ask_among_slow_clients, in_time,
+};
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::stage::{LIMIT, Ledger, Stage, attempt, field, page, won};
 
-/// What a probe and a request may take: on a machine that is busy, where whoever is shut out has no answer at all; and in
-/// the minute, which has the machine to itself.
-const BUSY: Duration = Duration::from_secs(5);
-const AT_ONCE: Duration = Duration::from_secs(1);
-
-async fn in_time<T>(
-    limit: Duration,
-    what: &str,
-    asked: impl Future<Output = anyhow::Result<T>>,
-) -> anyhow::Result<T> {
-    let began = Instant::now();
-    let answer = asked.await;
-    anyhow::ensure!(began.elapsed() < limit, "{what} took {:?}", began.elapsed());
-    answer
-}
-
-async fn serves_among_slow_clients(count: usize, lasts: Duration, limit: Duration) -> anyhow::Result<()> {
+async fn serves_among_slow_clients(lasts: Duration, limit: Duration) -> anyhow::Result<()> {
     let stage = Stage::new().await?;
     let ledger = stage.ledger().await?;
     let client = ledger.client().await?;
@@ -34,14 +20,8 @@ async fn serves_among_slow_clients(count: usize, lasts: Duration, limit: Duratio
         grant: term.grant.clone(),
         ..attempt("a")
     };
-    let mut crowds = Vec::new();
-    for address in [&ledger.pages, &ledger.grpc] {
-        for kinds in [&SlowClient::HALF_OPEN[..], &[SlowClient::IdleHttp, SlowClient::IdleGrpc]] {
-            crowds.push(SlowClients::open(ListensAt::Tcp(address.parse()?), kinds, count).await?);
-        }
-    }
-    let until = Instant::now() + lasts;
-    loop {
+    let places = [ListensAt::Tcp(ledger.pages.parse()?), ListensAt::Tcp(ledger.grpc.parse()?)];
+    ask_among_slow_clients(&places, &[SlowClient::IdleHttp, SlowClient::IdleGrpc], lasts, async || {
         for path in ["/healthz", "/readyz", "/metrics"] {
             assert_eq!(in_time(limit, path, page(&ledger.pages, path)).await?.0, 200);
         }
@@ -57,24 +37,21 @@ async fn serves_among_slow_clients(count: usize, lasts: Duration, limit: Duratio
             in_time(limit, "a call on an old connection", won(&client, renewal.clone())).await?.action,
             "renew"
         );
-        if Instant::now() >= until {
-            return Ok(());
-        }
-        for crowd in &mut crowds {
-            crowd.insist().await?;
-        }
-    }
+        Ok(())
+    })
+    .await
+    .map(drop)
 }
 
 #[tokio::test]
 async fn half_open_and_idle_connections_shut_nobody_out() -> anyhow::Result<()> {
-    serves_among_slow_clients(2_000, Duration::ZERO, BUSY).await
+    serves_among_slow_clients(Duration::ZERO, BUSY).await
 }
 
 #[tokio::test]
 #[ignore = "a minute; part of make soak"]
 async fn for_a_minute_half_open_and_idle_connections_shut_nobody_out() -> anyhow::Result<()> {
-    serves_among_slow_clients(2_000, Duration::from_secs(60), AT_ONCE).await
+    serves_among_slow_clients(Duration::from_secs(60), AT_ONCE).await
 }
 
 /// Fewer descriptors than clients: those of the ledger's own connections stay free.

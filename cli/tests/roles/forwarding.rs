@@ -2,6 +2,7 @@
 
 use lease_testbed::{Signal, wait_until};
 
+use crate::fake::Fake;
 use crate::stage::{LIMIT, Stage, Worker};
 
 async fn one_forwards_all_stand_by_and_both_signals_end_cleanly(stage: Stage) -> anyhow::Result<()> {
@@ -155,6 +156,22 @@ async fn sqlite_a_row_that_is_nested_too_deeply_is_named_and_holds_up_no_other()
         "UPDATE audit_outbox SET payload = '{}' WHERE producer_sequence = 6 RETURNING outbox_id",
     )
     .await
+}
+
+/// A wrong path, a proxy's page, a token that nobody knows, a right that is missing.
+#[tokio::test]
+async fn an_answer_that_blames_no_row_leaves_none_out() -> anyhow::Result<()> {
+    let stage = Stage::sqlite().await?;
+    stage.append(0, 4).await?;
+    let ingest = Fake::start(&[401, 403, 404, 405, 200].map(|status| (status, None))).await?;
+    let forwarder = stage.forwarder("a", &ingest.address).await?;
+    let asked = ingest.asked(5).await?;
+    assert!(asked.iter().all(|(_, body)| *body == asked[0].1), "the same batch each time: {asked:?}");
+    let metric = async |what: &str| forwarder.metric(&format!("spendguard_outbox_forwarder_{what}")).await;
+    assert_eq!(metric("skip_total{reason=\"ingest_unavailable\"}").await?, 4.0);
+    assert_eq!(metric("skip_total{reason=\"ingest_rejected\"}").await?, 0.0);
+    assert_eq!(metric("rows_left_out_total").await?, 0.0);
+    Ok(())
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Clients of the sidecars: they make reservations, and commit them or leave them to the sweeper.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -98,17 +98,19 @@ async fn run(
     Ok(made)
 }
 
+/// Asks one sidecar once.
+pub(super) async fn send(socket: &Path, path: &str, body: &Value) -> reqwest::Result<reqwest::Response> {
+    let client = reqwest::Client::builder().unix_socket(socket).timeout(Duration::from_secs(2)).build()?;
+    client.post(format!("http://sidecar{path}")).json(body).send().await
+}
+
 /// Asks one sidecar after the other until one of them has done it, or has said that the budget has no room.
 async fn ask(sockets: &[PathBuf], path: &str, body: &Value) -> anyhow::Result<Option<Value>> {
     let began = std::time::Instant::now();
     let mut last = String::from("no request was sent");
     while began.elapsed() < LONGEST {
         for socket in sockets {
-            let client = reqwest::Client::builder()
-                .unix_socket(socket.clone())
-                .timeout(Duration::from_secs(2))
-                .build()?;
-            match client.post(format!("http://sidecar{path}")).json(body).send().await {
+            match send(socket, path, body).await {
                 Ok(answer) if answer.status().is_success() => return Ok(Some(answer.json().await?)),
                 Ok(answer) => {
                     last = format!("{} {}", answer.status(), answer.text().await.unwrap_or_default());

@@ -2,7 +2,6 @@
 //! bound to what it may do.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, header};
@@ -12,6 +11,8 @@ use subtle::{Choice, ConstantTimeEq};
 use tracing::warn;
 
 use crate::access_table::{AccessTable, Principal, Right};
+use crate::listener::ListenerSettings;
+use crate::quoted::quoted;
 use crate::reloaded::Reloaded;
 use crate::tls::PeerNames;
 
@@ -27,18 +28,6 @@ pub enum Callers {
     Certificates,
     /// By a file.
     Table(Reloaded<AccessTable>),
-}
-
-/// The settings of a listener that decide about its access.
-pub struct AccessPlan {
-    /// The file with the callers: `accessFile`.
-    pub file: Option<PathBuf>,
-    /// Whether clients must show a certificate of some authority: `tlsClientCaFile`.
-    pub certificates: bool,
-    /// Where it listens.
-    pub listen: String,
-    /// `listenWithoutAuthentication`.
-    pub without_authentication: bool,
 }
 
 /// A request's caller, as far as it is known.
@@ -76,17 +65,18 @@ impl NotAllowed {
 }
 
 impl Callers {
-    /// As the settings of section `B` ask for it. `refuse_listen` refuses the address, which another section may hold.
+    /// As the settings of section `B` ask for it, for an address. `refuse_listen` refuses that, which another section may hold.
     ///
     /// # Errors
     /// A file that can't be used; or an address that others can reach, without any authentication.
     pub fn of<B: Block>(
         all: &Settings,
-        plan: AccessPlan,
+        listener: &ListenerSettings<B>,
+        listen: &str,
         refuse_listen: impl FnOnce(String) -> BadSetting,
     ) -> Result<Self, BadSetting> {
-        if let Some(file) = plan.file {
-            let certificates = plan.certificates;
+        let certificates = listener.tls_client_ca_file.is_some();
+        if let Some(file) = listener.access_file.clone() {
             let table = Reloaded::start("the callers", vec![file], move |contents| {
                 let table = AccessTable::parse(&contents[0])?;
                 for one in table.principals.iter().filter(|one| !certificates && one.token_hashes.is_empty())
@@ -101,14 +91,13 @@ impl Callers {
             });
             return table.map(Self::Table).map_err(|unusable| all.refuse::<B>("accessFile", unusable.why));
         }
-        if plan.certificates {
+        if certificates {
             return Ok(Self::Certificates);
         }
-        if is_loopback(&plan.listen) {
+        if is_loopback(listen) {
             return Ok(Self::Nobody { operate: true });
         }
-        if plan.without_authentication {
-            let listen = plan.listen;
+        if listener.listen_without_authentication {
             warn!(listen, "anybody who reaches this address may write in any tenant's name");
             return Ok(Self::Nobody { operate: false });
         }
@@ -177,7 +166,7 @@ impl Caller {
         self.check(
             right,
             |one| one.in_tenant(tenant) && one.in_scope(scope),
-            || format!("for tenant {tenant:?}, scope {scope:?}"),
+            || format!("for tenant {}, scope {}", quoted(tenant), quoted(scope)),
         )
     }
 
@@ -186,7 +175,11 @@ impl Caller {
     /// # Errors
     /// It may not.
     pub fn may_lead(&self, lease: &str) -> Result<(), NotAllowed> {
-        self.check(Right::Forward, |one| one.has_lease(lease), || format!("in the name of lease {lease:?}"))
+        self.check(
+            Right::Forward,
+            |one| one.has_lease(lease),
+            || format!("in the name of lease {}", quoted(lease)),
+        )
     }
 
     /// May it forward events of this tenant?
@@ -194,7 +187,11 @@ impl Caller {
     /// # Errors
     /// It may not.
     pub fn may_forward(&self, tenant: &str) -> Result<(), NotAllowed> {
-        self.check(Right::Forward, |one| one.in_tenant(tenant), || format!("events of tenant {tenant:?}"))
+        self.check(
+            Right::Forward,
+            |one| one.in_tenant(tenant),
+            || format!("events of tenant {}", quoted(tenant)),
+        )
     }
 
     fn check(

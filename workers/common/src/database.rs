@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use lease_core::fence::{AboveCeiling, FenceError, Stale};
 use lease_settings::ValueKind;
 use sqlx::SqlitePool;
+use sqlx::error::DatabaseError;
 #[cfg(feature = "postgres")]
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -147,6 +148,16 @@ pub enum StoreError {
     /// No answer in time. As for `Failed`.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+}
+
+impl StoreError {
+    /// Did the database find no room on its disk? Then nothing was done.
+    pub fn is_full_disk(&self) -> bool {
+        let Self::Failed(error) = self else { return false };
+        // Postgres's code, and SQLite's.
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        code.is_some_and(|code| ["53100", "13"].contains(&&*code))
+    }
 }
 
 impl From<FenceError<sqlx::Error>> for StoreError {

@@ -76,6 +76,8 @@ struct Shared {
     router: Router,
     protocol: WireProtocol,
     tls: Option<ServerTls>,
+    /// Of one request.
+    request_limit: Duration,
     close: CancellationToken,
     gone: CancellationToken,
 }
@@ -93,14 +95,25 @@ impl RoleServer {
         protocol: WireProtocol,
         tls: Option<ServerTls>,
     ) -> Self {
+        Self::start_limited(listener, router, protocol, tls, REQUEST_LIMIT)
+    }
+
+    fn start_limited(
+        listener: impl Listener,
+        router: Router,
+        protocol: WireProtocol,
+        tls: Option<ServerTls>,
+        request_limit: Duration,
+    ) -> Self {
         let (close, gone) = (CancellationToken::new(), CancellationToken::new());
         let places = match protocol {
             WireProtocol::Http => Places::of(Share { eighths: 2, at_most: 512 }, HTTP),
             WireProtocol::Grpc { .. } => Places::of(Share { eighths: 3, at_most: 4_096 }, GRPC),
         };
         let router = router.with_state(());
-        let shared = Arc::new(Shared { router, protocol, tls, close: close.clone(), gone: gone.clone() });
-        let task = tokio::spawn(accept(listener, places, shared));
+        let (stopping, dropped) = (close.clone(), gone.clone());
+        let shared = Shared { router, protocol, tls, request_limit, close: stopping, gone: dropped };
+        let task = tokio::spawn(accept(listener, places, Arc::new(shared)));
         Self { close, task, _gone: gone.drop_guard() }
     }
 
@@ -172,7 +185,7 @@ where
         if let Some(names) = &names {
             request.extensions_mut().insert(names.clone());
         }
-        let router = shared.router.clone();
+        let (router, limit) = (shared.router.clone(), shared.request_limit);
         async move {
             let unavailable = |why: &'static str| {
                 let response = (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
@@ -182,7 +195,7 @@ where
                 Ok(carried) => carried,
                 Err(why) => return Ok(unavailable(why)),
             };
-            let answered = timeout(REQUEST_LIMIT, router.oneshot(request.map(Body::new))).await;
+            let answered = timeout(limit, router.oneshot(request.map(Body::new))).await;
             let Ok(response) = answered else { return Ok(unavailable("the request took too long\n")) };
             let response: Result<Response<Body>, Infallible> = response;
             response.map(|response| response.map(|body| Leaving::new(body, carried)))
@@ -250,5 +263,34 @@ impl HttpBody for Leaving {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_of_which_only_a_part_comes_is_answered_at_its_limit() -> anyhow::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let router = Router::new().route("/", post(|body: String| async { body }));
+        let limit = Duration::from_millis(200);
+        let _server = RoleServer::start_limited(listener, router, WireProtocol::Http, None, limit);
+        let ask = async |request: &str| {
+            let mut client = TcpStream::connect(address).await?;
+            client.write_all(request.as_bytes()).await?;
+            let mut answer = vec![0; 12];
+            timeout(Duration::from_secs(60), client.read_exact(&mut answer)).await??;
+            anyhow::Ok(String::from_utf8(answer)?)
+        };
+        let head = "POST / HTTP/1.1\r\nhost: here\r\ncontent-length: 4\r\n\r\n";
+        assert_eq!(ask(&format!("{head}half")).await?, "HTTP/1.1 200");
+        assert_eq!(ask(&format!("{head}ha")).await?, "HTTP/1.1 503");
+        Ok(())
     }
 }

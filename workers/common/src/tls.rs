@@ -1,6 +1,5 @@
 //! A listener's TLS: checked before anything starts, and read again when its files change.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use lease_settings::{BadSetting, Block, Settings};
@@ -9,21 +8,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
+use crate::listener::ListenerSettings;
 use crate::reloaded::{Reloaded, Unusable};
 
 /// The settings of a listener's TLS, the same in every section that has them.
 const KEYS: [&str; 3] = ["tlsCertFile", "tlsKeyFile", "tlsClientCaFile"];
-
-/// The files that the settings name.
-#[derive(Clone, Debug)]
-pub struct TlsFiles {
-    /// The server's certificate chain.
-    pub cert: Option<PathBuf>,
-    /// Its key.
-    pub key: Option<PathBuf>,
-    /// The authority that signs clients' certificates.
-    pub client_ca: Option<PathBuf>,
-}
 
 /// What a server speaks, and with whom.
 #[derive(Clone, Copy, Debug)]
@@ -43,9 +32,13 @@ impl ServerTls {
     ///
     /// # Errors
     /// A file that can't be used, or a half of what is needed.
-    pub fn of<B: Block>(all: &Settings, files: TlsFiles, spoken: Spoken) -> Result<Option<Self>, BadSetting> {
-        let TlsFiles { cert, key, client_ca } = files;
-        let (cert, key) = match (cert, key) {
+    pub fn of<B: Block>(
+        all: &Settings,
+        listener: &ListenerSettings<B>,
+        spoken: Spoken,
+    ) -> Result<Option<Self>, BadSetting> {
+        let client_ca = listener.tls_client_ca_file.clone();
+        let (cert, key) = match (listener.tls_cert_file.clone(), listener.tls_key_file.clone()) {
             (Some(cert), Some(key)) => (cert, key),
             (None, None) if client_ca.is_none() => return Ok(None),
             (None, _) => {

@@ -2,6 +2,11 @@
 
 /// The ledger's protocol.
 pub mod ledger {
+    /// The metadata of a failed call that says why, for programs.
+    pub const REASON: &str = "leasehold-reason";
+    /// Nothing was done, since the disk of the ledger's database is full.
+    pub const DISK_FULL: &str = "disk-full";
+
     /// `spendguard.ledger.v1`.
     #[allow(missing_docs, clippy::all)]
     pub mod v1 {

@@ -7,7 +7,7 @@ mod writes;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use lease_testbed::{Postgres, StandbyOptions};
+use lease_testbed::{Postgres, SmallDisk, StandbyOptions};
 use sqlx::postgres::PgPoolOptions;
 
 use super::books::Books;
@@ -15,12 +15,12 @@ use super::load::{Client, Load};
 use super::pods::PATIENCE;
 use super::report::DrillReport;
 use super::storm::installation::Installation;
-use turns::Turns;
+use turns::{AGES, Turns};
 use writes::Writes;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only the failover, not what else a database may do to its clients
+    /// Only the failover, not what else a database may do to its clients (which needs root rights, for a full disk)
     #[arg(long)]
     short: bool,
     /// Print steps and verdicts as JSON, and nothing else
@@ -43,6 +43,9 @@ enum Sabotage {
 /// The bar, for everybody, from the moment in which it becomes possible.
 const SOON: Duration = Duration::from_secs(10);
 
+/// Two databases and what they hold by then, several times over.
+const DISK_MEGABYTES: u32 = 128;
+
 /// Of the leases and of the scope.
 const TTL_SECONDS: u64 = 2;
 
@@ -53,6 +56,8 @@ const CLIENTS: [Client; 2] = [
 ];
 
 pub(super) async fn play(args: &Args, report: &DrillReport) -> anyhow::Result<()> {
+    // Before anything else: it needs rights that not everybody has.
+    let disk = if args.short { None } else { Some(SmallDisk::mount(DISK_MEGABYTES)?) };
     let installation = Installation::start(TTL_SECONDS).await?;
     let old = &installation.postgres;
     // Every commit waits for it, so that nothing is lost that was acknowledged.
@@ -80,7 +85,7 @@ pub(super) async fn play(args: &Args, report: &DrillReport) -> anyhow::Result<()
         return Ok(());
     }
     turns.are_ready("everybody is ready again within 10 s", SOON).await;
-    if !args.short {
+    if let Some(disk) = &disk {
         turns.defaults_of_the_role(&new).await?;
         writes.begin("sessions with hostile defaults", SOON, report).await?;
         turns.rights_are_taken(&new).await?;
@@ -88,6 +93,12 @@ pub(super) async fn play(args: &Args, report: &DrillReport) -> anyhow::Result<()
         turns.are_ready("everybody is ready again within 10 s", SOON).await;
         turns.functions_are_changed(&new).await?;
         writes.begin("the tables, after functions have changed", SOON, report).await?;
+        turns.are_ready("everybody is ready again within 10 s", SOON).await;
+        turns.databases_move(&new, disk).await?;
+        writes.begin("another disk", SOON, report).await?;
+        turns.are_ready("everybody is ready again within 10 s", SOON).await;
+        turns.the_disk_is_full(disk).await?;
+        writes.begin("the disk, once it has room", SOON, report).await?;
         turns.are_ready("everybody is ready again within 10 s", SOON).await;
     }
 
@@ -115,7 +126,7 @@ async fn fail_over(
     }
     report.step("the old primary is read-only, and keeps its connections");
     if !turns
-        .nobody_is_ready("while nobody can write, nobody is ready and no age is shown", "read-only")
+        .nobody_is_ready("while nobody can write, nobody is ready and no age is shown", "read-only", &AGES)
         .await
     {
         return Ok(false);

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use lease_testbed::{Postgres, wait_for};
+use lease_testbed::{Postgres, SmallDisk, wait_for};
+use serde_json::json;
 
 use super::SOON;
+use crate::drill::load::{self, TENANT};
 use crate::drill::report::DrillReport;
 use crate::drill::storm::installation::{Installation, ROLE};
 use crate::drill::storm::worker::StormWorker;
 
 /// Ages that are read from a database.
-const AGES: [&str; 2] =
+pub(super) const AGES: [&str; 2] =
     ["spendguard_outbox_pending_oldest_age_seconds", "spendguard_reservations_expired_oldest_age_seconds"];
 
 /// The rights without which nobody does its work.
@@ -45,8 +47,8 @@ impl Turns<'_> {
         self.report.check(check, ready.is_ok(), told(ready.map(|()| format!("{all} are"))));
     }
 
-    /// Each says why, by this word, and none shows an age that it can't know.
-    pub(super) async fn nobody_is_ready(&self, check: &str, word: &str) -> bool {
+    /// Each says why, by this word, and none shows one of the ages `unknown`.
+    pub(super) async fn nobody_is_ready(&self, check: &str, word: &str, unknown: &[&str]) -> bool {
         let unready = wait_for("nobody is ready", SOON, || async {
             for worker in self.workers() {
                 let (status, why) = worker.page("/readyz").await?;
@@ -54,7 +56,7 @@ impl Turns<'_> {
                 ensure!(says, "{} says {status} {}", worker.workload(), why.trim());
                 let (_, metrics) = worker.page("/metrics").await?;
                 let shown = metrics.lines().find(|line| {
-                    AGES.iter().any(|age| line.starts_with(&format!("{age} "))) && !line.ends_with(" NaN")
+                    unknown.iter().any(|age| line.starts_with(&format!("{age} "))) && !line.ends_with(" NaN")
                 });
                 ensure!(shown.is_none(), "{} shows {}", worker.workload(), shown.unwrap_or_default());
             }
@@ -88,7 +90,7 @@ impl Turns<'_> {
             server.psql_in(database, &format!("REVOKE {right} FROM {ROLE}")).await?;
         }
         self.report.step("the role has lost rights on the outbox, the ledger and the canonical store");
-        self.nobody_is_ready("without its rights nobody is ready", "permission denied").await;
+        self.nobody_is_ready("without its rights nobody is ready", "permission denied", &AGES).await;
         for (database, right) in NEEDED {
             server.psql_in(database, &format!("GRANT {right} TO {ROLE}")).await?;
         }
@@ -109,6 +111,44 @@ impl Turns<'_> {
         server.psql_in("ledger", change).await?;
         self.report
             .step("the ledger's functions have another result, under the plans of everybody's connections");
+        Ok(())
+    }
+
+    /// As an operator does it who sees that the disk will not last.
+    pub(super) async fn databases_move(&self, server: &Postgres, disk: &SmallDisk) -> anyhow::Result<()> {
+        server.create_tablespace("small", &disk.path().join("tablespace")).await?;
+        for database in ["ledger", "canonical"] {
+            server.move_database(database, "small").await?;
+        }
+        self.report.step("both databases are in a tablespace on a small disk, without the server's log");
+        Ok(())
+    }
+
+    /// By somebody else, until everybody has said so, and a caller has been told.
+    pub(super) async fn the_disk_is_full(&self, disk: &SmallDisk) -> anyhow::Result<()> {
+        disk.fill()?;
+        self.report.step("something else has filled the disk");
+        self.nobody_is_ready("on a full disk nobody is ready", "No space left on device", &[]).await;
+        // Of the other currency, which nobody else asks for here.
+        let request = json!({"tenant": TENANT, "amount_minor": 1, "currency": "USD", "ttl_seconds": 1,
+            "idempotency_key": "on-a-full-disk"});
+        let refused = wait_for("a request hears of the full disk", SOON, || async {
+            let mut last = String::from("no sidecar answers");
+            for socket in &self.installation.sockets {
+                // A standby has no socket.
+                let Ok(answer) = load::send(socket, "/v1/reservations", &request).await else { continue };
+                let status = answer.status();
+                last = format!("{status} {}", answer.text().await?);
+                if status == 503 && last.contains("the disk of the ledger's database is full") {
+                    return Ok(last);
+                }
+            }
+            anyhow::bail!("{last}")
+        })
+        .await;
+        self.report.check("a sidecar's client hears that the disk is full", refused.is_ok(), told(refused));
+        disk.make_room()?;
+        self.report.step("there is room again");
         Ok(())
     }
 }

@@ -57,7 +57,7 @@ pub trait Canonical: Send + Sync + 'static {
         events: &[ArrivedEvent<'_>],
     ) -> Result<Ingested, StoreError>;
 
-    /// Does the store answer, and could it keep an event? (In SQLite only the former.)
+    /// Does the store answer, could it keep an event, and is there room on its disk? (In SQLite only the first.)
     async fn ping(&self) -> Result<(), StoreError>;
 }
 

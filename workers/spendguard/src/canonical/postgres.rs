@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::{LeaseName, Term};
 use lease_postgres::pool::{DURABLE, Pool};
+use lease_postgres::room::has_room;
 use lease_postgres::{Fence, url};
 use lease_worker_common::database::{self, StoreError};
 use sqlx::postgres::PgConnectOptions;
@@ -72,6 +73,11 @@ impl Canonical for PostgresCanonical {
             "INSERT INTO canonical_events (tenant_id) SELECT '' WHERE false
              ON CONFLICT (tenant_id, workload_instance_id, producer_sequence) DO NOTHING",
         );
-        self.pool.call(async move |connection| Ok(nothing.execute(connection).await.map(drop)?)).await
+        self.pool
+            .call(async move |connection| {
+                nothing.execute(&mut *connection).await?;
+                Ok(has_room(connection).await?)
+            })
+            .await
     }
 }

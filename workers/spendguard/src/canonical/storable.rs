@@ -1,5 +1,7 @@
 //! The events that every canonical store can keep. What else a database refuses, it refuses by itself.
 
+use lease_worker_common::quoted::quoted;
+
 use super::ArrivedEvent;
 
 /// The deepest that a payload may be nested: SQLite ends at 1,000, Postgres where its stack does.
@@ -10,10 +12,13 @@ const DEEPEST: usize = 500;
 pub fn check(event: &ArrivedEvent<'_>) -> Result<(), String> {
     let key = &event.key;
     if key.tenant_id.contains('\0') || key.workload_instance_id.contains('\0') {
-        return Err(format!("event {:?}: the id holds a NUL character, which no store keeps", key.id()));
+        return Err(format!(
+            "event {}: the id holds a NUL character, which no store keeps",
+            quoted(&key.id())
+        ));
     }
     if depth(event.payload.get()) > DEEPEST {
-        return Err(format!("event {:?}: its data are nested more than {DEEPEST} deep", key.id()));
+        return Err(format!("event {}: its data are nested more than {DEEPEST} deep", quoted(&key.id())));
     }
     Ok(())
 }

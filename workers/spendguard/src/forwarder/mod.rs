@@ -293,8 +293,8 @@ struct Health {
 impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
         self.eligible.check()?;
-        let age = self.outbox.oldest_pending_age().await;
-        age.map(drop).map_err(|error| format!("the outbox can't be used: {error}"))
+        let ready = self.outbox.ready().await;
+        ready.map_err(|error| format!("the outbox can't be used: {error}"))
     }
 
     async fn refresh(&self) {

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use lease_core::fence::{FENCING_EPOCH_ABOVE_CEILING, FENCING_EPOCH_STALE};
 use lease_worker_common::access::{Callers, NotAllowed};
+use lease_worker_common::quoted::quoted;
 use lease_worker_common::tls::PeerNames;
 use lease_worker_common::{
     bad_rows::is_of_the_data, database::StoreError, request_body, request_id, under_way::UnderWay,
@@ -140,6 +141,11 @@ impl Ingest {
                 warn!(%error, "an event can't be stored");
                 refuse(StatusCode::UNPROCESSABLE_ENTITY, "BAD_EVENT", "an event of the batch can't be stored")
             }
+            error if error.is_full_disk() => {
+                warn!(%error, "the canonical store's disk is full");
+                let advice = "nothing was kept, since the disk of the canonical store is full; send again";
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "DISK_FULL", advice)
+            }
             // Details are for our log: the answer may reach another team.
             error => {
                 warn!(%error, "the canonical store failed");
@@ -166,18 +172,18 @@ fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(refuse(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "BAD_TYPE",
-        format!("content-type {given:?}: use {BATCH}"),
+        format!("content-type {}: use {BATCH}", quoted(given)),
     ))
 }
 
 fn arrived<'a>(event: &'a CloudEvent<'a>) -> Result<ArrivedEvent<'a>, String> {
     if event.specversion != "1.0" || event.r#type != EVENT_TYPE {
-        return Err(format!("event {:?}: use specversion 1.0 and type {EVENT_TYPE}", event.id));
+        return Err(format!("event {}: use specversion 1.0 and type {EVENT_TYPE}", quoted(&event.id)));
     }
     let key = EventKey::parse(&event.id)
-        .ok_or_else(|| format!("event {:?}: the id must be tenant/instance/sequence", event.id))?;
+        .ok_or_else(|| format!("event {}: the id must be tenant/instance/sequence", quoted(&event.id)))?;
     let fencing_epoch = event.fencingepoch.parse();
     let fencing_epoch =
-        fencing_epoch.map_err(|error| format!("event {:?}: fencingepoch: {error}", event.id))?;
+        fencing_epoch.map_err(|error| format!("event {}: fencingepoch: {error}", quoted(&event.id)))?;
     Ok(ArrivedEvent { key, event_time: event.time.as_millisecond(), fencing_epoch, payload: event.data })
 }

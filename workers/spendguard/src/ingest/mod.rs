@@ -6,7 +6,6 @@
 mod http;
 mod metrics;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +14,13 @@ use async_trait::async_trait;
 use lease_settings::{App, Block, Failure, LeaderElection, Millis, Secret, Section, Setting, ValueKind};
 use lease_worker_common::{
     Role,
-    access::{AccessPlan, Callers},
+    access::Callers,
     database::Database,
     health::{self, HealthSettings, LAST_ANSWERS, Probe},
+    listener::ListenerSettings,
     server::{RoleServer, WireProtocol},
     shutdown, stdout,
-    tls::{ServerTls, Spoken, TlsFiles},
+    tls::{ServerTls, Spoken},
     under_way::UnderWay,
 };
 use serde::Deserialize;
@@ -37,11 +37,6 @@ pub struct IngestSettings {
     max_body_bytes: usize,
     max_requests: u32,
     request_timeout_ms: Millis,
-    tls_cert_file: Option<PathBuf>,
-    tls_key_file: Option<PathBuf>,
-    tls_client_ca_file: Option<PathBuf>,
-    access_file: Option<PathBuf>,
-    listen_without_authentication: bool,
 }
 
 impl Block for IngestSettings {
@@ -159,23 +154,13 @@ impl Role for CanonicalIngest {
             });
         }
         let listen = settings.block::<HealthSettings>()?.listen;
-        let files = TlsFiles {
-            cert: role.tls_cert_file.clone(),
-            key: role.tls_key_file.clone(),
-            client_ca: role.tls_client_ca_file.clone(),
-        };
+        let listener: ListenerSettings<IngestSettings> = settings.block()?;
         // Probes have no certificate; a request's caller is judged by what it shows.
         let spoken = Spoken { protocol: b"http/1.1", clients_may_have_none: true };
-        let access = AccessPlan {
-            file: role.access_file.clone(),
-            certificates: role.tls_client_ca_file.is_some(),
-            listen: listen.clone(),
-            without_authentication: role.listen_without_authentication,
-        };
         let plan = IngestPlan {
             database,
-            tls: ServerTls::of::<IngestSettings>(settings, files, spoken)?,
-            access: Callers::of::<IngestSettings>(settings, access, |why| {
+            tls: ServerTls::of(settings, &listener, spoken)?,
+            access: Callers::of(settings, &listener, &listen, |why| {
                 settings.refuse::<HealthSettings>("listen", why)
             })?,
             listen,

@@ -8,12 +8,13 @@ use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use super::metrics::{REFUSED, REQUESTS, SECONDS};
 use super::store::{LedgerAnswer, LedgerError, LedgerRefusal};
+use crate::rpc::ledger::{DISK_FULL, REASON};
 use lease_core::fence::FENCING_EPOCH_STALE;
 
 /// Limits the number of calls under way, and the time of each.
@@ -110,6 +111,13 @@ impl Calls {
 /// Details are for our log: the answer may reach another team.
 fn failure(method: &'static str, request_id: &str, error: &StoreError) -> Status {
     warn!(method, request_id, %error, "the ledger's database failed");
+    if error.is_full_disk() {
+        let why =
+            "nothing was done, since the disk of the ledger's database is full: ask again with the same key";
+        let mut status = Status::unavailable(why);
+        status.metadata_mut().insert(REASON, MetadataValue::from_static(DISK_FULL));
+        return status;
+    }
     let state = match error {
         StoreError::Failed(sqlx::Error::Database(database)) => database.code().unwrap_or_default(),
         _ => "".into(),

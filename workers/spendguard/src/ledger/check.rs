@@ -1,6 +1,7 @@
 //! Checks of a request before the database is asked.
 
 use lease_core::{Change, Grant, Record, Tag, Term};
+use lease_worker_common::quoted::quoted;
 use sqlx::types::Uuid;
 
 use super::store::{Acquisition, LedgerRefusal, ScopeTerm, SeenScope};
@@ -100,7 +101,7 @@ pub(super) fn scope_write(asked: &v1::PutFencingScopeRequest) -> Result<ScopeWri
         return Err(invalid(format!("record: use a ttl_ms up to {LONGEST_TTL_MS} and an epoch up to {max}")));
     }
     let change =
-        change.map_err(|_| invalid(format!("change = {:?}: use the change's name", asked.change)))?;
+        change.map_err(|_| invalid(format!("change = {}: use the change's name", quoted(&asked.change))))?;
     Ok(ScopeWrite { expected: tag("expected_tag", &asked.expected_tag)?, record, change })
 }
 

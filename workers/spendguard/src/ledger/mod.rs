@@ -24,12 +24,13 @@ use lease_core::Term;
 use lease_settings::{App, Block, Failure, LeaderElection, Section};
 use lease_worker_common::{
     Role,
-    access::{AccessPlan, Callers},
+    access::Callers,
     database::Database,
     health::{self, LAST_ANSWERS, Probe},
+    listener::ListenerSettings,
     server::{RoleServer, WireProtocol},
     shutdown, stdout,
-    tls::{PeerNames, ServerTls, Spoken, TlsFiles},
+    tls::{PeerNames, ServerTls, Spoken},
 };
 use sqlx::postgres::PgConnectOptions;
 use tonic::server::NamedService;
@@ -108,21 +109,11 @@ impl Role for LedgerRole {
             };
             return app.block_on(limited);
         }
-        let files = TlsFiles {
-            cert: role.tls_cert_file.clone(),
-            key: role.tls_key_file.clone(),
-            client_ca: role.tls_client_ca_file.clone(),
-        };
+        let listener: ListenerSettings<LedgerSettings> = settings.block()?;
         let spoken = Spoken { protocol: b"h2", clients_may_have_none: false };
-        let access = AccessPlan {
-            file: role.access_file.clone(),
-            certificates: role.tls_client_ca_file.is_some(),
-            listen: role.listen.clone(),
-            without_authentication: role.listen_without_authentication,
-        };
         let plan = LedgerPlan {
-            tls: ServerTls::of::<LedgerSettings>(settings, files, spoken)?,
-            access: Callers::of::<LedgerSettings>(settings, access, |why| {
+            tls: ServerTls::of(settings, &listener, spoken)?,
+            access: Callers::of(settings, &listener, &role.listen, |why| {
                 settings.refuse::<LedgerSettings>("listen", why)
             })?,
             pages: settings.block::<health::HealthSettings>()?.listen,

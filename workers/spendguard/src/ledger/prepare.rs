@@ -5,17 +5,25 @@ use std::time::Duration;
 use anyhow::Context;
 use lease_core::Term;
 use lease_worker_common::database::{self, StoreError};
+use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection};
 
+use super::PREPARE_LIMIT;
 use super::store::LedgerStore;
 use crate::outbox::Outbox;
 use crate::outbox::PostgresOutbox;
-use lease_postgres::Fence;
+use lease_postgres::pool::{DURABLE, Pool};
+use lease_postgres::{Fence, url};
 
 /// The longest wait of a revocation behind the holder's writes.
 const REVOKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Of which the same is asked as of a ledger's own (0066).
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let options = url::named(options.clone(), "leasehold ledger");
+    Pool::checked(&options, 1, PREPARE_LIMIT, DURABLE).open().await
+}
 
 /// Makes or upgrades the ledger's tables and functions, the audit outbox's among them, in the schema `public`.
 ///
@@ -23,7 +31,7 @@ const REVOKE_LIMIT: Duration = Duration::from_secs(10);
 /// The database's; what was made stays, and may be made again.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
     PostgresOutbox::open(options, Duration::from_secs(60)).migrate().await?;
-    let mut connection = options.connect().await?;
+    let mut connection = connect(options).await?;
     Fence::new("any").install(&mut connection).await?;
     database::migrate(&mut connection, include_str!("sql/scopes.sql")).await?;
     database::migrate(&mut connection, include_str!("sql/reservations.sql")).await?;
@@ -36,7 +44,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
 /// # Errors
 /// The database's, or that the scope is another tenant's.
 pub async fn add_scope(options: &PgConnectOptions, scope: &str, tenant: &str) -> anyhow::Result<()> {
-    let mut connection: PgConnection = options.connect().await?;
+    let mut connection = connect(options).await?;
     sqlx::query(
         "INSERT INTO fencing_scopes (fencing_scope_id, tenant_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
     )
@@ -64,7 +72,7 @@ pub async fn set_budget(
     currency: &str,
     limit_minor: i64,
 ) -> anyhow::Result<()> {
-    let mut connection: PgConnection = options.connect().await?;
+    let mut connection = connect(options).await?;
     sqlx::query(
         "INSERT INTO budgets (tenant_id, currency, limit_minor) VALUES ($1, $2, $3)
          ON CONFLICT (tenant_id, currency) DO UPDATE SET limit_minor = excluded.limit_minor",
@@ -113,7 +121,7 @@ pub struct ScopeLowering<'a> {
 pub async fn lower_scope(options: &PgConnectOptions, how: &ScopeLowering<'_>) -> anyhow::Result<i64> {
     let ScopeLowering { scope, tenant, epoch, by } = how;
     let (to, real) = (i64::try_from(*epoch)?, i64::try_from(Term::MAX_ABOVE)?);
-    let mut connection: PgConnection = options.connect().await?;
+    let mut connection = connect(options).await?;
     let mut change = connection.begin().await?;
     // In the order in which every change of holder takes its locks.
     sqlx::query("SELECT pg_advisory_xact_lock(ledger_scope_lock($1))")

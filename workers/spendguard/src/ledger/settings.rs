@@ -1,7 +1,5 @@
 //! The ledger's settings.
 
-use std::path::PathBuf;
-
 use lease_postgres::url;
 use lease_settings::{BadSetting, Block, Millis, Secret, Section, Setting, Settings as All, ValueKind};
 use serde::Deserialize;
@@ -14,16 +12,6 @@ pub struct LedgerSettings {
     pub(super) database_url: Option<Secret>,
     /// The gRPC server's address.
     pub listen: String,
-    /// The server's certificate chain; with `tls_key_file`, the server speaks TLS.
-    pub tls_cert_file: Option<PathBuf>,
-    /// The certificate's key.
-    pub tls_key_file: Option<PathBuf>,
-    /// The authority that signs the clients' certificates; with it, clients must have one.
-    pub tls_client_ca_file: Option<PathBuf>,
-    /// The callers, and what each may do.
-    pub access_file: Option<PathBuf>,
-    /// Whether it may listen beyond loopback without any authentication.
-    pub listen_without_authentication: bool,
     /// The number of connections to the database that writes share.
     pub max_connections: u32,
     /// The most writes that may be under way or wait for a connection, and the most calls about scopes.

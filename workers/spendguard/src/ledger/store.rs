@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lease_core::{Grant, Record, Tag};
 use lease_postgres::pool::Pool;
+use lease_postgres::room::has_room;
 use lease_postgres::url;
 use lease_worker_common::database::StoreError;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
@@ -206,10 +207,15 @@ impl LedgerStore {
     /// Can calls be answered?
     ///
     /// # Errors
-    /// The database's: what a call would meet there.
+    /// The database's: what a call would meet there, a full disk among it.
     pub async fn ready(&self) -> Result<(), StoreError> {
         let ready = sqlx::query(READY);
-        self.pool.call(async move |connection| Ok(ready.execute(connection).await.map(drop)?)).await
+        self.pool
+            .call(async move |connection| {
+                ready.execute(&mut *connection).await?;
+                Ok(has_room(connection).await?)
+            })
+            .await
     }
 
     /// Takes a scope, or renews it.

@@ -73,6 +73,11 @@ pub trait Outbox: Send + Sync + 'static {
     /// For how long the oldest pending row has waited, by the database's clock; zero if none is pending. In Postgres, fails
     /// where it could not be marked.
     async fn oldest_pending_age(&self) -> Result<Duration, StoreError>;
+
+    /// Could pending rows be read? In Postgres, could they also be marked, and is there room on the disk?
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.oldest_pending_age().await.map(drop)
+    }
 }
 
 /// Opens an outbox. `transaction_limit` bounds a fenced transaction where the store can do so; keep it below the ttl.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::Term;
 use lease_postgres::pool::{DURABLE, Pool};
+use lease_postgres::room::has_room;
 use lease_postgres::{Fence, url};
 use lease_worker_common::database::{self, StoreError};
 use sqlx::Row;
@@ -131,6 +132,11 @@ impl Outbox for PostgresOutbox {
         let age: Result<Option<i64>, StoreError> =
             self.pool.call(async move |connection| Ok(oldest.fetch_optional(connection).await?)).await;
         Ok(Duration::from_millis(age?.unwrap_or(0).max(0) as u64))
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.oldest_pending_age().await?;
+        self.pool.call(async |connection| Ok(has_room(connection).await?)).await
     }
 }
 

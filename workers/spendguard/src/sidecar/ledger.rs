@@ -16,6 +16,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, ConnectError, Request, Response, Status};
 
 use crate::rpc::ledger::v1::ledger_client::LedgerClient;
+use crate::rpc::ledger::{DISK_FULL, REASON};
 
 /// Why there is no answer of the ledger's own.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub(super) enum LedgerCallError {
     /// Nothing was done: it was not reached, or it said so before it began.
     #[error("the ledger can't be reached: {0}")]
     NotSent(String),
+    /// Nothing was done: its database has no room.
+    #[error("the disk of the ledger's database is full: {0}")]
+    DiskFull(String),
     /// Whether it was done is unknown.
     #[error("no answer from the ledger: {0}")]
     Unknown(String),
@@ -205,6 +209,9 @@ fn failed(status: &Status) -> LedgerCallError {
     let why = format!("{:?}: {why}", status.code());
     match status.code() {
         _ if not_connected => LedgerCallError::NotSent(why),
+        _ if status.metadata().get(REASON).is_some_and(|reason| reason == DISK_FULL) => {
+            LedgerCallError::DiskFull(why)
+        }
         // It says so before it begins. A token may be known a moment later, when its file has arrived everywhere.
         Code::ResourceExhausted | Code::Unauthenticated => LedgerCallError::NotSent(why),
         Code::InvalidArgument

@@ -47,6 +47,11 @@ impl From<LedgerCallError> for Refusal {
             LedgerCallError::NotSent(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "LEDGER_UNAVAILABLE", "nothing was done; send again")
             }
+            LedgerCallError::DiskFull(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "LEDGER_UNAVAILABLE",
+                "nothing was done, since the disk of the ledger's database is full; send again",
+            ),
             LedgerCallError::Unknown(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "OUTCOME_UNKNOWN",

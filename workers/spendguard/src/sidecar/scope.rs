@@ -187,7 +187,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl From<LedgerCallError> for BackendError {
     fn from(error: LedgerCallError) -> Self {
         match &error {
-            LedgerCallError::NotSent(_) => Self::not_applied(error.to_string()),
+            LedgerCallError::NotSent(_) | LedgerCallError::DiskFull(_) => {
+                Self::not_applied(error.to_string())
+            }
             LedgerCallError::Unknown(_) => Self::unknown(error.to_string()),
             LedgerCallError::Refused(_) => Self::refused(error.to_string()),
         }

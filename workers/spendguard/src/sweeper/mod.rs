@@ -197,8 +197,8 @@ struct Health {
 impl Probe for Health {
     async fn ready(&self) -> Result<(), String> {
         self.eligible.check()?;
-        let age = self.expired.oldest_age().await;
-        age.map(drop).map_err(|error| format!("the ledger's database can't be used: {error}"))
+        let ready = self.expired.ready().await;
+        ready.map_err(|error| format!("the ledger's database can't be used: {error}"))
     }
 
     async fn refresh(&self) {

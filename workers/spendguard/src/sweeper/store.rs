@@ -5,6 +5,7 @@ use std::time::Duration;
 use lease_core::Term;
 use lease_core::fence::AboveCeiling;
 use lease_postgres::pool::Pool;
+use lease_postgres::room::has_room;
 use lease_postgres::{Fence, url};
 use lease_worker_common::database::StoreError;
 use sqlx::Postgres;
@@ -106,6 +107,15 @@ impl Expired {
     /// The database's.
     pub async fn take_term(&self) -> Result<Term, StoreError> {
         self.pool.transaction(async |tx| Ok(Fence::new(RESOURCE).take_term(tx).await?)).await
+    }
+
+    /// Could a batch be done?
+    ///
+    /// # Errors
+    /// The database's: as for [`oldest_age`](Self::oldest_age), and a full disk's.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        self.oldest_age().await?;
+        self.pool.call(async |connection| Ok(has_room(connection).await?)).await
     }
 
     /// For how long the oldest reservation that is over has waited, by the database's clock; zero if none waits.

@@ -40,12 +40,12 @@ BEGIN
         END IF;
     END IF;
     IF p_audit_days > 0 THEN
-        -- Not the first of the outbox's queue, and nothing as young as the oldest of these, if they are many: numbers and times go up together,
-        -- but for what was written at the same moment.
+        -- Not the first of the outbox's queue, and nothing as young as the oldest of these, if they are many: numbers and
+        -- the times at which rows were written go up together. (The events' own times are their producers'.)
         SELECT array_agg(producer_sequence),
-               least(v_now - make_interval(days => p_audit_days), CASE WHEN count(*) >= 1000 THEN min(event_time) END)
+               least(v_now - make_interval(days => p_audit_days), CASE WHEN count(*) >= 1000 THEN min(created_at) END)
             INTO v_waits, v_before
-            FROM (SELECT producer_sequence, event_time FROM audit_outbox WHERE pending_forward
+            FROM (SELECT producer_sequence, created_at FROM audit_outbox WHERE pending_forward
                   ORDER BY outbox_id LIMIT 1000) AS waiting;
         -- By the table's own order, which is that of time: every write would pay for another index. Only so far that
         -- the live ones at its head, which are a day old at most when they expire, can't make this a long search.
