@@ -28,8 +28,14 @@ struct One {
 }
 
 fn rules() -> Rules {
-    let who =
-        Candidate { holder: "one".into(), region: String::new(), ttl: TTL, max_ttl: TTL, preemptible: false };
+    let who = Candidate {
+        holder: "one".into(),
+        region: String::new(),
+        ttl: TTL,
+        max_ttl: TTL,
+        preemptible: false,
+        work: None,
+    };
     Rules {
         who,
         renew_every: TTL / 3,
