@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use lease_core::Term;
 use lease_worker_common::database::{self, StoreError};
+use lease_worker_common::home;
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -12,6 +13,7 @@ use sqlx::{ConnectOptions, Connection};
 use super::store::LedgerStore;
 use crate::outbox::Outbox;
 use crate::outbox::PostgresOutbox;
+use crate::sweeper::store::RESOURCE;
 use lease_postgres::Fence;
 
 /// The longest wait of a revocation behind the holder's writes.
@@ -25,6 +27,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
     PostgresOutbox::open(options, Duration::from_secs(60)).migrate().await?;
     let mut connection = options.connect().await?;
     Fence::new("any").install(&mut connection).await?;
+    home::postgres::install(&mut connection, RESOURCE).await?;
     database::migrate(&mut connection, include_str!("sql/scopes.sql")).await?;
     database::migrate(&mut connection, include_str!("sql/reservations.sql")).await?;
     database::migrate(&mut connection, include_str!("sql/retention.sql")).await?;
