@@ -239,6 +239,11 @@ impl Actor {
         begun.with_context(|| format!("{}'s elector ended before it led", self.name))
     }
 
+    /// Waits for its next term, or for its end.
+    pub(crate) async fn leads_or_ends(&mut self) -> anyhow::Result<Option<Leadership>> {
+        self.cast.patience.wait(&format!("{} to lead or to end", self.name), self.begun.recv()).await
+    }
+
     /// Has a term begun that the case hasn't taken note of?
     pub(crate) fn leads_already(&mut self) -> Option<Leadership> {
         self.begun.try_recv().ok()

@@ -17,7 +17,7 @@ pub fn name(text: &str) -> LeaseName {
 /// A candidate with this holder's name.
 pub fn candidate(holder: &str) -> Candidate {
     let (holder, region) = (holder.to_owned(), "here".to_owned());
-    Candidate { holder, region, ttl: TTL, max_ttl: TTL, preemptible: false }
+    Candidate { holder, region, ttl: TTL, max_ttl: TTL, preemptible: false, work: None }
 }
 
 /// The record of a register that must exist.

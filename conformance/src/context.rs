@@ -261,7 +261,14 @@ type Resource = (LeaseName, String, Arc<dyn FencedResource>);
 
 /// The candidate in whose name a case acquires by hand.
 pub(crate) fn candidate(holder: &str, ttl: Duration) -> Candidate {
-    Candidate { holder: holder.to_owned(), region: "here".to_owned(), ttl, max_ttl: ttl, preemptible: false }
+    Candidate {
+        holder: holder.to_owned(),
+        region: "here".to_owned(),
+        ttl,
+        max_ttl: ttl,
+        preemptible: false,
+        work: None,
+    }
 }
 
 /// The observation of a write that must have been applied.

@@ -209,6 +209,7 @@ mod tests {
             ttl: TTL,
             max_ttl: TTL,
             preemptible: false,
+            work: None,
         };
         let acquire = |from: &Record, holder: &str| {
             let fresh = Fresh::random();

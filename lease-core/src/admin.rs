@@ -192,6 +192,21 @@ pub async fn restored(
     .await
 }
 
+/// Frees the lease's name for other work (W-1): the next acquisition says which. For work that is gone for good; a holder
+/// goes on, and its lease stays its own until it gives it up. Returns the work that was forgotten.
+pub async fn forget_work(
+    backend: &dyn LeaseBackend,
+    name: &LeaseName,
+) -> Result<(Option<String>, Observation), AdminError> {
+    let mut forgotten = None;
+    let written = change(backend, name, Change::Request, |_, record, fresh| {
+        forgotten = record.work().map(str::to_owned);
+        Ok(writes::forget_work(record, fresh))
+    })
+    .await?;
+    Ok((forgotten, written))
+}
+
 fn check_above(above: u64) -> Result<(), AdminError> {
     if above > Term::MAX_ABOVE { Err(AdminError::AboveCeiling(above)) } else { Ok(()) }
 }
@@ -200,7 +215,7 @@ async fn change(
     backend: &dyn LeaseBackend,
     name: &LeaseName,
     change: Change,
-    write: impl Fn(&Observation, &Record, &Fresh) -> Result<Record, AdminError>,
+    mut write: impl FnMut(&Observation, &Record, &Fresh) -> Result<Record, AdminError>,
 ) -> Result<Observation, AdminError> {
     let mut seen = backend.observe(name).await?;
     for _ in 0..ATTEMPTS {

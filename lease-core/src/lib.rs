@@ -56,6 +56,7 @@ mod printable;
 mod reasons;
 mod record;
 mod revocation;
+mod work;
 mod writes;
 
 pub use backend::{

@@ -36,6 +36,8 @@ pub struct Candidate {
     pub max_ttl: Duration,
     /// Mark the record pre-emptible (F-3).
     pub preemptible: bool,
+    /// The work that it wants the lease for (W-1).
+    pub work: Option<String>,
 }
 
 fn millis(span: Duration) -> u64 {
@@ -94,7 +96,7 @@ pub fn acquire(
     let mut extra = before.extra.clone();
     extra.remove(RESERVED_FOR);
     extra.remove(EPOCHS_ABOVE);
-    Record {
+    let mut acquired = Record {
         tag: fresh.tag,
         grant: Some(grant),
         epoch: expected.next_epoch(),
@@ -114,7 +116,11 @@ pub fn acquire(
         region: who.region.clone(),
         note: String::new(),
         extra,
+    };
+    if let Some(work) = &who.work {
+        acquired.keep_work(Some(work));
     }
+    acquired
 }
 
 /// The next beat of the present term.
@@ -224,6 +230,13 @@ pub fn restored(before: &Record, above: u64, note: &str, fresh: &Fresh) -> Recor
     };
     restored.extra.insert(EPOCHS_ABOVE.to_owned(), above.into());
     restored
+}
+
+/// The register for whichever work comes next (W-1). Leaves grant and beat alone.
+pub fn forget_work(before: &Record, fresh: &Fresh) -> Record {
+    let mut anybodys = Record { tag: fresh.tag, ..before.clone() };
+    anybodys.keep_work(None);
+    anybodys
 }
 
 /// The record's pending request, if it is meant for the present grant.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use lease_core::internal::deadline::{Claim, Deadline, Sighting};
-use lease_core::internal::next::{MoveRules, Next, Run, Side, Step, next};
+use lease_core::internal::next::{MayMove, MoveRules, Next, Run, Side, Step, next};
 use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Grant, Instant, Lineage, Observation, Record, RequestId, Tag, Term, WallTime};
 use stateright::{Checker, Model, Property};
@@ -150,7 +150,7 @@ impl World {
 impl Moves {
     fn rules(back: bool) -> MoveRules {
         let (from, to) = if back { ("second", "first") } else { ("first", "second") };
-        MoveRules { from: from.into(), to: to.into(), by: "ops".into(), max_ttl: TTL }
+        MoveRules { from: from.into(), to: to.into(), by: "ops".into(), may_move: MayMove::Any, max_ttl: TTL }
     }
 
     fn mover(back: bool) -> Mover {
@@ -286,6 +286,7 @@ impl Model for Moves {
                     ttl: TTL,
                     max_ttl: TTL,
                     preemptible: false,
+                    work: None,
                 };
                 let record = writes::acquire(&expected, expected.record.as_ref()?, &who, fresh.grant, &fresh);
                 let term = record.term()?;

@@ -107,6 +107,7 @@ fn rules() -> Rules {
             ttl: TTL,
             max_ttl: TTL,
             preemptible: false,
+            work: None,
         },
         renew_every: TTL / 3,
         retry_every: TTL / 3,

@@ -80,6 +80,7 @@ impl Process {
             ttl: TTL,
             max_ttl: TTL,
             preemptible: false,
+            work: None,
         };
         let rules = Rules {
             who,

@@ -38,6 +38,7 @@ impl Leader {
             ttl: TTL,
             max_ttl: TTL,
             preemptible: false,
+            work: None,
         };
         let rules = Rules {
             who,

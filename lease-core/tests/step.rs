@@ -28,8 +28,14 @@ struct One {
 }
 
 fn rules() -> Rules {
-    let who =
-        Candidate { holder: "one".into(), region: String::new(), ttl: TTL, max_ttl: TTL, preemptible: false };
+    let who = Candidate {
+        holder: "one".into(),
+        region: String::new(),
+        ttl: TTL,
+        max_ttl: TTL,
+        preemptible: false,
+        work: None,
+    };
     Rules {
         who,
         renew_every: TTL / 3,
@@ -450,4 +456,26 @@ fn a_register_that_only_its_holder_saw_is_made_anew_closed() {
     let (_, _, creation) = one.sends(now);
     let CallRequest::Put { record, change: Change::Init, .. } = creation else { panic!("not {creation:?}") };
     assert!(record.grant.is_some() && record.epoch > 8, "{record:?}");
+}
+
+/// W-1 is final, and a hint may be late.
+#[test]
+fn a_hint_that_shows_other_work_is_looked_at_before_the_run_ends() {
+    let mut one = One::new();
+    let (now, look, _) = one.sends(ms(0));
+    let mut own = free();
+    let record = own.record.as_mut().expect("a register");
+    (record.grant, record.epoch) = (Some(Grant(910)), 9);
+    one.happens(now, Event::Reply(look, Reply::Seen(own.clone())));
+    let who = Candidate { work: Some("other".into()), ..rules().who };
+    let fresh = Fresh { tag: Tag(930), grant: Grant(930), wall: WallTime(0) };
+    let others = writes::acquire(&own, own.record.as_ref().expect("a register"), &who, Grant(930), &fresh);
+    let others = Observation { record: Some(others), ..own.clone() };
+    one.happens(now, Event::Shown(others.clone()));
+    assert!(!one.state.is_stopped(), "it may be old");
+    let (now, look, request) = one.sends(now);
+    assert!(matches!(request, CallRequest::Observe), "{request:?}");
+    one.happens(now, Event::Reply(look, Reply::Seen(others)));
+    assert!(one.state.is_stopped());
+    assert_eq!(one.notes.last(), Some(&Note::OthersWork("other".into())));
 }

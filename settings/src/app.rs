@@ -35,9 +35,19 @@ impl App {
         let Some(from) = self.settings.leader_election()?.migrate_from else { return Ok(None) };
         let store = self.modes.open_as(&self.settings, "migrateFrom", &from)?;
         store.map(Some).ok_or_else(|| {
-            let why = "mode disabled has no lease that could be moved: remove this";
+            let why =
+                "mode disabled has no lease that could be moved: remove this; workers take over from it";
             self.settings.refuse::<LeaderElection>("migrateFrom", why)
         })
+    }
+
+    /// Checks `migrateFrom` where nothing is moved: the old store's own settings aren't needed.
+    ///
+    /// # Errors
+    /// There is no such mode.
+    pub fn check_migrate_from(&self) -> Result<(), BadSetting> {
+        let from = self.settings.leader_election()?.migrate_from;
+        from.map_or(Ok(()), |from| self.modes.check(&self.settings, "migrateFrom", &from))
     }
 
     /// Runs a command's future on a runtime of its own.

@@ -170,11 +170,14 @@ impl Modes {
         key: &str,
         name: &str,
     ) -> Result<Option<LeaseStore>, BadSetting> {
-        if let Some(mode) = self.modes.iter().find(|mode| mode.name() == name) {
-            return mode.open(settings).map(Some);
-        }
-        if name == DISABLED {
-            return Ok(None);
+        self.check(settings, key, name)?;
+        self.modes.iter().find(|mode| mode.name() == name).map(|mode| mode.open(settings)).transpose()
+    }
+
+    /// Is there a mode of this name, `disabled` among them?
+    pub(crate) fn check(&self, settings: &Settings, key: &str, name: &str) -> Result<(), BadSetting> {
+        if name == DISABLED || self.modes.iter().any(|mode| mode.name() == name) {
+            return Ok(());
         }
         let known: Vec<_> = [DISABLED].into_iter().chain(self.modes.iter().map(|mode| mode.name())).collect();
         let known = known.join(", ");

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use lease_core::migrate::{MigrateError, Move, Progress};
+use lease_core::migrate::{MayMove, MigrateError, Move, Progress};
 use lease_core::{Clock, LeaseName};
 use lease_settings::{App, Failure};
 use lease_worker_common::shutdown;
@@ -60,6 +60,7 @@ pub(super) fn run(args: &Migrate, app: &App) -> Result<ExitCode, Failure> {
                 poll_every: POLL,
                 call_limit: to.target.limit,
                 by: by.clone(),
+                may_move: MayMove::Any,
             };
             // In the middle of a move nobody may lead: it waits for no reader, and goes on when there is none.
             let (steps, to_print) = mpsc::channel();

@@ -2,6 +2,7 @@
 
 mod config;
 mod fence;
+mod forget_work;
 mod history;
 mod init;
 mod migrate;
@@ -36,6 +37,7 @@ pub(crate) enum Operation {
     StepDown(step_down::StepDown),
     Revoke(revoke::RevokeArgs),
     Restored(restored::Restored),
+    ForgetWork(forget_work::ForgetWork),
     /// Answer a fence that has admitted epochs which the store no longer knows
     #[command(subcommand)]
     Fence(fence::FenceCommand),
@@ -55,6 +57,7 @@ pub(crate) fn run(operation: &Operation, app: &App) -> Result<ExitCode, Failure>
         Operation::StepDown(args) => step_down::run(args, app),
         Operation::Revoke(args) => revoke::run(args, app),
         Operation::Restored(args) => restored::run(args, app),
+        Operation::ForgetWork(args) => forget_work::run(args, app),
         Operation::Fence(args) => fence::run(args, app),
         Operation::Config(args) => config::run(args, app),
         Operation::Plan(args) => plan::run(args, app),

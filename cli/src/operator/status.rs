@@ -115,6 +115,9 @@ fn as_text(name: &LeaseName, seen: &Observation) -> Vec<String> {
             request.by, request.id
         ));
     }
+    if let Some(work) = record.work() {
+        lines.push(format!("its work: {work}"));
+    }
     if record.preemptible {
         lines.push("every effect is fenced: the lease may be taken at any moment".to_owned());
     }

@@ -36,7 +36,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lease_core::{Elector, ElectorBuilder, LeaseName};
+use lease_core::{Elector, ElectorBuilder, LeaseName, printable};
 use lease_settings::{App, Failure, LeaderElection};
 
 pub(crate) use self::init::waits;
@@ -104,12 +104,23 @@ pub(crate) struct RunArgs {
     /// are removed from it
     #[arg(long)]
     pub(crate) pass_secrets: bool,
+    /// What the lease is for: a lease that was won for other work is not taken. The lease remembers it as run/NAME
+    #[arg(long, value_name = "NAME", value_parser = work)]
+    pub(crate) work: Option<String>,
     /// The means by which all of the program's processes are held together, and ended
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     pub(crate) isolate: Isolate,
     /// The program and its arguments
     #[arg(required = true, last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// A name of up to 200 characters, as people and records can hold it.
+fn work(text: &str) -> Result<String, String> {
+    match printable(text) {
+        same if same == text && !text.is_empty() && text.len() <= 200 => Ok(same.into_owned()),
+        _ => Err("use 1 to 200 characters without control or hidden characters".to_owned()),
+    }
 }
 
 /// The command and the settings of its lease.
@@ -161,12 +172,16 @@ pub(crate) fn run(args: &RunArgs, app: &App) -> Result<ExitCode, Failure> {
     let create = args.init.then_some(max_ttl);
     let name = lease.clone();
     let from = app.migrate_from()?;
+    let work = args.work.as_ref().map_or_else(|| "run".to_owned(), |name| format!("run/{name}"));
     let elector = move || {
         let connector = init::MayCreate { store: store.clone(), lease: name.clone(), create };
         let from = from.clone();
-        let refine = |builder: ElectorBuilder| match from {
-            Some(from) => builder.stop_grace(stop_grace).migrate_from(from),
-            None => builder.stop_grace(stop_grace),
+        let refine = |builder: ElectorBuilder| {
+            let builder = builder.stop_grace(stop_grace).work(&work);
+            match from {
+                Some(from) => builder.migrate_from(from),
+                None => builder,
+            }
         };
         Ok(settings.elector(connector, None, refine)?)
     };

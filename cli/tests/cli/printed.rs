@@ -29,7 +29,14 @@ async fn evil() -> Store {
     let backend = store.backend().await;
     let seen = backend.observe(&name()).await.unwrap();
     let ttl = Duration::from_secs(600);
-    let who = Candidate { holder: EVIL.into(), region: EVIL.into(), ttl, max_ttl: ttl, preemptible: false };
+    let who = Candidate {
+        holder: EVIL.into(),
+        region: EVIL.into(),
+        ttl,
+        max_ttl: ttl,
+        preemptible: false,
+        work: None,
+    };
     let fresh = Fresh::random();
     let mut record = writes::acquire(&seen, seen.record.as_ref().unwrap(), &who, fresh.grant, &fresh);
     record.note = EVIL.into();

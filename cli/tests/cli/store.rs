@@ -128,6 +128,7 @@ impl Store {
             ttl,
             max_ttl: ttl,
             preemptible: false,
+            work: None,
         };
         let fresh = Fresh::random();
         let record = writes::acquire(&seen, &before, &who, fresh.grant, &fresh);

@@ -47,7 +47,14 @@ fn seen(record: &Record) -> Observation {
 /// A term of `holder` on the register as it was read.
 fn acquisition(before: &Record, holder: &str) -> Record {
     let ttl = Duration::from_secs(60);
-    let who = Candidate { holder: holder.into(), region: "".into(), ttl, max_ttl: ttl, preemptible: true };
+    let who = Candidate {
+        holder: holder.into(),
+        region: "".into(),
+        ttl,
+        max_ttl: ttl,
+        preemptible: true,
+        work: None,
+    };
     let fresh = Fresh::random();
     writes::acquire(&seen(before), before, &who, fresh.grant, &fresh)
 }

@@ -6,6 +6,7 @@ use lease_core::{Grant, Term};
 use lease_spendguard::sweeper::store::{Expired, Retention};
 use lease_testbed::{Proxy, wait_until};
 use lease_worker_common::database::StoreError;
+use lease_worker_common::home::{Home, Settlement};
 
 use crate::stage::{LIMIT, Stage, expired, server};
 use crate::sweeping::{SHORT, Sweeper, swept};
@@ -20,7 +21,9 @@ fn term(epoch: u64) -> Term {
 
 async fn prune(stage: &Stage, epoch: u64, keep: Retention, limit: u32) -> Result<u64, StoreError> {
     let options = stage.url.parse().expect("it was used already");
-    Expired::open(&options, Duration::from_secs(30)).prune(term(epoch), keep, limit).await
+    let home = Home { mode: "sqlite".into(), lease: "ttl-sweeper".into() };
+    let fleet = Settlement { home, from: None };
+    Expired::open(&options, Duration::from_secs(30), fleet).prune(term(epoch), keep, limit).await
 }
 
 /// Reservations that were made so many days ago, each with its audit row and its outbox row.

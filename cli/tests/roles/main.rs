@@ -6,6 +6,7 @@ mod disabled;
 mod dispatch;
 mod fake;
 mod forwarding;
+mod home;
 mod ingest;
 mod kills;
 mod logs;

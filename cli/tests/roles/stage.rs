@@ -39,7 +39,7 @@ pub(crate) enum Pools {
 pub(crate) struct Stage {
     _folder: TempDir,
     pub(crate) server: Option<Postgres>,
-    lease_flags: Vec<String>,
+    pub(crate) lease_flags: Vec<String>,
     pub(crate) outbox: String,
     pub(crate) canonical: String,
     pub(crate) pools: Pools,

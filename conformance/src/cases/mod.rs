@@ -19,6 +19,7 @@ mod renew;
 mod rewind;
 mod unknown;
 mod watch;
+mod work;
 
 use crate::case::Case;
 
@@ -34,6 +35,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         handover::CASES,
         unknown::CASES,
         fence::CASES,
+        work::CASES,
         lineage::CASES,
         rewind::CASES,
         absence::CASES,

@@ -86,6 +86,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ],
     ),
     mutant(
+        "takes a lease of other work",
+        takes_others_work,
+        &["work::a_register_for_other_work_is_left_alone"],
+    ),
+    mutant(
         "waits on across a change of lineage",
         waits_on_across_lineages,
         &["lineage::a_change_of_lineage_starts_the_wait_anew"],
@@ -368,6 +373,10 @@ fn preempts_unasked() -> Core {
 
 fn preempts_the_unfenced() -> Core {
     sees_record(|at, record| record.preemptible |= at.is_others(record))
+}
+
+fn takes_others_work() -> Core {
+    sees_record(|_, record| drop(record.extra.remove("work")))
 }
 
 fn takes_sealed() -> Core {

@@ -13,6 +13,7 @@ use crate::deadline::shortened;
 use crate::error::InvalidSettings;
 use crate::printable::is_hidden;
 use crate::record::LeaseName;
+use crate::work;
 use crate::writes::Candidate;
 
 /// Builds an [`Elector`]. Only what differs from the defaults needs to be said.
@@ -31,6 +32,7 @@ pub struct ElectorBuilder {
     stop_budget: Duration,
     max_silence: Option<Duration>,
     preemptible: bool,
+    work: Option<String>,
     migrate_from: Option<Arc<dyn Connector>>,
     clock: Clock,
     step: StepFn,
@@ -56,6 +58,7 @@ impl ElectorBuilder {
             stop_budget: Duration::from_secs(20),
             max_silence: None,
             preemptible: false,
+            work: None,
             migrate_from: None,
             clock: Clock::boot(),
             step: Arc::new(step::step),
@@ -122,6 +125,14 @@ impl ElectorBuilder {
     /// Says that **every** effect of the holder is fenced (F-1), so that the lease may be taken at any moment (F-3).
     pub fn every_effect_is_fenced(mut self) -> Self {
         self.preemptible = true;
+        self
+    }
+
+    /// Says what the lease is for: a kind of work, and what tells it from others of its kind, for example
+    /// `outbox-forwarder/6f1c…`. The register remembers it, and whoever names another work, or none, never acquires the
+    /// lease: its run ends with an error (W-1). Default: none.
+    pub fn work(mut self, work: impl Into<String>) -> Self {
+        self.work = Some(work.into());
         self
     }
 
@@ -192,6 +203,12 @@ impl ElectorBuilder {
                 (format!("{:?}", self.region), "use no control or hidden characters".to_owned());
             return Err(InvalidSettings { setting: "region", value, why });
         }
+        if let Some(work) = &self.work
+            && !work::is_valid(work)
+        {
+            let why = format!("use 1 to {} characters without control or hidden characters", work::MAX_LEN);
+            return Err(InvalidSettings { setting: "work", value: format!("{work:?}"), why });
+        }
         if let Some(silence) = self.max_silence
             && !(SHORTEST_TTL..=LONGEST_TTL).contains(&silence)
         {
@@ -203,6 +220,7 @@ impl ElectorBuilder {
             ttl,
             max_ttl,
             preemptible: self.preemptible,
+            work: self.work,
         };
         Ok(Elector {
             name: self.name,

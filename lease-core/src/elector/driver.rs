@@ -15,8 +15,9 @@ use crate::deadline::lengthened;
 use crate::error::{BackendError, Certainty};
 use crate::events::{EventKind, LeaseEvent};
 use crate::leadership::Leadership;
-use crate::migrate::{Move, Progress};
+use crate::migrate::{MayMove, Move, Progress};
 use crate::record::{LeaseName, Observation, Record, Term};
+use crate::work;
 use crate::writes::Fresh;
 
 pub(super) struct Driver {
@@ -56,6 +57,8 @@ struct Running {
     refused: Arc<Notify>,
     /// The last term was given up.
     released: bool,
+    /// The work that the lease is for, if it isn't ours.
+    others_work: Option<String>,
     /// What was opened is gone for good; and whether that ended a term.
     gone: Option<(BackendError, bool)>,
 }
@@ -93,6 +96,7 @@ impl Driver {
             leadership: None,
             refused: Arc::new(Notify::new()),
             released: false,
+            others_work: None,
             gone: None,
         };
         let mut event = Event::Tick;
@@ -101,6 +105,10 @@ impl Driver {
             if running.state.is_stopped() {
                 if running.released {
                     tokio::time::sleep(LINGER).await;
+                }
+                if let Some(theirs) = running.others_work.take() {
+                    let why = work::differs(&theirs, self.rules.who.work.as_deref());
+                    return Err(BackendError::refused(format!("lease {} is not for this: {why}", self.name)));
                 }
                 return match running.gone.take() {
                     Some((gone, led)) => {
@@ -198,6 +206,7 @@ impl Driver {
             poll_every: self.rules.retry_every,
             call_limit: SHORTEST_CONNECT_LIMIT,
             by: self.rules.who.holder.clone(),
+            may_move: MayMove::Own { work: self.rules.who.work.clone() },
         };
         let teller = self.teller();
         let tell = move |progress: Progress| teller(EventKind::Moving(progress.to_string()));
@@ -304,6 +313,7 @@ impl Driver {
                     self.report(EventKind::Ended { term: leadership.term(), loss });
                 }
             }
+            Action::Note(Note::OthersWork(theirs)) => running.others_work = Some(theirs),
             Action::Note(note) => {
                 running.released |= matches!(note, Note::Released { .. });
                 self.note(note, term);
@@ -330,7 +340,8 @@ impl Driver {
             (Note::Renewed, Some(term)) => self.report(EventKind::Renewed(term)),
             (Note::Released { answered }, Some(term)) => self.report(EventKind::Released { term, answered }),
             (Note::ReleaseAbandoned, Some(term)) => self.report(EventKind::ReleaseAbandoned(term)),
-            (Note::Renewed | Note::Released { .. } | Note::ReleaseAbandoned, None) => {}
+            (Note::Renewed | Note::Released { .. } | Note::ReleaseAbandoned, None)
+            | (Note::OthersWork(_), _) => {}
         }
     }
 

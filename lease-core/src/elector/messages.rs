@@ -131,6 +131,8 @@ pub enum Note {
     RegisterAbsent,
     /// This register is final (M-1): why, in its own words.
     Sealed(String),
+    /// The lease is for this work, and not for the candidate's (W-1): it has stopped.
+    OthersWork(String),
     /// The store was restored: it shows less than was seen of it before (T-6).
     Rewound {
         /// The register and the floor as they were seen before,

@@ -201,11 +201,20 @@ impl State {
 
     /// From when on the register as last seen may be taken.
     fn claim_at(&self) -> Option<Instant> {
+        if self.others_work().is_some() {
+            return None;
+        }
         match self.claim()? {
             Claim::At(at) => Some(self.held_off(at.max(self.hold_off_until))),
             Claim::Absent if self.rules.creates_registers => Some(self.hold_off_until),
             Claim::AfterALook | Claim::Absent | Claim::Sealed | Claim::Exhausted => None,
         }
+    }
+
+    /// The work that the lease is for, if it isn't this candidate's (W-1).
+    fn others_work(&self) -> Option<&str> {
+        let record = self.observation()?.record.as_ref()?;
+        record.work().filter(|_| !record.is_for(self.rules.who.work.as_deref()))
     }
 
     fn claim(&self) -> Option<Claim> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use self::mark::Mark;
 use futures::StreamExt;
 
-pub use self::next::Step;
+pub use self::next::{MayMove, Step};
 use self::next::{MoveRules, Next, Run, Side};
 use crate::backend::{LeaseBackend, PutOutcome};
 use crate::clock::Clock;
@@ -41,6 +41,8 @@ pub struct Move {
     pub call_limit: Duration,
     /// The name of whoever moves it, for people.
     pub by: String,
+    /// The leases that it is for.
+    pub may_move: MayMove,
 }
 
 /// An event of a move, for people.
@@ -107,7 +109,13 @@ impl Move {
         let granularity = to.ttl_granularity.max(Duration::from_millis(1));
         let steps = self.max_ttl.as_nanos().div_ceil(granularity.as_nanos());
         let max_ttl = granularity * u32::try_from(steps).unwrap_or(u32::MAX);
-        let rules = MoveRules { from: from.name.into(), to: to.name.into(), by: self.by.clone(), max_ttl };
+        let rules = MoveRules {
+            from: from.name.into(),
+            to: to.name.into(),
+            by: self.by.clone(),
+            may_move: self.may_move.clone(),
+            max_ttl,
+        };
         let mut run = Run { asked: Some(RequestId::random()), ..Run::default() };
         let mut looked_at = clock.now();
         let mut refused_once = false;

@@ -8,7 +8,20 @@ use crate::backend::Change;
 use crate::clock::Instant;
 use crate::deadline::{Claim, Sighting};
 use crate::record::{Grant, Lineage, Observation, Record, RequestId};
+use crate::work;
 use crate::writes::{self, Fresh};
+
+/// The leases that a move is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum MayMove {
+    /// Any: an operator knows what it is for.
+    Any,
+    /// The fleet's own: nobody moves others' (W-1).
+    Own {
+        /// Its work.
+        work: Option<String>,
+    },
+}
 
 /// A move's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +32,8 @@ pub struct MoveRules {
     pub to: String,
     /// The name of whoever moves it, for people.
     pub by: String,
+    /// The leases that it is for.
+    pub may_move: MayMove,
     /// The lease's maximum ttl, in the new store's granularity; the old register's counts if it is longer.
     pub max_ttl: Duration,
 }
@@ -121,6 +136,11 @@ pub fn next(rules: &MoveRules, run: &Run, target: &Observation, now: Instant, fr
     let MoveRules { from, to, .. } = rules;
     let Some(source) = &run.source else { return Next::Wait(now) };
     let seen = source.observation();
+    if let (MayMove::Own { work }, Some(old)) = (&rules.may_move, &seen.record)
+        && let Some(theirs) = old.work().filter(|_| !old.is_for(work.as_deref()))
+    {
+        return Next::Refuse(work::differs(theirs, work.as_deref()));
+    }
     match (MoveRole::of(seen), MoveRole::of(target)) {
         (MoveRole::Open(_), MoveRole::Open(_)) => Next::Refuse(format!(
             "the lease is open in {from} and in {to}: two may lead. Stop the workers of one store, see in both which \
@@ -276,6 +296,7 @@ fn opened(
         writes::init(seen, max_ttl, prepared.epoch.max(old.epoch), (!free).then_some(fresh.grant), fresh);
     open.transitions = if free { prepared.transitions } else { writes::one_more(prepared.transitions) };
     open.extra.clone_from(&prepared.extra);
+    open.keep_work(old.work());
     mark::continue_way(&mut open, old, register);
     open
 }

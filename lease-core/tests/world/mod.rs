@@ -217,6 +217,7 @@ impl World {
                 ttl: if node.is_multiple_of(2) { TTL } else { MAX_TTL },
                 max_ttl: MAX_TTL,
                 preemptible: false,
+                work: None,
             },
             renew_every: RENEW,
             retry_every: RETRY,

@@ -4,58 +4,84 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use lease_core::admin::AdminError;
 use lease_core::{BackendError, Elector, ElectorBuilder, Leadership, LeaseName, RunError};
-use lease_settings::{App, BadSetting, Failure, LeaderElection, LeaseStore};
+use lease_settings::{App, BadSetting, DISABLED, Failure, LeaderElection, LeaseStore};
 use metrics::{gauge, histogram};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::eligible::Eligible;
+use crate::home::{Home, KnownWork, Settlement};
 use crate::lead::{LeaderWork, lead};
 use crate::mandate::Mandate;
+use crate::registers::{self, Register};
 
 /// Without a lease there are no beats at which the age of a term is observed.
 const AGE_EVERY: Duration = Duration::from_secs(5);
 
+/// The longest try to make a register: connecting, looking and writing.
+const REGISTER_LIMIT: Duration = Duration::from_secs(10);
+
 /// The settings of a role that leads, checked. Nothing is connected yet.
-pub struct Campaign {
-    elector: Elector,
+pub struct Campaign<'a> {
+    app: &'a App,
+    role: &'static str,
     election: LeaderElection,
     store: Option<LeaseStore>,
+    from: Option<LeaseStore>,
     lease: LeaseName,
     eligible: Eligible,
 }
 
-impl Campaign {
-    /// Reads the settings. The lease is `default_lease` unless they name one.
+impl<'a> Campaign<'a> {
+    /// Reads the settings. The lease is called as the role is unless they name one.
     ///
     /// # Errors
     /// A setting that can't be used, in mode `disabled` too.
-    pub fn new(app: &App, default_lease: &str) -> Result<Self, BadSetting> {
+    pub fn new(app: &'a App, role: &'static str) -> Result<Self, BadSetting> {
         let (settings, store) = (app.settings(), app.store()?);
         let election = settings.leader_election()?;
-        let default = LeaseName::new(default_lease).expect("a role's default lease is a valid name");
+        let default = LeaseName::new(role).expect("a role's name is a valid lease's");
         let lease = election.lease_name.clone().unwrap_or(default);
-        let elector = match &store {
-            Some(store) => {
-                let from = app.migrate_from()?;
-                let refine = |mut builder: ElectorBuilder| {
-                    if let Some(max_silence) = election.max_silence_ms {
-                        builder = builder.max_silence(max_silence.into());
-                    }
-                    match from {
-                        Some(from) => builder.migrate_from(from),
-                        None => builder,
-                    }
-                };
-                settings.elector(store.clone(), Some(default_lease), refine)?
+        // Where the term comes from a database there is nothing to move, on neither side.
+        let from = match election.migrate_from.as_deref() {
+            Some(DISABLED) => None,
+            _ if store.is_none() => app.check_migrate_from().map(|()| None)?,
+            _ => app.migrate_from()?,
+        };
+        let this = Self { app, role, election, store, from, lease, eligible: Eligible::default() };
+        let _checked = this.elector(None)?;
+        Ok(this)
+    }
+
+    fn elector(&self, work: Option<String>) -> Result<Elector, BadSetting> {
+        let refine = |mut builder: ElectorBuilder| {
+            if let Some(work) = work {
+                builder = builder.work(work);
             }
-            None => {
-                let never = || async { Err(BackendError::refused("mode disabled has no lease store")) };
-                settings.elector(never, Some(default_lease), |builder| builder)?
+            if let Some(max_silence) = self.election.max_silence_ms.filter(|_| self.store.is_some()) {
+                builder = builder.max_silence(max_silence.into());
+            }
+            match &self.from {
+                Some(from) => builder.migrate_from(from.clone()),
+                None => builder,
             }
         };
-        Ok(Self { elector, election, store, lease, eligible: Eligible::default() })
+        let settings = self.app.settings();
+        match &self.store {
+            Some(store) => settings.elector(store.clone(), Some(self.role), refine),
+            None => {
+                let never = || async { Err(BackendError::refused("mode disabled has no lease store")) };
+                settings.elector(never, Some(self.role), refine)
+            }
+        }
+    }
+
+    /// Where this fleet leads, and where it may come from.
+    pub fn fleet(&self) -> Settlement {
+        let home = Home { mode: self.election.mode.clone(), lease: self.lease.to_string() };
+        Settlement { home, from: self.election.migrate_from.clone() }
     }
 
     /// The lease's name.
@@ -83,16 +109,122 @@ impl Campaign {
         self.eligible.clone()
     }
 
-    /// Leads whenever it may, until told to stop.
+    /// Leads whenever it may, until told to stop. Asks the work's database first who leads it (M-2).
     ///
     /// # Errors
-    /// The stop budget was used up, and what was abandoned; or the elector's, which is final.
+    /// Another fleet leads it, which is a setting's fault; the stop budget was used up, and what was abandoned; or the
+    /// elector's, which is final.
     pub async fn run(self, work: &impl LeaderWork, stop: CancellationToken) -> Result<(), Failure> {
         let budget = self.election.stop_budget_ms.into();
-        match self.store {
-            Some(_) => under_a_lease(self.elector, work, self.eligible, stop, budget).await,
-            None => alone(work, self.eligible, stop, budget).await,
+        let known = tokio::select! {
+            known = self.known(work) => known,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let fleet = self.fleet();
+        fleet.check(&known, self.app, self.role)?;
+        let Some(store) = &self.store else { return alone(work, self.eligible, stop, budget).await };
+        if fleet.from.as_deref() == Some(DISABLED) && !fleet.is_at(&known) {
+            tokio::select! {
+                lifted = self.lift_above(store, known.mark.unwrap_or_default()) => lifted?,
+                () = stop.cancelled() => return Ok(()),
+            }
         }
+        let elector = self.elector(Some(format!("{}/{}", self.role, known.id)))?;
+        under_a_lease(elector, work, self.eligible, stop, budget).await
+    }
+
+    async fn known(&self, work: &impl LeaderWork) -> KnownWork {
+        let mut said = String::new();
+        loop {
+            match work.known().await.map_err(|error| error.to_string()) {
+                Ok(known) => return known,
+                // Once, also where only an operator can help.
+                Err(why) if why == said => {}
+                Err(why) => {
+                    warn!(why, "the work's database does not say who leads it; trying again");
+                    said = why;
+                }
+            }
+            tokio::time::sleep(self.retry_every()).await;
+        }
+    }
+
+    /// From mode `disabled`: the lease's terms exceed those that the database gave.
+    async fn lift_above(&self, store: &LeaseStore, mark: u64) -> Result<(), Failure> {
+        loop {
+            let lifting = registers::lift_above(store, &self.lease, mark, self.max_ttl());
+            let (lease, failed) =
+                (&self.lease, "the lease could not be lifted above the terms without a lease");
+            match tokio::time::timeout(REGISTER_LIMIT, lifting).await {
+                Ok(Ok(wrote)) => {
+                    info!(%lease, mark, wrote, "the lease's terms exceed those without a lease");
+                    return Ok(());
+                }
+                Ok(Err(AdminError::Store(error))) if !error.refused => {
+                    warn!(%lease, error = format!("{error:#}"), "{failed}; trying again");
+                }
+                Ok(Err(error)) => return Err(self.no_register(store, &error)),
+                Err(_) => {
+                    warn!(%lease, "{failed}: the store did not answer within {REGISTER_LIMIT:?}; trying again")
+                }
+            }
+            tokio::time::sleep(self.retry_every()).await;
+        }
+    }
+
+    /// An operator's command before an upgrade: the lease is there, or may be made because nobody ever led the work.
+    ///
+    /// # Errors
+    /// Another fleet leads it; the lease is not there and must not be made; or the store's.
+    pub async fn first_register(&self, known: &KnownWork, limit: Duration) -> Result<String, Failure> {
+        let fleet = self.fleet();
+        fleet.check(known, self.app, self.role)?;
+        let (lease, mode) = (&self.lease, &self.election.mode);
+        let Some(store) = &self.store else {
+            return Ok(format!("mode {mode} needs no lease: nothing was created"));
+        };
+        let silent = || Failure::new(format!("the lease store ({store}) did not answer: {}", store.advice()));
+        let prepared = tokio::time::timeout(limit, store.prepare()).await.map_err(|_| silent())?;
+        prepared.map_err(|error| self.no_register(store, &error.into()))?;
+        if let Some(from) = fleet.from.as_ref().filter(|_| !fleet.is_at(known)) {
+            return Ok(format!(
+                "lease {lease} comes from mode {from}: the workers create it, nothing was created"
+            ));
+        }
+        let never_led = known.home.is_none() && known.mark.is_none();
+        let finding = registers::find_or_make(store, lease, never_led, self.max_ttl());
+        let found = tokio::time::timeout(limit, finding).await.map_err(|_| silent())?;
+        match found.map_err(|error| self.no_register(store, &error))? {
+            Register::Exists(epoch) => {
+                Ok(format!("lease {lease} exists already, at epoch {epoch}; nothing was changed"))
+            }
+            Register::Made => Ok(format!(
+                "lease {lease} was created, closed: candidates take it after watching it for its maximum ttl"
+            )),
+            Register::Absent => Err(Failure::new(format!(
+                "lease {lease} is not in this store ({store}), and its work was led before: if the store has lost it, \
+                 run `leasehold init --above {} {lease}`; if it lives in another mode's store, set \
+                 leaderElection.migrateFrom to that mode",
+                known.mark.unwrap_or_default(),
+            ))),
+        }
+    }
+
+    fn max_ttl(&self) -> Duration {
+        self.election.max_ttl_ms.unwrap_or(self.election.ttl_ms).into()
+    }
+
+    fn no_register(&self, store: &LeaseStore, error: &AdminError) -> Failure {
+        Failure::new(match error {
+            AdminError::Sealed(lease, why) => format!(
+                "lease {lease} does not live in this store ({store}): {why}; move it here by `leasehold migrate`, or \
+                 use the mode that it lives in"
+            ),
+            AdminError::Store(error) => {
+                format!("the lease store ({store}) can't be used: {error:#}; {}", store.advice())
+            }
+            error => format!("lease {} in {store}: {error}", self.lease),
+        })
     }
 }
 

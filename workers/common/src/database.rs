@@ -142,6 +142,21 @@ pub enum StoreError {
     /// No lease store issues such an epoch: nothing was changed.
     #[error(transparent)]
     AboveCeiling(#[from] AboveCeiling),
+    /// Another fleet leads the work there (M-2): nothing was changed.
+    #[error(
+        "this work is led in mode {mode}, under lease {lease}, and not by this fleet; stop one of the two"
+    )]
+    LedElsewhere {
+        /// The other fleet's mode.
+        mode: String,
+        /// Its lease.
+        lease: String,
+    },
+    /// An older version's tables: they don't tell who leads (M-2).
+    #[error(
+        "its tables are older than this program, and don't tell who leads the work: run the role with --migrate"
+    )]
+    NotMigrated,
     /// The database failed. Whether a write happened is unknown; every write of the roles may be repeated.
     #[error(transparent)]
     Failed(#[from] sqlx::Error),
@@ -174,7 +189,7 @@ impl From<FenceError<sqlx::Error>> for StoreError {
 impl lease_postgres::pool::CallError for StoreError {
     fn raised_by_statement(&self) -> bool {
         match self {
-            Self::Stale(_) | Self::AboveCeiling(_) => true,
+            Self::Stale(_) | Self::AboveCeiling(_) | Self::LedElsewhere { .. } | Self::NotMigrated => true,
             Self::Failed(error) => lease_postgres::pool::raised_by_statement(error),
             Self::TimedOut(_) => false,
         }

@@ -11,6 +11,7 @@ use tracing::{error, warn};
 
 use crate::database::StoreError;
 use crate::eligible::Eligible;
+use crate::home::KnownWork;
 use crate::leader_metrics::LeaderMetrics;
 use crate::mandate::Mandate;
 use crate::under_way::Batch;
@@ -36,6 +37,12 @@ pub trait LeaderWork: Send + Sync {
     /// # Errors
     /// As for [`batch`](Self::batch).
     async fn prune(&self, mandate: &Mandate) -> Result<Backlog, BatchError>;
+
+    /// What the database of the work knows of it (M-2), within a time limit.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn known(&self) -> Result<KnownWork, StoreError>;
 
     /// Mode `disabled`: a new term from the resource's own mark, admitted at once.
     ///

@@ -24,6 +24,7 @@ fn held(holder: &str, before: Option<&Record>) -> Record {
         ttl: TTL,
         max_ttl: TTL,
         preemptible: false,
+        work: None,
     };
     let fresh = Fresh::random();
     writes::acquire(&showing(Some(before.clone())), before, &who, fresh.grant, &fresh)

@@ -196,6 +196,12 @@ impl Stepper<'_> {
             (Role::Candidate, Some(pending), _) if term.map(|term| term.grant) == Some(pending.grant) => {}
             (Role::Candidate, None, Some((_, sighting))) => {
                 let record = observation.record.clone();
+                let work = self.state.rules.who.work.as_deref();
+                if record.as_ref().is_some_and(|record| !record.is_for(work)) {
+                    // It may be old, and would be final (W-1).
+                    self.state.hinted = true;
+                    return;
+                }
                 let grant = sighting.observation().grant();
                 if sighting.heard(observation, self.now) {
                     self.state.holder_is_dead &= grant == record_grant(record.as_ref());
@@ -237,6 +243,13 @@ impl Stepper<'_> {
             if !may_yet_apply {
                 self.state.pending = None;
             }
+        }
+        if self.state.role == Role::Candidate
+            && let Some(theirs) = self.state.others_work()
+        {
+            let note = Note::OthersWork(theirs.to_owned());
+            self.actions.push(Action::Note(note));
+            return self.stop();
         }
         let note = match record {
             None => Some(Note::RegisterAbsent),

@@ -135,13 +135,14 @@ impl Stepper<'_> {
         match self.state.observation() {
             Some(gone) if gone.record.is_none() && until.allows(self.now) => {
                 let gone = gone.clone();
-                let closed = writes::init(
+                let mut closed = writes::init(
                     &gone,
                     self.state.rules.who.max_ttl,
                     epoch,
                     Some(self.fresh.grant),
                     self.fresh,
                 );
+                closed.keep_work(self.state.rules.who.work.as_deref());
                 self.put(Kind::Init, gone, closed, Change::Init);
             }
             _ => {

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use lease_core::Term;
 use lease_worker_common::bad_rows::Batches;
 use lease_worker_common::database::{StoreError, within};
+use lease_worker_common::home::{KnownWork, Settlement};
 use lease_worker_common::lead::{Backlog, BatchError, LeaderWork};
 use lease_worker_common::leader_metrics::LeaderMetrics;
 use lease_worker_common::mandate::Mandate;
@@ -25,6 +26,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 pub(super) struct Forwarder {
     pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) fleet: Settlement,
     pub(super) sender: Sender,
     /// The most rows in one batch.
     pub(super) batch_size: u32,
@@ -79,7 +81,7 @@ impl LeaderWork for Forwarder {
         let term = mandate.term();
         if !memory.admitted {
             // F-1: the mark is raised before the first read that any effect depends on.
-            self.ask(mandate, self.outbox.admit(term)).await?;
+            self.ask(mandate, self.outbox.admit(term, &self.fleet)).await?;
             memory.admitted = true;
         }
         let size = memory.batches.size(self.batch_size);
@@ -137,8 +139,12 @@ impl LeaderWork for Forwarder {
         Ok(Backlog::of(removed, self.batch_size.div_ceil(2)))
     }
 
+    async fn known(&self) -> Result<KnownWork, StoreError> {
+        within(self.call_limit, self.outbox.known()).await
+    }
+
     async fn take_term(&self) -> Result<Term, StoreError> {
-        within(self.call_limit, self.outbox.take_term()).await
+        within(self.call_limit, self.outbox.take_term(&self.fleet)).await
     }
 
     fn poll_every(&self) -> Duration {

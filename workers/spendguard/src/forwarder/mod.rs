@@ -24,6 +24,7 @@ use lease_worker_common::{
     database::Database,
     eligible::Eligible,
     health::{self, Probe},
+    operate::HomeArgs,
     reloaded::Reloaded,
     server::RoleServer,
     shutdown, stdout,
@@ -34,12 +35,12 @@ use tracing::info;
 use url::Url;
 
 use crate::DAYS;
-use crate::outbox::{self, Outbox};
+use crate::outbox::{self, Outbox, RESOURCE};
 use lead::Forwarder;
 use sender::Sender;
 
-/// The lease's name unless it is set.
-pub const LEASE: &str = "outbox-forwarder";
+/// The lease's name unless it is set: the role's own.
+pub const LEASE: &str = OutboxForwarder::NAME;
 
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
@@ -160,8 +161,10 @@ impl Block for ForwarderSettings {
 #[derive(Debug, clap::Args)]
 pub struct ForwarderArgs {
     /// Create the outbox's tables and exit (SQLite makes them by itself)
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["forget_home", "init_lease"])]
     migrate: bool,
+    #[command(flatten)]
+    home: HomeArgs,
 }
 
 /// The role `outbox-forwarder`.
@@ -182,6 +185,14 @@ impl Role for OutboxForwarder {
                 migrate(&outbox).await?;
                 stdout::line(format_args!("the outbox in {outbox} is ready"))?;
                 Ok(ExitCode::SUCCESS)
+            });
+        }
+        if args.home.any() {
+            return app.block_on(async {
+                if outbox.file().is_some() {
+                    migrate(&outbox).await?;
+                }
+                args.home.run(app, Self::NAME, &outbox, RESOURCE).await
             });
         }
         let ingest = settings
@@ -211,7 +222,7 @@ impl Role for OutboxForwarder {
             listen: settings.block::<health::HealthSettings>()?.listen,
             role,
         };
-        let campaign = Campaign::new(app, LEASE)?;
+        let campaign = Campaign::new(app, Self::NAME)?;
         app.block_on(work(plan, campaign))
     }
 }
@@ -233,7 +244,7 @@ async fn migrate(database: &Database) -> anyhow::Result<()> {
     outbox.migrate().await.map_err(failed)
 }
 
-async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failure> {
+async fn work(plan: ForwarderPlan, campaign: Campaign<'_>) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
@@ -255,6 +266,7 @@ async fn work(plan: ForwarderPlan, campaign: Campaign) -> Result<ExitCode, Failu
     let call_limit: Duration = plan.role.call_timeout_ms.into();
     let forwarder = Forwarder {
         outbox: outbox.clone(),
+        fleet: campaign.fleet(),
         sender: Sender {
             client: plan.client,
             token: plan.token,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use lease_core::Term;
 use lease_worker_common::database::{self, StoreError};
+use lease_worker_common::home;
 use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
@@ -13,6 +14,7 @@ use super::PREPARE_LIMIT;
 use super::store::LedgerStore;
 use crate::outbox::Outbox;
 use crate::outbox::PostgresOutbox;
+use crate::sweeper::store::RESOURCE;
 use lease_postgres::pool::{DURABLE, Pool};
 use lease_postgres::{Fence, url};
 
@@ -33,6 +35,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
     PostgresOutbox::open(options, Duration::from_secs(60)).migrate().await?;
     let mut connection = connect(options).await?;
     Fence::new("any").install(&mut connection).await?;
+    home::postgres::install(&mut connection, RESOURCE).await?;
     database::migrate(&mut connection, include_str!("sql/scopes.sql")).await?;
     database::migrate(&mut connection, include_str!("sql/reservations.sql")).await?;
     database::migrate(&mut connection, include_str!("sql/retention.sql")).await?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::Term;
 use lease_worker_common::database::{Database, StoreError};
+use lease_worker_common::home::{KnownWork, Settlement};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -53,11 +54,14 @@ pub trait Outbox: Send + Sync + 'static {
     /// Writes events, all or none; a key that was ever used is an error.
     async fn append(&self, events: &[NewEvent]) -> Result<(), StoreError>;
 
-    /// A term's first act: admits it, before its first read (F-1).
-    async fn admit(&self, term: Term) -> Result<(), StoreError>;
+    /// Who leads the forwarding (M-2).
+    async fn known(&self) -> Result<KnownWork, StoreError>;
 
-    /// Mode `disabled`: a new term from the outbox's own mark, admitted at once.
-    async fn take_term(&self) -> Result<Term, StoreError>;
+    /// A term's first act: admits it, before its first read (F-1). Its fleet is at home here from then on.
+    async fn admit(&self, term: Term, fleet: &Settlement) -> Result<(), StoreError>;
+
+    /// Mode `disabled`: a new term from the outbox's own mark, admitted at once as by [`admit`](Self::admit).
+    async fn take_term(&self, fleet: &Settlement) -> Result<Term, StoreError>;
 
     /// The oldest rows that are still to be forwarded, oldest first, without those that are `left_out`. In Postgres, fails
     /// where they could not be marked.

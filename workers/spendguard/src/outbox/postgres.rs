@@ -8,6 +8,7 @@ use lease_postgres::pool::{DURABLE, Pool};
 use lease_postgres::room::has_room;
 use lease_postgres::{Fence, url};
 use lease_worker_common::database::{self, StoreError};
+use lease_worker_common::home::{self, KnownWork, Settlement};
 use sqlx::Row;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 
@@ -51,6 +52,7 @@ impl Outbox for PostgresOutbox {
         self.pool
             .call(async |connection| {
                 self.fence.install(connection).await?;
+                home::postgres::install(connection, RESOURCE).await?;
                 database::migrate(connection, include_str!("postgres.sql")).await
             })
             .await
@@ -69,12 +71,29 @@ impl Outbox for PostgresOutbox {
         self.pool.call(async move |connection| Ok(append.execute(connection).await.map(drop)?)).await
     }
 
-    async fn admit(&self, term: Term) -> Result<(), StoreError> {
-        self.pool.transaction(async |tx| Ok(self.fence.admit(tx, &term).await?)).await
+    async fn known(&self) -> Result<KnownWork, StoreError> {
+        let known =
+            self.pool.call(async |connection| home::postgres::look(connection, RESOURCE).await).await?;
+        known.ok_or(StoreError::NotMigrated)
     }
 
-    async fn take_term(&self) -> Result<Term, StoreError> {
-        self.pool.transaction(async |tx| Ok(self.fence.take_term(tx).await?)).await
+    async fn admit(&self, term: Term, fleet: &Settlement) -> Result<(), StoreError> {
+        self.pool
+            .transaction(async |tx| {
+                self.fence.admit(tx, &term).await?;
+                home::postgres::settle(tx, RESOURCE, fleet).await
+            })
+            .await
+    }
+
+    async fn take_term(&self, fleet: &Settlement) -> Result<Term, StoreError> {
+        self.pool
+            .transaction(async |tx| {
+                let term = self.fence.take_term(tx).await?;
+                home::postgres::settle(tx, RESOURCE, fleet).await?;
+                Ok(term)
+            })
+            .await
     }
 
     async fn pending(&self, limit: u32, left_out: &[i64]) -> Result<Vec<PendingRow>, StoreError> {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use lease_core::Term;
 use lease_sqlite::Fence;
 use lease_worker_common::database::{self, StoreError};
+use lease_worker_common::home::{self, KnownWork, Settlement};
 use sqlx::{Row, Sqlite, SqlitePool, Transaction};
 
 use super::{EventKey, NewEvent, Outbox, PendingRow, RESOURCE, json, raw};
@@ -35,6 +36,7 @@ impl Outbox for SqliteOutbox {
         let mut tx = self.begin().await?;
         sqlx::raw_sql(include_str!("sqlite.sql")).execute(&mut *tx).await?;
         self.fence.install(&mut tx).await?;
+        home::sqlite::install(&mut tx, RESOURCE).await?;
         Ok(tx.commit().await?)
     }
 
@@ -53,15 +55,22 @@ impl Outbox for SqliteOutbox {
         Ok(tx.commit().await?)
     }
 
-    async fn admit(&self, term: Term) -> Result<(), StoreError> {
+    async fn known(&self) -> Result<KnownWork, StoreError> {
+        let known = home::sqlite::look(&mut *self.pool.acquire().await?, RESOURCE).await?;
+        known.ok_or(StoreError::NotMigrated)
+    }
+
+    async fn admit(&self, term: Term, fleet: &Settlement) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         self.fence.admit(&mut tx, &term).await?;
+        home::sqlite::settle(&mut tx, RESOURCE, fleet).await?;
         Ok(tx.commit().await?)
     }
 
-    async fn take_term(&self) -> Result<Term, StoreError> {
+    async fn take_term(&self, fleet: &Settlement) -> Result<Term, StoreError> {
         let mut tx = self.begin().await?;
         let term = self.fence.take_term(&mut tx).await?;
+        home::sqlite::settle(&mut tx, RESOURCE, fleet).await?;
         tx.commit().await?;
         Ok(term)
     }

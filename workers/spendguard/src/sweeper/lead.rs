@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use lease_core::Term;
 use lease_worker_common::bad_rows::{Batches, is_of_the_data};
 use lease_worker_common::database::{StoreError, within};
+use lease_worker_common::home::KnownWork;
 use lease_worker_common::lead::{Backlog, BatchError, LeaderWork};
 use lease_worker_common::leader_metrics::LeaderMetrics;
 use lease_worker_common::mandate::Mandate;
@@ -73,6 +74,10 @@ impl LeaderWork for Sweeper {
         debug!(epoch = term.epoch, pruned, "pruned");
         // Rows that can't go count for nothing, and stand at the head of each batch.
         Ok(Backlog::of(pruned, self.batch_size.div_ceil(2)))
+    }
+
+    async fn known(&self) -> Result<KnownWork, StoreError> {
+        within(self.call_limit, self.expired.known()).await
     }
 
     async fn take_term(&self) -> Result<Term, StoreError> {

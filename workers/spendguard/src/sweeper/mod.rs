@@ -21,6 +21,7 @@ use lease_worker_common::{
     database::Database,
     eligible::Eligible,
     health::{self, Probe},
+    operate::HomeArgs,
     server::RoleServer,
     shutdown,
     under_way::Batch,
@@ -32,10 +33,10 @@ use tracing::info;
 use crate::DAYS;
 use crate::ledger::{POSTGRES, postgres};
 use lead::Sweeper;
-use store::{Expired, Retention};
+use store::{Expired, RESOURCE, Retention};
 
-/// The lease's name unless it is set.
-pub const LEASE: &str = "ttl-sweeper";
+/// The lease's name unless it is set: the role's own.
+pub const LEASE: &str = TtlSweeper::NAME;
 
 /// The role's settings.
 #[derive(Clone, Debug, Deserialize)]
@@ -115,7 +116,10 @@ impl Block for SweeperSettings {
 
 /// Release expired reservations, while leading
 #[derive(Debug, clap::Args)]
-pub struct SweeperArgs {}
+pub struct SweeperArgs {
+    #[command(flatten)]
+    home: HomeArgs,
+}
 
 /// The role `ttl-sweeper`.
 pub struct TtlSweeper;
@@ -125,9 +129,13 @@ impl Role for TtlSweeper {
     const NAME: &'static str = "ttl-sweeper";
     const SECTIONS: &'static [Section] = &[SweeperSettings::SECTION];
 
-    fn run(&self, _args: &SweeperArgs, app: &App) -> Result<ExitCode, Failure> {
+    fn run(&self, args: &SweeperArgs, app: &App) -> Result<ExitCode, Failure> {
         let plan = SweeperPlan::of(app)?;
-        let campaign = Campaign::new(app, LEASE)?;
+        if args.home.any() {
+            let database = Database::Postgres(plan.database);
+            return app.block_on(args.home.run(app, Self::NAME, &database, RESOURCE));
+        }
+        let campaign = Campaign::new(app, Self::NAME)?;
         app.block_on(work(plan, campaign))
     }
 }
@@ -159,11 +167,11 @@ impl SweeperPlan {
     }
 }
 
-async fn work(plan: SweeperPlan, campaign: Campaign) -> Result<ExitCode, Failure> {
+async fn work(plan: SweeperPlan, campaign: Campaign<'_>) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
     let pages = health::metrics()?;
     metrics::start();
-    let expired = Arc::new(Expired::open(&plan.database, campaign.transaction_limit()));
+    let expired = Arc::new(Expired::open(&plan.database, campaign.transaction_limit(), campaign.fleet()));
     let sweeper = Sweeper {
         expired: expired.clone(),
         owner: plan.owner,

@@ -8,6 +8,7 @@ use lease_postgres::pool::Pool;
 use lease_postgres::room::has_room;
 use lease_postgres::{Fence, url};
 use lease_worker_common::database::StoreError;
+use lease_worker_common::home::{self, KnownWork, Settlement};
 use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgConnectOptions};
 use sqlx::query::QueryScalar;
@@ -33,27 +34,34 @@ pub struct Retention {
 /// The reservations of one ledger.
 pub struct Expired {
     pool: Pool,
+    fleet: Settlement,
 }
 
 impl Expired {
     /// Connects at the first use.
-    pub fn open(options: &PgConnectOptions, statement_limit: Duration) -> Self {
+    pub fn open(options: &PgConnectOptions, statement_limit: Duration, fleet: Settlement) -> Self {
         let options = url::named(options.clone(), "leasehold");
         // An expiry draws a number from the ledger's sequence, so each connection begins as the ledger's do.
-        Self { pool: Pool::checked(&options, CONNECTIONS, statement_limit, BEGIN) }
+        Self { pool: Pool::checked(&options, CONNECTIONS, statement_limit, BEGIN), fleet }
     }
 
     /// Releases at most `limit` reservations whose time is over, each with its audit row and outbox row, if the ledger
-    /// admits `term` in the same transaction; returns how many. One statement: all of it or nothing.
+    /// admits `term` in the same transaction; returns how many. One statement: all of it or nothing. The term's fleet is
+    /// at home here from then on (M-2).
     ///
     /// # Errors
-    /// A later term has been admitted, or the database's.
+    /// A later term has been admitted, another fleet leads here, or the database's.
     pub async fn sweep(&self, term: Term, owner: &str, limit: u32) -> Result<u64, StoreError> {
-        let sweep = sqlx::query_scalar("SELECT ledger_sweep($1, $2, $3, $4)")
+        let settled = "SELECT ledger_sweep($1, $2, $3, $4), leasehold_settle($5, $6, $7, $8)";
+        let sweep = sqlx::query_scalar(settled)
             .bind(int(limit))
             .bind(owner)
             .bind(epoch(term)?)
-            .bind(Uuid::from_u128(term.grant.0));
+            .bind(Uuid::from_u128(term.grant.0))
+            .bind(RESOURCE)
+            .bind(&self.fleet.home.mode)
+            .bind(&self.fleet.home.lease)
+            .bind(&self.fleet.from);
         self.count(sweep, term).await
     }
 
@@ -101,12 +109,28 @@ impl Expired {
         self.count(prune, term).await
     }
 
-    /// Mode `disabled`: a new term from the ledger's own mark, admitted at once.
+    /// Who leads the sweeping (M-2).
     ///
     /// # Errors
     /// The database's.
+    pub async fn known(&self) -> Result<KnownWork, StoreError> {
+        let known =
+            self.pool.call(async |connection| home::postgres::look(connection, RESOURCE).await).await?;
+        known.ok_or(StoreError::NotMigrated)
+    }
+
+    /// Mode `disabled`: a new term from the ledger's own mark, admitted at once. Its fleet is at home here from then on.
+    ///
+    /// # Errors
+    /// Another fleet leads here, or the database's.
     pub async fn take_term(&self) -> Result<Term, StoreError> {
-        self.pool.transaction(async |tx| Ok(Fence::new(RESOURCE).take_term(tx).await?)).await
+        self.pool
+            .transaction(async |tx| {
+                let term = Fence::new(RESOURCE).take_term(tx).await?;
+                home::postgres::settle(tx, RESOURCE, &self.fleet).await?;
+                Ok(term)
+            })
+            .await
     }
 
     /// Could a batch be done?

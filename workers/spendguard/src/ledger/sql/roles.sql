@@ -48,4 +48,7 @@ GRANT EXECUTE ON FUNCTION public.audit_outbox_prune(integer, integer) TO :"forwa
 -- The fence: marks are raised by its function only.
 GRANT SELECT ON public.leasehold_fence_marks TO :"sweeper", :"forwarder";
 GRANT EXECUTE ON FUNCTION public.leasehold_admit(text, bigint, uuid) TO :"sweeper", :"forwarder";
+-- Who leads (M-2): read and set by their functions only.
+GRANT EXECUTE ON FUNCTION public.leasehold_home(text), public.leasehold_settle(text, text, text, text)
+    TO :"sweeper", :"forwarder";
 COMMIT;

@@ -1,0 +1,98 @@
+//! An operator's commands about a fleet's home and its register, for each role that leads.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[cfg(feature = "postgres")]
+use lease_postgres::pool::{DURABLE, Pool};
+use lease_settings::{App, Failure};
+
+use crate::campaign::Campaign;
+use crate::database::{self, Database, StoreError, within};
+#[cfg(feature = "postgres")]
+use crate::home::postgres;
+use crate::home::{Home, KnownWork, sqlite};
+use crate::stdout;
+
+/// The longest wait for the database or the lease store.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Operators' commands of a role that leads.
+#[derive(Debug, clap::Args)]
+pub struct HomeArgs {
+    /// Forget in which mode and under which lease the work on this database was led, and exit. For a lease store that is
+    /// gone for good, or another lease's name; stop all workers of it before
+    #[arg(long)]
+    forget_home: bool,
+    /// Create this role's lease, closed, if this database was never led; else exit with 1 if it isn't there. For hooks
+    /// that run before each upgrade
+    #[arg(long, conflicts_with = "forget_home")]
+    init_lease: bool,
+}
+
+impl HomeArgs {
+    /// Is there a command to run, instead of the role?
+    pub fn any(&self) -> bool {
+        self.forget_home || self.init_lease
+    }
+
+    /// Runs it. `role` is also the lease's name by default.
+    ///
+    /// # Errors
+    /// A setting, the database's or the lease store's; or that the lease is not there and must not be made.
+    pub async fn run(
+        &self,
+        app: &App,
+        role: &'static str,
+        database: &Database,
+        resource: &str,
+    ) -> Result<ExitCode, Failure> {
+        let failed = |error: StoreError| Failure::new(format!("{database} failed: {error}"));
+        let known = within(LIMIT, look(database, resource)).await.map_err(failed)?;
+        let known = known.ok_or(StoreError::NotMigrated).map_err(failed)?;
+        if self.init_lease {
+            stdout::line(Campaign::new(app, role)?.first_register(&known, LIMIT).await?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let above = known.mark.unwrap_or_default();
+        match within(LIMIT, forget(database, resource)).await.map_err(failed)? {
+            Some(Home { mode, lease }) => stdout::line(format!(
+                "{database} has forgotten that its work was led in mode {mode}, under lease {lease}: it will be at home \
+                 where the next leader is; create a new lease for it by `leasehold init --above {above}`, for its terms \
+                 must exceed the last one's"
+            ))?,
+            None => stdout::line(format!("{database} remembers no home of this work; nothing was changed"))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn look(database: &Database, resource: &str) -> Result<Option<KnownWork>, StoreError> {
+    match database {
+        Database::Sqlite(path) => {
+            let pool = database::sqlite(path, false).await?;
+            sqlite::look(&mut *pool.acquire().await?, resource).await
+        }
+        #[cfg(feature = "postgres")]
+        Database::Postgres(options) => {
+            let pool = Pool::checked(options, 1, LIMIT, DURABLE);
+            pool.call(async |connection| postgres::look(connection, resource).await).await
+        }
+    }
+}
+
+async fn forget(database: &Database, resource: &str) -> Result<Option<Home>, StoreError> {
+    match database {
+        Database::Sqlite(path) => {
+            let mut tx = database::sqlite(path, false).await?.begin_with("BEGIN IMMEDIATE").await?;
+            let forgotten = sqlite::forget(&mut tx, resource).await?;
+            tx.commit().await?;
+            Ok(forgotten)
+        }
+        #[cfg(feature = "postgres")]
+        Database::Postgres(options) => {
+            let pool = Pool::checked(options, 1, LIMIT, DURABLE);
+            pool.call(async |connection| postgres::forget(connection, resource).await).await
+        }
+    }
+}

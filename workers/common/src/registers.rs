@@ -1,0 +1,56 @@
+//! Registers that a role makes by itself: for a work that had none (M-2).
+
+use std::time::Duration;
+
+use lease_core::admin::{self, AdminError, Init};
+use lease_core::{Connector, LeaseName};
+use lease_settings::LeaseStore;
+
+/// What was found or made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Register {
+    /// It is there, at this epoch.
+    Exists(u64),
+    /// It was made, closed.
+    Made,
+    /// It is not there, and must not be made.
+    Absent,
+}
+
+/// Looks for the register, and makes it, closed, if `may_make`.
+pub(crate) async fn find_or_make(
+    store: &LeaseStore,
+    lease: &LeaseName,
+    may_make: bool,
+    max_ttl: Duration,
+) -> Result<Register, AdminError> {
+    let backend = store.connect().await?;
+    if let Some(record) = backend.observe(lease).await?.record {
+        return Ok(Register::Exists(record.epoch));
+    }
+    if !may_make {
+        return Ok(Register::Absent);
+    }
+    let how = Init { new: false, above: 0, max_ttl };
+    let (seen, made) = admin::init(&*backend, lease, how).await?;
+    Ok(if made { Register::Made } else { Register::Exists(seen.record.map_or(0, |record| record.epoch)) })
+}
+
+/// Has every later term of the lease exceed `mark`, which terms without a lease have raised: makes the register, closed
+/// (T-5), or lifts the one that an earlier time under leases has left (F-4). True if it wrote.
+pub(crate) async fn lift_above(
+    store: &LeaseStore,
+    lease: &LeaseName,
+    mark: u64,
+    max_ttl: Duration,
+) -> Result<bool, AdminError> {
+    let backend = store.connect().await?;
+    match admin::init(&*backend, lease, Init { new: false, above: mark, max_ttl }).await {
+        Ok((_, made)) => Ok(made),
+        Err(AdminError::ExistsBelow(..)) => {
+            let note = "led in mode disabled until now";
+            admin::fence_raise(&*backend, lease, mark, note).await.map(|_| true)
+        }
+        Err(error) => Err(error),
+    }
+}
