@@ -15,7 +15,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
@@ -100,6 +100,18 @@ impl Node {
         for entry in pods.into_values() {
             let _ = entry.life.await;
         }
+    }
+
+    /// The main process of a pod's first container that runs.
+    pub(crate) fn main_process(&self, namespace: &str, name: &str) -> Option<Pid> {
+        let pods = lock(&self.pods);
+        pods.values().find_map(|entry| {
+            let seen = entry.seen.borrow();
+            let metadata = &seen.pod.metadata;
+            let named =
+                metadata.namespace.as_deref() == Some(namespace) && metadata.name.as_deref() == Some(name);
+            if named { entry.shared.main_processes().first().copied() } else { None }
+        })
     }
 
     /// As [`lose`](Self::lose), where nothing can be awaited.

@@ -17,7 +17,15 @@ use kube::{
 use lease_testbed::{ControlPlane, ControlPlaneOptions, Folder, KubernetesAccess, wait_until};
 use tokio::task::JoinSet;
 
-use crate::{agent::Node, host::Host, image::Image, lock::lock, network, private, services::Services};
+use crate::{
+    agent::Node,
+    exec::{self, Executed},
+    host::Host,
+    image::Image,
+    lock::lock,
+    network, private,
+    services::Services,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -56,8 +64,8 @@ pub struct ClusterOptions {
 /// - NetworkPolicy isn't enforced, and there is no ingress.
 /// - Secrets aren't updated in a pod that runs, and its token isn't renewed: it is valid for as long as was asked for,
 ///   usually an hour.
-/// - No events; no `kubectl logs`, `exec` or `port-forward`: see [`logs`](Self::logs). No metrics, no eviction by
-///   pressure.
+/// - No events; no `kubectl logs`, `exec` or `port-forward`: see [`logs`](Self::logs) and [`exec`](Self::exec). No
+///   metrics, no eviction by pressure.
 /// - Backoff begins at 200 ms and ends at 5 s (a kubelet's: 10 s and 5 minutes). Readiness probes are tried every 200 ms
 ///   until they first succeed. Probes come from the machine.
 /// - All nodes share one kernel, one bridge and one clock.
@@ -199,6 +207,23 @@ impl Cluster {
             .iter()
             .map(|file| String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned())
             .collect()
+    }
+
+    /// Runs a program in a pod, beside the first of its containers that runs, as `kubectl exec` does: with that one's
+    /// root, environment, user and rights. The program is found by the container's `PATH`. Cancelled, it is killed.
+    ///
+    /// # Errors
+    /// When no container of such a pod runs, or the program has not ended within `limit`. An exit code is no error.
+    pub async fn exec(
+        &self,
+        namespace: &str,
+        pod: &str,
+        command: &[&str],
+        limit: Duration,
+    ) -> anyhow::Result<Executed> {
+        let main = self.nodes.values().find_map(|node| node.main_process(namespace, pod));
+        let main = main.with_context(|| format!("no container of the pod {namespace}/{pod} runs"))?;
+        exec::exec(main, command, limit).await
     }
 
     /// A node loses its power: its heartbeats end, its pods are off the network and their processes get SIGKILL, all at

@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -118,6 +119,11 @@ impl ContainerPlan {
     }
 }
 
+/// As a kubelet reports it.
+pub(crate) fn exit_code(status: ExitStatus) -> i32 {
+    status.signal().map_or(status.code().unwrap_or(255), |signal| 128 + signal)
+}
+
 /// Arguments of setpriv.
 fn rights(pod: &Pod, container: &Container, image: &Image) -> anyhow::Result<String> {
     let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.clone()).unwrap_or_default();
@@ -161,7 +167,7 @@ impl Running {
     pub(crate) async fn wait(&self) -> i32 {
         loop {
             if let Ok(status) = self.process.wait(Duration::from_secs(3600)).await {
-                return status.signal().map_or(status.code().unwrap_or(255), |signal| 128 + signal);
+                return exit_code(status);
             }
         }
     }

@@ -9,6 +9,7 @@ mod agent;
 mod cluster;
 mod container;
 mod environment;
+mod exec;
 mod host;
 mod image;
 mod lock;
@@ -24,6 +25,7 @@ mod watch;
 
 pub use self::{
     cluster::{Cluster, ClusterOptions},
+    exec::Executed,
     image::Image,
     private::in_private_network,
 };

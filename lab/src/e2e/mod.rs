@@ -1,6 +1,7 @@
 //! `leasehold-lab e2e`: the chart on a real control plane, with pods that really run, from the installation to the end.
 
 mod audit;
+mod inside;
 mod pods;
 mod runbook;
 mod script;

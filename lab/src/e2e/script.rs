@@ -11,9 +11,9 @@ use kube::api::{DeleteParams, ListParams};
 
 use super::audit::{self, Granted};
 use super::pods::{self, Pod};
-use super::runbook;
 use super::site::{NODES, PATIENCE, Site, TTL};
 use super::{NAMESPACE, RELEASE};
+use super::{inside, runbook};
 use crate::drill::load::{Client, Load};
 use crate::drill::report::DrillReport;
 
@@ -69,14 +69,13 @@ pub(super) async fn play(site: &Site, report: &DrillReport) -> anyhow::Result<()
 /// The part of its life that is under load.
 async fn live(site: &Site, report: &DrillReport, load: &Load, granted: &mut Granted) -> anyhow::Result<()> {
     works(site, report, load, "k8s").await?;
-    site.helm(&["test", RELEASE]).await?;
-    report.step("helm test passes");
+    by_hand(site, report, "k8s").await?;
 
     for [from, to] in [["k8s", "etcd"], ["etcd", "postgres"]] {
-        let (mode, move_from) =
-            (format!("leaderElection.mode={to}"), format!("leaderElection.migrateFrom={from}"));
+        let mode = format!("leaderElection.mode={to}");
         let began = site.canonical(NOW_MS).await?;
-        site.release("upgrade", &[&mode, &move_from]).await?;
+        let chart = site.chart.display().to_string();
+        inside::changing(site, "helm upgrade", &[("CHART", &chart), ("NEW", to)]).await?;
         granted.add(&rendered(site).await?)?;
         site.until("the move's pods run", || pods::settled(&site.client)).await?;
         works(site, report, load, to).await?;
@@ -84,6 +83,7 @@ async fn live(site: &Site, report: &DrillReport, load: &Load, granted: &mut Gran
         report.step(format!("{from} → {to} under load: at most {quiet} ms without a new row"));
         site.release("upgrade", &[&mode]).await?;
         site.until("all is ready", || pods::settled(&site.client)).await?;
+        by_hand(site, report, to).await?;
     }
     runbook::play(site, report).await?;
     works(site, report, load, "postgres").await?;
@@ -99,6 +99,12 @@ async fn live(site: &Site, report: &DrillReport, load: &Load, granted: &mut Gran
     works(site, report, load, "postgres").await?;
     roll_back(site, report, &three).await?;
     works(site, report, load, "postgres").await
+}
+
+/// What an operator does by NOTES and by the runbook.
+async fn by_hand(site: &Site, report: &DrillReport, mode: &str) -> anyhow::Result<()> {
+    inside::notes(site, report, mode).await?;
+    inside::runbook(site, report, mode).await
 }
 
 /// The manifests that helm has applied, hooks included.
@@ -236,7 +242,7 @@ async fn roll_back(site: &Site, report: &DrillReport, good: &[&str]) -> anyhow::
 }
 
 async fn uninstall(site: &Site, report: &DrillReport) -> anyhow::Result<()> {
-    site.helm(&["uninstall", RELEASE, "--wait"]).await?;
+    inside::changing(site, "helm uninstall", &[]).await?;
     let left = async || {
         let mut left = Vec::new();
         for kind in [

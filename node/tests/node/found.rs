@@ -102,6 +102,27 @@ pub(crate) async fn user(bed: &Bed) -> anyhow::Result<()> {
     ] {
         ensure!(log.contains(expected), "{expected:?} is missing in:\n{log}");
     }
+    let asked = [
+        "sh",
+        "-c",
+        "id; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status; touch /x; echo $HOSTNAME; exit 7",
+    ];
+    let executed = bed.cluster.exec(&bed.namespace, "user", &asked, LIMIT).await?;
+    let (code, said) = (executed.code, executed.lines.join("\n"));
+    for expected in [
+        "uid=65532(nonroot) gid=65532(nonroot) groups=65532(nonroot),777",
+        "CapEff:\t0000000000000000\nNoNewPrivs:\t1",
+        "Read-only",
+        "\nuser",
+    ] {
+        ensure!(
+            code == 7 && said.contains(expected),
+            "{expected:?} is missing in what exec said, with code {code}:\n{said}"
+        );
+    }
+    let nobody = bed.cluster.exec(&bed.namespace, "nobody", &asked, LIMIT).await;
+    assert!(nobody.is_err_and(|error| error.to_string().contains("nobody")));
+
     let pod = bed.read("pods/user").await?;
     let folder =
         bed.cluster.host_path(pod["spec"]["nodeName"].as_str().context("no node")?, "/var/run/app")?;
