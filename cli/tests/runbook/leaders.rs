@@ -24,7 +24,7 @@ async fn a_look_shows_who_holds_and_what_was() -> anyhow::Result<()> {
     a.comes_to(FORWARDS, |value| value == 1.0).await?;
     let _b = site.worker("outbox-forwarder", "b", &[NOWHERE]).await?;
     let mut page = Section::of("First look");
-    site.sh(page.next("leasehold status")).await?.says(&["outbox-forwarder", "ttl-sweeper", " a"]);
+    site.sh(page.next("leasehold status")).await?.says(&["outbox-forwarder", " a"]);
     site.sh(page.next("leasehold history")).await?.says(&["acquired", " a"]);
     let watching = site.spawn(page.next("leasehold watch"))?;
     watching.wait_for_line("outbox-forwarder", LIMIT).await?;

@@ -1,14 +1,19 @@
 //! Rendering, and a look at what was rendered.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use serde_json::Value;
 
 /// The example values: one for each mode, those of the widest reach, and a move.
 pub(crate) const EXAMPLES: [&str; 8] =
     ["k8s", "postgres", "etcd", "sqlite", "disabled", "full", "shared", "move"];
+
+/// Those, and the one that changes every value of pods and names, whose pods also have other people's containers.
+pub(crate) const ALL: [&str; 9] =
+    ["k8s", "postgres", "etcd", "sqlite", "disabled", "full", "shared", "move", "custom"];
 
 static HELM: LazyLock<PathBuf> = LazyLock::new(|| {
     let had = std::thread::spawn(|| {
@@ -37,13 +42,25 @@ pub(crate) fn leasehold() -> Command {
 
 /// Runs helm on the chart with an example's values and more `--set`s. Returns what it printed, or its complaint.
 pub(crate) fn helm(command: &[&str], example: &str, sets: &[&str]) -> Result<String, String> {
-    let values = chart().join(format!("ci/{example}-values.yaml"));
-    let mut helm = Command::new(&*HELM);
-    helm.args(command).arg(chart()).arg("--namespace=prod").arg("--values").arg(values);
-    for set in sets {
-        helm.args(["--set", set]);
-    }
-    let output = helm.output().expect("helm runs");
+    helm_on(&chart(), command, example, sets)
+}
+
+/// The same, on a chart in another folder.
+pub(crate) fn helm_on(
+    folder: &Path,
+    command: &[&str],
+    example: &str,
+    sets: &[&str],
+) -> Result<String, String> {
+    let values = format!("--values={}/ci/{example}-values.yaml", folder.display());
+    let sets = sets.iter().flat_map(|set| ["--set", set]);
+    let args: Vec<_> = command.iter().copied().chain(["--namespace=prod", &values]).chain(sets).collect();
+    run(&args, folder)
+}
+
+/// Runs helm with these arguments on a chart.
+pub(crate) fn run(args: &[&str], folder: &Path) -> Result<String, String> {
+    let output = Command::new(&*HELM).args(args).arg(folder).output().expect("helm runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match output.status.success() {
         true => Ok(text(&output.stdout)),
@@ -53,13 +70,21 @@ pub(crate) fn helm(command: &[&str], example: &str, sets: &[&str]) -> Result<Str
 
 /// Every manifest, hooks among them.
 pub(crate) fn render(example: &str, sets: &[&str]) -> Result<Vec<Value>, String> {
-    let text = helm(&["template", "leasehold"], example, sets)?;
-    let manifests: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| error.to_string())?;
+    manifests(&helm(&["template", "leasehold"], example, sets)?)
+}
+
+/// The manifests that helm has printed.
+pub(crate) fn manifests(text: &str) -> Result<Vec<Value>, String> {
+    let manifests: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?;
     Ok(manifests.into_iter().filter(|manifest| !manifest.is_null()).collect())
 }
 
+/// An example as it is, rendered once for all tests.
 pub(crate) fn rendered(example: &str) -> Vec<Value> {
-    render(example, &[]).unwrap_or_else(|error| panic!("{example}: {error}"))
+    static DONE: Mutex<BTreeMap<String, Vec<Value>>> = Mutex::new(BTreeMap::new());
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let render = || render(example, &[]).unwrap_or_else(|error| panic!("{example}: {error}"));
+    done.entry(example.to_owned()).or_insert_with(render).clone()
 }
 
 pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {

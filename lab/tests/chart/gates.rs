@@ -1,6 +1,6 @@
 //! Values that the chart refuses, each with its message and with similar values that render.
 
-use crate::common::{EXAMPLES, helm, render};
+use crate::common::{ALL, helm, render};
 
 /// An example's values and what is set beside them; parts of the sentence; what then makes it render.
 type Gate = (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
@@ -251,6 +251,78 @@ const GATES: &[Gate] = &[
         &["is set by the chart itself", "use the value that stands for it"],
         &["outboxForwarder.env.LEASEHOLD_LOG=debug"],
     ),
+    (
+        "etcd",
+        &["outboxForwarder.extraEnv[0].name=POD_NAME", "outboxForwarder.extraEnv[0].value=me"],
+        &["outboxForwarder.extraEnv: POD_NAME is set by the chart itself"],
+        &[
+            "outboxForwarder.extraEnv[0].name=HTTPS_PROXY",
+            "outboxForwarder.extraEnv[0].value=http://proxy:3128",
+        ],
+    ),
+    (
+        "etcd",
+        &["ledger.env.LEASEHOLD_LOG=debug", "ledger.extraEnv[0].name=LEASEHOLD_LOG"],
+        &["ledger.extraEnv: LEASEHOLD_LOG is set twice: remove one"],
+        &["ledger.env.LEASEHOLD_LOG=debug", "ledger.extraEnv[0].name=RUST_BACKTRACE"],
+    ),
+    (
+        "etcd",
+        &["ledger.extraEnv[0].name=PGPASSWORD", "ledger.extraEnv[0].value=secret"],
+        &["ledger.extraEnv: PGPASSWORD may hold a secret", "valueFrom"],
+        &[
+            "ledger.extraEnv[0].name=PGPASSWORD",
+            "ledger.extraEnv[0].valueFrom.secretKeyRef.name=ledger-db",
+            "ledger.extraEnv[0].valueFrom.secretKeyRef.key=password",
+        ],
+    ),
+    (
+        "etcd",
+        &["hooks.extraEnv[0].name=HTTPS_PROXY", "hooks.extraEnv[0].value=http://me:secret@proxy:3128"],
+        &["hooks.extraEnv: HTTPS_PROXY may hold a secret"],
+        &["hooks.extraEnv[0].name=HTTPS_PROXY", "hooks.extraEnv[0].value=http://proxy:3128"],
+    ),
+    (
+        "k8s",
+        &["hooks.extraEnv[0].name=SPENDGUARD_LEADER_ELECTION_MODE", "hooks.extraEnv[0].value=etcd"],
+        &["hooks.extraEnv: SPENDGUARD_LEADER_ELECTION_MODE is set by the chart itself"],
+        &["hooks.extraEnv[0].name=LEASEHOLD_LOG", "hooks.extraEnv[0].value=debug"],
+    ),
+    (
+        "k8s",
+        &["ttlSweeper.serviceAccount.create=false"],
+        &["ttlSweeper.serviceAccount.create is false and its name is empty: name the account"],
+        &["ttlSweeper.serviceAccount.create=false", "ttlSweeper.serviceAccount.name=sweepers"],
+    ),
+    (
+        "k8s",
+        &["commonLabels.app\\.kubernetes\\.io/component=mine"],
+        &["commonLabels has app.kubernetes.io/component, which the chart sets itself"],
+        &["commonLabels.app\\.kubernetes\\.io/part-of=mine"],
+    ),
+    (
+        "k8s",
+        &["ledger.podLabels.app\\.kubernetes\\.io/name=mine"],
+        &["ledger.podLabels has app.kubernetes.io/name", "nameOverride"],
+        &["nameOverride=mine"],
+    ),
+    (
+        "k8s",
+        &["databases.outbox.migration.secretName=owner"],
+        &["databases.outbox.migration.secretName is \"owner\" and databases.outbox.secretName is empty"],
+        &["databases.outbox.migration.secretName=owner", "databases.outbox.secretName=outbox"],
+    ),
+    (
+        "etcd",
+        &["databases.ledger.secretName=", "databases.sweeper.secretName=sweeper", "ledger.enabled=false"],
+        &["databases.ledger.secretName is empty"],
+        &[
+            "databases.ledger.secretName=",
+            "databases.sweeper.secretName=sweeper",
+            "databases.outbox.secretName=outbox",
+            "ledger.enabled=false",
+        ],
+    ),
 ];
 
 #[test]
@@ -276,12 +348,17 @@ fn the_schema_refuses_what_is_misspelt_or_of_the_wrong_kind() {
         ("sidecar.fencingScopeMode=perNode", "fencingScopeMode"),
         ("sidecar.socket.gid=0", "gid"),
         ("databases.ledger.urlKey=", "urlKey"),
-        ("runAsUser=0", "runAsUser"),
+        ("podSecurityContext.runAsUser=0", "runAsUser"),
         ("outboxForwarder.leaseName=Forwarder", "leaseName"),
         ("outboxForwarder.env.PATH=/", "PATH"),
         ("outboxForwarder.replicas=null", "replicas"),
         ("leaderElection.ttlMs=null", "ttlMs"),
         ("leaderElection.etcd.endpoints={https://me:secret@etcd:2379}", "endpoints"),
+        ("image.digest=0123", "digest"),
+        ("image.registry=registry.example.com/", "registry"),
+        ("image.pullSecrets[0].name=registry", "pullSecrets"),
+        ("ledger.extraEnv[0].valu=1", "extraEnv"),
+        ("hooks.replicas=1", "replicas"),
     ] {
         let complaint = render("full", &[set]).expect_err(set);
         assert!(complaint.contains("don't meet the specifications of the schema"), "{set}: {complaint}");
@@ -291,7 +368,7 @@ fn the_schema_refuses_what_is_misspelt_or_of_the_wrong_kind() {
 
 #[test]
 fn helm_lint_finds_nothing_in_any_example() {
-    for example in EXAMPLES {
+    for example in ALL {
         let told =
             helm(&["lint", "--strict"], example, &[]).unwrap_or_else(|error| panic!("{example}: {error}"));
         assert!(!told.contains("[WARNING]"), "{example}: {told}");

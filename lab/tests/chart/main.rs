@@ -2,9 +2,11 @@
 
 mod alerts;
 mod common;
+mod custom;
 mod gates;
 mod image;
 mod manifests;
+mod package;
 mod readme;
 mod rights;
 mod running;

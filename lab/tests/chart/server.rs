@@ -1,9 +1,11 @@
 //! A real API server accepts every manifest, and Pod Security every pod but the sidecar's.
 
+use std::collections::BTreeSet;
+
 use lease_testbed::{ControlPlane, ControlPlaneOptions, KubernetesAccess};
 use serde_json::{Value, json};
 
-use crate::common::{EXAMPLES, helm, kind, list, name, of_kind, pod, rendered, strings, text};
+use crate::common::{ALL, EXAMPLES, helm, kind, list, name, of_kind, pod, rendered, strings, text};
 
 /// The path at which objects of a kind are created. Unknown fields are refused, as `kubectl` would.
 fn path(namespace: &str, manifest: &Value) -> String {
@@ -61,34 +63,76 @@ async fn make(access: &KubernetesAccess, name: &str, level: &str) -> anyhow::Res
     Ok(())
 }
 
+/// The accounts of the pods: the release's, and those that somebody else creates.
+async fn accounts(access: &KubernetesAccess, namespace: &str, manifests: &[Value]) -> anyhow::Result<()> {
+    let mut ours: Vec<_> = of_kind(manifests, "ServiceAccount").cloned().collect();
+    let named = manifests.iter().filter_map(pod).map(|pod| text(pod, "/serviceAccountName"));
+    let named: BTreeSet<_> = named.filter(|name| !name.is_empty()).collect();
+    for other in named {
+        if !ours.iter().any(|account| name(account) == other) {
+            ours.push(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": other}}));
+        }
+    }
+    for mut account in ours {
+        account["metadata"]["namespace"] = json!(namespace);
+        access.request("POST", &path(namespace, &account), Some(account)).await?;
+    }
+    Ok(())
+}
+
+/// Gives a namespace a quota, and returns when it refuses a pod without resources. No controller is here to count.
+async fn limit(access: &KubernetesAccess, namespace: &str) -> anyhow::Result<()> {
+    let hard = json!({"requests.cpu": "99", "requests.memory": "99Gi", "limits.memory": "99Gi"});
+    let none = json!({"requests.cpu": "0", "requests.memory": "0", "limits.memory": "0"});
+    let mut quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "quota"}, "spec": {"hard": hard},
+    });
+    let all = format!("/api/v1/namespaces/{namespace}/resourcequotas");
+    access.request("POST", &all, Some(quota.clone())).await?;
+    quota["status"] = json!({"hard": hard, "used": none});
+    access.request("PUT", &format!("{all}/quota/status"), Some(quota)).await?;
+    let hungry = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hungry"},
+        "spec": {"containers": [{"name": "hungry", "image": "hungry"}]},
+    });
+    lease_testbed::wait_for("the quota holds", std::time::Duration::from_secs(30), async || {
+        match dry_run(access, namespace, &hungry).await {
+            Err(error) if format!("{error:#}").contains("failed quota") => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        }
+    })
+    .await
+}
+
 #[tokio::test]
-async fn every_manifest_of_every_mode_is_accepted_and_the_pods_meet_pod_security() -> anyhow::Result<()> {
+async fn every_manifest_of_every_mode_is_accepted_and_the_pods_meet_pod_security_and_quotas()
+-> anyhow::Result<()> {
     let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
     let access = plane.access();
     for kind in ["ServiceMonitor", "PrometheusRule"] {
         define(access, kind).await?;
     }
+    let class = json!({
+        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "payments"}, "value": 1000,
+    });
+    access.request("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", Some(class)).await?;
     let (mut accepted, mut pods) = (0, 0);
-    for example in EXAMPLES {
+    for example in ALL {
         let manifests = tokio::task::spawn_blocking(move || rendered(example)).await?;
         let levels = ["restricted", "baseline", "privileged"];
         for level in levels {
             let namespace = format!("{example}-{level}");
             make(access, &namespace, level).await?;
-            for account in of_kind(&manifests, "ServiceAccount") {
-                let mut account = account.clone();
-                account["metadata"]["namespace"] = json!(namespace);
-                access.request("POST", &path(&namespace, &account), Some(account)).await?;
-            }
+            accounts(access, &namespace, &manifests).await?;
         }
         for manifest in manifests.iter().filter(|manifest| kind(manifest) != "ServiceAccount") {
-            let strictest = format!("{example}-restricted");
-            let answer = dry_run(access, &strictest, manifest).await;
+            let answer = dry_run(access, &format!("{example}-restricted"), manifest).await;
             let what = format!("{example}: {} {}", kind(manifest), name(manifest));
             // Only pods themselves are refused by Pod Security; what makes them is accepted with a warning.
             assert!(answer.is_ok(), "{what}: {:#}", answer.unwrap_err());
             accepted += 1;
         }
+        limit(access, &format!("{example}-privileged")).await?;
         for level in levels {
             let namespace = format!("{example}-{level}");
             for manifest in manifests.iter().filter(|manifest| pod(manifest).is_some()) {
@@ -124,24 +168,62 @@ async fn helm_would_install_every_mode_and_its_notes_name_the_next_command() -> 
     for kind in ["ServiceMonitor", "PrometheusRule"] {
         define(plane.access(), kind).await?;
     }
-    for example in EXAMPLES {
+    for example in ALL {
         let kubeconfig = plane.kubeconfig().display().to_string();
         let told = tokio::task::spawn_blocking(move || {
             helm(&["install", "leasehold", "--dry-run=server", "--kubeconfig", &kubeconfig], example, &[])
         });
         let told = told.await?.unwrap_or_else(|error| panic!("{example}: {error}"));
         let notes = told.split("NOTES:").nth(1).expect("notes");
+        let (full, namespace) = match example {
+            "custom" => ("leasehold-spend", "payments"),
+            _ => ("leasehold", "prod"),
+        };
         let single = matches!(example, "sqlite" | "disabled");
-        assert_eq!(notes.contains("helm test leasehold -n prod"), !single, "{example}: {notes}");
-        assert!(notes.contains("deploy/leasehold-outbox-forwarder -- leasehold "), "{example}: {notes}");
+        assert_eq!(notes.contains("  helm test leasehold -n prod "), !single, "{example}: {notes}");
+        for role in ["outbox-forwarder", "ttl-sweeper"] {
+            let exec = format!("  kubectl exec -n {namespace} deploy/{full}-{role} -- leasehold ");
+            // A worker's account may read its own lease, and list none.
+            let look = if example == "disabled" { "config".to_owned() } else { format!("status {role}") };
+            assert!(notes.contains(&format!("{exec}{look}\n")), "{example}: {notes}");
+        }
         assert_eq!(
-            notes.contains("kubectl get leases -n prod"),
-            matches!(example, "k8s" | "full"),
+            notes.contains(&format!("  kubectl get leases -n {namespace} outbox-forwarder ttl-sweeper\n")),
+            matches!(example, "k8s" | "full" | "custom"),
             "{example}: {notes}"
         );
+        let wrong = if example == "custom" { "kubectl exec -n prod" } else { "-n payments" };
+        assert!(!notes.contains(wrong), "{example}: {notes}");
+        assert!(notes.contains("leasehold CHART -n prod --reset-then-reuse-values"), "{example}: {notes}");
+        assert!(notes.contains("  helm uninstall leasehold -n prod"), "{example}: {notes}");
         assert_eq!(notes.contains("rollback` moves nothing back"), example == "move", "{example}: {notes}");
         assert!(!notes.contains("\n\n\n"), "{example}: {notes}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_leaves_its_job_and_the_installation_can_be_tried_again() -> anyhow::Result<()> {
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
+    make(plane.access(), "prod", "restricted").await?;
+    let run = async |args: &'static [&'static str]| {
+        let kubeconfig = plane.kubeconfig().display().to_string();
+        let all = move || helm(&[args, &["--kubeconfig", &kubeconfig]].concat(), "etcd", &[]);
+        anyhow::Ok(tokio::task::spawn_blocking(all).await?)
+    };
+    // Nobody runs the Job's pod here, so it is late.
+    let failed = run(&["install", "leasehold", "--timeout=2s"]).await?.expect_err("the hook is late");
+    assert!(failed.contains("failed pre-install"), "{failed}");
+    let job = "/apis/batch/v1/namespaces/prod/jobs/leasehold-init";
+    plane.access().request("GET", job, None).await?;
+    let deployments = "/apis/apps/v1/namespaces/prod/deployments";
+    let started = plane.access().request("GET", deployments, None).await?;
+    assert!(list(&started, "/items").is_empty(), "no worker starts before the hook has succeeded: {started}");
+
+    let again = run(&["upgrade", "leasehold", "--install", "--no-hooks"]).await?;
+    assert!(again.is_ok(), "{again:?}");
+    let started = plane.access().request("GET", deployments, None).await?;
+    assert_eq!(list(&started, "/items").len(), 4);
     Ok(())
 }
 

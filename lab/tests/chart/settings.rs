@@ -13,19 +13,23 @@ const TOKEN: &str = "a-token-0123456789abcdef0123456789";
 const CALLERS: &str = "[anybody]\nmay = ['forward', 'sidecar']\ntenants = ['*']\ntokenSha256 = \
     ['2bdf04e7588d5feadb2c6a8a68df8620bc4a13c1e02e5073044bae1a2a73b11a']\n";
 
-/// A container's environment, with its mounted files in `folder`, each of which holds `url`, but those of access.
-pub(crate) fn environment(container: &Value, folder: &Path, url: &str) -> Vec<(String, String)> {
+/// A container's environment, with its mounted files in `folder`. Those of databases hold the `url` of their path.
+pub(crate) fn environment(
+    container: &Value,
+    folder: &Path,
+    url: impl Fn(&str) -> String,
+) -> Vec<(String, String)> {
     let mut variables = Vec::new();
     for variable in list(container, "/env") {
         let (name, value) = (text(variable, "/name"), text(variable, "/value"));
         let value = match value.strip_prefix(MOUNTED) {
-            Some(file) => {
-                let file = folder.join(file);
+            Some(path) => {
+                let file = folder.join(path);
                 std::fs::create_dir_all(file.parent().unwrap()).unwrap();
                 let content = match name {
-                    name if name.ends_with("_ACCESS_FILE") => CALLERS,
-                    name if name.ends_with("_TOKEN_FILE") => TOKEN,
-                    _ => url,
+                    name if name.ends_with("_ACCESS_FILE") => CALLERS.to_owned(),
+                    name if name.ends_with("_TOKEN_FILE") => TOKEN.to_owned(),
+                    _ => url(path),
                 };
                 std::fs::write(&file, content).unwrap();
                 file.display().to_string()
@@ -45,7 +49,7 @@ fn the_binary_knows_every_variable_and_argument_of_every_container() {
     for example in EXAMPLES {
         let manifests = rendered(example);
         for container in manifests.iter().filter_map(pod).flat_map(containers) {
-            let variables = environment(container, folder.path(), "postgres://me@127.0.0.1/x");
+            let variables = environment(container, folder.path(), |_| "postgres://me@127.0.0.1/x".to_owned());
             let leases = folder.path().join("leases.sqlite");
             let config = leasehold()
                 .arg("config")

@@ -43,6 +43,17 @@
 {{- end -}}
 {{- end -}}
 
+{{- range $key := list "outboxForwarder" "ttlSweeper" "ledger" "canonicalIngest" "sidecar" "hooks" -}}
+{{- $account := (get $values $key).serviceAccount -}}
+{{- if not (or $account.create $account.name) -}}
+{{- fail (printf "%s.serviceAccount.create is false and its name is empty: name the account that the pods use, or let the chart create one" $key) -}}
+{{- end -}}
+{{- with get $values $key -}}
+{{- include "leasehold.gates.labels" (dict "where" (printf "%s.podLabels" $key) "labels" .podLabels) -}}
+{{- end -}}
+{{- end -}}
+{{- include "leasehold.gates.labels" (dict "where" "commonLabels" "labels" $values.commonLabels) -}}
+
 {{- include "leasehold.gates.times" . -}}
 {{- include "leasehold.gates.secrets" . -}}
 
@@ -133,10 +144,16 @@
 {{- end -}}
 {{- end -}}
 
-{{- $ledger := or .Values.ledger.enabled .Values.ttlSweeper.enabled (and .Values.outboxForwarder.enabled (not .Values.databases.outbox.secretName)) -}}
+{{- $ledger := or .Values.ledger.enabled (and .Values.ttlSweeper.enabled (not .Values.databases.sweeper.secretName)) (and .Values.outboxForwarder.enabled (not .Values.databases.outbox.secretName)) -}}
 {{- range $name, $needed := dict "ledger" $ledger "canonical" .Values.canonicalIngest.enabled -}}
 {{- if and $needed (not (get $.Values.databases $name).secretName) -}}
 {{- fail (printf "databases.%s.secretName is empty: make a Secret with the database's URL (kubectl create secret generic %s --from-literal=url=postgres://…) and name it here" $name $name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- range $name, $of := dict "databases.ledger" .Values.databases.ledger "databases.outbox" .Values.databases.outbox "databases.canonical" .Values.databases.canonical "leaderElection.postgres" $election.postgres -}}
+{{- if and $of.migration.secretName (not $of.secretName) -}}
+{{- fail (printf "%s.migration.secretName is %q and %s.secretName is empty: name the Secret with the workers' URL too, or remove this" $name $of.migration.secretName $name) -}}
 {{- end -}}
 {{- end -}}
 
@@ -159,6 +176,40 @@
 {{- $https := hasPrefix "https://" (include "leasehold.ledgerUrl" .) -}}
 {{- if ne $https (not (empty .Values.sidecar.ledgerTls.secretName)) -}}
 {{- fail (printf "sidecar.ledgerTls.secretName is %q, and the ledger is at %s: a ledger at https needs a Secret with its authority, one at http takes none" .Values.sidecar.ledgerTls.secretName (include "leasehold.ledgerUrl" .)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Labels that people add: .where, .labels. */ -}}
+{{- define "leasehold.gates.labels" -}}
+{{- range $name := keys .labels | sortAlpha -}}
+{{- if has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart") -}}
+{{- fail (printf "%s has %s, which the chart sets itself: use another label, or nameOverride for app.kubernetes.io/name" $.where $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Variables that people add: .where, .values (with env and extraEnv), .taken (variables that the chart sets). */ -}}
+{{- define "leasehold.gates.variables" -}}
+{{- $where := .where -}}
+{{- $taken := .taken -}}
+{{- $added := dict -}}
+{{- range $name, $value := default dict .values.env -}}
+{{- $added = set $added $name (dict "at" (printf "%s.env.%s" $where $name) "value" $value) -}}
+{{- end -}}
+{{- range $variable := .values.extraEnv -}}
+{{- $at := printf "%s.extraEnv: %s" $where $variable.name -}}
+{{- if hasKey $added $variable.name -}}
+{{- fail (printf "%s is set twice: remove one" $at) -}}
+{{- end -}}
+{{- $added = set $added $variable.name (dict "at" $at "value" (default "" $variable.value)) -}}
+{{- end -}}
+{{- range $name, $of := $added -}}
+{{- if or (hasKey $taken $name) (eq $name "POD_NAME") -}}
+{{- fail (printf "%s is set by the chart itself: use the value that stands for it (README.md lists them), and remove this" $of.at) -}}
+{{- end -}}
+{{- if and $of.value (or (regexMatch "(_URL|PASSWORD|TOKEN|SECRET|ACCESS_KEY)$" $name) (regexMatch "://[^/]*@" $of.value)) -}}
+{{- fail (printf "%s may hold a secret, which would be plain in the manifest: use the values that name a Secret, the setting that names a file, or valueFrom" $of.at) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}

@@ -1,10 +1,36 @@
+{{- define "leasehold.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{- /* The hash keeps two long names apart that begin alike. */ -}}
 {{- define "leasehold.fullname" -}}
-{{- $default := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
-{{- default $default .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- $name := include "leasehold.name" . -}}
+{{- $default := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- $full := default $default .Values.fullnameOverride | replace "." "-" -}}
+{{- if gt (len $full) 39 -}}
+{{- $full = printf "%s-%s" ($full | trunc 30 | trimSuffix "-") (sha256sum $full | trunc 8) -}}
+{{- end -}}
+{{- $full -}}
+{{- end }}
+
+{{- define "leasehold.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
 {{- end }}
 
 {{- define "leasehold.image" -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- $image := .Values.image -}}
+{{- $registry := default $image.registry (get (default dict .Values.global) "imageRegistry") -}}
+{{- $at := ternary (printf "@%s" $image.digest) (printf ":%s" (default .Chart.AppVersion $image.tag)) (not (empty $image.digest)) -}}
+{{- with $registry }}{{ . }}/{{ end }}{{ $image.repository }}{{ $at -}}
+{{- end }}
+
+{{- /* As a list of objects. Other charts also write names in `global`. */ -}}
+{{- define "leasehold.pullSecrets" -}}
+{{- $secrets := list -}}
+{{- range concat (default list (get (default dict .Values.global) "imagePullSecrets")) .Values.imagePullSecrets -}}
+{{- $secrets = append $secrets (ternary . (dict "name" .) (kindIs "map" .)) -}}
+{{- end -}}
+{{- toYaml (uniq $secrets) -}}
 {{- end }}
 
 {{- /* The roles by name, and the key of each one's values. */ -}}
@@ -16,18 +42,50 @@ canonical-ingest: canonicalIngest
 sidecar: sidecar
 {{- end }}
 
+{{- /* The labels of everything in this release. */ -}}
+{{- define "leasehold.release" -}}
+app.kubernetes.io/name: {{ include "leasehold.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- /* The labels that select a role's pods: .root, .role. */ -}}
 {{- define "leasehold.selector" -}}
-app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{ include "leasehold.release" .root }}
 app.kubernetes.io/component: {{ .role }}
 {{- end }}
 
-{{- define "leasehold.labels" -}}
+{{- /* The labels of a role's pods: .root, .role, .values. None names the chart's version, which must restart no pod. */ -}}
+{{- define "leasehold.podLabels" -}}
 {{ include "leasehold.selector" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{- with merge dict .values.podLabels .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /*
+An object's metadata: .root, .role; optional: .suffix (the name's end, instead of the role), .name (all of it),
+.namespace, .labels, .annotations.
+*/ -}}
+{{- define "leasehold.metadata" -}}
+name: {{ default (printf "%s-%s" (include "leasehold.fullname" .root) (default .role .suffix)) .name }}
+namespace: {{ default (include "leasehold.namespace" .root) .namespace }}
+labels:
+  {{- include "leasehold.selector" . | nindent 2 }}
+  app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+  app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+  helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }}
+  {{- with merge dict (default dict .labels) .root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge dict (default dict .annotations) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* The name of a role's account: .root, .role, .values. */ -}}
+{{- define "leasehold.account" -}}
+{{- default (printf "%s-%s" (include "leasehold.fullname" .root) .role) .values.serviceAccount.name -}}
 {{- end }}
 
 {{- /* The leases of the roles that run. */ -}}
@@ -99,7 +157,7 @@ env:
   {{- end }}
   {{- end }}
   {{- if eq (include "leasehold.uses" (dict "root" . "mode" "k8s")) "true" }}
-  SPENDGUARD_LEADER_K8S_NAMESPACE: {{ default .Release.Namespace $election.k8s.namespace | quote }}
+  SPENDGUARD_LEADER_K8S_NAMESPACE: {{ default (include "leasehold.namespace" .) $election.k8s.namespace | quote }}
   {{- end }}
 secrets:
   {{- range $mode, $secret := dict "postgres" $election.postgres.secretName "etcd" $election.etcd.secretName }}
@@ -111,13 +169,10 @@ secrets:
 
 {{- /* The variables and Secrets of each role, in the same form. */ -}}
 {{- define "leasehold.role.outbox-forwarder" -}}
-{{- $own := .Values.databases.outbox.secretName -}}
+{{- $folder := ternary "outbox" "ledger" (not (empty .Values.databases.outbox.secretName)) -}}
+{{- $database := get .Values.databases $folder -}}
 env:
-  {{- if $own }}
-  LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL_FILE: /etc/leasehold/outbox/{{ .Values.databases.outbox.urlKey }}
-  {{- else }}
-  LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL_FILE: /etc/leasehold/ledger/{{ .Values.databases.ledger.urlKey }}
-  {{- end }}
+  LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL_FILE: /etc/leasehold/{{ $folder }}/{{ $database.urlKey }}
   LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL: {{ include "leasehold.ingestUrl" . | quote }}
   {{- with .Values.outboxForwarder.ingestTls }}
   {{- if .secretName }}
@@ -130,7 +185,7 @@ env:
   LEASEHOLD_OUTBOX_FORWARDER_INGEST_TOKEN_FILE: {{ if .secretName }}/etc/leasehold/forwarder-token/{{ .key }}{{ else }}""{{ end }}
   {{- end }}
 secrets:
-  {{ ternary "outbox" "ledger" (not (empty $own)) }}: {{ default .Values.databases.ledger.secretName $own }}
+  {{ $folder }}: {{ $database.secretName }}
   {{- with .Values.outboxForwarder.ingestTls.secretName }}
   forwarder-tls: {{ . }}
   {{- end }}
@@ -140,10 +195,12 @@ secrets:
 {{- end }}
 
 {{- define "leasehold.role.ttl-sweeper" -}}
+{{- $folder := ternary "sweeper" "ledger" (not (empty .Values.databases.sweeper.secretName)) -}}
+{{- $database := get .Values.databases $folder -}}
 env:
-  LEASEHOLD_TTL_SWEEPER_LEDGER_DATABASE_URL_FILE: /etc/leasehold/ledger/{{ .Values.databases.ledger.urlKey }}
+  LEASEHOLD_TTL_SWEEPER_LEDGER_DATABASE_URL_FILE: /etc/leasehold/{{ $folder }}/{{ $database.urlKey }}
 secrets:
-  ledger: {{ .Values.databases.ledger.secretName }}
+  {{ $folder }}: {{ $database.secretName }}
 {{- end }}
 
 {{- define "leasehold.role.ledger" -}}
@@ -224,13 +281,26 @@ secrets:
   {{- end }}
 {{- end }}
 
-{{- /* A container: .root, .name, .args, .env, .secrets; optional: .fields (downward API), .mounts, .ports, .more. */ -}}
+{{- /* The resources of a container: .root, .values (of its role). */ -}}
+{{- define "leasehold.resources" -}}
+{{- toYaml (default .root.Values.resources .values.resources) -}}
+{{- end }}
+
+{{- /*
+A container: .root, .values (of its role), .name, .args, .env, .secrets; optional: .fields (downward API), .mounts, .more,
+.extra (true: with what the values add).
+*/ -}}
 {{- define "leasehold.container" -}}
+{{- $values := ternary .values dict (default false .extra) -}}
 - name: {{ .name }}
   image: {{ include "leasehold.image" .root }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
   args:
     {{- toYaml .args | nindent 4 }}
+  {{- with $values.extraEnvFrom }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   env:
     {{- range $name, $field := merge (dict "POD_NAME" "metadata.name") (default dict .fields) }}
     - name: {{ $name }}
@@ -244,13 +314,16 @@ secrets:
       value: {{ $value | quote }}
     {{- end }}
     {{- end }}
+    {{- with $values.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with .root.Values.containerSecurityContext }}
   securityContext:
-    allowPrivilegeEscalation: false
-    readOnlyRootFilesystem: true
-    capabilities:
-      drop:
-        - ALL
-  {{- if or .secrets .mounts }}
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  resources:
+    {{- include "leasehold.resources" . | nindent 4 }}
+  {{- if or .secrets .mounts $values.extraVolumeMounts }}
   volumeMounts:
     {{- range $folder, $_ := .secrets }}
     - name: {{ $folder }}
@@ -261,13 +334,16 @@ secrets:
     - name: {{ $volume }}
       mountPath: {{ $path }}
     {{- end }}
+    {{- with $values.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   {{- end }}
   {{- with .more }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- end }}
 
-{{- /* Volumes of Secrets, by their folders. Readable by any user in the pod; there is only one. */ -}}
+{{- /* Volumes of Secrets, by their folders. Readable by any user in the pod, since only our containers mount them. */ -}}
 {{- define "leasehold.secretVolumes" -}}
 {{- range $folder, $secret := . }}
 - name: {{ $folder }}
@@ -277,19 +353,28 @@ secrets:
 {{- end }}
 {{- end }}
 
-{{- /* Fields of every pod: .root, .group. */ -}}
+{{- /* Fields of every pod: .root, .values (of its role); optional: .group (instead of the pods' own). */ -}}
 {{- define "leasehold.podBasics" -}}
 # Otherwise our Services would put variables into every pod that look like our settings.
 enableServiceLinks: false
-{{- with .root.Values.image.pullSecrets }}
+{{- with include "leasehold.pullSecrets" .root | fromYamlArray }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- $context := deepCopy (default dict .root.Values.podSecurityContext) }}
+{{- with .group }}
+{{- $_ := set $context "runAsGroup" . }}
+{{- if hasKey $context "fsGroup" }}
+{{- $_ := set $context "fsGroup" . }}
+{{- end }}
+{{- end }}
+{{- with $context }}
 securityContext:
-  runAsNonRoot: true
-  runAsUser: {{ int64 .root.Values.runAsUser }}
-  runAsGroup: {{ int64 .group }}
-  fsGroup: {{ int64 .group }}
-  seccompProfile:
-    type: RuntimeDefault
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- range $key := list "priorityClassName" "nodeSelector" "affinity" }}
+{{- with get $.values $key }}
+{{ toYaml (dict $key .) }}
+{{- end }}
+{{- end }}
 {{- end }}
