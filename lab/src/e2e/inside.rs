@@ -11,7 +11,7 @@ use super::{NAMESPACE, RELEASE};
 use crate::drill::report::DrillReport;
 
 const PAGE: &str = include_str!("../../../docs/operating.md");
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs every line that the present release's NOTES print, but those that change it: they are [`changing`]'s.
 pub(super) async fn notes(site: &Site, report: &DrillReport, mode: &str) -> anyhow::Result<()> {

@@ -3,9 +3,11 @@
 mod audit;
 mod inside;
 mod pods;
+mod refused;
 mod runbook;
 mod script;
 mod site;
+mod strict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -13,11 +13,11 @@ use super::audit::{self, Granted};
 use super::pods::{self, Pod};
 use super::site::{NODES, PATIENCE, Site, TTL};
 use super::{NAMESPACE, RELEASE};
-use super::{inside, runbook};
+use super::{inside, refused, runbook, strict};
 use crate::drill::load::{Client, Load};
 use crate::drill::report::DrillReport;
 
-const FORWARDER: &str = "outbox-forwarder";
+pub(super) const FORWARDER: &str = "outbox-forwarder";
 const SWEEPER: &str = "ttl-sweeper";
 const POSTGRES: &str = "leaderElection.mode=postgres";
 
@@ -34,7 +34,9 @@ pub(super) async fn play(site: &Site, report: &DrillReport) -> anyhow::Result<()
     site.set_budget().await?;
     let sockets = NODES.map(|node| site.cluster.host_path(node, "/run/spendguard/sidecar.sock"));
     let load = Load::start(sockets.into_iter().collect::<Result<_, _>>()?, Client::default());
-    if let Err(why) = live(site, report, &load, &mut granted).await {
+    let both =
+        async { tokio::try_join!(live(site, report, &load, &mut granted), strict::play(site, report)) };
+    if let Err(why) = both.await {
         if load.has_failed() {
             load.finish().await?;
         }
@@ -97,7 +99,8 @@ async fn live(site: &Site, report: &DrillReport, load: &Load, granted: &mut Gran
     works(site, report, load, "postgres").await?;
     lose_a_node(site, report, load).await?;
     works(site, report, load, "postgres").await?;
-    roll_back(site, report, &three).await?;
+    refused::change_the_mode_directly(site, report, &three).await?;
+    refused::roll_back(site, report, &three).await?;
     works(site, report, load, "postgres").await
 }
 
@@ -127,7 +130,7 @@ async fn works(site: &Site, report: &DrillReport, load: &Load, mode: &str) -> an
     Ok(())
 }
 
-async fn one_leader(site: &Site, role: &str, lost: Option<&str>) -> anyhow::Result<Pod> {
+pub(super) async fn one_leader(site: &Site, role: &str, lost: Option<&str>) -> anyhow::Result<Pod> {
     let what = format!("exactly one pod leads {role}");
     site.until(&what, || pods::leader(&site.client, role, lost)).await
 }
@@ -213,31 +216,6 @@ async fn lose_a_node(site: &Site, report: &DrillReport, load: &Load) -> anyhow::
     site.cluster.restore_node(lost)?;
     site.until("the node is back", || pods::settled(&site.client)).await?;
     report.step(format!("{lost} is back, and its sidecar"));
-    Ok(())
-}
-
-/// A release whose forwarders can't start, and the rollback to the one before it.
-async fn roll_back(site: &Site, report: &DrillReport, good: &[&str]) -> anyhow::Result<()> {
-    let before = one_leader(site, FORWARDER, None).await?;
-    let nonsense = "outboxForwarder.env.LEASEHOLD_OUTBOX_FORWARDER_BATCH_SIZE=nonsense";
-    site.ask_for("upgrade", &[good, &[nonsense]].concat(), &[]).await?;
-    let told = site
-        .until("the new pod's log says what is wrong", || async {
-            let pods = pods::all(&site.client).await?;
-            let logs = pods.iter().map(|pod| site.cluster.logs(NAMESPACE, &pod.name));
-            let told = logs.flat_map(|log| log.lines().map(str::to_owned).collect::<Vec<_>>());
-            told.into_iter().find(|line| line.contains("nonsense")).context("none does")
-        })
-        .await?;
-    let still = one_leader(site, FORWARDER, None).await?;
-    report.check(
-        "a release that can't start says why, and the old leader keeps the lease",
-        still.name == before.name,
-        format!("{} leads; {told}", still.name),
-    );
-    site.helm(&["rollback", RELEASE, "--wait"]).await?;
-    let pods = site.until("all is ready", || pods::settled(&site.client)).await?;
-    report.check("helm rollback: all are ready", pods == 11, format!("{pods} pods"));
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use lease_testbed::{Etcd, EtcdOptions, Folder, Postgres, PostgresOptions, helm, 
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::{NAMESPACE, RELEASE};
+use super::{NAMESPACE, RELEASE, strict};
 use crate::drill::books::Books;
 use crate::drill::load::TENANT;
 use crate::drill::pods::binary;
@@ -44,7 +44,10 @@ pub(super) struct Site {
     pub(super) chart: PathBuf,
     helm: PathBuf,
     folder: Folder,
-    _servers: (Postgres, Etcd),
+    postgres: Postgres,
+    /// Its address for pods.
+    postgres_inside: String,
+    _etcd: Etcd,
 }
 
 impl Site {
@@ -53,16 +56,21 @@ impl Site {
             format!("there is no chart at {}: name its folder by --chart", chart.display())
         })?;
         let helm = helm::program().await?;
-        let image = Image::new("leasehold")
-            .file("/usr/local/bin/leasehold", binary()?)
-            .file("/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt")
-            .entrypoint(["/usr/local/bin/leasehold"])
-            .user(65532, 65532);
+        let binary = binary()?;
+        let image = |name: &str, (user, group)| {
+            Image::new(name)
+                .file("/usr/local/bin/leasehold", &binary)
+                .file("/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt")
+                .entrypoint(["/usr/local/bin/leasehold"])
+                .user(user, group)
+        };
         let nodes = NODES.iter().fold(ClusterOptions::default(), |options, name| options.node(*name));
         let (postgres, etcd, cluster) = tokio::try_join!(
             Postgres::start(PostgresOptions::default().max_connections(300)),
             Etcd::start(EtcdOptions::default()),
-            Cluster::start(nodes.image(image)),
+            Cluster::start(
+                nodes.image(image("leasehold", (65532, 65532))).image(image(strict::IMAGE, strict::USER)),
+            ),
         )?;
         let [leases, ledger, canonical] = [
             postgres.create_database("leases").await?,
@@ -74,8 +82,8 @@ impl Site {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
             "name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
         cluster.access().request("POST", "/api/v1/namespaces", Some(namespace)).await?;
-        let there = cluster.expose(postgres.addr()).await?;
-        let inside = |url: &str| anyhow::Ok(url.replace(&postgres.addr().to_string(), &there.to_string()));
+        let there = cluster.expose(postgres.addr()).await?.to_string();
+        let inside = |url: &str| anyhow::Ok(url.replace(&postgres.addr().to_string(), &there));
         for (name, key, content) in [
             ("leases-db", "url", inside(&leases)?),
             ("ledger-db", "url", inside(&ledger)?),
@@ -125,12 +133,20 @@ impl Site {
             chart,
             helm,
             folder,
-            _servers: (postgres, etcd),
+            postgres,
+            postgres_inside: there,
+            _etcd: etcd,
         })
     }
 
     pub(super) fn books(&self) -> Books<'_> {
         Books { ledger: &self.ledger, canonical: &self.canonical }
+    }
+
+    /// A new database, by its URL for pods.
+    pub(super) async fn database(&self, name: &str) -> anyhow::Result<String> {
+        let url = self.postgres.create_database(name).await?;
+        Ok(url.replace(&self.postgres.addr().to_string(), &self.postgres_inside))
     }
 
     /// A number from the canonical store.
@@ -167,9 +183,14 @@ impl Site {
 
     /// Runs helm and returns its output.
     pub(super) async fn helm(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.helm_in(NAMESPACE, args).await
+    }
+
+    /// The same for a release in another namespace.
+    pub(super) async fn helm_in(&self, namespace: &str, args: &[&str]) -> anyhow::Result<String> {
         let mut command = tokio::process::Command::new(&self.helm);
         let limit = format!("{}s", PATIENCE.as_secs());
-        command.args(args).args(["--namespace", NAMESPACE]).env("KUBECONFIG", self.cluster.kubeconfig());
+        command.args(args).args(["--namespace", namespace]).env("KUBECONFIG", self.cluster.kubeconfig());
         if ["install", "upgrade", "rollback", "uninstall", "test"].contains(&args[0]) {
             command.args(["--timeout", &limit]);
         }
