@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::step::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules, State, StepFn};
@@ -17,6 +17,7 @@ use crate::events::{EventKind, LeaseEvent};
 use crate::leadership::Leadership;
 use crate::migrate::{Move, Progress};
 use crate::record::{LeaseName, Observation, Record, Term};
+use crate::view::Glimpse;
 use crate::writes::Fresh;
 
 pub(super) struct Driver {
@@ -31,6 +32,7 @@ pub(super) struct Driver {
     /// To `run_until`: each term that begins.
     pub(super) terms: mpsc::Sender<Leadership>,
     pub(super) events: broadcast::Sender<LeaseEvent>,
+    pub(super) view: watch::Sender<Glimpse>,
     pub(super) holder_is_dead: Arc<Notify>,
 }
 
@@ -253,9 +255,20 @@ impl Driver {
         }
         let (state, actions) = (self.step)(before, now, event, &fresh, jitter);
         running.state = state;
+        self.show(running);
         for action in actions {
             self.perform(running, action);
         }
+    }
+
+    /// Brings the view up to date, before anybody acts on what it shows.
+    fn show(&self, running: &Running) {
+        let record = running.state.observation().and_then(|seen| seen.record.as_ref());
+        self.view.send_replace(Glimpse {
+            epoch: record.map(|record| record.epoch),
+            beat_at: running.state.beat_at(),
+            leadership: running.leadership.clone(),
+        });
     }
 
     fn perform(&self, running: &mut Running, action: Action) {
@@ -287,6 +300,7 @@ impl Driver {
                 );
                 let remaining = leadership.remaining();
                 running.leadership = Some(leadership.clone());
+                self.show(running);
                 self.report(EventKind::Acquired { term, remaining });
                 // One term at a time: the channel has room unless `run_until` is gone, which `control` tells.
                 let _ = self.terms.try_send(leadership);
