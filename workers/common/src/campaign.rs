@@ -12,7 +12,9 @@ use tracing::{error, info, warn};
 
 use crate::eligible::Eligible;
 use crate::lead::{LeaderWork, lead};
+use crate::lease_gauges::LeaseGauges;
 use crate::mandate::Mandate;
+use crate::store_metrics::measured;
 
 /// Without a lease there are no beats at which the age of a term is observed.
 const AGE_EVERY: Duration = Duration::from_secs(5);
@@ -48,7 +50,7 @@ impl Campaign {
                         None => builder,
                     }
                 };
-                settings.elector(store.clone(), Some(default_lease), refine)?
+                settings.elector(measured(store.clone()), Some(default_lease), refine)?
             }
             None => {
                 let never = || async { Err(BackendError::refused("mode disabled has no lease store")) };
@@ -66,6 +68,16 @@ impl Campaign {
     /// The lease store; `None` in mode `disabled`.
     pub fn store(&self) -> Option<&LeaseStore> {
         self.store.as_ref()
+    }
+
+    /// `leaderElection.mode`.
+    pub fn mode(&self) -> &str {
+        &self.election.mode
+    }
+
+    /// The lease's metrics, for each scrape; none in mode `disabled`.
+    pub fn gauges(&self) -> Option<LeaseGauges> {
+        self.store.as_ref().map(|_| LeaseGauges::new(self.lease.clone(), self.elector.view()))
     }
 
     /// The time limit of a fenced transaction: it is over well before the ttl is (F-1's advice).

@@ -11,8 +11,10 @@ pub mod eligible;
 pub mod health;
 pub mod lead;
 pub mod leader_metrics;
+pub mod lease_gauges;
 pub mod mandate;
 pub mod marks;
+pub mod refusals;
 pub mod reloaded;
 pub mod request_body;
 pub mod request_id;
@@ -21,6 +23,7 @@ pub mod server;
 pub mod shutdown;
 pub mod stderr;
 pub mod stdout;
+pub mod store_metrics;
 pub mod tls;
 pub mod under_way;
 

@@ -21,6 +21,7 @@ use lease_worker_common::{
     database::Database,
     eligible::Eligible,
     health::{self, Probe},
+    lease_gauges::LeaseGauges,
     server::RoleServer,
     shutdown,
     under_way::Batch,
@@ -161,7 +162,7 @@ impl SweeperPlan {
 
 async fn work(plan: SweeperPlan, campaign: Campaign) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
-    let pages = health::metrics()?;
+    let pages = health::metrics(TtlSweeper::NAME, campaign.mode())?;
     metrics::start();
     let expired = Arc::new(Expired::open(&plan.database, campaign.transaction_limit()));
     let sweeper = Sweeper {
@@ -177,7 +178,7 @@ async fn work(plan: SweeperPlan, campaign: Campaign) -> Result<ExitCode, Failure
         call_limit: plan.role.call_timeout_ms.into(),
         batch: Batch::default(),
     };
-    let probe = Arc::new(Health { expired, eligible: campaign.eligible() });
+    let probe = Arc::new(Health { expired, eligible: campaign.eligible(), lease: campaign.gauges() });
     let (listener, address) = health::listen(&plan.listen, "--listen").await?;
     let database = Database::Postgres(plan.database);
     info!(%address, ledger = %database, "ttl-sweeper started");
@@ -191,6 +192,7 @@ async fn work(plan: SweeperPlan, campaign: Campaign) -> Result<ExitCode, Failure
 struct Health {
     expired: Arc<Expired>,
     eligible: Eligible,
+    lease: Option<LeaseGauges>,
 }
 
 #[async_trait]
@@ -203,5 +205,6 @@ impl Probe for Health {
 
     async fn refresh(&self) {
         health::show_age(metrics::OLDEST_EXPIRED, self.expired.oldest_age()).await;
+        self.lease.iter().for_each(LeaseGauges::show);
     }
 }
