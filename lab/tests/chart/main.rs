@@ -2,11 +2,14 @@
 
 mod alerts;
 mod common;
+mod dashboard;
 mod gates;
 mod image;
 mod manifests;
+mod monitors;
 mod readme;
 mod rights;
 mod running;
+mod scrape;
 mod server;
 mod settings;

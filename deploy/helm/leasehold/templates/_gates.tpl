@@ -45,6 +45,7 @@
 
 {{- include "leasehold.gates.times" . -}}
 {{- include "leasehold.gates.secrets" . -}}
+{{- include "leasehold.gates.monitoring" . -}}
 
 {{- if and $values.outboxForwarder.enabled (not $values.canonicalIngest.enabled) (not $values.outboxForwarder.ingestUrl) -}}
 {{- fail "outboxForwarder.ingestUrl is empty and canonicalIngest.enabled is false: name where events go, or enable canonicalIngest" -}}
@@ -159,6 +160,18 @@
 {{- $https := hasPrefix "https://" (include "leasehold.ledgerUrl" .) -}}
 {{- if ne $https (not (empty .Values.sidecar.ledgerTls.secretName)) -}}
 {{- fail (printf "sidecar.ledgerTls.secretName is %q, and the ledger is at %s: a ledger at https needs a Secret with its authority, one at http takes none" .Values.sidecar.ledgerTls.secretName (include "leasehold.ledgerUrl" .)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "leasehold.gates.monitoring" -}}
+{{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
+{{- fail "serviceMonitor.enabled and podMonitor.enabled are both true: every pod would be scraped twice, and alerts would count two leaders: enable one of them" -}}
+{{- end -}}
+{{- range $key := list "serviceMonitor" "podMonitor" -}}
+{{- $secret := (get $.Values $key).ingestTls.secretName -}}
+{{- if and $secret (not $.Values.canonicalIngest.tls.secretName) -}}
+{{- fail (printf "%s.ingestTls.secretName is %q, and canonical-ingest's pages are at http: certificates are for https only, so remove it, or set canonicalIngest.tls.secretName" $key $secret) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
