@@ -54,7 +54,7 @@ unit: ## every test of the workspace, the conformance suite on each store and th
 		sh scripts/together.sh 2
 	$(CARGO) test --locked --workspace --doc
 
-bars: ## what is promised under faults: chaos, attacks on the guard, failover after SIGKILL, restored backups (minutes)
+bars: ## what is promised under faults: chaos, attacks on the guard, failover after SIGKILL, restored backups, a full disk (minutes; needs root rights)
 	@sh scripts/setup.sh postgres etcd k8s
 	@$(BUILT)
 	@# Most of what these do is wait, so they do it together.

@@ -36,6 +36,22 @@ pub enum Change {
     Restore,
 }
 
+impl Change {
+    /// The change's name, as it is written in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Acquire => "acquire",
+            Self::Renew => "renew",
+            Self::Release => "release",
+            Self::Revoke => "revoke",
+            Self::Request => "request",
+            Self::Seal => "seal",
+            Self::Restore => "restore",
+        }
+    }
+}
+
 /// The answer to a [`put_if`](LeaseBackend::put_if) whose outcome is known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PutOutcome {

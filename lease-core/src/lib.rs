@@ -56,6 +56,7 @@ mod printable;
 mod reasons;
 mod record;
 mod revocation;
+mod view;
 mod work;
 mod writes;
 
@@ -72,6 +73,7 @@ pub use printable::printable;
 pub use reasons::{Loss, StopReason};
 pub use record::{Grant, LeaseName, Lineage, Observation, Record, Request, RequestId, Tag, Term, WallTime};
 pub use revocation::{LONGEST_HOLD_OFF, Revocation};
+pub use view::LeaseView;
 
 /// For this project's other packages: the pure protocol, which they judge, and its parts. Nothing here is stable.
 #[doc(hidden)]

@@ -8,8 +8,8 @@ use futures::FutureExt;
 use lease_core::admin::AdminError;
 use lease_core::{
     BackendError, Capabilities, Change, Elector, ElectorBuilder, Ended, EventKind, Hints, Leadership,
-    LeaseBackend, LeaseEvent, LeaseName, Loss, Memory, Observation, PutOutcome, Record, Revocation, RunError,
-    StopReason, Term, WorkloadId, admin,
+    LeaseBackend, LeaseEvent, LeaseName, Loss, ManualClock, Memory, Observation, PutOutcome, Record,
+    Revocation, RunError, StopReason, Term, WorkloadId, admin,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
@@ -510,4 +510,45 @@ async fn a_watch_that_is_refused_is_told_of_once() {
     }
     assert_eq!(told, ["a pooler stands in between"]);
     task.abort();
+}
+
+#[tokio::test]
+async fn a_view_shows_the_last_beat_and_the_time_that_is_left() {
+    let (store, hand) = (Memory::new(), ManualClock::new());
+    let shortened = TTL - TTL / 500;
+    let leader = elector(&store, "a").clock(hand.clock()).build().unwrap();
+    let view = leader.view();
+    assert_eq!((view.epoch(), view.last_beat_age(), view.remaining()), (None, None, Duration::ZERO));
+    let comes_to = async |what: &str, is: &dyn Fn() -> bool| {
+        let polled = async {
+            while !is() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        soon(what, polled).await;
+    };
+    let (mut begun, stop, task) = run(leader);
+    let leadership = soon("a term", begun.recv()).await.unwrap();
+    comes_to("the first beat", &|| view.last_beat_age() == Some(Duration::ZERO)).await;
+    assert_eq!((view.epoch(), view.remaining()), (Some(leadership.term().epoch), shortened));
+
+    let standby = elector(&store, "b").clock(hand.clock()).build().unwrap();
+    let other = standby.view();
+    let (_, stop_standby, standby_task) = run(standby);
+    comes_to("the standby's look", &|| other.last_beat_age() == Some(Duration::ZERO)).await;
+    // Not yet time for a renewal.
+    hand.advance(TTL / 4);
+    assert_eq!((view.last_beat_age(), view.remaining()), (Some(TTL / 4), shortened - TTL / 4));
+    assert_eq!((other.last_beat_age(), other.remaining()), (Some(TTL / 4), Duration::ZERO));
+    hand.advance(TTL / 4);
+    comes_to("a renewal", &|| view.last_beat_age() == Some(Duration::ZERO)).await;
+    assert_eq!(view.remaining(), shortened);
+    comes_to("its sight", &|| other.last_beat_age() == Some(Duration::ZERO)).await;
+    assert_eq!((other.epoch(), other.remaining()), (view.epoch(), Duration::ZERO));
+
+    stop_standby.send(()).unwrap();
+    soon("the end", standby_task).await.unwrap().unwrap();
+    stop.send(()).unwrap();
+    soon("the end", task).await.unwrap().unwrap();
+    assert_eq!(view.remaining(), Duration::ZERO);
 }

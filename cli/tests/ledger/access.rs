@@ -116,6 +116,10 @@ async fn a_token_is_bound_to_its_tenant_its_scope_and_its_right() -> anyhow::Res
         Code::PermissionDenied
     );
     assert_eq!(stage.int("SELECT count(*) FROM fencing_scope_events WHERE action = 'revoke'").await?, 0);
+    for (reason, count) in [("unauthenticated", 3.0), ("forbidden", 12.0)] {
+        let metric = format!("spendguard_ledger_callers_refused_total{{reason=\"{reason}\"}}");
+        assert_eq!(ledger.metric(&metric).await?, count, "{reason}");
+    }
     assert_eq!(code(client.revoke_fencing_lease(with(OPERATOR, revocation)).await), Code::Ok);
     let force = v1::AcquireFencingLeaseRequest { force: true, ..attempt("b") };
     assert!(acquire(&client, OPERATOR, force).await?.is_ok());

@@ -188,7 +188,7 @@ async fn what_waits_behind_a_thousand_events_of_the_future_stays() -> anyhow::Re
         "INSERT INTO audit_outbox (tenant_id, workload_instance_id, producer_sequence, event_time, payload, fencing_epoch,
                 created_at)
          SELECT 'acme', 'ahead', n, clock_timestamp() + interval '10 years', '{}', 1, clock_timestamp() - interval '500 days'
-         FROM generate_series(1, 1000) AS n",
+         FROM generate_series(1000001, 1001000) AS n",
     )
     .execute(&stage.pool)
     .await?;

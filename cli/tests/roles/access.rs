@@ -66,6 +66,14 @@ async fn only_a_known_forwarder_sends_and_only_what_it_may() -> anyhow::Result<(
         assert_eq!((status, &body["code"]), (403, &json!(code)), "{lease} {tenant}");
     }
     assert_eq!(stage.canonical_int("SELECT count(*) FROM canonical_events").await?, 0);
+    for (reason, count) in [("unauthenticated", 3.0), ("forbidden", 2.0)] {
+        let metric = format!("spendguard_canonical_ingest_callers_refused_total{{reason=\"{reason}\"}}");
+        assert_eq!(ingest.metric(&metric).await?, count, "{reason}");
+    }
+    let line = ingest.process.wait_for_line("an unknown caller was refused", LIMIT).await?;
+    assert!(line.contains("neither a token nor a certificate"), "{line}");
+    let line = ingest.process.wait_for_line(" a caller was refused", LIMIT).await?;
+    assert!(line.contains("caller forwarder may not"), "{line}");
     assert_eq!(post(&ingest, Some(TOKEN), "outbox-forwarder", "acme").await?.0, 200);
     for page in ["/healthz", "/readyz", "/metrics"] {
         let (status, text) = ingest.get(page).await?;

@@ -103,3 +103,50 @@ async fn a_forgotten_transaction_that_holds_the_reservations_is_seen_and_ended()
     page.end();
     Ok(())
 }
+
+/// Lets nobody into the ledger's database any more, and ends the sessions there; or lets everybody in again.
+async fn let_in(site: &Site, all: bool) -> anyhow::Result<()> {
+    let closed = if all {
+        ""
+    } else {
+        " -c \"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'ledger'\""
+    };
+    let line = format!(
+        "psql \"$SPENDGUARD_LEADER_POSTGRES_URL\" -c 'ALTER DATABASE ledger ALLOW_CONNECTIONS {all}'{closed}"
+    );
+    site.sh(&line).await?.ok();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_lets_nobody_in_makes_ages_unknown_until_it_does() -> anyhow::Result<()> {
+    let mut site = Site::new().await?;
+    let nowhere = [("LEASEHOLD_OUTBOX_FORWARDER_INGEST_URL", "http://127.0.0.1:1/v1/events")];
+    let forwarder = site.worker("outbox-forwarder", "a", &nowhere).await?;
+    let sweeper = site.worker("ttl-sweeper", "a", &[]).await?;
+    site.knows("FORWARDER", &forwarder.address);
+    site.knows("SWEEPER", &sweeper.address);
+    let workers = [
+        (&forwarder, "spendguard_outbox_pending_oldest_age_seconds"),
+        (&sweeper, "spendguard_reservations_expired_oldest_age_seconds"),
+    ];
+    let mut pages = [Section::of("SpendGuardOutboxAgeUnknown"), Section::of("SpendGuardSweepAgeUnknown")];
+    for (worker, oldest) in workers {
+        worker.comes_to(oldest, |age| age == 0.0).await?;
+    }
+    let_in(&site, false).await?;
+    for ((worker, oldest), page) in workers.into_iter().zip(&mut pages) {
+        worker.comes_to(oldest, f64::is_nan).await?;
+        site.sh(page.next("curl")).await?.says(&[&format!("{oldest} NaN")]);
+        site.shows(page.next("curl"), "can't be used").await?;
+    }
+    let look = site.sh(pages[0].next("psql")).await?;
+    look.has(&["not currently accepting connections"]);
+    let_in(&site, true).await?;
+    for (worker, oldest) in workers {
+        worker.comes_to(oldest, |age| age == 0.0).await?;
+    }
+    site.sh(look.line()).await?.says(&["is_a_standby", "| off"]);
+    pages.into_iter().for_each(Section::end);
+    Ok(())
+}

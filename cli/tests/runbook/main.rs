@@ -4,6 +4,7 @@
 mod kubernetes;
 mod lag;
 mod leaders;
+mod metrics;
 mod page;
 mod planning;
 mod restores;

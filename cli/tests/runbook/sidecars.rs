@@ -7,10 +7,10 @@ use crate::site::{LIMIT, Site, Worker, field};
 
 const EPOCH: &str = "spendguard_sidecar_fencing_epoch";
 const TTL: (&str, &str) = ("SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS", "3");
-const LONG: (&str, &str) = ("SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS", "3600");
+pub(crate) const LONG: (&str, &str) = ("SPENDGUARD_SIDECAR_FENCING_TTL_SECONDS", "3600");
 
 /// A ledger, which the sidecars that follow know.
-async fn ledger(site: &mut Site) -> anyhow::Result<Worker> {
+pub(crate) async fn ledger(site: &mut Site) -> anyhow::Result<Worker> {
     let ledger = site.worker("ledger", "ledger", &[("LEASEHOLD_LEDGER_LISTEN", "127.0.0.1:0")]).await?;
     let line = ledger.process.wait_for_line("ledger started", LIMIT).await?;
     site.knows("LEASEHOLD_SIDECAR_LEDGER_URL", format!("http://{}", field(&line, "grpc")?));
@@ -21,7 +21,7 @@ async fn ledger(site: &mut Site) -> anyhow::Result<Worker> {
     Ok(ledger)
 }
 
-async fn sidecar(site: &Site, name: &str, ttl: (&str, &str)) -> anyhow::Result<Worker> {
+pub(crate) async fn sidecar(site: &Site, name: &str, ttl: (&str, &str)) -> anyhow::Result<Worker> {
     let socket = site.path(&format!("{name}.sock"));
     site.worker("sidecar", name, &[ttl, ("LEASEHOLD_SIDECAR_SOCKET_PATH", &socket)]).await
 }

@@ -29,7 +29,6 @@ pub(crate) struct Site {
 /// The result of a shell command.
 #[derive(Debug)]
 pub(crate) struct Ran {
-    #[allow(dead_code, reason = "shown by Debug")]
     line: String,
     code: Option<i32>,
     said: String,
@@ -173,6 +172,11 @@ impl Site {
 }
 
 impl Ran {
+    /// The command.
+    pub(crate) fn line(&self) -> &str {
+        &self.line
+    }
+
     /// Went well; what it said.
     #[track_caller]
     pub(crate) fn ok(&self) -> &str {

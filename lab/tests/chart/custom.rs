@@ -127,6 +127,17 @@ fn accounts_are_created_or_named() {
     };
     assert_eq!([account("Deployment", CAMPAIGNERS[0]), of(CAMPAIGNERS[0])], ["forwarder-account"; 2]);
     assert_eq!([account("Job", "init"), account("Pod", "test"), of("init")], ["hooks-account"; 3]);
+
+    // In modes without a token, too: accounts also carry secrets for registries, and names for clouds.
+    for (example, hooks) in
+        [("postgres", "pre-install,pre-upgrade,test"), ("disabled", "pre-install,pre-upgrade")]
+    {
+        let manifests = rendered(example);
+        let account = one(&manifests, "ServiceAccount", "leasehold-init");
+        assert_eq!(text(account, "/metadata/annotations/helm.sh~1hook"), hooks, "{example}");
+        let job = pod(one(&manifests, "Job", "leasehold-init")).unwrap();
+        assert_eq!(text(job, "/serviceAccountName"), "leasehold-init", "{example}");
+    }
 }
 
 #[test]

@@ -3,12 +3,15 @@
 mod alerts;
 mod common;
 mod custom;
+mod dashboard;
 mod gates;
 mod image;
 mod manifests;
+mod monitors;
 mod package;
 mod readme;
 mod rights;
 mod running;
+mod scrape;
 mod server;
 mod settings;

@@ -109,7 +109,7 @@ async fn every_manifest_of_every_mode_is_accepted_and_the_pods_meet_pod_security
 -> anyhow::Result<()> {
     let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
     let access = plane.access();
-    for kind in ["ServiceMonitor", "PrometheusRule"] {
+    for kind in ["ServiceMonitor", "PodMonitor", "PrometheusRule"] {
         define(access, kind).await?;
     }
     let class = json!({
@@ -165,7 +165,7 @@ async fn every_manifest_of_every_mode_is_accepted_and_the_pods_meet_pod_security
 #[tokio::test]
 async fn helm_would_install_every_mode_and_its_notes_name_the_next_command() -> anyhow::Result<()> {
     let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
-    for kind in ["ServiceMonitor", "PrometheusRule"] {
+    for kind in ["ServiceMonitor", "PodMonitor", "PrometheusRule"] {
         define(plane.access(), kind).await?;
     }
     for example in ALL {

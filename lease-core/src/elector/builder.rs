@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::step::{self, Rules, StepFn};
 use super::{Elector, WorkloadId};
@@ -238,6 +238,7 @@ impl ElectorBuilder {
             migrate_from: self.migrate_from,
             step: self.step,
             events: broadcast::channel(256).0,
+            view: watch::Sender::default(),
             holder_is_dead: Arc::new(Notify::new()),
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::step::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules, State, StepFn};
@@ -17,6 +17,7 @@ use crate::events::{EventKind, LeaseEvent};
 use crate::leadership::Leadership;
 use crate::migrate::{MayMove, Move, Progress};
 use crate::record::{LeaseName, Observation, Record, Term};
+use crate::view::Glimpse;
 use crate::work;
 use crate::writes::Fresh;
 
@@ -32,6 +33,7 @@ pub(super) struct Driver {
     /// To `run_until`: each term that begins.
     pub(super) terms: mpsc::Sender<Leadership>,
     pub(super) events: broadcast::Sender<LeaseEvent>,
+    pub(super) view: watch::Sender<Glimpse>,
     pub(super) holder_is_dead: Arc<Notify>,
 }
 
@@ -265,6 +267,12 @@ impl Driver {
         for action in actions {
             self.perform(running, action);
         }
+        let record = running.state.observation().and_then(|seen| seen.record.as_ref());
+        self.view.send_replace(Glimpse {
+            epoch: record.map(|record| record.epoch),
+            beat_at: running.state.beat_at(),
+            leadership: running.leadership.clone(),
+        });
     }
 
     fn perform(&self, running: &mut Running, action: Action) {

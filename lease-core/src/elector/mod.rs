@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
 
 pub use builder::ElectorBuilder;
@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::events::LeaseEvent;
 use crate::printable::is_hidden;
 use crate::record::LeaseName;
+use crate::view::{Glimpse, LeaseView};
 
 /// The name of a workload instance, for people: a pod's name, a host's name. Two processes with one name are still
 /// two holders, because each acquisition has a grant of its own.
@@ -83,6 +84,7 @@ pub struct Elector {
     migrate_from: Option<Arc<dyn Connector>>,
     step: StepFn,
     events: broadcast::Sender<LeaseEvent>,
+    view: watch::Sender<Glimpse>,
     holder_is_dead: Arc<Notify>,
 }
 
@@ -95,6 +97,11 @@ impl Elector {
     /// The events from here on. A reader that falls more than 256 events behind loses the oldest and is told so.
     pub fn events(&self) -> BroadcastStream<LeaseEvent> {
         BroadcastStream::new(self.events.subscribe())
+    }
+
+    /// What it knows of the lease while it runs: for pages and metrics.
+    pub fn view(&self) -> LeaseView {
+        LeaseView::new(self.clock.clone(), self.view.subscribe())
     }
 
     /// A handle with which the caller says that the present holder is dead (F-3). It counts only if the holder had

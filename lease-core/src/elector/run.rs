@@ -157,6 +157,7 @@ impl Campaign {
             control: control_receiver,
             terms: terms_sender,
             events: elector.events,
+            view: elector.view,
             holder_is_dead: elector.holder_is_dead,
         };
         let task = lease_thread::handle().spawn(driver.run());

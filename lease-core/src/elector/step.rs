@@ -148,6 +148,11 @@ impl State {
         self.sighting.as_ref().map(|(_, sighting)| sighting.observation())
     }
 
+    /// When the latest observation's beat was first received; a candidate's wait counts from there (T-2).
+    pub fn beat_at(&self) -> Option<Instant> {
+        self.sighting.as_ref().map(|(_, sighting)| sighting.since())
+    }
+
     /// When the next [`Event::Tick`] is due, at the latest.
     pub fn wake_at(&self) -> Option<Instant> {
         let calls = self.calls.iter().map(|call| if call.overdue { call.drop_at } else { call.overdue_at });

@@ -45,7 +45,10 @@ pub enum Caller {
 /// Nobody whom this listener knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the caller is unknown: show a bearer token or a client certificate that the accessFile names")]
-pub struct Unauthenticated;
+pub struct Unauthenticated {
+    /// What it showed, for the log.
+    pub shown: &'static str,
+}
 
 /// Somebody who may not do this.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,14 +57,6 @@ pub struct NotAllowed {
     who: String,
     right: Right,
     what: String,
-    by_name: bool,
-}
-
-impl NotAllowed {
-    /// Was it a caller that this listener knows?
-    pub fn is_by_name(&self) -> bool {
-        self.by_name
-    }
 }
 
 impl Callers {
@@ -116,14 +111,19 @@ impl Callers {
     pub fn caller(&self, headers: &HeaderMap, names: Option<&PeerNames>) -> Result<Caller, Unauthenticated> {
         match self {
             Self::Nobody { operate } => Ok(Caller::Anybody { operate: *operate }),
-            Self::Certificates => names.map(|_| Caller::Anybody { operate: false }).ok_or(Unauthenticated),
+            Self::Certificates => names
+                .map(|_| Caller::Anybody { operate: false })
+                .ok_or(Unauthenticated { shown: "no certificate" }),
             Self::Table(table) => {
                 let table = table.now();
-                let known = match headers.get(header::AUTHORIZATION) {
-                    Some(given) => holder_of(&table, given.as_bytes()).into_iter().collect(),
-                    None => names.map(|names| named(&table, names)).unwrap_or_default(),
+                let (known, shown) = match (headers.get(header::AUTHORIZATION), names) {
+                    (Some(given), _) => {
+                        (holder_of(&table, given.as_bytes()).into_iter().collect(), "a token of nobody")
+                    }
+                    (None, Some(names)) => (named(&table, names), "a certificate of nobody"),
+                    (None, None) => (Vec::new(), "neither a token nor a certificate"),
                 };
-                if known.is_empty() { Err(Unauthenticated) } else { Ok(Caller::Known(known)) }
+                if known.is_empty() { Err(Unauthenticated { shown }) } else { Ok(Caller::Known(known)) }
             }
         }
     }
@@ -212,8 +212,7 @@ impl Caller {
                 )
             }
         };
-        let by_name = matches!(self, Self::Known(_));
-        if allowed { Ok(()) } else { Err(NotAllowed { who, right, what: what(), by_name }) }
+        if allowed { Ok(()) } else { Err(NotAllowed { who, right, what: what() }) }
     }
 }
 
@@ -253,7 +252,11 @@ mod tests {
             Some("Basic new"),
             Some("Bearer newer"),
         ] {
-            assert_eq!(caller(nobody).expect_err("unknown"), Unauthenticated, "{nobody:?}");
+            let shown = match nobody {
+                None => "neither a token nor a certificate",
+                Some(_) => "a token of nobody",
+            };
+            assert_eq!(caller(nobody).expect_err("unknown"), Unauthenticated { shown }, "{nobody:?}");
         }
         for sidecar in ["Bearer new", "bearer old", "BEARER  new"] {
             let sidecar = caller(Some(sidecar)).expect("known");

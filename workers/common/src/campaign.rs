@@ -14,8 +14,10 @@ use tracing::{error, info, warn};
 use crate::eligible::Eligible;
 use crate::home::{Home, KnownWork, Settlement};
 use crate::lead::{LeaderWork, lead};
+use crate::lease_gauges::LeaseGauges;
 use crate::mandate::Mandate;
-use crate::registers::{self, Register};
+use crate::registers;
+use crate::store_metrics::measured;
 
 /// Without a lease there are no beats at which the age of a term is observed.
 const AGE_EVERY: Duration = Duration::from_secs(5);
@@ -31,6 +33,7 @@ pub struct Campaign<'a> {
     store: Option<LeaseStore>,
     from: Option<LeaseStore>,
     lease: LeaseName,
+    gauges: LeaseGauges,
     eligible: Eligible,
 }
 
@@ -50,7 +53,8 @@ impl<'a> Campaign<'a> {
             _ if store.is_none() => app.check_migrate_from().map(|()| None)?,
             _ => app.migrate_from()?,
         };
-        let this = Self { app, role, election, store, from, lease, eligible: Eligible::default() };
+        let (gauges, eligible) = (LeaseGauges::new(lease.clone()), Eligible::default());
+        let this = Self { app, role, election, store, from, lease, gauges, eligible };
         let _checked = this.elector(None)?;
         Ok(this)
     }
@@ -70,7 +74,7 @@ impl<'a> Campaign<'a> {
         };
         let settings = self.app.settings();
         match &self.store {
-            Some(store) => settings.elector(store.clone(), Some(self.role), refine),
+            Some(store) => settings.elector(measured(store.clone()), Some(self.role), refine),
             None => {
                 let never = || async { Err(BackendError::refused("mode disabled has no lease store")) };
                 settings.elector(never, Some(self.role), refine)
@@ -92,6 +96,16 @@ impl<'a> Campaign<'a> {
     /// The lease store; `None` in mode `disabled`.
     pub fn store(&self) -> Option<&LeaseStore> {
         self.store.as_ref()
+    }
+
+    /// `leaderElection.mode`.
+    pub fn mode(&self) -> &str {
+        &self.election.mode
+    }
+
+    /// The lease's metrics, for each scrape; none in mode `disabled`.
+    pub fn gauges(&self) -> Option<LeaseGauges> {
+        self.store.as_ref().map(|_| self.gauges.clone())
     }
 
     /// The time limit of a fenced transaction: it is over well before the ttl is (F-1's advice).
@@ -120,8 +134,8 @@ impl<'a> Campaign<'a> {
             known = self.known(work) => known,
             () = stop.cancelled() => return Ok(()),
         };
+        self.check_home(&known)?;
         let fleet = self.fleet();
-        fleet.check(&known, self.app, self.role)?;
         let Some(store) = &self.store else { return alone(work, self.eligible, stop, budget).await };
         if fleet.from.as_deref() == Some(DISABLED) && !fleet.is_at(&known) {
             tokio::select! {
@@ -130,6 +144,7 @@ impl<'a> Campaign<'a> {
             }
         }
         let elector = self.elector(Some(format!("{}/{}", self.role, known.id)))?;
+        self.gauges.follow(&elector);
         under_a_lease(elector, work, self.eligible, stop, budget).await
     }
 
@@ -137,11 +152,15 @@ impl<'a> Campaign<'a> {
         let mut said = String::new();
         loop {
             match work.known().await.map_err(|error| error.to_string()) {
-                Ok(known) => return known,
+                Ok(known) => {
+                    self.eligible.unasked(None);
+                    return known;
+                }
                 // Once, also where only an operator can help.
                 Err(why) if why == said => {}
                 Err(why) => {
                     warn!(why, "the work's database does not say who leads it; trying again");
+                    self.eligible.unasked(Some(why.clone()));
                     said = why;
                 }
             }
@@ -163,7 +182,7 @@ impl<'a> Campaign<'a> {
                 Ok(Err(AdminError::Store(error))) if !error.refused => {
                     warn!(%lease, error = format!("{error:#}"), "{failed}; trying again");
                 }
-                Ok(Err(error)) => return Err(self.no_register(store, &error)),
+                Ok(Err(error)) => return Err(registers::failure(store, &error)),
                 Err(_) => {
                     warn!(%lease, "{failed}: the store did not answer within {REGISTER_LIMIT:?}; trying again")
                 }
@@ -172,59 +191,17 @@ impl<'a> Campaign<'a> {
         }
     }
 
-    /// An operator's command before an upgrade: the lease is there, or may be made because nobody ever led the work.
+    /// Refuses what would make a second fleet (M-2).
     ///
     /// # Errors
-    /// Another fleet leads it; the lease is not there and must not be made; or the store's.
-    pub async fn first_register(&self, known: &KnownWork, limit: Duration) -> Result<String, Failure> {
-        let fleet = self.fleet();
-        fleet.check(known, self.app, self.role)?;
-        let (lease, mode) = (&self.lease, &self.election.mode);
-        let Some(store) = &self.store else {
-            return Ok(format!("mode {mode} needs no lease: nothing was created"));
-        };
-        let silent = || Failure::new(format!("the lease store ({store}) did not answer: {}", store.advice()));
-        let prepared = tokio::time::timeout(limit, store.prepare()).await.map_err(|_| silent())?;
-        prepared.map_err(|error| self.no_register(store, &error.into()))?;
-        if let Some(from) = fleet.from.as_ref().filter(|_| !fleet.is_at(known)) {
-            return Ok(format!(
-                "lease {lease} comes from mode {from}: the workers create it, nothing was created"
-            ));
-        }
-        let never_led = known.home.is_none() && known.mark.is_none();
-        let finding = registers::find_or_make(store, lease, never_led, self.max_ttl());
-        let found = tokio::time::timeout(limit, finding).await.map_err(|_| silent())?;
-        match found.map_err(|error| self.no_register(store, &error))? {
-            Register::Exists(epoch) => {
-                Ok(format!("lease {lease} exists already, at epoch {epoch}; nothing was changed"))
-            }
-            Register::Made => Ok(format!(
-                "lease {lease} was created, closed: candidates take it after watching it for its maximum ttl"
-            )),
-            Register::Absent => Err(Failure::new(format!(
-                "lease {lease} is not in this store ({store}), and its work was led before: if the store has lost it, \
-                 run `leasehold init --above {} {lease}`; if it lives in another mode's store, set \
-                 leaderElection.migrateFrom to that mode",
-                known.mark.unwrap_or_default(),
-            ))),
-        }
+    /// The work is at home elsewhere.
+    pub fn check_home(&self, known: &KnownWork) -> Result<(), BadSetting> {
+        self.fleet().check(known, self.app, self.role)
     }
 
-    fn max_ttl(&self) -> Duration {
+    /// The greatest ttl of any candidate of the lease.
+    pub fn max_ttl(&self) -> Duration {
         self.election.max_ttl_ms.unwrap_or(self.election.ttl_ms).into()
-    }
-
-    fn no_register(&self, store: &LeaseStore, error: &AdminError) -> Failure {
-        Failure::new(match error {
-            AdminError::Sealed(lease, why) => format!(
-                "lease {lease} does not live in this store ({store}): {why}; move it here by `leasehold migrate`, or \
-                 use the mode that it lives in"
-            ),
-            AdminError::Store(error) => {
-                format!("the lease store ({store}) can't be used: {error:#}; {}", store.advice())
-            }
-            error => format!("lease {} in {store}: {error}", self.lease),
-        })
     }
 }
 

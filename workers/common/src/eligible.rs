@@ -11,6 +11,8 @@ pub struct Eligible {
     pub(crate) may_lead: Arc<AtomicBool>,
     /// The term whose work runs.
     at_work: Arc<Mutex<Option<Leadership>>>,
+    /// Why the work's database has not said who leads the work (M-2).
+    unasked: Arc<Mutex<Option<String>>>,
     /// What the work's own database refused to do for the last batch.
     refused: Arc<Mutex<Option<String>>>,
 }
@@ -28,6 +30,9 @@ impl Eligible {
                  it was told to stop, and its lease is not renewed"
             ));
         }
+        if let Some(why) = &*self.unasked.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(format!("the work's database does not say who leads it: {why}"));
+        }
         if !self.may_lead.load(Ordering::Relaxed) {
             return Err("not eligible to lead: the lease store has not answered yet, or another instance took over in \
                         mode disabled"
@@ -37,6 +42,11 @@ impl Eligible {
             Some(why) => Err(format!("the last batch failed: {why}")),
             None => Ok(()),
         }
+    }
+
+    /// Why its database has not said who leads the work, if so.
+    pub(crate) fn unasked(&self, why: Option<String>) {
+        *self.unasked.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Why its database did not do the last batch, if so.

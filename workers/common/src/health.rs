@@ -11,7 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use lease_settings::{Block, Section, Setting, ValueKind};
-use metrics::{counter, describe_counter, gauge};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -22,6 +22,12 @@ use crate::stderr;
 
 /// Lines of the log that nobody will read.
 const LOG_LINES_DROPPED: &str = "leasehold_log_lines_dropped_total";
+
+/// 1, with the version and what runs as labels.
+const BUILD_INFO: &str = "leasehold_build_info";
+
+/// The mode of a role that has no lease.
+pub const NO_LEASE: &str = "none";
 
 /// The workers' HTTP server.
 #[derive(Clone, Debug, Deserialize)]
@@ -62,7 +68,7 @@ pub trait Probe: Send + Sync + 'static {
     /// not ready for whoever writes there.
     async fn ready(&self) -> Result<(), String>;
 
-    /// Brings gauges that are read from a store up to date, by [`show_age`].
+    /// Brings gauges that are computed at each scrape up to date; those that a store is asked for by [`show_age`].
     async fn refresh(&self) {}
 }
 
@@ -73,17 +79,22 @@ pub async fn show_age(name: &'static str, read: impl Future<Output = Result<Dura
     gauge!(name).set(known.ok().and_then(Result::ok).map_or(f64::NAN, |age| age.as_secs_f64()));
 }
 
-/// The process's metrics.
+/// The process's metrics. `role` runs in it, and its lease is in a store of the mode `mode`.
 ///
 /// # Errors
 /// The process has metrics already.
-pub fn metrics() -> anyhow::Result<PrometheusHandle> {
+pub fn metrics(role: &'static str, mode: &str) -> anyhow::Result<PrometheusHandle> {
     let ages = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0];
     let metrics = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_leader_age_seconds".to_owned()), &ages)?
         .set_buckets_for_metric(Matcher::Suffix("_request_seconds".to_owned()), &REQUEST_SECONDS)?
         .install_recorder()?;
     describe_counter!(LOG_LINES_DROPPED, "log lines dropped because standard error could not be written");
+    describe_gauge!(BUILD_INFO, "1, with the version, the role, and the mode of its lease");
+    let labels = [("version", env!("CARGO_PKG_VERSION")), ("role", role), ("mode", mode)];
+    let labels = labels.map(|(label, value)| (label, value.to_owned()));
+    gauge!(BUILD_INFO, &labels).set(1);
+    metrics_process::Collector::default().describe();
     Ok(metrics)
 }
 
@@ -117,6 +128,7 @@ async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
 async fn render(State(pages): State<Pages>) -> impl IntoResponse {
     pages.probe.refresh().await;
     counter!(LOG_LINES_DROPPED).absolute(stderr::dropped());
+    metrics_process::Collector::default().collect();
     pages.metrics.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], pages.metrics.render())
 }

@@ -12,6 +12,7 @@ use crate::database::{self, Database, StoreError, within};
 #[cfg(feature = "postgres")]
 use crate::home::postgres;
 use crate::home::{Home, KnownWork, sqlite};
+use crate::registers::{self, FirstRegister};
 use crate::stdout;
 
 /// The longest wait for the database or the lease store.
@@ -51,7 +52,7 @@ impl HomeArgs {
         let known = within(LIMIT, look(database, resource)).await.map_err(failed)?;
         let known = known.ok_or(StoreError::NotMigrated).map_err(failed)?;
         if self.init_lease {
-            stdout::line(Campaign::new(app, role)?.first_register(&known, LIMIT).await?)?;
+            stdout::line(first_register(&Campaign::new(app, role)?, &known).await?)?;
             return Ok(ExitCode::SUCCESS);
         }
         let above = known.mark.unwrap_or_default();
@@ -64,6 +65,40 @@ impl HomeArgs {
             None => stdout::line(format!("{database} remembers no home of this work; nothing was changed"))?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Before an upgrade: the lease is there, or may be made because nobody ever led the work.
+async fn first_register(campaign: &Campaign<'_>, known: &KnownWork) -> Result<String, Failure> {
+    campaign.check_home(known)?;
+    let (fleet, lease) = (campaign.fleet(), campaign.lease());
+    let Some(store) = campaign.store() else {
+        return Ok("mode disabled needs no lease: nothing was created".to_owned());
+    };
+    let silent = |_| Failure::new(format!("the lease store ({store}) did not answer: {}", store.advice()));
+    let prepared = tokio::time::timeout(LIMIT, store.prepare()).await.map_err(silent)?;
+    prepared.map_err(|error| registers::failure(store, &error.into()))?;
+    if let Some(from) = fleet.from.as_ref().filter(|_| !fleet.is_at(known)) {
+        return Ok(format!(
+            "lease {lease} comes from mode {from}: the workers create it, nothing was created"
+        ));
+    }
+    let never_led = known.home.is_none() && known.mark.is_none();
+    let finding = registers::find_or_make(store, lease, never_led, campaign.max_ttl());
+    let found = tokio::time::timeout(LIMIT, finding).await.map_err(silent)?;
+    match found.map_err(|error| registers::failure(store, &error))? {
+        FirstRegister::Exists(epoch) => {
+            Ok(format!("lease {lease} exists already, at epoch {epoch}; nothing was changed"))
+        }
+        FirstRegister::Made => Ok(format!(
+            "lease {lease} was created, closed: candidates take it after watching it for its maximum ttl"
+        )),
+        FirstRegister::Absent => Err(Failure::new(format!(
+            "lease {lease} is not in this store ({store}), and its work was led before: if the store has lost it, run \
+             `leasehold init --above {} {lease}`; if it lives in another mode's store, set leaderElection.migrateFrom to \
+             that mode",
+            known.mark.unwrap_or_default(),
+        ))),
     }
 }
 

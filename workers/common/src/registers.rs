@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use lease_core::admin::{self, AdminError, Init};
 use lease_core::{Connector, LeaseName};
-use lease_settings::LeaseStore;
+use lease_settings::{Failure, LeaseStore};
 
 /// What was found or made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Register {
+pub(crate) enum FirstRegister {
     /// It is there, at this epoch.
     Exists(u64),
     /// It was made, closed.
@@ -23,17 +23,21 @@ pub(crate) async fn find_or_make(
     lease: &LeaseName,
     may_make: bool,
     max_ttl: Duration,
-) -> Result<Register, AdminError> {
+) -> Result<FirstRegister, AdminError> {
     let backend = store.connect().await?;
     if let Some(record) = backend.observe(lease).await?.record {
-        return Ok(Register::Exists(record.epoch));
+        return Ok(FirstRegister::Exists(record.epoch));
     }
     if !may_make {
-        return Ok(Register::Absent);
+        return Ok(FirstRegister::Absent);
     }
     let how = Init { new: false, above: 0, max_ttl };
     let (seen, made) = admin::init(&*backend, lease, how).await?;
-    Ok(if made { Register::Made } else { Register::Exists(seen.record.map_or(0, |record| record.epoch)) })
+    Ok(if made {
+        FirstRegister::Made
+    } else {
+        FirstRegister::Exists(seen.record.map_or(0, |record| record.epoch))
+    })
 }
 
 /// Has every later term of the lease exceed `mark`, which terms without a lease have raised: makes the register, closed
@@ -53,4 +57,18 @@ pub(crate) async fn lift_above(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Why a register could not be found or made, and what to do.
+pub(crate) fn failure(store: &LeaseStore, error: &AdminError) -> Failure {
+    Failure::new(match error {
+        AdminError::Sealed(lease, why) => format!(
+            "lease {lease} does not live in this store ({store}): {why}; move it here by `leasehold migrate`, or use the \
+             mode that it lives in"
+        ),
+        AdminError::Store(error) => {
+            format!("the lease store ({store}) can't be used: {error:#}; {}", store.advice())
+        }
+        error => format!("the lease store ({store}): {error}"),
+    })
 }

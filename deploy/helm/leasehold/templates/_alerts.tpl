@@ -35,6 +35,15 @@ namespace="{{ .root.Release.Namespace }}",job="{{ include "leasehold.fullname" .
     severity: warning
   annotations:
     summary: the oldest pending outbox row has waited for more than 60 s
+{{- $age := printf "spendguard_outbox_pending_oldest_age_seconds{%s}" $forwarder }}
+- alert: SpendGuardOutboxAgeUnknown
+  # NaN, which is the one value that differs from itself.
+  expr: {{ $age }} != {{ $age }}
+  for: 5m
+  labels:
+    severity: critical
+  annotations:
+    summary: for 5 minutes an outbox-forwarder has not been able to tell how old the oldest pending outbox row is
 {{- end }}
 {{- if .Values.ttlSweeper.enabled }}
 - alert: SpendGuardSweeperNoLeader
@@ -51,6 +60,14 @@ namespace="{{ .root.Release.Namespace }}",job="{{ include "leasehold.fullname" .
     severity: warning
   annotations:
     summary: the oldest expired reservation has waited for more than 60 s to be released
+{{- $age := printf "spendguard_reservations_expired_oldest_age_seconds{%s}" $sweeper }}
+- alert: SpendGuardSweepAgeUnknown
+  expr: {{ $age }} != {{ $age }}
+  for: 5m
+  labels:
+    severity: critical
+  annotations:
+    summary: for 5 minutes a ttl-sweeper has not been able to tell how old the oldest expired reservation is
 {{- end }}
 {{- if .Values.ledger.enabled }}
 {{- /* The ledger's count, not the sidecars': a sidecar that has just started has no earlier sample. */}}

@@ -56,6 +56,7 @@
 
 {{- include "leasehold.gates.times" . -}}
 {{- include "leasehold.gates.secrets" . -}}
+{{- include "leasehold.gates.monitoring" . -}}
 
 {{- if and $values.outboxForwarder.enabled (not $values.canonicalIngest.enabled) (not $values.outboxForwarder.ingestUrl) -}}
 {{- fail "outboxForwarder.ingestUrl is empty and canonicalIngest.enabled is false: name where events go, or enable canonicalIngest" -}}
@@ -210,6 +211,18 @@
 {{- end -}}
 {{- if and $of.value (or (regexMatch "(_URL|PASSWORD|TOKEN|SECRET|ACCESS_KEY)$" $name) (regexMatch "://[^/]*@" $of.value)) -}}
 {{- fail (printf "%s may hold a secret, which would be plain in the manifest: use the values that name a Secret, the setting that names a file, or valueFrom" $of.at) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "leasehold.gates.monitoring" -}}
+{{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
+{{- fail "serviceMonitor.enabled and podMonitor.enabled are both true: every pod would be scraped twice, and alerts would count two leaders: enable one of them" -}}
+{{- end -}}
+{{- range $key := list "serviceMonitor" "podMonitor" -}}
+{{- $secret := (get $.Values $key).ingestTls.secretName -}}
+{{- if and $secret (not $.Values.canonicalIngest.tls.secretName) -}}
+{{- fail (printf "%s.ingestTls.secretName is %q, and canonical-ingest's pages are at http: certificates are for https only, so remove it, or set canonicalIngest.tls.secretName" $key $secret) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}

@@ -6,6 +6,7 @@ mod writes;
 
 use std::time::Duration;
 
+use anyhow::Context;
 use futures::future::try_join_all;
 use lease_testbed::{Postgres, SmallDisk, StandbyOptions};
 use sqlx::postgres::PgPoolOptions;
@@ -57,7 +58,11 @@ const CLIENTS: [Client; 2] = [
 
 pub(super) async fn play(args: &Args, report: &DrillReport) -> anyhow::Result<()> {
     // Before anything else: it needs rights that not everybody has.
-    let disk = if args.short { None } else { Some(SmallDisk::mount(DISK_MEGABYTES)?) };
+    let disk = if args.short {
+        None
+    } else {
+        Some(SmallDisk::mount(DISK_MEGABYTES).context("one turn fills a disk (--short leaves it out)")?)
+    };
     let installation = Installation::start(TTL_SECONDS).await?;
     let old = &installation.postgres;
     // Every commit waits for it, so that nothing is lost that was acknowledged.

@@ -24,6 +24,7 @@ use lease_worker_common::{
     database::Database,
     eligible::Eligible,
     health::{self, Probe},
+    lease_gauges::LeaseGauges,
     operate::HomeArgs,
     reloaded::Reloaded,
     server::RoleServer,
@@ -246,7 +247,7 @@ async fn migrate(database: &Database) -> anyhow::Result<()> {
 
 async fn work(plan: ForwarderPlan, campaign: Campaign<'_>) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
-    let pages = health::metrics()?;
+    let pages = health::metrics(OutboxForwarder::NAME, campaign.mode())?;
     metrics::start();
     if let Some(path) = plan.outbox.file() {
         let leases = campaign.store().and_then(LeaseStore::file);
@@ -280,7 +281,7 @@ async fn work(plan: ForwarderPlan, campaign: Campaign<'_>) -> Result<ExitCode, F
         keep_days: plan.role.retention_days,
         batch: Batch::default(),
     };
-    let probe = Arc::new(Health { outbox, eligible: campaign.eligible() });
+    let probe = Arc::new(Health { outbox, eligible: campaign.eligible(), lease: campaign.gauges() });
     let (listener, address) = health::listen(&plan.listen, "--listen").await?;
     let ingest = redacted(plan.ingest.as_str());
     info!(%address, outbox = %plan.outbox, ingest, lease = %campaign.lease(), "outbox-forwarder started");
@@ -299,6 +300,7 @@ fn same_file(one: &Path, other: &Path) -> bool {
 struct Health {
     outbox: Arc<dyn Outbox>,
     eligible: Eligible,
+    lease: Option<LeaseGauges>,
 }
 
 #[async_trait]
@@ -311,5 +313,6 @@ impl Probe for Health {
 
     async fn refresh(&self) {
         health::show_age(metrics::OLDEST_PENDING, self.outbox.oldest_pending_age()).await;
+        self.lease.iter().for_each(LeaseGauges::show);
     }
 }

@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
-use super::metrics::{ACCEPTED, DUPLICATES, FENCE_REFUSED, REQUESTS};
+use super::metrics::{ACCEPTED, CALLERS_REFUSED, DUPLICATES, FENCE_REFUSED, REQUESTS};
 use crate::canonical::{ArrivedEvent, Canonical, Ingested, storable};
 use crate::cloudevents::{BATCH, CloudEvent, EVENT_TYPE, EventKey, term_from};
 
@@ -101,8 +101,10 @@ impl Ingest {
         let stopping =
             || refuse(StatusCode::SERVICE_UNAVAILABLE, "STOPPING", "this instance stops; send again");
         let caller = self.access.caller(request.headers(), request.extensions().get::<PeerNames>());
-        let caller = caller
-            .map_err(|unknown| refuse(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", unknown.to_string()))?;
+        let caller = caller.map_err(|unknown| {
+            CALLERS_REFUSED.unauthenticated(&unknown);
+            refuse(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", unknown.to_string())
+        })?;
         let piece = self.under_way.begin("a request whose body is still read").ok_or_else(stopping)?;
         // Before the body is read: a server under pressure takes in nothing.
         let busy =
@@ -112,8 +114,12 @@ impl Ingest {
         let (lease, term) =
             term_from(|name| request.headers().get(name).and_then(|value| value.to_str().ok()))
                 .map_err(|error| refuse(StatusCode::BAD_REQUEST, "TERM_REQUIRED", error))?;
-        let denied =
-            |code| move |refused: NotAllowed| refuse(StatusCode::FORBIDDEN, code, refused.to_string());
+        let denied = |code| {
+            move |refused: NotAllowed| {
+                CALLERS_REFUSED.forbidden(&refused);
+                refuse(StatusCode::FORBIDDEN, code, refused.to_string())
+            }
+        };
         caller.may_lead(lease.as_str()).map_err(denied("LEASE_NOT_ALLOWED"))?;
         let body = Bytes::from_request(request, &()).await;
         let body = body.map_err(|error| refuse(error.status(), "BAD_BODY", error.body_text()))?;

@@ -191,7 +191,7 @@ async fn migrate(database: &Database) -> anyhow::Result<()> {
 async fn work(plan: IngestPlan) -> Result<ExitCode, Failure> {
     let IngestPlan { database, role, tls, access, listen, stop_budget } = plan;
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
-    let pages = health::metrics()?;
+    let pages = health::metrics(CanonicalIngest::NAME, health::NO_LEASE)?;
     metrics::start();
     if database.file().is_some() {
         migrate(&database).await?;

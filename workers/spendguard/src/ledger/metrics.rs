@@ -1,5 +1,6 @@
 //! The ledger's metrics.
 
+use lease_worker_common::refusals::Refusals;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 /// Calls by method and by what became of them: `ok`, the ledger's own code, or gRPC's.
@@ -10,6 +11,8 @@ pub(super) const SECONDS: &str = "spendguard_ledger_request_seconds";
 pub(super) const ACTIONS: &str = "spendguard_ledger_fencing_action_total";
 /// Writes of a term that was over.
 pub(super) const REFUSED: &str = "spendguard_ledger_fence_refused_total";
+/// Callers that may not call, or not do what they ask for.
+pub(super) static CALLERS_REFUSED: Refusals = Refusals::new("spendguard_ledger_callers_refused_total");
 /// Calls that wait for a scope.
 pub(super) const WAITERS: &str = "spendguard_ledger_scope_waiters";
 
@@ -24,5 +27,6 @@ pub(super) fn start() {
         counter!(ACTIONS, "action" => action).increment(0);
     }
     counter!(REFUSED).increment(0);
+    CALLERS_REFUSED.start();
     gauge!(WAITERS).set(0);
 }

@@ -41,6 +41,7 @@ use tracing::{error, info};
 
 use crate::rpc::ledger::v1::ledger_server::LedgerServer;
 use calls::Calls;
+use metrics::CALLERS_REFUSED;
 pub use prepare::{ScopeLowering, add_scope, lower_scope, migrate, revoke_scope, set_budget};
 use service::Service;
 pub use settings::LedgerSettings;
@@ -229,7 +230,7 @@ fn asked<T>(flag: &str, checked: Result<T, store::LedgerRefusal>) -> Result<(), 
 
 async fn work(plan: LedgerPlan) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
-    let pages = health::metrics()?;
+    let pages = health::metrics(LedgerRole::NAME, health::NO_LEASE)?;
     metrics::start();
     let LedgerPlan { role, database, tls, access, .. } = plan;
     let limit = role.call_timeout_ms.into();
@@ -255,7 +256,10 @@ async fn work(plan: LedgerPlan) -> Result<ExitCode, Failure> {
     let known = move |mut request: Request<()>| {
         let names = request.extensions().get::<PeerNames>();
         let caller = access.caller(request.metadata().as_ref(), names);
-        let caller = caller.map_err(|unknown| Status::unauthenticated(unknown.to_string()))?;
+        let caller = caller.map_err(|unknown| {
+            CALLERS_REFUSED.unauthenticated(&unknown);
+            Status::unauthenticated(unknown.to_string())
+        })?;
         request.extensions_mut().insert(caller);
         Ok(request)
     };

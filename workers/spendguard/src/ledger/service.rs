@@ -10,11 +10,11 @@ use prost_types::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Request, Response, Status};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::calls::{Calls, limit_of};
 use super::check::{self, ScopeWrite};
-use super::metrics::{ACTIONS, REQUESTS, WAITERS};
+use super::metrics::{ACTIONS, CALLERS_REFUSED, REQUESTS, WAITERS};
 use super::store::{
     Acquired, LedgerError, LedgerRefusal, LedgerStore, ReservationRow, ScopePut, ScopeState, SeenScope,
 };
@@ -310,10 +310,7 @@ fn caller(extensions: &Extensions) -> Result<&Caller, Status> {
 }
 
 fn denied(refused: NotAllowed) -> Status {
-    // Anybody could fill the log where nobody has a name.
-    if refused.is_by_name() {
-        warn!(%refused, "a caller was refused");
-    }
+    CALLERS_REFUSED.forbidden(&refused);
     Status::permission_denied(refused.to_string())
 }
 

@@ -9,6 +9,7 @@ use lease_core::{
     BackendError, Connector, Elector, InvalidSettings, Leadership, LeaseBackend, LeaseName, Loss, RunError,
     StopReason, WorkloadId,
 };
+use lease_worker_common::{lease_gauges::LeaseGauges, store_metrics::measured};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ pub(super) struct Keeper {
     has_held: watch::Receiver<bool>,
     /// The other sidecar that holds the scope, if any does.
     rival: watch::Receiver<Option<Rival>>,
+    gauges: LeaseGauges,
     stop: CancellationToken,
     drained: CancellationToken,
     task: JoinHandle<Result<(), String>>,
@@ -51,7 +53,7 @@ impl Keeper {
         let name = LeaseName::new(plan.scope.replace('/', "."));
         let name = name.unwrap_or_else(|_| LeaseName::new("fencing-scope").expect("a valid name"));
         let store = connector(ledger, plan.clone(), name.clone(), rival);
-        let elector = Elector::builder(store, name, WorkloadId::new(&*plan.instance)?)
+        let elector = Elector::builder(measured(store), name.clone(), WorkloadId::new(&*plan.instance)?)
             .ttl(plan.ttl())
             .retry_every((plan.ttl() / 15).min(plan.poll_every))
             // Requests look at the deadline itself.
@@ -59,6 +61,8 @@ impl Keeper {
             .stop_budget(budget)
             .every_effect_is_fenced()
             .build()?;
+        let gauges = LeaseGauges::new(name);
+        gauges.follow(&elector);
         let work = Work { plan: plan.clone(), held, has_held, stop: stop.clone(), drained: drained.clone() };
         let task = tokio::spawn(async move {
             let ended = elector.run_until(work.stop.cancelled(), |term| work.lead(term)).await;
@@ -70,7 +74,12 @@ impl Keeper {
             }
         });
         let (has_held, rival) = seen;
-        Ok(Self { plan, has_held, rival, stop, drained, task })
+        Ok(Self { plan, has_held, rival, gauges, stop, drained, task })
+    }
+
+    /// The scope's lease, for each scrape.
+    pub(super) fn gauges(&self) -> LeaseGauges {
+        self.gauges.clone()
     }
 
     /// Resolves when the first term has begun, or with the reason why there is none. Only a standby waits for a scope

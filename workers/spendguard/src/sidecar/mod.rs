@@ -23,6 +23,7 @@ use lease_settings::{App, Block, Failure, Section, redacted};
 use lease_worker_common::{
     Role,
     health::{self, LAST_ANSWERS, Probe},
+    lease_gauges::LeaseGauges,
     server::RoleServer,
     shutdown,
     under_way::UnderWay,
@@ -61,19 +62,18 @@ impl Role for Sidecar {
 
 async fn work(plan: SidecarPlan) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
-    let pages = health::metrics()?;
+    let pages = health::metrics(Sidecar::NAME, "ledger")?;
     metrics::start();
     let held = Held::new(plan.scope.clone());
     let ledger = plan.ledger.clone();
     let (listener, address) = health::listen(&plan.listen, "--listen").await?;
     let (scope, tenant) = (&plan.scope.scope, &plan.scope.tenant);
     info!(%address, ledger = redacted(&plan.ledger_url), scope, tenant, "sidecar started");
-    let probe = Arc::new(Health(held.clone()));
-    let pages = RoleServer::start(listener, health::router(pages, probe, stop.clone()));
-
     let budget = plan.stop_budget;
     let mut keeper = Keeper::start(ledger.clone(), plan.scope.clone(), held.clone(), &stop, budget)
         .map_err(|error| Failure::new(error.to_string()))?;
+    let probe = Arc::new(Health { held: held.clone(), lease: keeper.gauges() });
+    let pages = RoleServer::start(listener, health::router(pages, probe, stop.clone()));
     tokio::select! {
         biased;
         () = stop.cancelled() => return given_up(keeper).await,
@@ -136,17 +136,21 @@ async fn given_up(keeper: Keeper) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-struct Health(Held);
+struct Health {
+    held: Held,
+    lease: LeaseGauges,
+}
 
 #[async_trait]
 impl Probe for Health {
     /// Looks at expiry, not at presence.
     async fn ready(&self) -> Result<(), String> {
-        let held = self.0.now().is_some();
+        let held = self.held.now().is_some();
         held.then_some(()).ok_or_else(|| "the fencing lease is not held, or has run out".to_owned())
     }
 
     async fn refresh(&self) {
-        metrics::epoch(self.0.now().map_or(0, |term| term.term().epoch));
+        metrics::epoch(self.held.now().map_or(0, |term| term.term().epoch));
+        self.lease.show();
     }
 }

@@ -170,12 +170,6 @@ fn free(record: &mut Record) {
     }
 }
 
-/// The change as its JSON names it.
-fn name_of(change: Change) -> String {
-    let name = serde_json::to_value(change).unwrap_or_default();
-    name.as_str().unwrap_or_default().to_owned()
-}
-
 fn no_outcome() -> LedgerCallError {
     LedgerCallError::Unknown("it gave an answer without an outcome".to_owned())
 }
@@ -221,7 +215,7 @@ impl LeaseBackend for Scopes {
             expected_tag: expected.tag().map_or_else(Vec::new, |tag| tag.to_bytes().to_vec()),
             record: serde_json::to_string(record)
                 .map_err(|error| BackendError::not_applied("writing a record as JSON").with_source(error))?,
-            change: name_of(change),
+            change: change.as_str().to_owned(),
         };
         if change == Change::Acquire {
             *lock(&self.tried) = record.grant;

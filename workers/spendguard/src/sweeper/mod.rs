@@ -21,6 +21,7 @@ use lease_worker_common::{
     database::Database,
     eligible::Eligible,
     health::{self, Probe},
+    lease_gauges::LeaseGauges,
     operate::HomeArgs,
     server::RoleServer,
     shutdown,
@@ -169,7 +170,7 @@ impl SweeperPlan {
 
 async fn work(plan: SweeperPlan, campaign: Campaign<'_>) -> Result<ExitCode, Failure> {
     let stop = shutdown::token().map_err(|error| Failure::new(format!("cannot watch signals: {error}")))?;
-    let pages = health::metrics()?;
+    let pages = health::metrics(TtlSweeper::NAME, campaign.mode())?;
     metrics::start();
     let expired = Arc::new(Expired::open(&plan.database, campaign.transaction_limit(), campaign.fleet()));
     let sweeper = Sweeper {
@@ -185,7 +186,7 @@ async fn work(plan: SweeperPlan, campaign: Campaign<'_>) -> Result<ExitCode, Fai
         call_limit: plan.role.call_timeout_ms.into(),
         batch: Batch::default(),
     };
-    let probe = Arc::new(Health { expired, eligible: campaign.eligible() });
+    let probe = Arc::new(Health { expired, eligible: campaign.eligible(), lease: campaign.gauges() });
     let (listener, address) = health::listen(&plan.listen, "--listen").await?;
     let database = Database::Postgres(plan.database);
     info!(%address, ledger = %database, "ttl-sweeper started");
@@ -199,6 +200,7 @@ async fn work(plan: SweeperPlan, campaign: Campaign<'_>) -> Result<ExitCode, Fai
 struct Health {
     expired: Arc<Expired>,
     eligible: Eligible,
+    lease: Option<LeaseGauges>,
 }
 
 #[async_trait]
@@ -211,5 +213,6 @@ impl Probe for Health {
 
     async fn refresh(&self) {
         health::show_age(metrics::OLDEST_EXPIRED, self.expired.oldest_age()).await;
+        self.lease.iter().for_each(LeaseGauges::show);
     }
 }
