@@ -4,6 +4,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use tokio::sync::mpsc;
@@ -157,6 +158,7 @@ impl Campaign {
             control: control_receiver,
             terms: terms_sender,
             events: elector.events,
+            failures: Arc::default(),
             holder_is_dead: elector.holder_is_dead,
         };
         let task = lease_thread::handle().spawn(driver.run());

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lease_core::{BackendError, Elector, ElectorBuilder, Leadership, LeaseName, RunError};
-use lease_settings::{App, BadSetting, Failure, LeaderElection, LeaseStore};
+use lease_settings::{App, BadSettings, Failure, LeaderElection, LeaseStore, Together};
 use metrics::{gauge, histogram};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -30,15 +30,15 @@ impl Campaign {
     /// Reads the settings. The lease is `default_lease` unless they name one.
     ///
     /// # Errors
-    /// A setting that can't be used, in mode `disabled` too.
-    pub fn new(app: &App, default_lease: &str) -> Result<Self, BadSetting> {
-        let (settings, store) = (app.settings(), app.store()?);
-        let election = settings.leader_election()?;
+    /// Settings that can't be used, in mode `disabled` too.
+    pub fn new(app: &App, default_lease: &str) -> Result<Self, BadSettings> {
+        let settings = app.settings();
+        let (election, store, from) =
+            (settings.leader_election(), app.store(), app.migrate_from()).together()?;
         let default = LeaseName::new(default_lease).expect("a role's default lease is a valid name");
         let lease = election.lease_name.clone().unwrap_or(default);
         let elector = match &store {
             Some(store) => {
-                let from = app.migrate_from()?;
                 let refine = |mut builder: ElectorBuilder| {
                     if let Some(max_silence) = election.max_silence_ms {
                         builder = builder.max_silence(max_silence.into());

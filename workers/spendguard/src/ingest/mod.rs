@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_settings::{App, Block, Failure, LeaderElection, Millis, Secret, Section, Setting, ValueKind};
+use lease_settings::{App, Block, Failure, Millis, Secret, Section, Setting, Together, ValueKind};
 use lease_worker_common::{
     Role,
     access::{AccessPlan, Callers},
@@ -149,9 +149,12 @@ impl Role for CanonicalIngest {
     fn run(&self, args: &IngestArgs, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
         let role: IngestSettings = settings.block()?;
-        let database: Database = settings
-            .parsed::<IngestSettings, _>("databaseUrl", role.database_url.as_ref().map(Secret::expose))?;
+        let database = settings.parsed::<IngestSettings, Database>(
+            "databaseUrl",
+            role.database_url.as_ref().map(Secret::expose),
+        );
         if args.migrate {
+            let (database, _) = (database, settings.leader_election()).together()?;
             return app.block_on(async {
                 migrate(&database).await?;
                 stdout::line(format_args!("the canonical store in {database} is ready"))?;
@@ -172,16 +175,17 @@ impl Role for CanonicalIngest {
             listen: listen.clone(),
             without_authentication: role.listen_without_authentication,
         };
-        let plan = IngestPlan {
+        let (database, tls, access, election) = (
             database,
-            tls: ServerTls::of::<IngestSettings>(settings, files, spoken)?,
-            access: Callers::of::<IngestSettings>(settings, access, |why| {
+            ServerTls::of::<IngestSettings>(settings, files, spoken),
+            Callers::of::<IngestSettings>(settings, access, |why| {
                 settings.refuse::<HealthSettings>("listen", why)
-            })?,
-            listen,
-            stop_budget: settings.block::<LeaderElection>()?.stop_budget_ms.into(),
-            role,
-        };
+            }),
+            settings.leader_election(),
+        )
+            .together()?;
+        let stop_budget = election.stop_budget_ms.into();
+        let plan = IngestPlan { database, tls, access, listen, stop_budget, role };
         app.block_on(work(plan))
     }
 }
