@@ -97,6 +97,10 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the
 	target/release/leasehold-lab handover --mode etcd --times 200
 	target/release/leasehold-lab handover --mode k8s --times 200
 	target/release/leasehold-lab handover --mode sidecar --times 200
+	target/release/leasehold-lab status --mode sqlite
+	target/release/leasehold-lab status --mode postgres
+	target/release/leasehold-lab status --mode etcd
+	target/release/leasehold-lab status --mode k8s
 
 soak: ## for longer: ten times the takeovers, attacks, each restored backup five times, many more simulated fleets
 	@sh scripts/setup.sh postgres etcd k8s

@@ -12,7 +12,7 @@ use etcd_client::{
 };
 use lease_core::{
     BackendError, Capabilities, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend, LeaseName,
-    Lineage, Observation, PutOutcome, Record, WallTime,
+    Lineage, Listed, Observation, PutOutcome, Record, WallTime,
 };
 use tokio::time::Instant;
 
@@ -246,22 +246,20 @@ impl LeaseBackend for Etcd {
         }
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         let key = format!("{}{prefix}", self.config().keys.leases());
         let (found, standing) = self.read("listing leases", key, GetOptions::new().with_prefix()).await?;
-        let mut registers: BTreeMap<LeaseName, Values> = BTreeMap::new();
-        for pair in &found {
-            if let Some((name, part)) = self.config().keys.parse(pair.key()) {
-                registers.entry(name.clone()).or_default().set(&name, part, pair.value())?;
+        let mut registers: BTreeMap<LeaseName, Vec<KeyValue>> = BTreeMap::new();
+        for pair in found {
+            if let Some((name, _)) = self.config().keys.parse(pair.key()) {
+                registers.entry(name).or_default().push(pair);
             }
         }
-        let exist = registers.into_iter().filter(|(_, values)| values.beat.is_some());
-        exist
-            .map(|(name, values)| {
-                let observation = values.observation(&name, standing.lineage.clone(), standing.floor)?;
-                Ok((name, observation))
-            })
-            .collect()
+        let read = registers.into_iter().map(|(name, found)| {
+            let observation = self.observation(&name, &found, &standing);
+            (name, observation)
+        });
+        Ok(read.filter(|(_, seen)| !matches!(seen, Ok(seen) if seen.record.is_none())).collect())
     }
 
     /// On a connection of its own. Shows every write, beats included.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::StatusCode;
 use lease_core::{
-    BackendError, Capabilities, Change, Connector, Hints, LeaseBackend, LeaseName, Observation, PutOutcome,
-    Record,
+    BackendError, Capabilities, Change, Connector, Hints, LeaseBackend, LeaseName, Listed, Observation,
+    PutOutcome, Record,
 };
 
 use crate::api::{self, Api};
@@ -195,7 +195,7 @@ impl LeaseBackend for K8s {
         }
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         let (leases, version) = self.api.leases(None).await?;
         let mut found = Vec::new();
         for lease in leases {
@@ -204,12 +204,8 @@ impl LeaseBackend for K8s {
             if !name.as_str().starts_with(prefix) {
                 continue;
             }
-            match lease::observation(lease) {
-                Ok(seen) => found.push((name, Observation { floor: version, ..seen })),
-                Err(error) => {
-                    tracing::warn!(lease = %name, error = format!("{error:#}"), "left out of the list")
-                }
-            }
+            let seen = lease::observation(lease).map(|seen| Observation { floor: version, ..seen });
+            found.push((name, seen));
         }
         Ok(found)
     }

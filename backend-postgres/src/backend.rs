@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lease_core::{
-    BackendError, Capabilities, Change, Connector, Hints, HistoryRow, LeaseBackend, LeaseName, Observation,
-    PutOutcome, Record,
+    BackendError, Capabilities, Change, Connector, Hints, HistoryRow, LeaseBackend, LeaseName, Listed,
+    Observation, PutOutcome, Record,
 };
+use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::config::PostgresConfig;
@@ -83,10 +84,16 @@ impl Postgres {
 }
 
 /// What a row of a [believed](Postgres::believed) server shows.
-fn shown(row: &PgRow) -> Result<Observation, BackendError> {
+fn shown(context: &str, row: &PgRow) -> Result<Observation, BackendError> {
     ServerState::of(row)
         .and_then(|state| observation(row, &state))
-        .map_err(|failure| error::not_applied("reading a register", failure))
+        .map_err(|failure| error::not_applied(context, failure))
+}
+
+/// A row that somebody has written by hand hides no other.
+fn left_out<T>(context: &str, failure: &sqlx::Error) -> Option<T> {
+    tracing::warn!(error = error::words(failure), "{context}: a row that can't be read is left out");
+    None
 }
 
 impl fmt::Debug for Postgres {
@@ -115,8 +122,10 @@ impl Connector for PostgresConnector {
 impl LeaseBackend for Postgres {
     async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
         let statement = query(&self.statements().observe).bind(name.as_str());
-        let rows = self.believed(&format!("reading lease {name}"), statement).await?;
-        shown(rows.first().ok_or_else(|| BackendError::not_applied("the server answered with no row"))?)
+        let context = format!("reading lease {name}");
+        let rows = self.believed(&context, statement).await?;
+        let row = rows.first();
+        shown(&context, row.ok_or_else(|| BackendError::not_applied("the server answered with no row"))?)
     }
 
     async fn put_if(
@@ -162,14 +171,18 @@ impl LeaseBackend for Postgres {
         }
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         let context = "listing leases";
         let rows = self.believed(context, query(&self.statements().list).bind(prefix)).await?;
-        let read = |row: &PgRow| {
-            let name = lease_name(row).map_err(|failure| error::not_applied(context, failure))?;
-            Ok((name, shown(row)?))
+        let read = |row: &PgRow| match lease_name(row) {
+            Ok(name) => {
+                let seen = shown(&format!("reading lease {name}"), row);
+                Some((name, seen))
+            }
+            // Nobody can ask for it by that name.
+            Err(failure) => left_out(context, &failure),
         };
-        rows.iter().map(read).collect()
+        Ok(rows.iter().filter_map(read).collect())
     }
 
     /// LISTENs on a connection of its own. Wakes on releases, revocations and requests only.
@@ -181,9 +194,13 @@ impl LeaseBackend for Postgres {
         let context = format!("reading the history of lease {name}");
         let statement = query(&self.statements().history).bind(name.as_str()).bind(i64::from(limit));
         let rows = self.rows(&context, statement).await?;
-        rows.iter()
-            .rev()
-            .map(|row| history_row(row).map_err(|failure| error::not_applied(context.as_str(), failure)))
-            .collect()
+        let read = |row: &PgRow| match history_row(row) {
+            Ok(row) => Some(row),
+            Err(failure) => {
+                let number = row.try_get::<i64, _>("history_id").unwrap_or_default();
+                left_out(&format!("{context}, row {number}"), &failure)
+            }
+        };
+        Ok(rows.iter().rev().filter_map(read).collect())
     }
 }

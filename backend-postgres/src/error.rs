@@ -10,12 +10,30 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 #[derive(Debug, thiserror::Error)]
 #[error("the lease tables are missing or too old: run migrate as a role that may create tables")]
 pub struct NotMigrated {
-    source: Option<sqlx::Error>,
+    source: Option<Worded>,
+}
+
+/// sqlx's error as [`words`] tell it, for chains of causes that are shown.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", words(.0))]
+pub struct Worded(pub sqlx::Error);
+
+/// A database's error for people: the server's message, detail and hint, and its SQLSTATE. sqlx's own text has a line number
+/// of PostgreSQL's source instead, and its chain of causes says all of it twice.
+///
+/// No detail of data that a table refuses: it quotes them.
+pub fn words(error: &sqlx::Error) -> String {
+    let Some(told) = database(error) else { return error.to_string() };
+    let quotes_data = ["22", "23"].iter().any(|class| told.code().starts_with(class));
+    let detail = told.detail().filter(|_| !quotes_data).map(|detail| format!(": {detail}"));
+    let hint = told.hint().map(|hint| format!("; hint: {hint}"));
+    let (detail, hint) = (detail.unwrap_or_default(), hint.unwrap_or_default());
+    format!("{}{detail}{hint} (SQLSTATE {})", told.message(), told.code())
 }
 
 impl NotMigrated {
     pub(crate) fn refusal(context: impl Into<String>, source: Option<sqlx::Error>) -> BackendError {
-        BackendError::refused(context).with_source(Self { source })
+        BackendError::refused(context).with_source(Self { source: source.map(Worded) })
     }
 }
 
@@ -64,7 +82,7 @@ fn with_advice(mut failed: BackendError, error: sqlx::Error) -> BackendError {
         failed.refused = advice.refused;
         failed.context = format!("{}: {}", failed.context, advice.text);
     }
-    failed.with_source(error)
+    failed.with_source(Worded(error))
 }
 
 struct Advice {

@@ -38,6 +38,6 @@ mod watch;
 
 pub use backend::{Postgres, PostgresConnector};
 pub use config::PostgresConfig;
-pub use error::NotMigrated;
+pub use error::{NotMigrated, Worded, words};
 pub use fence::{Fence, FenceError};
 pub use schema::{ROLES_SQL, migrate};

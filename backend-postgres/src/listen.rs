@@ -25,7 +25,7 @@ pub enum ListenError {
     )]
     Pooled,
     /// No connection, the server's refusal, or no answer.
-    #[error(transparent)]
+    #[error("{}", crate::error::words(.0))]
     Failed(#[from] sqlx::Error),
 }
 

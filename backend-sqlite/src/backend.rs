@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::{
     BackendError, Capabilities, Certainty, Change, Connector, Hints, HistoryEvent, HistoryRow, LeaseBackend,
-    LeaseName, Lineage, Observation, PutOutcome, Record, WallTime,
+    LeaseName, Lineage, Listed, Observation, PutOutcome, Record, WallTime,
 };
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -192,12 +192,11 @@ impl LeaseBackend for Sqlite {
         }
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         let failed = |error| read_failed("could not list the leases", error);
         let rows = self.reader.rows(sqlx::query(LIST).bind(prefix)).await.map_err(failed)?;
-        let entries: Result<_, _> =
-            rows.iter().map(|row| Ok((name_of(row)?, self.observation(row)?))).collect();
-        self.named(entries?)
+        let entries = rows.iter().map(|row| Ok((name_of(row)?, self.observation(row))));
+        self.named(entries.collect::<Result<_, BackendError>>()?)
     }
 
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {

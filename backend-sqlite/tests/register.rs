@@ -153,9 +153,9 @@ async fn list_shows_each_register_under_the_prefix_and_no_other() {
     }
     let listed = store.list("outbox").await.unwrap();
     assert_eq!(listed.len(), 2);
-    assert_eq!(listed[0], (name(), held));
+    assert!(matches!(&listed[0], (listed, Ok(seen)) if *listed == name() && *seen == held));
     assert_eq!(store.list("").await.unwrap().len(), 3);
-    assert_eq!(store.list("%").await.unwrap(), [], "a prefix is no pattern");
+    assert!(store.list("%").await.unwrap().is_empty(), "a prefix is no pattern");
 }
 
 #[tokio::test]

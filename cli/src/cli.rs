@@ -5,30 +5,28 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lease_core::printable;
 use lease_settings::{
-    App, BadSetting, Block, Failure, LeaderElection, Log, Mode, Model, Modes, Settings, Sources, ValueKind,
-    Workload, masked,
+    App, BadSetting, BadSettings, Block, Failure, LeaderElection, Log, Mode, Model, Modes, Settings, Sources,
+    ValueKind, Workload, masked,
 };
 use lease_worker_common::{ChosenRole, NamedRole, Role, Roles, stderr};
 
-use crate::{logs, modes, operator, run};
+use crate::{logs, manual, modes, operator, run, tips};
 
 /// Leases, leader election and fencing on the store that you already run
 #[derive(Debug, Parser)]
-#[command(name = "leasehold", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "leasehold", version, propagate_version = true)]
+#[command(disable_help_subcommand = true, disable_help_flag = true)]
 #[command(after_help = "Examples:
   leasehold init --new nightly --sqlite-path /var/lib/leasehold/leases.db
   leasehold run --lease nightly --sqlite-path /var/lib/leasehold/leases.db -- ./report.sh
   leasehold --config leasehold.toml worker outbox-forwarder
-  leasehold --mode postgres --postgres-url-file /etc/leasehold/url watch
 
-Settings come from flags, else the environment, else the settings file, else
-defaults. --help lists them all, `leasehold config` shows the effective ones.
+Settings come from flags, else the environment, else the file, else defaults: `leasehold config`.
 
-Exit codes: 0 done; 1 tried and failed; 2 bad input, nothing was started; 125
-`run` itself failed, else its program's own code.")]
+Exit codes: 0 done; 1 tried and failed; 2 bad input, nothing started; of `run`: 125, its program's.")]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -42,6 +40,8 @@ enum Command {
     Run(run::RunArgs),
     /// Run one of the workers
     Worker(Worker),
+    #[command(flatten)]
+    Manual(manual::Manual),
 }
 
 /// Run one of the workers
@@ -112,10 +112,13 @@ impl Cli {
         match self.execute() {
             Ok(code) => code,
             Err(failure) => {
-                let message = failure.to_string();
-                if !message.is_empty() {
+                let messages = match &failure {
+                    Failure::Setting(bad) => bad.iter().map(BadSetting::to_string).collect(),
+                    other => vec![other.to_string()],
+                };
+                for message in messages.iter().filter(|message| !message.is_empty()) {
                     // It may quote a store's or a server's words.
-                    stderr::line(format_args!("error: {}", printable(&message)));
+                    stderr::line(format_args!("error: {}", printable(message)));
                 }
                 failure.exit_code()
             }
@@ -126,7 +129,7 @@ impl Cli {
     /// it starts anything.
     ///
     /// # Errors
-    /// The first that can't be used, with exit code 2.
+    /// All that can't be used, with exit code 2; of contradictions between settings the first.
     pub fn check(
         &self,
         arguments: impl IntoIterator<Item: Into<OsString>>,
@@ -134,11 +137,13 @@ impl Cli {
     ) -> Result<(), Failure> {
         let arguments: Vec<_> = arguments.into_iter().map(Into::into).collect();
         let read = read(&self.modes, &self.roles, &arguments, environment);
-        let (settings, _) = read.map_err(|error| match error {
+        let asked = read.map_err(|error| match error {
             ReadError::Arguments(error) => refused(&quoting(&error, &arguments)),
             ReadError::Settings(failure) => failure,
         })?;
-        settings.leader_election()?;
+        if let Asked::Task(task) = asked {
+            task.0.leader_election()?;
+        }
         Ok(())
     }
 
@@ -146,13 +151,20 @@ impl Cli {
         let Self { modes, roles } = self;
         let arguments: Vec<_> = std::env::args_os().collect();
         let read = read(&modes, &roles, &arguments, std::env::vars_os().collect());
-        let (settings, task) = read.map_err(|error| match error {
+        let asked = read.map_err(|error| match error {
             ReadError::Settings(failure) => failure,
             ReadError::Arguments(error) => match quoting(&error, &arguments) {
                 masked if error.use_stderr() && masked != error.to_string() => refused(&masked),
                 _ => error.exit(),
             },
         })?;
+        let (settings, task) = match asked {
+            Asked::Task(task) => *task,
+            Asked::Manual(asked) => {
+                let tree = |everywhere| command(&roles, &model(&modes, &roles), everywhere);
+                return manual::run(&asked, tree);
+            }
+        };
         let (usual, role) = match &task {
             // Operators read answers, not logs. What kube's client has to say of failures, we say ourselves.
             Task::Operation(_) => ("warn,kube_client=off", None),
@@ -161,16 +173,19 @@ impl Cli {
         };
         logs::start(&settings.block::<Log>()?, usual, role);
         let app = App::new(settings, modes);
-        // `config` shows the settings before it refuses them.
-        if !matches!(task, Task::Operation(operator::Operation::Config(_))) {
-            app.settings().leader_election()?;
-        }
         match &task {
             Task::Operation(operation) => operator::run(operation, &app),
             Task::Run(args) => run::run(args, &app),
             Task::Worker(role, given) => role.run(given, &app),
         }
     }
+}
+
+/// What was asked of the command line, or of the settings.
+enum Asked<'a> {
+    Task(Box<(Settings, Task<'a>)>),
+    /// Not even the settings matter.
+    Manual(manual::Manual),
 }
 
 /// Why there is nothing to do.
@@ -180,8 +195,8 @@ enum ReadError {
     Settings(Failure),
 }
 
-impl From<BadSetting> for ReadError {
-    fn from(error: BadSetting) -> Self {
+impl From<BadSettings> for ReadError {
+    fn from(error: BadSettings) -> Self {
         Self::Settings(error.into())
     }
 }
@@ -211,9 +226,12 @@ fn read<'a>(
     roles: &'a Roles,
     arguments: &[OsString],
     environment: BTreeMap<OsString, OsString>,
-) -> Result<(Settings, Task<'a>), ReadError> {
+) -> Result<Asked<'a>, ReadError> {
     let model = model(modes, roles);
-    let matches = command(roles, &model).try_get_matches_from(arguments).map_err(ReadError::Arguments)?;
+    let mut command = command(roles, &model, true);
+    let matches = command.try_get_matches_from_mut(arguments);
+    let matches =
+        matches.map_err(|error| ReadError::Arguments(tips::of_this_command(error, &command, arguments)))?;
     let arguments = Arguments::from_arg_matches(&matches).map_err(ReadError::Arguments)?;
     let mut flags = BTreeMap::new();
     for (_, setting) in model.settings() {
@@ -229,17 +247,19 @@ fn read<'a>(
         flags.insert("log-format".to_owned(), "json".to_owned());
     }
     let config = matches.get_one::<OsString>(CONFIG).map(PathBuf::from);
-    let settings = Settings::load(model, &Sources { config, flags, environment })?;
-    let task = match arguments.command {
-        Some(Command::Operation(operation)) => Task::Operation(operation),
-        Some(Command::Run(run)) => Task::Run(run),
-        Some(Command::Worker(_)) => {
+    let load = || Settings::load(model, &Sources { config, flags, environment });
+    let (settings, task) = match arguments.command {
+        Some(Command::Manual(manual)) => return Ok(Asked::Manual(manual)),
+        Some(Command::Operation(operation)) => (load()?, Task::Operation(operation)),
+        Some(Command::Run(run)) => (load()?, Task::Run(run)),
+        asked @ (Some(Command::Worker(_)) | None) => {
+            let settings = load()?;
             let named = matches.subcommand().and_then(|(_, worker)| worker.subcommand());
-            worker(named, true, roles, &settings)?
+            let role = worker(named, asked.is_some(), roles, &settings)?;
+            (settings, role)
         }
-        None => worker(None, false, roles, &settings)?,
     };
-    Ok((settings, task))
+    Ok(Asked::Task(Box::new((settings, task))))
 }
 
 /// Whether the program returns or panics.
@@ -260,11 +280,12 @@ fn model(modes: &Modes, roles: &Roles) -> Model {
     Model::new(sections)
 }
 
-/// The whole tree of commands.
-fn command(roles: &Roles, model: &Model) -> clap::Command {
+/// The whole tree of commands. The settings' flags are `everywhere`, or else where they may always stand: before the
+/// command.
+fn command(roles: &Roles, model: &Model, everywhere: bool) -> clap::Command {
     let command =
         Arguments::command().mut_subcommand("worker", |worker| worker.subcommands(roles.commands()));
-    with_flags(command, model)
+    with_flags(command, model, everywhere)
 }
 
 /// The role that was named on the command line, or else by the settings.
@@ -300,14 +321,26 @@ fn worker<'a>(
 /// The id of `--config`.
 const CONFIG: &str = "LEASEHOLD_CONFIG";
 
-/// Every setting's flag, on every command. An argument's id is its variable, which no command's own argument is called.
-fn with_flags(mut command: clap::Command, model: &Model) -> clap::Command {
+/// Every setting's flag. An argument's id is its variable, which no command's own argument is called.
+fn with_flags(mut command: clap::Command, model: &Model, everywhere: bool) -> clap::Command {
     let flag = |id: &'static str, name: &'static str, help: String| {
-        Arg::new(id).long(name).help(help).global(true).hide_short_help(true).allow_negative_numbers(true)
+        Arg::new(id)
+            .long(name)
+            .help(help)
+            .global(everywhere)
+            .hide_short_help(everywhere)
+            .allow_negative_numbers(true)
     };
     let config = flag(CONFIG, "config", format!("the settings file, TOML [env: {CONFIG}]"));
     let path = clap::value_parser!(OsString);
     command = command.arg(config.value_name("FILE").value_parser(path).hide_short_help(false));
+    let help = Arg::new("help").long("help").global(true);
+    command = command.arg(help.clone().short('h').action(ArgAction::HelpShort).help("Print help")).arg(
+        help.id("help-all")
+            .long("help-all")
+            .action(ArgAction::HelpLong)
+            .help("Print all help, with every setting: its flag, variable and key"),
+    );
     for (section, setting) in model.settings() {
         let key = format!("{}.{}", section.name, setting.key);
         let default = setting.default.unwrap_or(setting.unset);
@@ -334,9 +367,46 @@ fn with_flags(mut command: clap::Command, model: &Model) -> clap::Command {
 mod tests {
     use super::*;
 
+    fn whole() -> clap::Command {
+        let Cli { modes, roles } = Cli::new();
+        command(&roles, &model(&modes, &roles), true)
+    }
+
     #[test]
     fn no_settings_flag_is_also_a_commands_own() {
+        whole().debug_assert();
+    }
+
+    fn for_each(command: &mut clap::Command, judge: &mut impl FnMut(&mut clap::Command)) {
+        judge(command);
+        command.get_subcommands_mut().for_each(|inner| for_each(inner, judge));
+    }
+
+    #[test]
+    fn each_commands_help_fits_a_screen_and_its_whole_help_has_every_setting() {
         let Cli { modes, roles } = Cli::new();
-        command(&roles, &model(&modes, &roles)).debug_assert();
+        let model = model(&modes, &roles);
+        let mut whole = command(&roles, &model, true).term_width(100);
+        whole.build();
+        let (mut wrong, mut count) = (Vec::new(), 0);
+        for_each(&mut whole, &mut |command| {
+            let (help, all) = (command.render_help().to_string(), command.render_long_help().to_string());
+            let name = command.get_bin_name().unwrap_or_default().to_owned();
+            let widest = help.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+            if help.lines().count() > 40 || widest > 100 {
+                wrong.push(format!("{name}: {} lines, {widest} columns", help.lines().count()));
+            }
+            if !help.contains("--help-all") || help.contains("[env: SPENDGUARD_LEADER_LEASE_TTL_MS]") {
+                wrong.push(format!("{name}: its help doesn't say where the settings are, or shows them"));
+            }
+            let is_missing =
+                |setting: &lease_settings::Setting| !all.contains(&format!("[env: {}]", setting.env));
+            let missing =
+                model.settings().filter(|(_, setting)| setting.flag.is_some() && is_missing(setting));
+            wrong.extend(missing.map(|(_, setting)| format!("{name} --help-all lacks {}", setting.env)));
+            count += 1;
+        });
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(count > 20, "only {count} commands");
     }
 }

@@ -32,8 +32,10 @@
 
 mod cli;
 mod logs;
+mod manual;
 mod modes;
 mod operator;
 mod run;
+mod tips;
 
 pub use cli::Cli;

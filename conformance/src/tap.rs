@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use lease_core::{
-    BackendError, Capabilities, Change, Hint, Hints, HistoryRow, LeaseBackend, LeaseName, Observation,
-    PutOutcome, Record,
+    BackendError, Capabilities, Change, Hint, Hints, HistoryRow, LeaseBackend, LeaseName, Listed,
+    Observation, PutOutcome, Record,
 };
 use tokio::sync::{Notify, broadcast};
 
@@ -262,7 +262,7 @@ impl LeaseBackend for Tapped {
         Capabilities { watch: capabilities.watch || muted, ..capabilities }
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         self.inner.list(prefix).await
     }
 

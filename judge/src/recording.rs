@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use lease_core::internal::StepFn;
 use lease_core::internal::step::{Action, CallId, CallRequest, Event, Reply};
 use lease_core::{
-    BackendError, Capabilities, Certainty, Change, Clock, Hints, HistoryRow, LeaseBackend, LeaseName,
+    BackendError, Capabilities, Certainty, Change, Clock, Hints, HistoryRow, LeaseBackend, LeaseName, Listed,
     Observation, PutOutcome, Record, Term,
 };
 
@@ -138,7 +138,7 @@ impl LeaseBackend for Recorded {
         self.inner.capabilities()
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         self.inner.list(prefix).await
     }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::interrupt::unless_interrupted;
-use crate::{attack, chaos, conformance, drill, e2e, failover, handover, restores, roll, testbed};
+use crate::{attack, chaos, conformance, drill, e2e, failover, handover, restores, roll, status, testbed};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Other {
@@ -18,6 +18,7 @@ pub(crate) enum Other {
     Handover(handover::Args),
     Restores(restores::Args),
     Roll(roll::Args),
+    Status(status::Args),
     Conformance(conformance::Args),
     #[command(subcommand)]
     Testbed(testbed::Command),
@@ -39,6 +40,7 @@ impl Other {
             Self::Handover(args) => unless_interrupted(handover::run(args)).await,
             Self::Restores(args) => unless_interrupted(restores::run(args)).await,
             Self::Roll(args) => unless_interrupted(roll::run(args)).await,
+            Self::Status(args) => unless_interrupted(status::run(args)).await,
             Self::Conformance(args) => conformance::run(args).await,
             Self::Testbed(command) => unless_interrupted(testbed::run(command)).await,
         }

@@ -40,6 +40,8 @@ mod roll;
 #[cfg(feature = "all")]
 mod stats;
 #[cfg(feature = "all")]
+mod status;
+#[cfg(feature = "all")]
 mod testbed;
 
 use std::process::ExitCode;

@@ -54,6 +54,17 @@ async fn stale_effects_show(mode: &str) {
 }
 
 #[tokio::test]
+async fn the_table_of_many_leases_is_timed_beside_a_look_at_one() {
+    let (code, report) = report(&["status", "--mode", "sqlite", "--leases", "40", "--times", "3"]).await;
+    assert_eq!(
+        (&report["leases"], &report["all"]["count"], &report["one"]["count"]),
+        (&40.into(), &3.into(), &3.into())
+    );
+    let holds = report["all"]["median_ms"].as_f64() <= report["bar_ms"].as_f64();
+    assert_eq!((code, &report["holds"]), (Some(i32::from(!holds)), &holds.into()), "{report:#}");
+}
+
+#[tokio::test]
 async fn chaos_on_sqlite_violates_no_rule() {
     no_rule_is_violated("sqlite").await;
 }

@@ -185,6 +185,9 @@ pub enum Hint {
     Shows(LeaseName, Observation),
 }
 
+/// A listed register, or why it can't be read, as [`observe`](LeaseBackend::observe) would say.
+pub type Listed = (LeaseName, Result<Observation, BackendError>);
+
 /// A stream of hints. Its end means that the watch is down; the core asks for a new one.
 pub type Hints = Pin<Box<dyn Stream<Item = Hint> + Send>>;
 
@@ -222,10 +225,11 @@ pub trait LeaseBackend: Send + Sync + 'static {
     /// Static data; must not change while the backend lives.
     fn capabilities(&self) -> Capabilities;
 
-    /// All registers whose name begins with `prefix`, by one linearizable read if the store has one.
+    /// All registers whose name begins with `prefix`, by one linearizable read if the store has one. One that can't be read
+    /// hides no other.
     ///
     /// - **Errors**: any failure, or refused where it isn't [offered](Capabilities::list); a read changes nothing.
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         let _ = prefix;
         Err(self.unsupported("list"))
     }

@@ -101,14 +101,15 @@ pub enum EventKind {
 }
 
 impl LeaseEvent {
-    /// Writes the event to the log, with `lease`, `holder` and `epoch` fields.
-    pub(crate) fn log(&self) {
+    /// Writes the event to the log, with `lease`, `holder` and `epoch` fields; of a store's failure, how many there were.
+    pub(crate) fn log(&self, failures: u64) {
         use tracing::{debug, error, info, warn};
         let (lease, holder) = (self.lease.as_str(), self.holder.as_str());
         match &self.kind {
             EventKind::Connected { backend } => info!(lease, holder, backend, "lease store connected"),
             EventKind::StoreFailed { operation, error } => {
-                warn!(lease, holder, operation, error, "lease store failed; trying again");
+                let failures = (failures > 1).then_some(failures);
+                warn!(lease, holder, operation, error, failures, "lease store failed; trying again");
             }
             EventKind::Watching(true) => debug!(lease, holder, "watching for changes"),
             EventKind::Watching(false) => debug!(lease, holder, "watch is down; polling"),
@@ -169,6 +170,10 @@ impl LeaseEvent {
             EventKind::Renewed(term) => debug!(lease, holder, epoch = term.epoch, "renewed"),
             EventKind::StopTold { term, reason: reason @ StopReason::Silent(_) } => {
                 warn!(lease, holder, epoch = term.epoch, %reason, "stopping work; lease not renewed any more");
+            }
+            // The work may stop so soon that nothing else would tell of the outage that has ended the term.
+            EventKind::StopTold { term, reason: reason @ StopReason::Expiring } => {
+                warn!(lease, holder, epoch = term.epoch, %reason, "stopping work; the term runs out");
             }
             EventKind::StopTold { term, reason } => {
                 info!(lease, holder, epoch = term.epoch, %reason, "stopping work; lease kept while it drains");

@@ -55,13 +55,14 @@ pub mod migrate;
 mod printable;
 mod reasons;
 mod record;
+mod repeated;
 mod revocation;
 mod view;
 mod work;
 mod writes;
 
 pub use backend::{
-    Capabilities, Change, Connector, Hint, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome,
+    Capabilities, Change, Connector, Hint, Hints, HistoryEvent, HistoryRow, LeaseBackend, Listed, PutOutcome,
 };
 pub use clock::{Clock, Instant, ManualClock};
 pub use elector::{Elector, ElectorBuilder, Ended, RunError, Timing, WorkloadId};
@@ -88,6 +89,10 @@ pub mod internal {
     /// The thread on which all lease I/O runs.
     pub mod lease_thread {
         pub use crate::lease_thread::*;
+    }
+    /// Failures that go on, in logs.
+    pub mod repeated {
+        pub use crate::repeated::*;
     }
     /// Each change as a new record.
     pub mod writes {

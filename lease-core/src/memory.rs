@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::backend::{
-    Capabilities, Change, Connector, Hint, Hints, HistoryEvent, HistoryRow, LeaseBackend, PutOutcome,
+    Capabilities, Change, Connector, Hint, Hints, HistoryEvent, HistoryRow, LeaseBackend, Listed, PutOutcome,
 };
 use crate::error::BackendError;
 use crate::record::{LeaseName, Lineage, Observation, Record, WallTime};
@@ -148,10 +148,10 @@ impl LeaseBackend for Memory {
         }
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         let store = self.lock();
         let names = store.registers.keys().filter(|name| name.as_str().starts_with(prefix));
-        Ok(names.map(|name| (name.clone(), store.observation(name))).collect())
+        Ok(names.map(|name| (name.clone(), Ok(store.observation(name)))).collect())
     }
 
     async fn watch(&self, prefix: &str) -> Result<Hints, BackendError> {

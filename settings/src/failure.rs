@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use crate::BadSetting;
+use crate::{BadSetting, BadSettings};
 
 /// A command's failure: one message and one exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// A setting or an argument can't be used; nothing was started. Exit code 2.
+    /// Settings or arguments can't be used; nothing was started. Exit code 2.
     #[error(transparent)]
-    Setting(#[from] BadSetting),
+    Setting(#[from] BadSettings),
     /// It was tried and did not succeed. Exit code 1.
     #[error("{0}")]
     Failed(String),
@@ -31,6 +31,12 @@ impl Failure {
             Self::Failed(_) => ExitCode::from(1),
             Self::Code(code, _) => ExitCode::from(*code),
         }
+    }
+}
+
+impl From<BadSetting> for Failure {
+    fn from(bad: BadSetting) -> Self {
+        Self::Setting(bad.into())
     }
 }
 

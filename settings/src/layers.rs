@@ -39,12 +39,14 @@ impl Layer {
     }
 }
 
-/// One layer's values, by dotted key, all of them checked.
+/// One layer's values, by dotted key, all of them checked: they may be used if none is bad.
 pub(super) struct LayerValues {
     pub(super) layer: Layer,
     pub(super) values: BTreeMap<String, Value>,
     /// For values that stand in a file of their own: which file.
     pub(super) read_from: BTreeMap<String, PathBuf>,
+    /// What it has that can't be used.
+    pub(super) bad: Vec<BadSetting>,
 }
 
 /// A setting's name as the user wrote it.
@@ -58,7 +60,7 @@ pub(super) fn as_written(layer: Layer, section: &str, key: &str, env: &str, flag
 
 impl LayerValues {
     fn new(layer: Layer) -> Self {
-        Self { layer, values: BTreeMap::new(), read_from: BTreeMap::new() }
+        Self { layer, values: BTreeMap::new(), read_from: BTreeMap::new(), bad: Vec::new() }
     }
 
     pub(super) fn defaults(model: &Model) -> Self {
@@ -71,38 +73,34 @@ impl LayerValues {
         this
     }
 
-    pub(super) fn from_environment(
-        model: &Model,
-        environment: &BTreeMap<OsString, OsString>,
-    ) -> Result<Self, BadSetting> {
-        let mut given = BTreeMap::new();
+    pub(super) fn from_environment(model: &Model, environment: &BTreeMap<OsString, OsString>) -> Self {
+        let (mut given, mut bad) = (BTreeMap::new(), Vec::new());
         for (name, value) in environment {
             let Some(name) = name.to_str() else { continue };
             if model.is_ours(name) && !model.knows_variable(name) {
-                return Err(BadSetting {
+                let meant = meant(name, model.all_variables());
+                bad.push(BadSetting {
                     setting: format!("environment variable {name}"),
                     fault: SettingFault::Unknown,
-                    why: format!(
-                        "{}unset it; `leasehold --help` lists all",
-                        meant(name, model.all_variables())
-                    ),
+                    why: format!("{meant}unset it; `leasehold --help-all` lists all"),
                 });
-            }
-            if model.is_ours(name) || model.knows_variable(name) {
-                let Some(value) = value.to_str() else {
-                    return Err(BadSetting {
+            } else if model.knows_variable(name) {
+                match value.to_str() {
+                    Some(value) => drop(given.insert(name.to_owned(), value.to_owned())),
+                    None => bad.push(BadSetting {
                         setting: name.to_owned(),
                         fault: SettingFault::NotAllowed("(not shown: no valid UTF-8)".to_owned()),
                         why: "use UTF-8; write it anew".to_owned(),
-                    });
-                };
-                given.insert(name.to_owned(), value.to_owned());
+                    }),
+                }
             }
         }
-        Self::from_texts(model, Layer::Environment, |env, _| given.get(env).cloned())
+        let mut this = Self::from_texts(model, Layer::Environment, |env, _| given.get(env).cloned());
+        this.bad.splice(0..0, bad);
+        this
     }
 
-    pub(super) fn from_flags(model: &Model, flags: &BTreeMap<String, String>) -> Result<Self, BadSetting> {
+    pub(super) fn from_flags(model: &Model, flags: &BTreeMap<String, String>) -> Self {
         Self::from_texts(model, Layer::Flag, |_, flag| flag.and_then(|flag| flags.get(flag).cloned()))
     }
 
@@ -110,7 +108,7 @@ impl LayerValues {
         model: &Model,
         layer: Layer,
         text_of: impl Fn(&str, Option<&str>) -> Option<String>,
-    ) -> Result<Self, BadSetting> {
+    ) -> Self {
         let mut this = Self::new(layer);
         for (section, setting) in model.settings() {
             if let Some(text) = text_of(setting.env, setting.flag) {
@@ -126,28 +124,21 @@ impl LayerValues {
                 this.values.insert(format!("{}.{}", section.name, from.key), Value::from(path));
             }
         }
-        this.check(model, None)?;
-        Ok(this)
+        this.check(model, None);
+        this
     }
 
-    pub(super) fn from_file(model: &Model, path: &Path, how_named: &str) -> Result<Self, BadSetting> {
-        let bad = |why: String| BadSetting {
-            setting: how_named.to_owned(),
-            fault: SettingFault::NotAllowed(shown(&Value::from(path.display().to_string()))),
-            why,
-        };
-        let text = fs::read_to_string(path)
-            .map_err(|error| bad(format!("the file can't be read: {error}; name a readable TOML file")))?;
-        let table = Toml::from_str::<Dict>(&text).map_err(|error| {
-            bad(format!("the file is not valid TOML: {}", toml_error(&error.to_string())))
-        })?;
+    pub(super) fn from_file(model: &Model, path: &Path, how_named: &str) -> Self {
         let mut this = Self::new(Layer::File);
-        this.flatten(model, path, "", &table)?;
-        this.check(model, Some(path))?;
-        Ok(this)
+        match read(path, how_named) {
+            Ok(table) => this.flatten(model, path, "", &table),
+            Err(bad) => this.bad.push(bad),
+        }
+        this.check(model, Some(path));
+        this
     }
 
-    fn flatten(&mut self, model: &Model, path: &Path, prefix: &str, table: &Dict) -> Result<(), BadSetting> {
+    fn flatten(&mut self, model: &Model, path: &Path, prefix: &str, table: &Dict) {
         for (key, value) in table {
             let full = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
             let setting = format!("{full} in {}", path.display());
@@ -157,54 +148,79 @@ impl LayerValues {
                 let known = model.keys_in(prefix);
                 let meant = meant(key, known.split(", "));
                 let why = format!("{meant}remove it, or use one of {known}");
-                return Err(BadSetting { setting, fault: SettingFault::Unknown, why });
+                self.bad.push(BadSetting { setting, fault: SettingFault::Unknown, why });
             } else if let Value::Dict(_, inner) = value {
-                self.flatten(model, path, &full, inner)?;
+                self.flatten(model, path, &full, inner);
             } else {
                 let why =
                     format!("it is a table: write [{full}] and below it one of {}", model.keys_in(&full));
-                return Err(BadSetting { setting, fault: SettingFault::NotAllowed(shown(value)), why });
+                self.bad.push(BadSetting { setting, fault: SettingFault::NotAllowed(shown(value)), why });
             }
         }
-        Ok(())
     }
 
     /// Refuses values of the wrong kind, and brings in those that stand in files of their own.
-    fn check(&mut self, model: &Model, file: Option<&Path>) -> Result<(), BadSetting> {
+    fn check(&mut self, model: &Model, file: Option<&Path>) {
         for (section, setting) in model.settings() {
+            let layer = self.layer;
             let named = |key, env, flag| {
-                let text = as_written(self.layer, section.name, key, env, flag);
+                let text = as_written(layer, section.name, key, env, flag);
                 file.map_or(text.clone(), |file| format!("{text} in {}", file.display()))
             };
+            let name = || named(setting.key, setting.env, setting.flag);
             let key = format!("{}.{}", section.name, setting.key);
             if let Some(value) = self.values.get(&key) {
-                let name = named(setting.key, setting.env, setting.flag);
-                check_value(setting, value, self.layer, name)?;
+                self.bad.extend(check_value(setting, value, layer, name()).err());
             }
             let Some(from) = setting.from_file else { continue };
-            let from_key = format!("{}.{}", section.name, from.key);
-            let Some(value) = self.values.remove(&from_key) else { continue };
-            let name = named(from.key, from.env, Some(from.flag));
-            let bad = |why: String| BadSetting {
-                setting: name.clone(),
-                fault: SettingFault::NotAllowed(shown(&value)),
-                why,
-            };
-            let path = value.as_str().filter(|path| !path.is_empty());
-            let path = path.ok_or_else(|| bad("use the path of a file that holds the value".to_owned()))?;
-            if self.values.contains_key(&key) {
-                let other = named(setting.key, setting.env, setting.flag);
-                return Err(bad(format!("{other} is set as well; remove one of the two")));
+            let Some(value) = self.values.remove(&format!("{}.{}", section.name, from.key)) else { continue };
+            let other = self.values.contains_key(&key).then(name);
+            match value_of_file(setting, &value, &named(from.key, from.env, Some(from.flag)), other) {
+                Ok((path, inner)) => {
+                    self.read_from.insert(key.clone(), path);
+                    self.values.insert(key, inner);
+                }
+                Err(bad) => self.bad.push(bad),
             }
-            let text = fs::read_to_string(path)
-                .map_err(|error| bad(format!("the file can't be read: {error}; name a readable file")))?;
-            let inner = Value::from(text.trim());
-            check_value(setting, &inner, Layer::Environment, format!("the content of {path} ({name})"))?;
-            self.read_from.insert(key.clone(), PathBuf::from(path));
-            self.values.insert(key, inner);
         }
-        Ok(())
     }
+}
+
+/// The table of a settings file.
+fn read(path: &Path, how_named: &str) -> Result<Dict, BadSetting> {
+    let bad = |why: String| BadSetting {
+        setting: how_named.to_owned(),
+        fault: SettingFault::NotAllowed(shown(&Value::from(path.display().to_string()))),
+        why,
+    };
+    let text = fs::read_to_string(path)
+        .map_err(|error| bad(format!("the file can't be read: {error}; name a readable TOML file")))?;
+    Toml::from_str::<Dict>(&text)
+        .map_err(|error| bad(format!("the file is not valid TOML: {}", toml_error(&error.to_string()))))
+}
+
+/// The value that stands in the file that `from` names, a setting called `name`; `other` is set to a value of its own.
+fn value_of_file(
+    setting: &Setting,
+    from: &Value,
+    name: &str,
+    other: Option<String>,
+) -> Result<(PathBuf, Value), BadSetting> {
+    let bad = |why: String| BadSetting {
+        setting: name.to_owned(),
+        fault: SettingFault::NotAllowed(shown(from)),
+        why,
+    };
+    let path = from.as_str().filter(|path| !path.is_empty());
+    let path = path.ok_or_else(|| bad("use the path of a file that holds the value".to_owned()))?;
+    if let Some(other) = other {
+        return Err(bad(format!("{other} is set as well; remove one of the two")));
+    }
+    let text = fs::read_to_string(path)
+        .map_err(|error| bad(format!("the file can't be read: {error}; name a readable file")))?;
+    let inner = Value::from(text.trim());
+    check_value(setting, &inner, Layer::Environment, format!("the content of {path} ({name})"))?;
+    Ok((PathBuf::from(path), inner))
 }
 
 fn check_value(setting: &Setting, value: &Value, layer: Layer, name: String) -> Result<(), BadSetting> {

@@ -7,7 +7,7 @@
 //! `#[serde(rename_all = "camelCase")]`, implement [`Block`] for it, name its `SECTION` in the role or return it from the
 //! mode, and read it with [`Settings::block`].
 //! Environment names are `SPENDGUARD_LEADER_…` for everything about the election and `LEASEHOLD_<SECTION>_<KEY>`
-//! for the rest; `--help`, `leasehold config` and the refusal of nonsense need nothing more.
+//! for the rest; `--help-all`, `leasehold config` and the refusal of nonsense need nothing more.
 
 mod app;
 mod bad;
@@ -32,7 +32,7 @@ use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize};
 
 pub use app::App;
-pub use bad::{BadSetting, SettingFault};
+pub use bad::{BadSetting, BadSettings, SettingFault, Together, closest};
 pub use failure::Failure;
 pub use http_url::http_url;
 pub use layers::Layer;
@@ -220,7 +220,10 @@ pub struct Effective {
 
 impl Settings {
     /// Reads and checks everything.
-    pub fn load(model: Model, sources: &Sources) -> Result<Self, BadSetting> {
+    ///
+    /// # Errors
+    /// Every setting, of whatever source, that can't be used.
+    pub fn load(model: Model, sources: &Sources) -> Result<Self, BadSettings> {
         let variable = sources.environment.get(&OsString::from("LEASEHOLD_CONFIG"));
         let file = match (&sources.config, variable) {
             (Some(path), _) => Some((path.clone(), "--config")),
@@ -229,10 +232,11 @@ impl Settings {
         };
         let mut layers = vec![LayerValues::defaults(&model)];
         if let Some((path, how_named)) = &file {
-            layers.push(LayerValues::from_file(&model, path, how_named)?);
+            layers.push(LayerValues::from_file(&model, path, how_named));
         }
-        layers.push(LayerValues::from_environment(&model, &sources.environment)?);
-        layers.push(LayerValues::from_flags(&model, &sources.flags)?);
+        layers.push(LayerValues::from_environment(&model, &sources.environment));
+        layers.push(LayerValues::from_flags(&model, &sources.flags));
+        BadSettings::none_of(layers.iter_mut().flat_map(|layer| layer.bad.drain(..)))?;
         let mut figment = Figment::new();
         let mut read_from = BTreeMap::new();
         for layer in layers {

@@ -1,4 +1,4 @@
-//! The settings: each is described once, and the file, the environment, the flags, the checks, `--help`
+//! The settings: each is described once, and the file, the environment, the flags, the checks, `--help-all`
 //! and `leasehold config` all come from that description.
 
 use std::net::ToSocketAddrs;
@@ -35,7 +35,7 @@ pub struct Setting {
     pub kind: ValueKind,
     /// The value if nobody sets it, as text.
     pub default: Option<&'static str>,
-    /// The effect of leaving it unset: shown by `leasehold config` and `--help`.
+    /// The effect of leaving it unset: shown by `leasehold config` and `--help-all`.
     pub unset: &'static str,
     /// Never shown: passwords, and URLs that may hold one.
     pub secret: bool,

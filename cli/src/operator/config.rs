@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use lease_settings::{App, Failure};
+use lease_settings::{App, Failure, Together};
 use serde_json::json;
 
 use super::output::line;
@@ -38,7 +38,6 @@ pub(super) fn run(args: &Config, app: &App) -> Result<ExitCode, Failure> {
             line(setting)?;
         }
     }
-    settings.leader_election()?;
-    app.store()?;
+    (settings.leader_election(), app.store()).together()?;
     Ok(ExitCode::SUCCESS)
 }

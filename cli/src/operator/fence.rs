@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use lease_core::fence::Lowering;
 use lease_core::{Grant, LeaseName, Term, admin};
-use lease_settings::{App, Failure, Secret};
+use lease_settings::{App, Failure, Secret, Together};
 use lease_worker_common::database::{Database, StoreError};
 use lease_worker_common::marks;
 use serde_json::json;
@@ -77,12 +77,12 @@ pub(super) fn run(command: &FenceCommand, app: &App) -> Result<ExitCode, Failure
 }
 
 fn raise(args: &Raise, app: &App) -> Result<ExitCode, Failure> {
-    let name = super::lease(args.lease.as_ref(), app.settings())?;
+    let name = super::lease(args.lease.as_ref(), app.settings());
     let note = match &args.note {
-        Some(note) => note.clone(),
-        None => format!("fence raised by {}", app.settings().operator()?),
+        Some(note) => Ok(note.clone()),
+        None => app.settings().operator().map(|by| format!("fence raised by {by}")),
     };
-    let target = Target::of(app)?;
+    let (name, note, target) = (name, note, Target::of(app)).together()?;
     app.block_on(async {
         let session = target.connect().await?;
         let change = admin::fence_raise(&*session.backend, &name, args.above, &note);
@@ -94,13 +94,16 @@ fn raise(args: &Raise, app: &App) -> Result<ExitCode, Failure> {
 
 fn lower(args: &Lower, app: &App) -> Result<ExitCode, Failure> {
     let settings = app.settings();
-    let name = super::lease(args.lease.as_ref(), settings)?;
     let operator: Operator = settings.block()?;
     let limit = operator.timeout_ms.into();
     let url = operator.fence_database_url.as_ref().map(Secret::expose);
-    let database: Database = settings.parsed::<Operator, _>("fenceDatabaseUrl", url)?;
-    let by = settings.operator()?;
-    let target = Target::of(app)?;
+    let (name, database, by, target) = (
+        super::lease(args.lease.as_ref(), settings),
+        settings.parsed::<Operator, Database>("fenceDatabaseUrl", url),
+        settings.operator(),
+        Target::of(app),
+    )
+        .together()?;
     let (resource, note) = (args.resource.as_str(), args.note.clone().unwrap_or_default());
     let failed =
         |error: StoreError| Failure::new(format!("the fence's database ({database}) failed: {error}"));

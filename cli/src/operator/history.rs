@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use lease_core::LeaseName;
-use lease_settings::{App, Failure};
+use lease_settings::{App, Failure, Together};
 
 use super::output::{line, wall};
 use super::session::Target;
@@ -27,8 +27,8 @@ pub(crate) struct HistoryArgs {
 }
 
 pub(super) fn run(args: &HistoryArgs, app: &App) -> Result<ExitCode, Failure> {
-    let name = super::lease(args.lease.as_ref(), app.settings())?;
-    let target = Target::of(app)?;
+    let name = super::lease(args.lease.as_ref(), app.settings());
+    let (name, target) = (name, Target::of(app)).together()?;
     app.block_on(async {
         let session = target.connect().await?;
         if !session.backend.capabilities().history {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use lease_core::admin::{self, Init};
 use lease_core::internal::deadline;
 use lease_core::{LeaseName, Term};
-use lease_settings::{App, Failure};
+use lease_settings::{App, Failure, Together};
 use serde_json::json;
 
 use super::output::{line, span};
@@ -42,13 +42,9 @@ pub(crate) struct InitArgs {
 
 pub(super) fn run(args: &InitArgs, app: &App) -> Result<ExitCode, Failure> {
     let settings = app.settings();
-    let leases = match args.leases.as_slice() {
-        [] => vec![super::lease(None, settings)?],
-        leases => leases.to_vec(),
-    };
-    let election = settings.leader_election()?;
+    let (leases, election, target) =
+        (super::leases(&args.leases, settings), settings.leader_election(), Target::of(app)).together()?;
     let max_ttl = election.max_ttl_ms.unwrap_or(election.ttl_ms).into();
-    let target = Target::of(app)?;
     app.block_on(async {
         if !args.no_migrate
             && let Some(done) = target.prepare().await?

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lease_core::migrate::{MayMove, MigrateError, Move, Progress};
 use lease_core::{Clock, LeaseName};
-use lease_settings::{App, Failure};
+use lease_settings::{App, Failure, Together};
 use lease_worker_common::shutdown;
 use serde_json::json;
 use tokio::task::spawn_blocking;
@@ -39,14 +39,15 @@ const POLL: Duration = Duration::from_millis(200);
 
 pub(super) fn run(args: &Migrate, app: &App) -> Result<ExitCode, Failure> {
     let settings = app.settings();
-    let leases = match args.leases.as_slice() {
-        [] => vec![super::lease(None, settings)?],
-        leases => leases.to_vec(),
-    };
-    let election = settings.leader_election()?;
+    let (leases, election, by, from, to) = (
+        super::leases(&args.leases, settings),
+        settings.leader_election(),
+        settings.operator(),
+        Target::moved_from(app),
+        Target::of(app),
+    )
+        .together()?;
     let max_ttl: Duration = election.max_ttl_ms.unwrap_or(election.ttl_ms).into();
-    let by = settings.operator()?;
-    let (from, to) = (Target::moved_from(app)?, Target::of(app)?);
     app.block_on(async {
         let stop = shutdown::token().map_err(|error| Failure::new(error.to_string()))?;
         to.prepare().await?;

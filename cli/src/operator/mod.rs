@@ -1,6 +1,7 @@
 //! The operator's commands: short-lived, each call to the store limited in time, answers in sentences.
 
 mod config;
+mod detail;
 mod fence;
 mod forget_work;
 mod history;
@@ -11,12 +12,16 @@ mod plan;
 mod prepare_folder;
 mod restored;
 mod revoke;
+mod screen;
 mod session;
 mod settings;
+mod show;
 mod status;
 mod step_down;
+mod table;
 mod wakes;
 mod watch;
+mod which;
 
 use std::process::ExitCode;
 
@@ -32,6 +37,7 @@ pub(crate) enum Operation {
     MigrateSchema(init::MigrateSchema),
     Migrate(migrate::Migrate),
     Status(status::Status),
+    List(status::List),
     Watch(watch::Watch),
     History(history::HistoryArgs),
     StepDown(step_down::StepDown),
@@ -52,6 +58,7 @@ pub(crate) fn run(operation: &Operation, app: &App) -> Result<ExitCode, Failure>
         Operation::MigrateSchema(args) => init::migrate_schema(args, app),
         Operation::Migrate(args) => migrate::run(args, app),
         Operation::Status(args) => status::run(args, app),
+        Operation::List(args) => status::list(args, app),
         Operation::Watch(args) => watch::run(args, app),
         Operation::History(args) => history::run(args, app),
         Operation::StepDown(args) => step_down::run(args, app),
@@ -72,6 +79,11 @@ fn lease(argument: Option<&LeaseName>, settings: &Settings) -> Result<LeaseName,
         let why = "name the lease as the command's argument, by --lease or by SPENDGUARD_LEADER_LEASE_NAME";
         BadSetting { why: why.to_owned(), ..bad }
     })
+}
+
+/// The leases that arguments name, or else the settings.
+fn leases(arguments: &[LeaseName], settings: &Settings) -> Result<Vec<LeaseName>, BadSetting> {
+    if arguments.is_empty() { lease(None, settings).map(|name| vec![name]) } else { Ok(arguments.to_vec()) }
 }
 
 /// A register's state in one word, for machines.

@@ -8,7 +8,7 @@ use lease_settings::Failure;
 
 use super::output::line;
 
-/// Give a folder to a user and a group, so that a worker without rights can make its socket there
+/// Give a folder to a user, so that a worker without rights can make its socket there
 ///
 /// A folder of the node's (hostPath) is root's when it is new. It must exist, and may not be a link. Run as root; of
 /// its capabilities it needs CHOWN alone.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use lease_core::internal::deadline;
 use lease_core::{LeaseName, Observation, Term, admin};
-use lease_settings::{App, Failure};
+use lease_settings::{App, Failure, Together};
 use serde_json::json;
 
 use super::output::{line, note, span};
@@ -42,10 +42,10 @@ pub(crate) struct Restored {
 
 pub(super) fn run(args: &Restored, app: &App) -> Result<ExitCode, Failure> {
     let note = match &args.note {
-        Some(note) => note.clone(),
-        None => format!("the store was restored, says {}", app.settings().operator()?),
+        Some(note) => Ok(note.clone()),
+        None => app.settings().operator().map(|by| format!("the store was restored, says {by}")),
     };
-    let target = Target::of(app)?;
+    let (note, target) = (note, Target::of(app)).together()?;
     app.block_on(async {
         let description = target.store.to_string();
         let session = target.connect().await?;
@@ -53,19 +53,30 @@ pub(super) fn run(args: &Restored, app: &App) -> Result<ExitCode, Failure> {
         for name in &args.leases {
             found.push((name.clone(), session.read(session.backend.observe(name)).await?));
         }
-        let mut left_out = Vec::new();
+        let (mut left_out, mut unreadable) = (Vec::new(), Vec::new());
         if args.leases.is_empty() {
-            let all = session.read(session.backend.list("")).await?;
-            (left_out, found) = all.into_iter().partition(|(_, seen)| is_anothers(&session, seen));
+            for (name, seen) in session.read(session.backend.list("")).await? {
+                match seen {
+                    Ok(seen) if is_anothers(&session, &seen) => left_out.push((name, seen)),
+                    Ok(seen) => found.push((name, seen)),
+                    Err(error) => unreadable.push((name, error)),
+                }
+            }
         }
         tell_left_out(&left_out, args.json)?;
-        if found.is_empty() {
+        for (name, error) in &unreadable {
+            match args.json {
+                true => line(json!({ "lease": name, "error": format!("{error:#}") }))?,
+                false => line(format!("lease {name} was not stamped: {error:#}"))?,
+            }
+        }
+        if found.is_empty() && unreadable.is_empty() {
             return Err(Failure::new(format!(
                 "there are no leases in {description}: if this is the restored store, the backup is from before they \
                  were made; run `leasehold init` for each, without --new"
             )));
         }
-        let mut all = true;
+        let mut all = unreadable.is_empty();
         for (name, seen) in &found {
             let stamped = stamp(args, &session, name, seen, &note).await;
             all &= stamped.is_ok();

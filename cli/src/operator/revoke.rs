@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lease_core::internal::deadline;
 use lease_core::{LONGEST_HOLD_OFF, LeaseName, Observation, Revocation, WorkloadId, admin};
-use lease_settings::{App, Failure, parse_millis};
+use lease_settings::{App, Failure, Together, parse_millis};
 use serde_json::json;
 
 use super::output::{line, note, span};
@@ -45,10 +45,9 @@ pub(crate) struct RevokeArgs {
 }
 
 pub(super) fn run(args: &RevokeArgs, app: &App) -> Result<ExitCode, Failure> {
-    let name = super::lease(args.lease.as_ref(), app.settings())?;
-    let by = app.settings().operator()?;
+    let name = super::lease(args.lease.as_ref(), app.settings());
+    let (name, by, target) = (name, app.settings().operator(), Target::of(app)).together()?;
     let note = args.note.clone().unwrap_or_else(|| format!("revoked by {by}"));
-    let target = Target::of(app)?;
     app.block_on(async {
         let session = target.connect().await?;
         let how = admin::Revoke {

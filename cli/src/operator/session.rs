@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lease_core::admin::AdminError;
 use lease_core::{BackendError, Certainty, Connector, LeaseBackend};
-use lease_settings::{App, Failure, LeaderElection, LeaseStore};
+use lease_settings::{App, BadSettings, Failure, LeaderElection, LeaseStore, Together};
 
 use super::settings::Operator;
 use crate::modes::must_exist;
@@ -25,25 +25,26 @@ pub(super) struct Session {
 
 impl Target {
     /// The store that a lease is moved from.
-    pub(super) fn moved_from(app: &App) -> Result<Self, Failure> {
-        let limit = app.settings().block::<Operator>()?.timeout_ms.into();
-        let store = app.migrate_from()?.ok_or_else(|| {
+    pub(super) fn moved_from(app: &App) -> Result<Self, BadSettings> {
+        let store = app.migrate_from().and_then(|store| {
             let why = "name the mode that the lease lives in until now, for example --migrate-from postgres";
-            app.settings().refuse::<LeaderElection>("migrateFrom", why)
-        })?;
-        Ok(Self { store, limit })
+            store.ok_or_else(|| app.settings().refuse::<LeaderElection>("migrateFrom", why))
+        });
+        let (store, operator) = (store, app.settings().block::<Operator>()).together()?;
+        Ok(Self { store, limit: operator.timeout_ms.into() })
     }
 
-    /// Reads the settings; connects nothing.
-    pub(super) fn of(app: &App) -> Result<Self, Failure> {
+    /// Reads the settings, and checks those of the election too; connects nothing.
+    pub(super) fn of(app: &App) -> Result<Self, BadSettings> {
         let settings = app.settings();
-        let limit = settings.block::<Operator>()?.timeout_ms.into();
-        let store = app.store()?.ok_or_else(|| {
+        let store = app.store().and_then(|store| {
             let why = "there is no lease store in this mode, so there is nothing to look at or to change; name the \
                        mode of the store that you mean, for example --mode postgres";
-            settings.refuse::<LeaderElection>("mode", why)
-        })?;
-        Ok(Self { store, limit })
+            store.ok_or_else(|| settings.refuse::<LeaderElection>("mode", why))
+        });
+        let checked = (settings.leader_election(), store, settings.block::<Operator>()).together();
+        let (_, store, operator) = checked?;
+        Ok(Self { store, limit: operator.timeout_ms.into() })
     }
 
     /// Connects to a store that is there already.

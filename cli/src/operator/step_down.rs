@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lease_core::{HistoryEvent, LeaseName, Record, RequestId, admin};
-use lease_settings::{App, Failure, parse_millis};
+use lease_settings::{App, Failure, Together, parse_millis};
 use lease_worker_common::shutdown;
 use serde_json::json;
 
@@ -53,9 +53,8 @@ enum StepDownAnswer {
 }
 
 pub(super) fn run(args: &StepDown, app: &App) -> Result<ExitCode, Failure> {
-    let name = super::lease(args.lease.as_ref(), app.settings())?;
-    let by = app.settings().operator()?;
-    let target = Target::of(app)?;
+    let name = super::lease(args.lease.as_ref(), app.settings());
+    let (name, by, target) = (name, app.settings().operator(), Target::of(app)).together()?;
     app.block_on(async {
         let session = target.connect().await?;
         let (id, written) = session.change(admin::request_step_down(&*session.backend, &name, &by)).await?;

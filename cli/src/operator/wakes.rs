@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use lease_core::Hints;
 
 use super::session::Session;
@@ -29,9 +29,17 @@ impl RegisterWakes {
         let rest = tokio::time::sleep(self.every.saturating_sub(SHORTEST_PAUSE));
         let Some(hints) = &mut self.hints else { return rest.await };
         tokio::select! {
-            hint = hints.next() => if hint.is_none() {
+            hint = hints.next() => {
+                // One look answers all that are there.
+                let mut last = hint;
+                while last.is_some() {
+                    match hints.next().now_or_never() {
+                        Some(next) => last = next,
+                        None => return,
+                    }
+                }
                 self.hints = None;
-            },
+            }
             () = rest => {}
         }
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use lease_core::{Clock, Instant, Leadership};
+use lease_core::{Clock, Instant, Leadership, StopReason};
 use lease_worker_common::stderr;
 use rustix::process::Signal;
 use signal_hook::consts::SIGCHLD;
@@ -161,8 +161,13 @@ impl<'a> Hold<'a> {
                 () = leadership.stop_requested(), if self.stopping.is_none() => {
                     let signal = guard.stop_signal.get().unwrap_or(Signal::TERM.as_raw());
                     let drain = guard.stop_budget - (guard.stop_budget / 4).min(Duration::from_secs(2));
-                    let reason = leadership.stop_reason().map(ToString::to_string);
-                    info!(lease = %guard.lease, epoch = term.epoch, reason, "asking the command to end");
+                    let reason = leadership.stop_reason();
+                    let told = reason.as_ref().map(ToString::to_string);
+                    let (lease, epoch) = (&guard.lease, term.epoch);
+                    match reason {
+                        Some(StopReason::Expiring) => warn!(%lease, epoch, reason = told, "asking the command to end"),
+                        _ => info!(%lease, epoch, reason = told, "asking the command to end"),
+                    }
                     self.stop(signal, drain);
                 }
                 Some(signal) = orders.recv() => match self.stopping {

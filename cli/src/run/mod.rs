@@ -37,7 +37,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lease_core::{Elector, ElectorBuilder, LeaseName, printable};
-use lease_settings::{App, Failure, LeaderElection};
+use lease_settings::{App, Failure, LeaderElection, Together};
 
 pub(crate) use self::init::waits;
 use self::isolate::Isolate;
@@ -61,19 +61,17 @@ const KEEP_RIGHTS: &str = "keep-rights";
 /// Least time from the command's SIGTERM to the deadline: half of it is left for killing.
 const LEAST_GRACE: Duration = Duration::from_millis(100);
 
-/// Run a program only while it holds the lease
-///
-/// The program starts when the lease is won. It gets SIGTERM, then SIGKILL, before the lease can be anybody else's;
-/// so do all processes that it started, daemons included. The lease is released as soon as none of them is left.
-/// When the lease is lost or handed over, the program is started anew once it is won again; when the program ends by
-/// itself, so does this command, with its exit code.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+const EXAMPLES: &str = "Examples:
   leasehold run --lease nightly --sqlite-path /var/lib/leasehold/leases.db --init -- ./report.sh --all
   leasehold --mode postgres --postgres-url-file /etc/leasehold/url run --lease server -- python3 -m http.server
-  leasehold run --lease sync --sqlite-path leases.db --isolate pid -- rsync -a /from/ /to/
+  leasehold run --lease sync --sqlite-path leases.db --isolate pid -- rsync -a /from/ /to/";
 
-The program's environment has LEASEHOLD_LEASE, LEASEHOLD_EPOCH and LEASEHOLD_GRANT, and of this command's own all but the
+const EXIT_CODES: &str = "Exit codes: the program's own, or 128 + n if signal n killed it; 2 bad input, nothing was \
+started; 125 this command itself failed; 126 the program could not be executed, 127 not found; 128 + n signal n came while \
+standing by.";
+
+/// Between them in `--help-all`.
+const AT_LENGTH: &str = "The program's environment has LEASEHOLD_LEASE, LEASEHOLD_EPOCH and LEASEHOLD_GRANT, and of this command's own all but the
 variables of settings that are secret, such as SPENDGUARD_LEADER_POSTGRES_URL; with --pass-secrets these too. A statement that it has sent to
 another machine can't be recalled when it is killed: let whoever receives it refuse epochs below the greatest it has
 seen.
@@ -88,10 +86,19 @@ namespace not even that is sure of a program that is set-uid or changes its user
 us. Change the user before: `gosu app leasehold run -- ./server`, not `leasehold run -- gosu app ./server`.
 
 SIGTERM and SIGINT stop: all the program's processes get the signal, and SIGKILL shortly before --stop-budget is used
-up. Ctrl-C belongs to the program. SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on to it.
+up. Ctrl-C belongs to the program. SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGWINCH are passed on to it.";
 
-Exit codes: the program's own, or 128 + n if signal n killed it; 2 bad input, nothing was started; 125 this command
-itself failed; 126 the program could not be executed, 127 not found; 128 + n signal n came while standing by.")]
+/// Run a program only while it holds the lease
+///
+/// The program starts when the lease is won. It gets SIGTERM, then SIGKILL, before the lease can be anybody else's;
+/// so do all processes that it started, daemons included. The lease is released as soon as none of them is left.
+/// When the lease is lost or handed over, the program is started anew once it is won again; when the program ends by
+/// itself, so does this command, with its exit code.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
+    after_long_help = format!("{EXAMPLES}\n\n{AT_LENGTH}\n\n{EXIT_CODES}")
+)]
 pub(crate) struct RunArgs {
     /// Create the lease first if it isn't there. On a server, and where an SQLite file was deleted, it is watched for one
     /// maximum ttl before it is taken: somebody may still hold it
@@ -143,25 +150,30 @@ struct GuardPlan<'a> {
 /// Runs the guard. No runtime and no thread but the log's exists yet when this is called.
 pub(crate) fn run(args: &RunArgs, app: &App) -> Result<ExitCode, Failure> {
     let settings = app.settings();
-    let election = settings.leader_election()?;
-    let Some(store) = app.store()? else {
+    let election: LeaderElection = settings.block()?;
+    let store = app.store().and_then(|store| {
         let why =
             "there is no lease in this mode to run under; use the mode of a lease store, for example sqlite";
-        return Err(settings.refuse::<LeaderElection>("mode", why).into());
-    };
-    let lease = settings.required::<LeaderElection, _>("leaseName", election.lease_name.clone())?;
+        store.ok_or_else(|| settings.refuse::<LeaderElection>("mode", why))
+    });
     let ttl = Duration::from(election.ttl_ms);
     let stop_grace = election.stop_grace_ms.map_or(ttl / 5, Duration::from);
-    if stop_grace < LEAST_GRACE {
-        let why = "use at least 100ms, so that the program can be killed before the deadline; it is ttlMs/5 by default, \
-                   so use a ttlMs of at least 500ms";
-        return Err(settings.refuse::<LeaderElection>("stopGraceMs", why).into());
-    }
     let stop_budget = Duration::from(election.stop_budget_ms);
-    if stop_budget < LEAST_GRACE {
-        let why = "use at least 100ms, so that the program can be killed when it doesn't stop";
-        return Err(settings.refuse::<LeaderElection>("stopBudgetMs", why).into());
-    }
+    let long_enough = |key: &str, time: Duration, why: &str| {
+        if time < LEAST_GRACE { Err(settings.refuse::<LeaderElection>(key, why)) } else { Ok(()) }
+    };
+    let grace_why = "use at least 100ms, so that the program can be killed before the deadline; it is ttlMs/5 by \
+                     default, so use a ttlMs of at least 500ms";
+    let budget_why = "use at least 100ms, so that the program can be killed when it doesn't stop";
+    let (store, lease, from, ..) = (
+        store,
+        settings.required::<LeaderElection, _>("leaseName", election.lease_name.clone()),
+        app.migrate_from(),
+        settings.leader_election(),
+        long_enough("stopGraceMs", stop_grace, grace_why),
+        long_enough("stopBudgetMs", stop_budget, budget_why),
+    )
+        .together()?;
     let max_ttl = election.max_ttl_ms.map_or(ttl, Duration::from);
     if !args.init {
         must_exist(&store).map_err(|why| Failure::Code(OUR_FAILURE, format!("{why}; or use --init")))?;
@@ -171,7 +183,6 @@ pub(crate) fn run(args: &RunArgs, app: &App) -> Result<ExitCode, Failure> {
     }
     let create = args.init.then_some(max_ttl);
     let name = lease.clone();
-    let from = app.migrate_from()?;
     let work = args.work.as_ref().map_or_else(|| "run".to_owned(), |name| format!("run/{name}"));
     let elector = move || {
         let connector = init::MayCreate { store: store.clone(), lease: name.clone(), create };

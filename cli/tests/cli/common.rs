@@ -97,6 +97,19 @@ impl Ran {
         }
     }
 
+    /// Refused as bad input: exit code 2 and one line for each of `settings`, in this order, which has all its parts.
+    #[track_caller]
+    pub(crate) fn refused_all(&self, settings: &[&[&str]]) {
+        let Self { code, out, err } = self;
+        assert_eq!(*code, 2, "exit code; stdout: {out} stderr: {err}");
+        assert!(!err.contains("hunter2"), "a secret is shown: {err}");
+        assert_eq!(err.lines().count(), settings.len(), "lines: {err}");
+        for (line, parts) in err.lines().zip(settings) {
+            let has_all = line.starts_with("error: ") && parts.iter().all(|part| line.contains(part));
+            assert!(has_all, "{parts:?} in: {line}");
+        }
+    }
+
     /// Failed with exit code 1 and a message with all `parts`.
     #[track_caller]
     pub(crate) fn failed(&self, parts: &[&str]) {

@@ -124,7 +124,7 @@ fn shows_the_settings_even_if_it_must_refuse_them() {
 #[test]
 fn help_names_every_setting_and_the_exit_codes() {
     let leasehold = Leasehold::bare();
-    let help = leasehold.run(&["--help"]);
+    let help = leasehold.run(&["--help-all"]);
     let config: Value =
         serde_json::from_str(Leasehold::sqlite().run(&["config", "--json"]).ok()).expect("json");
     for setting in config["settings"].as_array().expect("settings") {

@@ -35,6 +35,9 @@ on_each_store!(
     init_above_starts_beyond_the_epochs_that_were_lost,
     status_shows_what_the_holder_wrote_and_no_verdict,
     status_of_an_absent_lease_fails_and_says_what_to_do,
+    a_table_has_a_line_for_each_lease_with_ages_and_the_time_left,
+    a_list_has_the_leases_that_begin_with_a_prefix,
+    the_table_is_watched_line_by_line_where_there_is_no_terminal,
     step_down_waits_for_the_holders_answer,
     step_down_says_when_a_silent_holder_does_not_answer,
     step_down_and_revoke_of_a_free_lease_are_refused,
@@ -89,13 +92,14 @@ async fn init_above_starts_beyond_the_epochs_that_were_lost(store: Store) {
 async fn status_shows_what_the_holder_wrote_and_no_verdict(store: Store) {
     store.run(&["init", "--new", LEASE, "nightly"]).await.ok();
     let grant = store.silent_holder("pod-a", Duration::from_secs(3)).await;
-    let status = store.run(&["status"]).await;
+    let status = store.run(&["status", LEASE]).await;
     for part in
         ["outbox-forwarder: held by pod-a (eu-1)", "by the holder's clock", &grant.to_string(), "ttl 3s"]
     {
         assert!(status.ok().contains(part), "{part:?} is missing in: {}", status.out);
     }
-    assert!(status.out.contains("nightly: free; nobody has held it yet"), "{}", status.out);
+    let free = store.run(&["status", "nightly"]).await;
+    assert!(free.ok().contains("nightly: free; nobody has held it yet"), "{}", free.out);
     for verdict in ["alive", "dead", "expired", "healthy"] {
         assert!(!status.out.contains(verdict), "a verdict: {}", status.out);
     }
@@ -111,6 +115,96 @@ async fn status_of_an_absent_lease_fails_and_says_what_to_do(store: Store) {
     assert_eq!(store.run(&["status", "nope", "--json"]).await.code, 1);
     store.run(&["history", "nope"]).await.failed(&["no lease nope"]);
     store.run(&["revoke", "nope"]).await.failed(&["no lease nope", "leasehold init"]);
+}
+
+/// The columns of each line.
+fn columns(text: &str) -> Vec<Vec<&str>> {
+    text.lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+        .collect()
+}
+
+async fn a_table_has_a_line_for_each_lease_with_ages_and_the_time_left(store: Store) {
+    store.run(&["init", "--new", LEASE, "nightly"]).await.ok();
+    let grant = store.silent_holder("pod-a", Duration::from_secs(600)).await.to_string();
+    let status = store.run(&["status"]).await;
+    let lines = columns(status.ok());
+    assert_eq!(lines[0], ["LEASE", "STATE", "HOLDER", "EPOCH", "AGE", "LAST BEAT", "LEFT"]);
+    let free = ["nightly", "free", "-", lines[1][3], "-", "-", "-"];
+    assert!(lines[1] == free && lines[1][3].parse::<u64>().is_ok(), "{:?}", lines[1]);
+    assert_eq!(lines[2][..3], [LEASE, "held", "pod-a"]);
+    assert!(lines[2][4].ends_with('s') && lines[2][6].starts_with("9m"), "{:?}", lines[2]);
+    assert!(status.out.lines().all(|line| line.trim_end() == line), "{}", status.out);
+    assert_eq!(status.out.lines().count(), 3, "{}", status.out);
+    let aligned = status.out.lines().next().and_then(|line| line.find("STATE"));
+    assert!(
+        status.out.lines().skip(1).all(|line| line.find("free").or(line.find("held")) == aligned),
+        "{}",
+        status.out
+    );
+
+    let wide = store.run(&["status", "-o", "wide", LEASE, "nope"]).await;
+    assert_eq!(wide.code, 1, "nope is not there: {}", wide.out);
+    let lines = columns(&wide.out);
+    assert_eq!(lines[0][7..], ["REGION", "TTL", "TRANSITIONS", "GRANT", "LINEAGE", "REQUEST"]);
+    assert_eq!((lines[1][7], lines[1][8], lines[1][10]), ("eu-1", "10m", grant.as_str()));
+    assert_eq!(lines[2][..2], ["nope", "absent"]);
+    let json = [&["status", "-o", "json"][..], &["status", "--json"], &["list", "-o", "json"]];
+    let mut told = Vec::new();
+    for args in json {
+        told.push(store.run(args).await.json());
+    }
+    assert!(told[0].len() == 2 && told.iter().all(|same| *same == told[0]), "{told:?}");
+
+    for (args, coloured) in [(&["status"][..], false), (&["status", "--color", "always"], true)] {
+        let status = store.run(args).await;
+        assert_eq!(status.ok().contains('\u{1b}'), coloured, "{args:?}: {:?}", status.out);
+    }
+}
+
+async fn a_list_has_the_leases_that_begin_with_a_prefix(store: Store) {
+    store.run(&["init", "--new", LEASE, "nightly", "night"]).await.ok();
+    let listed = store.run(&["list", "night"]).await;
+    let names: Vec<_> = columns(listed.ok()).into_iter().map(|line| line[0].to_owned()).collect();
+    assert_eq!(names, ["LEASE", "night", "nightly"]);
+    assert_eq!(columns(store.run(&["list"]).await.ok()).len(), 4);
+    let none = store.run(&["list", "day"]).await;
+    assert!(none.ok().contains("no lease") && none.out.contains("begins with day"), "{}", none.out);
+    assert!(store.run(&["list", "day", "-o", "json"]).await.json().is_empty());
+}
+
+async fn the_table_is_watched_line_by_line_where_there_is_no_terminal(store: Store) {
+    store.run(&["init", "--new", LEASE, "nightly"]).await.ok();
+    let table = store.start(&["status", "--watch"]);
+    let machine = store.start(&["list", "--json", "--watch", "outbox"]);
+    for first in ["LEASE", "nightly", LEASE] {
+        table.wait_for_line(first, LIMIT).await.expect(first);
+    }
+    machine.wait_for_line("\"state\":\"free\"", LIMIT).await.expect("the free lease");
+    let mut holder = store.candidate("pod-a");
+    holder.leads().await;
+    table.wait_for_line("pod-a", LIMIT).await.expect("the new term");
+    machine.wait_for_line("\"holder\":\"pod-a\"", LIMIT).await.expect("the new term");
+    // A ttl of 3 s: it beats meanwhile, which is no news.
+    let beaten = async { while record(&store).await["record"]["beat"].as_u64() < Some(2) {} };
+    tokio::time::timeout(LIMIT, beaten).await.expect("it beats");
+    let told = [&table, &machine].map(|watching| watching.lines().len());
+    holder.stop().await;
+    for (watching, told) in [(&table, told[0]), (&machine, told[1])] {
+        watching.wait_for_line_after(told, "free", LIMIT).await.expect("the release");
+        watching.signal(Signal::INT).expect("a signal");
+        assert_eq!(watching.wait(LIMIT).await.expect("its end").code(), Some(0));
+    }
+    let terms = |lines: Vec<String>| {
+        lines.iter().filter(|line| line.contains("held") && line.contains("pod-a")).count()
+    };
+    assert_eq!((terms(table.lines()), terms(machine.lines())), (1, 1), "{:?}", table.lines());
+    assert_eq!(
+        table.lines().iter().filter(|line| line.contains("nightly")).count(),
+        1,
+        "{:?}",
+        table.lines()
+    );
 }
 
 async fn step_down_waits_for_the_holders_answer(store: Store) {

@@ -95,7 +95,7 @@ async fn only_a_pid_namespace_ends_a_command_that_changes_its_user_while_all_of_
         assert!(stopped.elapsed() < TTL, "the last renewal was sent before the guard stopped");
     } else {
         tokio::time::sleep(TTL.saturating_sub(stopped.elapsed())).await;
-        assert!(is_alive(command), "the limit that --help and 0006 name is gone: say so there");
+        assert!(is_alive(command), "the limit that --help-all and 0006 name is gone: say so there");
     }
     guard.resume().unwrap();
     await_death("the command, by the guard that runs again", &[command]).await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lease_testbed::{Direction, Flow, Postgres, PostgresOptions, Proxy, Signal};
+use lease_testbed::{Direction, Flow, Postgres, PostgresOptions, Proxy, Signal, field};
 use tokio::sync::OnceCell;
 
 use crate::common::{LIMIT, Place, await_death, is_alive};
@@ -72,10 +72,15 @@ async fn a_killed_guards_command_dies_before_the_deadline_and_the_successor_come
 
 /// Told to stop 3.2 s before its deadline, the command is killed 0.8 s before it, and the guard gives the proof of its
 /// death up at the deadline.
-const EARLY: [&str; 6] = ["--renew-interval", "600ms", "--stop-grace", "3200ms", "--stop-budget", "3200ms"];
+const EARLY: [&str; 8] =
+    ["--renew-interval", "600ms", "--stop-grace", "3200ms", "--stop-budget", "3200ms", "--log", "info"];
 
-/// A way in which a store stops answering.
-async fn cut_off(database_name: &str, cut: impl AsyncFn(&Proxy)) {
+fn with<'a>(lines: &'a [String], text: &str) -> Vec<&'a String> {
+    lines.iter().filter(|line| line.contains(text)).collect()
+}
+
+/// A way in which a store stops answering. Returns the guard's log.
+async fn cut_off(database_name: &str, cut: impl AsyncFn(&Proxy)) -> Vec<String> {
     let url = database(database_name).await;
     let proxy = Proxy::postgres(server().await.addr()).unwrap();
     let place = installed(Place::on_postgres(&proxy.url(&url).unwrap())).await;
@@ -94,15 +99,26 @@ async fn cut_off(database_name: &str, cut: impl AsyncFn(&Proxy)) {
     assert_beats_in_order(&place);
     guard.kill().await.unwrap();
     await_death("the second family", &second).await;
+    let lines = guard.lines();
+    for ending in ["asking the command to end", "stopping work"] {
+        let told = with(&lines, ending);
+        assert!(!told.is_empty() && told.iter().all(|line| line.contains(" WARN ")), "{lines:#?}");
+    }
+    lines
 }
 
 #[tokio::test]
 async fn cut_off_from_the_server_it_ends_the_command_before_the_deadline_and_starts_it_anew_afterwards() {
-    cut_off("refused", async |proxy| {
+    let lines = cut_off("refused", async |proxy| {
         proxy.refuse(true).await.unwrap();
         proxy.cut().await;
     })
     .await;
+    // What goes on is told now and then, and its end.
+    let back = with(&lines, "lease store works again");
+    let failures = back.iter().filter_map(|line| field(line, "failures").ok()?.parse::<usize>().ok()).max();
+    let told = with(&lines, "lease store failed; trying again").len();
+    assert!(told > 0 && failures >= Some(told + 3), "{told} of {failures:?}: {lines:#?}");
 }
 
 #[tokio::test]

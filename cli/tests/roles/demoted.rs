@@ -88,10 +88,20 @@ async fn postgres_a_right_that_is_taken_away_shows_and_is_used_again_when_it_is_
     let leader = stage.forwarder_with("a", &ingest.address, &url("outbox"), &more).await?;
     let mut all = 0;
     for (database, right, worker, word) in [
-        ("outbox", "UPDATE ON audit_outbox", &leader, "permission denied for table audit_outbox"),
+        (
+            "outbox",
+            "UPDATE ON audit_outbox",
+            &leader,
+            "permission denied for table audit_outbox (SQLSTATE 42501)",
+        ),
         // Only a batch needs this one.
         ("outbox", "EXECUTE ON FUNCTION leasehold_admit", &leader, "the last batch failed"),
-        ("canonical", "INSERT ON canonical_events", &ingest, "permission denied for table canonical_events"),
+        (
+            "canonical",
+            "INSERT ON canonical_events",
+            &ingest,
+            "permission denied for table canonical_events (SQLSTATE 42501)",
+        ),
     ] {
         arrive(server, &stage.outbox, all, all + 10).await?;
         all += 10;

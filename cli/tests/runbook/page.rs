@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 const PAGE: &str = include_str!("../../../docs/operating.md");
 const KUBERNETES: &str = include_str!("../../../docs/kubernetes.md");
+const BY_HAND: &str = include_str!("../../../docs/run-by-hand.md");
 
 /// Everything that reads the page's sections.
 const READERS: [&str; 5] = [
@@ -41,6 +42,11 @@ impl Section {
         Self::on(KUBERNETES, title)
     }
 
+    /// Of docs/run-by-hand.md.
+    pub(crate) fn by_hand(title: &str) -> Self {
+        Self::on(BY_HAND, title)
+    }
+
     fn on(page: &'static str, title: &str) -> Self {
         sections(page).find(|section| section.title == title).unwrap_or_else(|| panic!("no section {title}"))
     }
@@ -63,10 +69,25 @@ impl Section {
     }
 }
 
+fn titles_with_commands(page: &'static str) -> Vec<&'static str> {
+    sections(page).filter(|section| !section.lines.is_empty()).map(|section| section.title).collect()
+}
+
+#[test]
+fn every_section_of_a_run_by_hand_is_played() {
+    let titles = titles_with_commands(BY_HAND);
+    assert_eq!(titles.len(), 5, "{titles:?}");
+    for title in titles {
+        assert!(
+            include_str!("by_hand.rs").contains(&format!("by_hand(\"{title}\")")),
+            "nobody plays {title:?}"
+        );
+    }
+}
+
 #[test]
 fn every_section_with_commands_is_played() {
-    let titles: Vec<_> =
-        sections(PAGE).filter(|section| !section.lines.is_empty()).map(|section| section.title).collect();
+    let titles = titles_with_commands(PAGE);
     assert!(titles.len() >= 11, "the page was read: {titles:?}");
     for title in titles {
         let opened = format!("Section::of(\"{title}\")");

@@ -24,7 +24,8 @@ async fn shows_every_register_under_the_prefix_and_no_other(cx: Arc<Cx>) -> anyh
     expected.pop();
     let backend = cx.backend().await?;
     let listed = backend.list(&format!("{}-list", cx.prefix())).await?;
-    let mut listed: Vec<_> = listed.into_iter().map(|(name, seen)| (name, seen.record)).collect();
+    let listed = listed.into_iter().map(|(name, seen)| Ok((name, seen?.record)));
+    let mut listed = listed.collect::<anyhow::Result<Vec<_>>>()?;
     listed.sort_by(|(a, _), (b, _)| a.cmp(b));
     ensure!(listed == expected, "listed {listed:?}");
     ensure!(backend.list(&format!("{}-none", cx.prefix())).await?.is_empty());
@@ -37,13 +38,15 @@ async fn shows_what_was_just_written(cx: Arc<Cx>) -> anyhow::Result<()> {
     let other = cx.backend().await?;
     for _ in 0..5 {
         seen = written(cx.renew(&*backend, &cx.lease(), &seen).await?)?;
-        let listed = other.list(cx.prefix()).await?;
-        ensure!(listed.len() == 1 && listed[0].1.record == seen.record, "listed {listed:?}");
-        ensure!(listed[0].1.lineage == seen.lineage && listed[0].1.floor >= seen.floor);
+        let mut listed = other.list(cx.prefix()).await?;
+        ensure!(listed.len() == 1, "listed {listed:?}");
+        let listed = listed.remove(0).1?;
+        ensure!(listed.record == seen.record, "listed {listed:?}");
+        ensure!(listed.lineage == seen.lineage && listed.floor >= seen.floor);
     }
     // A listed observation is as good as a read: the next write compares it.
-    let listed = other.list(cx.prefix()).await?;
-    written(cx.renew(&*backend, &cx.lease(), &listed[0].1).await?)?;
+    let listed = other.list(cx.prefix()).await?.remove(0).1?;
+    written(cx.renew(&*backend, &cx.lease(), &listed).await?)?;
     Ok(())
 }
 

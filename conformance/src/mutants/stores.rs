@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use lease_core::{
-    BackendError, Capabilities, Change, Hints, HistoryEvent, HistoryRow, LeaseBackend, LeaseName,
+    BackendError, Capabilities, Change, Hints, HistoryEvent, HistoryRow, LeaseBackend, LeaseName, Listed,
     Observation, PutOutcome, Record, WallTime,
 };
 use tokio::sync::Semaphore;
@@ -379,7 +379,7 @@ impl LeaseBackend for Store {
         self.inner.capabilities()
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         let prefix = if self.wrong == Wrong::ListsAll { &prefix[..prefix.len() / 2] } else { prefix };
         self.inner.list(prefix).await
     }

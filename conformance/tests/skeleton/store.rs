@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lease_core::{
-    BackendError, Capabilities, Change, Connector, LeaseBackend, LeaseName, Lineage, Observation, PutOutcome,
-    Record,
+    BackendError, Capabilities, Change, Connector, LeaseBackend, LeaseName, Lineage, Listed, Observation,
+    PutOutcome, Record,
 };
 
 /// A folder for each lease with the files `record` and `floor`, and one `.lock` for all. On a local disk.
@@ -179,7 +179,7 @@ impl LeaseBackend for Folder {
         }
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         let prefix = prefix.to_owned();
         let list = move |folder: &Self| {
             let locked = folder.lock()?;
@@ -189,8 +189,8 @@ impl LeaseBackend for Folder {
                 let file = entry.map_err(&failed)?.file_name();
                 let name = file.to_str().filter(|name| name.starts_with(&prefix)).map(LeaseName::new);
                 let Some(Ok(name)) = name else { continue };
-                let observation = locked.observation(&name)?;
-                if observation.record.is_some() {
+                let observation = locked.observation(&name);
+                if !matches!(&observation, Ok(seen) if seen.record.is_none()) {
                     found.push((name, observation));
                 }
             }

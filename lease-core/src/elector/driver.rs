@@ -1,7 +1,7 @@
 //! The thin asynchronous driver around [`step`](super::step::step): it runs on the lease thread, sends what the step
 //! says, and tells it what happened. It decides nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -17,6 +17,7 @@ use crate::events::{EventKind, LeaseEvent};
 use crate::leadership::Leadership;
 use crate::migrate::{MayMove, Move, Progress};
 use crate::record::{LeaseName, Observation, Record, Term};
+use crate::repeated::Repeated;
 use crate::view::Glimpse;
 use crate::work;
 use crate::writes::Fresh;
@@ -34,6 +35,8 @@ pub(super) struct Driver {
     pub(super) terms: mpsc::Sender<Leadership>,
     pub(super) events: broadcast::Sender<LeaseEvent>,
     pub(super) view: watch::Sender<Glimpse>,
+    /// The store's, for the log.
+    pub(super) failures: Arc<Mutex<Repeated>>,
     pub(super) holder_is_dead: Arc<Notify>,
 }
 
@@ -174,7 +177,10 @@ impl Driver {
                 }
             };
             let error = match attempt {
-                Ok(backend) => return Ok(Some(backend)),
+                Ok(backend) => {
+                    self.store_works();
+                    return Ok(Some(backend));
+                }
                 Err(error) if error.refused => return Err(error),
                 Err(error) => error,
             };
@@ -240,7 +246,10 @@ impl Driver {
         };
         running.under_way.retain(|(call, _)| *call != id);
         match reply {
-            Ok(reply) => Event::Reply(id, reply),
+            Ok(reply) => {
+                self.store_works();
+                Event::Reply(id, reply)
+            }
             Err(error) => {
                 let certainty = error.certainty;
                 self.report(EventKind::StoreFailed { operation: "lease I/O", error: format!("{error:#}") });
@@ -357,15 +366,35 @@ impl Driver {
         self.teller()(kind);
     }
 
+    /// Says so, if it did not.
+    fn store_works(&self) {
+        let worked = lock(&self.failures).works(std::time::Instant::now());
+        if let Some((failures, after)) = worked {
+            let (lease, holder) = (self.name.as_str(), self.rules.who.holder.as_str());
+            tracing::info!(lease, holder, failures, ?after, "lease store works again");
+        }
+    }
+
     /// Reports events, also from a task beside this one.
     fn teller(&self) -> impl Fn(EventKind) + Send + Sync + use<> {
         let (events, lease, holder) = (self.events.clone(), self.name.clone(), self.rules.who.holder.clone());
+        let failures = self.failures.clone();
         move |kind| {
+            let told = match &kind {
+                EventKind::StoreFailed { operation, error } => {
+                    lock(&failures).failed(&format!("{operation}: {error}"), std::time::Instant::now())
+                }
+                _ => Some(0),
+            };
             let event = LeaseEvent { lease: lease.clone(), holder: holder.clone(), kind };
-            event.log();
+            told.into_iter().for_each(|failures| event.log(failures));
             let _ = events.send(event);
         }
     }
+}
+
+fn lock(failures: &Mutex<Repeated>) -> MutexGuard<'_, Repeated> {
+    failures.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, request: CallRequest) -> Finished {

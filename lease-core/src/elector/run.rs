@@ -4,6 +4,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use tokio::sync::mpsc;
@@ -158,6 +159,7 @@ impl Campaign {
             terms: terms_sender,
             events: elector.events,
             view: elector.view,
+            failures: Arc::default(),
             holder_is_dead: elector.holder_is_dead,
         };
         let task = lease_thread::handle().spawn(driver.run());

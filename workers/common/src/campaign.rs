@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lease_core::admin::AdminError;
 use lease_core::{BackendError, Elector, ElectorBuilder, Leadership, LeaseName, RunError};
-use lease_settings::{App, BadSetting, DISABLED, Failure, LeaderElection, LeaseStore};
+use lease_settings::{App, BadSetting, BadSettings, DISABLED, Failure, LeaderElection, LeaseStore, Together};
 use metrics::{gauge, histogram};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -41,18 +41,19 @@ impl<'a> Campaign<'a> {
     /// Reads the settings. The lease is called as the role is unless they name one.
     ///
     /// # Errors
-    /// A setting that can't be used, in mode `disabled` too.
-    pub fn new(app: &'a App, role: &'static str) -> Result<Self, BadSetting> {
-        let (settings, store) = (app.settings(), app.store()?);
-        let election = settings.leader_election()?;
+    /// Settings that can't be used, in mode `disabled` too.
+    pub fn new(app: &'a App, role: &'static str) -> Result<Self, BadSettings> {
+        let settings = app.settings();
+        let (election, store) = (settings.leader_election(), app.store());
+        // Where the term comes from a database there is nothing to move, on neither side.
+        let from = match election.as_ref().ok().and_then(|election| election.migrate_from.as_deref()) {
+            Some(DISABLED) => Ok(None),
+            _ if matches!(store, Ok(None)) => app.check_migrate_from().map(|()| None),
+            _ => app.migrate_from(),
+        };
+        let (election, store, from) = (election, store, from).together()?;
         let default = LeaseName::new(role).expect("a role's name is a valid lease's");
         let lease = election.lease_name.clone().unwrap_or(default);
-        // Where the term comes from a database there is nothing to move, on neither side.
-        let from = match election.migrate_from.as_deref() {
-            Some(DISABLED) => None,
-            _ if store.is_none() => app.check_migrate_from().map(|()| None)?,
-            _ => app.migrate_from()?,
-        };
         let (gauges, eligible) = (LeaseGauges::new(lease.clone()), Eligible::default());
         let this = Self { app, role, election, store, from, lease, gauges, eligible };
         let _checked = this.elector(None)?;

@@ -133,6 +133,16 @@ impl Database {
     }
 }
 
+/// A database's error for people.
+#[cfg(feature = "postgres")]
+pub use lease_postgres::words;
+
+/// A database's error for people.
+#[cfg(not(feature = "postgres"))]
+pub fn words(error: &sqlx::Error) -> String {
+    error.to_string()
+}
+
 /// A store of effects did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -158,7 +168,7 @@ pub enum StoreError {
     )]
     NotMigrated,
     /// The database failed. Whether a write happened is unknown; every write of the roles may be repeated.
-    #[error(transparent)]
+    #[error("{}", words(.0))]
     Failed(#[from] sqlx::Error),
     /// No answer in time. As for `Failed`.
     #[error("no answer within {0:?}")]

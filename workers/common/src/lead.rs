@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use lease_core::fence::FENCING_EPOCH_STALE;
+use lease_core::internal::repeated::Repeated;
 use lease_core::{Loss, Term};
 use metrics::counter;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::database::StoreError;
 use crate::eligible::Eligible;
@@ -112,7 +113,7 @@ pub enum BatchError {
 
 /// Works for one term: until it is over or the work should stop. The batch under way is finished before it returns.
 pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate, eligible: &Eligible) {
-    let mut memory = Default::default();
+    let (mut memory, mut failures) = (Default::default(), Repeated::default());
     let mut prune_at = Instant::now();
     loop {
         mandate.report_progress();
@@ -125,10 +126,15 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate, eligible: &E
             round(work, mandate, eligible, &mut memory, &mut prune_at).await
         };
         work.under_way().over();
+        if done.is_ok()
+            && let Some((failures, after)) = failures.works(Instant::now())
+        {
+            info!(epoch = mandate.term().epoch, failures, ?after, "batches are done again");
+        }
         let pause = match done {
             Ok(Backlog::MoreWaits) => continue,
             Ok(Backlog::CaughtUp) => work.poll_every(),
-            Err(error) => match retry_in(work, mandate, &error) {
+            Err(error) => match retry_in(work, mandate, &error, &mut failures) {
                 Some(pause) => pause,
                 None => break,
             },
@@ -172,8 +178,13 @@ async fn round<W: LeaderWork>(
     Ok(progress)
 }
 
-/// Logs and counts the failure; returns the pause before the next batch, or `None` if the term is over.
-fn retry_in(work: &impl LeaderWork, mandate: &Mandate, error: &BatchError) -> Option<Duration> {
+/// Logs and counts the failure, one that goes on now and then; returns the pause before the next batch, or `None` if the term is over.
+fn retry_in(
+    work: &impl LeaderWork,
+    mandate: &Mandate,
+    error: &BatchError,
+    failures: &mut Repeated,
+) -> Option<Duration> {
     let epoch = mandate.term().epoch;
     let skip = |reason: &'static str| counter!(work.metrics().skip, "reason" => reason).increment(1);
     // An old term says so first, whatever else the answer was.
@@ -196,9 +207,12 @@ fn retry_in(work: &impl LeaderWork, mandate: &Mandate, error: &BatchError) -> Op
             warn!(epoch, %expires_at, "lease expired locally; skip batch until renewed");
         }
     }
-    let failed = |reason: &'static str, why: &str, retry_in: Duration| {
+    let mut failed = |reason: &'static str, why: &str, retry_in: Duration| {
         skip(reason);
-        warn!(epoch, why, ?retry_in, "batch failed; retrying");
+        if let Some(count) = failures.failed(&format!("{reason}: {why}"), Instant::now()) {
+            let failures = (count > 1).then_some(count);
+            warn!(epoch, why, ?retry_in, failures, "batch failed; retrying");
+        }
         (!over).then_some(retry_in)
     };
     match error {

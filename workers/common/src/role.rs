@@ -10,7 +10,7 @@ use crate::{connections, health};
 
 /// One kind of worker.
 pub trait Role: Send + Sync + 'static {
-    /// Its arguments on the command line. The type's doc comment is the text of its `--help`.
+    /// Its arguments on the command line. The type's doc comment is the text of its `--help-all`, the first paragraph that of `--help`.
     type Arguments: Args;
 
     /// Its name: on the command line, in `LEASEHOLD_ROLE`, and as `role` in log lines.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use lease_core::{
     BackendError, Capabilities, Certainty, Change, Connector, Hints, HistoryRow, LeaseBackend, LeaseName,
-    Observation, PutOutcome, Record,
+    Listed, Observation, PutOutcome, Record,
 };
 use metrics::{counter, describe_counter, describe_histogram, histogram};
 
@@ -119,7 +119,7 @@ impl LeaseBackend for Measured {
         self.0.capabilities()
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LeaseName, Observation)>, BackendError> {
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, BackendError> {
         timed("list", None, self.0.list(prefix)).await
     }
 

@@ -5,7 +5,7 @@ mod follow;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use lease_settings::{App, Failure};
 use lease_worker_common::shutdown;
 use serde_json::json;
 
-use super::output::{span, written};
+use super::output::{print, span};
 use super::session::{Session, Target};
 use super::wakes::RegisterWakes;
 use follow::{Follower, Happening};
@@ -72,7 +72,7 @@ async fn follow_for_ever(session: &Session, args: &Watch, screen: &mut Screen) -
     loop {
         let seen = match &args.lease {
             Some(name) => {
-                session.read(session.backend.observe(name)).await.map(|seen| vec![(name.clone(), seen)])
+                session.read(session.backend.observe(name)).await.map(|seen| vec![(name.clone(), Ok(seen))])
             }
             None => session.read(session.backend.list("")).await,
         };
@@ -83,6 +83,8 @@ async fn follow_for_ever(session: &Session, args: &Watch, screen: &mut Screen) -
                     screen.store("store_answers", "the lease store answers again").await?;
                 }
                 for (name, observation) in seen {
+                    // `status` says which can't be read.
+                    let Ok(observation) = observation else { continue };
                     let follower = followers.entry(name.clone()).or_default();
                     for what in follower.observe(observation, now) {
                         screen.tell(&name, &what).await?;
@@ -103,12 +105,6 @@ async fn follow_for_ever(session: &Session, args: &Watch, screen: &mut Screen) -
         screen.live(&followers).await?;
         wakes.next().await;
     }
-}
-
-/// Writes on a thread of its own: whoever reads slowly makes this command wait, and neither Ctrl-C nor SIGTERM.
-async fn print(text: String) -> Result<(), Failure> {
-    let writing = tokio::task::spawn_blocking(move || written(write!(stdout(), "{text}")));
-    writing.await.unwrap_or_else(|error| Err(Failure::new(error.to_string())))
 }
 
 /// Standard output: lines, and on a terminal one live line below them.

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lease_settings::{
-    App, Block, Failure, LeaseStore, Millis, Secret, Section, Setting, ValueKind, http_url, redacted,
+    App, BadSettings, Block, Failure, LeaseStore, Millis, Secret, Section, Setting, Together, ValueKind,
+    http_url, redacted,
 };
 use lease_worker_common::{
     Role,
@@ -179,9 +180,10 @@ impl Role for OutboxForwarder {
     fn run(&self, args: &ForwarderArgs, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
         let role: ForwarderSettings = settings.block()?;
-        let outbox: Database = settings
-            .parsed::<ForwarderSettings, _>("outboxUrl", role.outbox_url.as_ref().map(Secret::expose))?;
+        let outbox = settings
+            .parsed::<ForwarderSettings, Database>("outboxUrl", role.outbox_url.as_ref().map(Secret::expose));
         if args.migrate {
+            let (outbox, _) = (outbox, settings.leader_election()).together()?;
             return app.block_on(async {
                 migrate(&outbox).await?;
                 stdout::line(format_args!("the outbox in {outbox} is ready"))?;
@@ -189,6 +191,7 @@ impl Role for OutboxForwarder {
             });
         }
         if args.home.any() {
+            let outbox = outbox?;
             return app.block_on(async {
                 if outbox.file().is_some() {
                     migrate(&outbox).await?;
@@ -197,7 +200,7 @@ impl Role for OutboxForwarder {
             });
         }
         let ingest = settings
-            .parsed::<ForwarderSettings, Url>("ingestUrl", role.ingest_url.as_ref().map(Secret::expose))?;
+            .parsed::<ForwarderSettings, Url>("ingestUrl", role.ingest_url.as_ref().map(Secret::expose));
         let files = ClientFiles {
             keys: ["ingestCaFile", "ingestCertFile", "ingestKeyFile"],
             ca: role.ingest_ca_file.as_deref(),
@@ -205,25 +208,23 @@ impl Role for OutboxForwarder {
             key: role.ingest_key_file.as_deref(),
         };
         let named = [files.ca, files.cert, files.key].into_iter().zip(files.keys);
-        if let Some((_, key)) =
-            named.into_iter().find(|(file, _)| file.is_some() && ingest.scheme() != "https")
-        {
+        let plain = ingest.as_ref().is_ok_and(|ingest| ingest.scheme() != "https");
+        let unused = named.filter(|(file, _)| file.is_some() && plain).map(|(_, key)| {
             let why = "canonical-ingest is not at https, so it would not be used: use an https:// ingestUrl, or remove it";
-            return Err(settings.refuse::<ForwarderSettings>(key, why).into());
-        }
-        let plan = ForwarderPlan {
+            settings.refuse::<ForwarderSettings>(key, why)
+        });
+        let token = role.ingest_token_file.as_deref();
+        let (_, outbox, ingest, client, token, campaign) = (
+            BadSettings::none_of(unused),
             outbox,
-            client: http_client_of::<ForwarderSettings>(settings, &files, role.call_timeout_ms.into())?,
-            token: Token::of::<ForwarderSettings>(
-                settings,
-                "ingestTokenFile",
-                role.ingest_token_file.as_deref(),
-            )?,
             ingest,
-            listen: settings.block::<health::HealthSettings>()?.listen,
-            role,
-        };
-        let campaign = Campaign::new(app, Self::NAME)?;
+            http_client_of::<ForwarderSettings>(settings, &files, role.call_timeout_ms.into()),
+            Token::of::<ForwarderSettings>(settings, "ingestTokenFile", token),
+            Campaign::new(app, Self::NAME),
+        )
+            .together()?;
+        let listen = settings.block::<health::HealthSettings>()?.listen;
+        let plan = ForwarderPlan { outbox, client, token, ingest, listen, role };
         app.block_on(work(plan, campaign))
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lease_settings::{App, Block, Failure, LeaderElection, Millis, Secret, Section, Setting, ValueKind};
+use lease_settings::{App, Block, Failure, Millis, Secret, Section, Setting, Together, ValueKind};
 use lease_worker_common::{
     Role,
     access::Callers,
@@ -144,9 +144,12 @@ impl Role for CanonicalIngest {
     fn run(&self, args: &IngestArgs, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
         let role: IngestSettings = settings.block()?;
-        let database: Database = settings
-            .parsed::<IngestSettings, _>("databaseUrl", role.database_url.as_ref().map(Secret::expose))?;
+        let database = settings.parsed::<IngestSettings, Database>(
+            "databaseUrl",
+            role.database_url.as_ref().map(Secret::expose),
+        );
         if args.migrate {
+            let (database, _) = (database, settings.leader_election()).together()?;
             return app.block_on(async {
                 migrate(&database).await?;
                 stdout::line(format_args!("the canonical store in {database} is ready"))?;
@@ -157,16 +160,15 @@ impl Role for CanonicalIngest {
         let listener: ListenerSettings<IngestSettings> = settings.block()?;
         // Probes have no certificate; a request's caller is judged by what it shows.
         let spoken = Spoken { protocol: b"http/1.1", clients_may_have_none: true };
-        let plan = IngestPlan {
+        let (database, tls, access, election) = (
             database,
-            tls: ServerTls::of(settings, &listener, spoken)?,
-            access: Callers::of(settings, &listener, &listen, |why| {
-                settings.refuse::<HealthSettings>("listen", why)
-            })?,
-            listen,
-            stop_budget: settings.block::<LeaderElection>()?.stop_budget_ms.into(),
-            role,
-        };
+            ServerTls::of(settings, &listener, spoken),
+            Callers::of(settings, &listener, &listen, |why| settings.refuse::<HealthSettings>("listen", why)),
+            settings.leader_election(),
+        )
+            .together()?;
+        let stop_budget = election.stop_budget_ms.into();
+        let plan = IngestPlan { database, tls, access, listen, stop_budget, role };
         app.block_on(work(plan))
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::serve::ListenerExt;
 use lease_core::Term;
-use lease_settings::{App, Block, Failure, LeaderElection, Section};
+use lease_settings::{App, Block, Failure, Section, Together};
 use lease_worker_common::{
     Role,
     access::Callers,
@@ -94,8 +94,9 @@ impl Role for LedgerRole {
     fn run(&self, args: &LedgerArgs, app: &App) -> Result<ExitCode, Failure> {
         let settings = app.settings();
         let role: LedgerSettings = settings.block()?;
-        let database = postgres::<LedgerSettings>(settings, "databaseUrl", role.database_url.as_ref())?;
+        let database = postgres::<LedgerSettings>(settings, "databaseUrl", role.database_url.as_ref());
         if args.prepares() {
+            let (database, _) = (database, settings.leader_election()).together()?;
             // Only what ends a term says who asked; nothing else depends on this host's name.
             let ends_terms = !args.revoke_scope.is_empty() || !args.lower_scope.is_empty();
             let by = if ends_terms { settings.operator()? } else { String::new() };
@@ -112,16 +113,18 @@ impl Role for LedgerRole {
         }
         let listener: ListenerSettings<LedgerSettings> = settings.block()?;
         let spoken = Spoken { protocol: b"h2", clients_may_have_none: false };
-        let plan = LedgerPlan {
-            tls: ServerTls::of(settings, &listener, spoken)?,
-            access: Callers::of(settings, &listener, &role.listen, |why| {
-                settings.refuse::<LedgerSettings>("listen", why)
-            })?,
-            pages: settings.block::<health::HealthSettings>()?.listen,
-            stop_budget: settings.block::<LeaderElection>()?.stop_budget_ms.into(),
-            role,
+        let (database, tls, access, election) = (
             database,
-        };
+            ServerTls::of(settings, &listener, spoken),
+            Callers::of(settings, &listener, &role.listen, |why| {
+                settings.refuse::<LedgerSettings>("listen", why)
+            }),
+            settings.leader_election(),
+        )
+            .together()?;
+        let pages = settings.block::<health::HealthSettings>()?.listen;
+        let stop_budget = election.stop_budget_ms.into();
+        let plan = LedgerPlan { tls, access, pages, stop_budget, role, database };
         app.block_on(work(plan))
     }
 }

@@ -3,13 +3,14 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use lease_core::internal::repeated::Repeated;
 use lease_postgres::listen::{ListenError, Listener};
 use lease_postgres::url;
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::broadcast;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// The channel that `ledger_fencing_scope` notifies.
 const CHANNEL: &str = "leasehold_fencing_scopes";
@@ -31,13 +32,17 @@ impl Wakes {
         let this = Self(broadcast::Sender::new(CAPACITY));
         let (wakes, options) = (this.clone(), url::named(options.clone(), "leasehold ledger hints"));
         tokio::spawn(async move {
+            let mut failures = Repeated::default();
             loop {
-                let Err(error) = wakes.listen(&options).await;
+                let Err(error) = wakes.listen(&options, &mut failures).await;
                 if matches!(error, ListenError::Pooled) {
                     warn!(%error, "no notifications: waiters find a free scope by polling");
                     return;
                 }
-                warn!(%error, "no notifications: waiters find a free scope by polling until the listener is back");
+                if let Some(count) = failures.failed(&error.to_string(), Instant::now()) {
+                    let failures = (count > 1).then_some(count);
+                    warn!(%error, failures, "no notifications: waiters find a free scope by polling until the listener is back");
+                }
                 // Notifications may have been missed.
                 wakes.everybody();
                 tokio::time::sleep(RECONNECT_AFTER).await;
@@ -61,9 +66,16 @@ impl Wakes {
         self.tell("");
     }
 
-    async fn listen(&self, options: &PgConnectOptions) -> Result<Infallible, ListenError> {
+    async fn listen(
+        &self,
+        options: &PgConnectOptions,
+        failures: &mut Repeated,
+    ) -> Result<Infallible, ListenError> {
         let mut listener = Listener::connect(options, CHANNEL).await?;
-        debug!("listening for free scopes");
+        match failures.works(Instant::now()) {
+            Some((failures, after)) => info!(failures, ?after, "notifications of free scopes are back"),
+            None => debug!("listening for free scopes"),
+        }
         self.everybody();
         loop {
             self.tell(&listener.recv().await?);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lease_settings::{
-    BadSetting, Block, LeaderElection, Millis, Section, Setting, Settings as All, ValueKind, http_url,
+    BadSetting, BadSettings, Block, Millis, Section, Setting, Settings as All, Together, ValueKind, http_url,
 };
 use lease_worker_common::credentials::Token;
 use serde::Deserialize;
@@ -235,30 +235,38 @@ pub(super) struct SidecarPlan {
 }
 
 impl SidecarPlan {
-    pub(super) fn of(all: &All) -> Result<Self, BadSetting> {
+    pub(super) fn of(all: &All) -> Result<Self, BadSettings> {
         let role: SidecarSettings = all.block()?;
-        let url = all.required::<SidecarSettings, _>("ledgerUrl", role.ledger_url.clone())?;
-        let scope = all.required::<SidecarSettings, _>("fencingScopeId", role.fencing_scope_id.clone())?;
-        let tenant = all.required::<SidecarSettings, _>("tenantId", role.tenant_id.clone())?;
-        let socket = all.required::<SidecarSettings, _>("socketPath", role.socket_path.clone())?;
-        let scope = match role.fencing_scope_mode.as_str() {
-            PER_POD => {
-                let node = all.required::<SidecarSettings, _>("nodeName", role.node_name.clone())?;
-                format!("{scope}/{node}")
-            }
-            _ => scope,
+        let required = |key, value: &Option<String>| all.required::<SidecarSettings, _>(key, value.clone());
+        let node = match role.fencing_scope_mode.as_str() {
+            PER_POD => required("nodeName", &role.node_name).map(Some),
+            _ => Ok(None),
         };
-        let token = Token::of::<SidecarSettings>(all, "ledgerTokenFile", role.ledger_token_file.as_deref())?;
-        let ledger = ledger(all, &role, &url, token)?;
+        let scope = (required("fencingScopeId", &role.fencing_scope_id), node).together();
         let mode = socket_mode(&role.socket_mode);
-        let mode = mode.ok_or_else(|| all.refuse::<SidecarSettings>("socketMode", "use octal digits"))?;
+        let token = Token::of::<SidecarSettings>(all, "ledgerTokenFile", role.ledger_token_file.as_deref());
+        let url = required("ledgerUrl", &role.ledger_url);
+        let ledger = (url, token).together().and_then(|(url, token)| {
+            let ledger = ledger(all, &role, &url, token)?;
+            Ok((url, ledger))
+        });
+        let ((url, ledger), (scope, node), tenant, socket, mode, (instance, election)) = (
+            ledger,
+            scope,
+            required("tenantId", &role.tenant_id),
+            all.required::<SidecarSettings, _>("socketPath", role.socket_path.clone()),
+            mode.ok_or_else(|| all.refuse::<SidecarSettings>("socketMode", "use octal digits")),
+            (all.workload_id(), all.leader_election()).together(),
+        )
+            .together()?;
+        let scope = node.map_or(scope.clone(), |node| format!("{scope}/{node}"));
         Ok(Self {
             ledger_url: url,
             ledger,
             scope: ScopePlan {
                 scope,
                 tenant,
-                instance: all.workload_id()?.as_str().to_owned(),
+                instance: instance.as_str().to_owned(),
                 ttl_seconds: role.fencing_ttl_seconds,
                 standby: role.standby,
                 poll_every: role.poll_interval_ms.into(),
@@ -267,7 +275,7 @@ impl SidecarPlan {
             socket_mode: mode,
             max_requests: role.max_requests as usize,
             call_limit: role.call_timeout_ms.into(),
-            stop_budget: all.block::<LeaderElection>()?.stop_budget_ms.into(),
+            stop_budget: election.stop_budget_ms.into(),
             listen: all.block::<lease_worker_common::health::HealthSettings>()?.listen,
         })
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::Term;
 use lease_worker_common::bad_rows::{Batches, is_of_the_data};
-use lease_worker_common::database::{StoreError, within};
+use lease_worker_common::database::{StoreError, within, words};
 use lease_worker_common::home::KnownWork;
 use lease_worker_common::lead::{Backlog, BatchError, LeaderWork};
 use lease_worker_common::leader_metrics::LeaderMetrics;
@@ -146,7 +146,7 @@ impl Sweeper {
                 (format!("a batch of up to {count} reservations"), Duration::ZERO)
             }
         };
-        let why = format!("{what} can't be released: {error}");
+        let why = format!("{what} can't be released: {}", words(error));
         BatchError::Failed { reason: RESERVATION_REFUSED, why, retry_in }
     }
 }

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lease_settings::{
-    App, BadSetting, Block, Failure, Millis, Secret, Section, Setting, SettingFault, ValueKind,
+    App, BadSetting, BadSettings, Block, Failure, Millis, Secret, Section, Setting, SettingFault, Together,
+    ValueKind,
 };
 use lease_worker_common::{
     Role,
@@ -131,12 +132,11 @@ impl Role for TtlSweeper {
     const SECTIONS: &'static [Section] = &[SweeperSettings::SECTION];
 
     fn run(&self, args: &SweeperArgs, app: &App) -> Result<ExitCode, Failure> {
-        let plan = SweeperPlan::of(app)?;
         if args.home.any() {
-            let database = Database::Postgres(plan.database);
+            let database = Database::Postgres(SweeperPlan::of(app)?.database);
             return app.block_on(args.home.run(app, Self::NAME, &database, RESOURCE));
         }
-        let campaign = Campaign::new(app, Self::NAME)?;
+        let (plan, campaign) = (SweeperPlan::of(app), Campaign::new(app, Self::NAME)).together()?;
         app.block_on(work(plan, campaign))
     }
 }
@@ -150,19 +150,20 @@ struct SweeperPlan {
 }
 
 impl SweeperPlan {
-    fn of(app: &App) -> Result<Self, BadSetting> {
+    fn of(app: &App) -> Result<Self, BadSettings> {
         let settings = app.settings();
         let role: SweeperSettings = settings.block()?;
-        let database =
-            postgres::<SweeperSettings>(settings, "ledgerDatabaseUrl", role.ledger_database_url.as_ref())?;
-        let owner = settings.workload_id()?.to_string();
-        if owner.contains('/') {
-            return Err(BadSetting {
+        let owner = settings.workload_id().and_then(|owner| match owner.as_str().contains('/') {
+            false => Ok(owner.to_string()),
+            true => Err(BadSetting {
                 setting: "the instance's name".to_owned(),
-                fault: SettingFault::NotAllowed(format!("{owner:?}")),
+                fault: SettingFault::NotAllowed(format!("{:?}", owner.as_str())),
                 why: "it is part of event ids, so use one without '/': set LEASEHOLD_WORKLOAD_ID".to_owned(),
-            });
-        }
+            }),
+        });
+        let url = role.ledger_database_url.as_ref();
+        let database = postgres::<SweeperSettings>(settings, "ledgerDatabaseUrl", url);
+        let (database, owner) = (database, owner).together()?;
         let listen = settings.block::<health::HealthSettings>()?.listen;
         Ok(Self { database, owner, listen, role })
     }
