@@ -70,6 +70,11 @@ impl RequestFailure {
 
     fn told(self, what: &str, kind: fn(String) -> BackendError) -> BackendError {
         match self {
+            Self::Unsent(cause) if is_distrust(&*cause) && is_of_the_proxy(&*cause) => BackendError::refused(format!(
+                "{what}: the proxy's certificate isn't trusted; add its authority to the certificate authority in the \
+                 kubeconfig, which is for the proxy too, or correct the proxy's address"
+            ))
+            .with_source(cause),
             Self::Unsent(cause) if is_distrust(&*cause) => BackendError::refused(format!(
                 "{what}: the API server's certificate isn't trusted; correct the certificate authority in the \
                  kubeconfig, or the server's address"
@@ -135,6 +140,11 @@ fn is_distrust(error: &(dyn StdError + 'static)) -> bool {
     chain(error).any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::InvalidData)
     })
+}
+
+/// The way to the server begins with a tunnel through the proxy, whose error has no public type.
+fn is_of_the_proxy(error: &(dyn StdError + 'static)) -> bool {
+    chain(error).any(|cause| cause.to_string().starts_with("tunnel error"))
 }
 
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {

@@ -467,10 +467,11 @@ fn a_hint_that_shows_other_work_is_looked_at_before_the_run_ends() {
     let record = own.record.as_mut().expect("a register");
     (record.grant, record.epoch) = (Some(Grant(910)), 9);
     one.happens(now, Event::Reply(look, Reply::Seen(own.clone())));
-    let who = Candidate { work: Some("other".into()), ..rules().who };
-    let fresh = Fresh { tag: Tag(930), grant: Grant(930), wall: WallTime(0) };
-    let others = writes::acquire(&own, own.record.as_ref().expect("a register"), &who, Grant(930), &fresh);
-    let others = Observation { record: Some(others), ..own.clone() };
+    // The same term, from before an operator had its work forgotten, or after.
+    let mut others = own.clone();
+    let record = others.record.as_mut().expect("a register");
+    (record.tag, record.beat) = (Tag(930), 1);
+    record.extra.insert("work".into(), "other".into());
     one.happens(now, Event::Shown(others.clone()));
     assert!(!one.state.is_stopped(), "it may be old");
     let (now, look, request) = one.sends(now);

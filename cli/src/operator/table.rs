@@ -124,6 +124,7 @@ mod tests {
             grant,
             ttl_ms,
             holder: holder.into(),
+            beat: 1,
             acquired_at: WallTime(at - 3_700_000),
             renewed_at: WallTime(at - 4_000),
             expires_at: WallTime(at + 11_000),

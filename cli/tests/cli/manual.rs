@@ -77,7 +77,8 @@ fn each_command_has_a_man_page_that_renders_and_the_first_has_the_settings() {
         assert_eq!(settings, name == "leasehold.1", "{name}: the settings are on the first page alone");
         assert!(!page.contains("\n\n.TP"), "{name}: a flag without a word about it");
         // A typesetter's word counts, wherever there is one.
-        if let Ok(done) = Command::new("groff").args(["-man", "-Tutf8", "-ww"]).arg(&path).output() {
+        if let Ok(done) = Command::new("groff").args(["-Kutf8", "-man", "-Tutf8", "-ww"]).arg(&path).output()
+        {
             let said = String::from_utf8_lossy(&done.stderr);
             assert!(done.status.success() && said.is_empty() && done.stdout.len() > 300, "{name}: {said}");
         }

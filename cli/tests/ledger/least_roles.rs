@@ -162,7 +162,7 @@ async fn each_worker_does_its_work_in_its_own_role_and_nothing_else() -> anyhow:
             "INSERT INTO audit_outbox DEFAULT VALUES",
             "DELETE FROM audit_outbox",
             "DELETE FROM audit_outbox_global_keys",
-            "SELECT leasehold_settle('ttl_sweeper', 'sqlite', 'ttl-sweeper', NULL)",
+            "UPDATE leasehold_homes SET mode = NULL, lease = NULL",
             "SELECT ledger_prune(1, 1, 1, 9, gen_random_uuid())",
             "UPDATE leasehold_fence_marks SET epoch = 0",
         ],

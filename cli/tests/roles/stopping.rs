@@ -91,7 +91,8 @@ async fn past_the_budget_nothing_is_released_and_what_is_left_is_named() -> anyh
         }
         assert!(!says(&leader, RELEASED));
         drop(hold);
-        let next = stage.forwarder_with("b", &ingest.address, &stage.outbox, &SHORT).await?;
+        let more = [&SHORT[..], mode].concat();
+        let next = stage.forwarder_with("b", &ingest.address, &stage.outbox, &more).await?;
         next.leads().await?;
         stage.all_arrived(300).await?;
     }

@@ -1,5 +1,6 @@
 //! A second release, where the cluster is strict: a quota, Pod Security `restricted`, and a user that is nobody's.
 
+use anyhow::ensure;
 use serde_json::json;
 
 use super::site::Site;
@@ -20,6 +21,13 @@ pub(super) async fn play(site: &Site, report: &DrillReport) -> anyhow::Result<()
         "pods": "10", "requests.cpu": "2", "requests.memory": "2Gi", "limits.memory": "8Gi"}}});
     let path = format!("/api/v1/namespaces/{NAMESPACE}");
     access.request("POST", &format!("{path}/resourcequotas"), Some(quota)).await?;
+    // Until a controller has filled its status in, it lets everything through.
+    let counted = async || {
+        let quota = access.request("GET", &format!("{path}/resourcequotas/quota"), None).await?;
+        ensure!(quota["status"]["hard"]["pods"] == "10", "its status is {}", quota["status"]);
+        anyhow::Ok(())
+    };
+    site.until("the quota counts", counted).await?;
     let databases = [site.database("strict_ledger").await?, site.database("strict_canonical").await?];
     for (name, url) in ["ledger-db", "canonical-db"].iter().zip(databases) {
         let secret = json!({"metadata": {"name": name}, "stringData": {"url": url}});

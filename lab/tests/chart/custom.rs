@@ -227,14 +227,17 @@ fn hooks_have_the_owners_urls_and_workers_do_not() {
         };
         assert_eq!(databases, expected, "{}", name(manifest));
     }
-    let steps = pod(one(&manifests, "Job", &format!("{FULL}-init"))).unwrap();
-    let urls: Vec<_> = containers(steps)
-        .flat_map(|it| list(it, "/env"))
-        .filter(|it| text(it, "/name").ends_with("URL_FILE"))
-        .map(|it| text(it, "/value"))
-        .collect();
-    let expected = ["ledger/uri", "outbox/url", "canonical/url", "postgres/url"];
-    assert_eq!(urls, expected.map(|file| format!("/etc/leasehold/{file}")), "no key of the workers' Secret");
+    let urls = |hook: &str| {
+        let steps = pod(one(&manifests, "Job", &format!("{FULL}-{hook}"))).unwrap();
+        let variables = containers(steps).flat_map(|it| list(it, "/env"));
+        let urls = variables.filter(|it| text(it, "/name").ends_with("URL_FILE"));
+        urls.map(|it| text(it, "/value").trim_start_matches("/etc/leasehold/")).collect::<Vec<_>>()
+    };
+    let (tables, lease) = (["ledger/uri", "outbox/url", "canonical/url"], "postgres/url");
+    assert_eq!(urls("init"), [&tables[..], &[lease]].concat(), "no key of the workers' Secret");
+    // What the forwarder and the sweeper do before they campaign, in their databases and in the lease store.
+    let looks = ["outbox/url", lease, "ledger/uri", lease];
+    assert_eq!(urls("init-upgrade"), [&tables[..], &looks].concat());
 }
 
 #[test]

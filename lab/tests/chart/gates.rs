@@ -77,15 +77,15 @@ const GATES: &[Gate] = &[
     ),
     (
         "full",
+        &["leaderElection.migrateFrom=zookeeper"],
+        &["leaderElection.migrateFrom is \"zookeeper\": use one of postgres, etcd, k8s, sqlite, disabled"],
         &["leaderElection.migrateFrom=disabled"],
-        &["mode disabled has none, so remove it"],
-        &["leaderElection.migrateFrom="],
     ),
     (
         "disabled",
-        &["leaderElection.migrateFrom=k8s"],
-        &["mode disabled has none, so remove it"],
-        &["leaderElection.migrateFrom="],
+        &["leaderElection.migrateFrom=disabled"],
+        &["can't be moved to where they are"],
+        &["leaderElection.migrateFrom=postgres"],
     ),
     (
         "full",

@@ -66,8 +66,13 @@ fn each_account_may_do_what_its_pods_do_and_no_more() {
     let out = rendered("move");
     assert_eq!(verbs(&out, CAMPAIGNERS[0]).2, Vec::<&str>::new());
     assert_eq!(of_kind(&out, "Role").count(), 2);
-    let sets = ["leaderElection.mode=k8s", "leaderElection.migrateFrom=etcd"];
-    assert_eq!(verbs(&render("move", &sets).unwrap(), CAMPAIGNERS[0]).2, ["create"]);
+    for from in ["etcd", "disabled"] {
+        let from = format!("leaderElection.migrateFrom={from}");
+        let manifests = render("move", &["leaderElection.mode=k8s", &from]).unwrap();
+        assert_eq!(verbs(&manifests, CAMPAIGNERS[0]).2, ["create"]);
+    }
+    let off = render("disabled", &["leaderElection.migrateFrom=k8s"]).unwrap();
+    assert_eq!(of_kind(&off, "Role").count(), 0, "nothing is moved into mode disabled");
     for manifests in [&manifests, &out] {
         let rules = of_kind(manifests, "Role").flat_map(|role| list(role, "/rules"));
         let all: Vec<_> = rules.flat_map(|rule| strings(list(rule, "/verbs"))).collect();
@@ -85,6 +90,11 @@ fn where_one_pod_may_run_the_old_one_ends_before_the_new_one_starts() {
                 if matches!(example, "sqlite" | "disabled") { "Recreate" } else { "RollingUpdate" };
             assert_eq!(strategy, expected, "{example} {worker}");
         }
+    }
+    // A pod of mode disabled holds no lease that a new one would wait for.
+    let from = render("etcd", &["leaderElection.migrateFrom=disabled"]).unwrap();
+    for worker in CAMPAIGNERS {
+        assert_eq!(text(one(&from, "Deployment", worker), "/spec/strategy/type"), "Recreate");
     }
 }
 
@@ -148,15 +158,27 @@ fn hook_steps(manifests: &[Value], job: &str) -> Vec<String> {
 }
 
 #[test]
-fn hooks_make_tables_and_registers_and_leave_those_of_a_move_to_the_move() {
+fn hooks_make_tables_and_first_registers_and_look_who_led_before_an_upgrade() {
     let k8s = rendered("full");
     let tables = ["worker ledger --migrate --add-scope payments acme", "worker canonical-ingest --migrate"];
     let init = |flags: &str| format!("init{flags} outbox-forwarder ttl-sweeper");
     let with = |last: &str| [tables[0], tables[1], last].map(str::to_owned);
     assert_eq!(hook_steps(&k8s, "leasehold-init"), with(&init(" --new")));
-    assert_eq!(hook_steps(&k8s, "leasehold-init-upgrade"), with(&init("")));
+    // An upgrade makes no register that an installation should have: each role's command looks.
+    let looks = ["worker outbox-forwarder --init-lease", "worker ttl-sweeper --init-lease"];
+    let upgrade = [tables, looks].concat();
+    assert_eq!(hook_steps(&k8s, "leasehold-init-upgrade"), upgrade);
+    let synced = render("full", &["init.new=false"]).unwrap();
+    assert_eq!(hook_steps(&synced, "leasehold-init"), upgrade, "each sync may look like an installation");
     let lost = render("full", &["init.new=false", "init.above=4711"]).unwrap();
-    assert_eq!(hook_steps(&lost, "leasehold-init"), with(&init(" --above 4711")));
+    for hook in ["leasehold-init", "leasehold-init-upgrade"] {
+        assert_eq!(hook_steps(&lost, hook), with(&init(" --above 4711")));
+    }
+    let forwards = render("postgres", &["ttlSweeper.enabled=false"]).unwrap();
+    assert_eq!(
+        hook_steps(&forwards, "leasehold-init-upgrade"),
+        ["worker ledger --migrate", tables[1], looks[0]]
+    );
     let hook = |manifest: &Value| text(manifest, "/metadata/annotations/helm.sh~1hook").to_owned();
     assert_eq!(hook(one(&k8s, "Job", "leasehold-init")), "pre-install");
     assert_eq!(hook(one(&k8s, "Job", "leasehold-init-upgrade")), "pre-upgrade");
@@ -167,18 +189,20 @@ fn hooks_make_tables_and_registers_and_leave_those_of_a_move_to_the_move() {
         assert!(weight < 0, "{kind} is there before the job");
     }
 
-    for example in ["move", "sqlite", "disabled"] {
-        let steps = hook_steps(&rendered(example), "leasehold-init-upgrade");
-        assert!(steps.iter().all(|step| step.starts_with("worker ")), "{example}: {steps:?}");
+    // Of a move and of mode disabled too: a direct change is refused before any worker is replaced.
+    for (example, last) in [("move", &looks[..]), ("disabled", &looks), ("sqlite", &[])] {
+        for hook in ["leasehold-init", "leasehold-init-upgrade"] {
+            let expected = [&["worker ledger --migrate", tables[1]], last].concat();
+            assert_eq!(hook_steps(&rendered(example), hook), expected, "{example} {hook}");
+        }
     }
-    let sets = ["leaderElection.mode=postgres", "leaderElection.postgres.secretName=lease-db"];
-    let into_postgres = render("move", &sets).unwrap();
-    assert_eq!(hook_steps(&into_postgres, "leasehold-init-upgrade").last().unwrap(), "migrate-schema");
 
     // SQLite's file is in the pod's own volume, and never taken for a first installation.
     let sqlite = rendered("sqlite");
     let pod = pod(one(&sqlite, "Deployment", CAMPAIGNERS[0])).unwrap();
-    assert_eq!(strings(list(&list(pod, "/initContainers")[0], "/args")), ["init", "outbox-forwarder"]);
+    let init = &list(pod, "/initContainers")[0];
+    assert_eq!(strings(list(init, "/args")), ["worker", "outbox-forwarder", "--init-lease"]);
+    assert_eq!(init["env"], list(pod, "/containers")[0]["env"], "it knows the work's database");
     let claim = one(&sqlite, "PersistentVolumeClaim", "leasehold-outbox-forwarder-leases");
     assert_eq!(text(claim, "/metadata/annotations/helm.sh~1resource-policy"), "keep");
     assert!(render("full", &["init.enabled=false"]).unwrap().iter().all(|manifest| kind(manifest) != "Job"));

@@ -74,11 +74,13 @@ impl Stage {
             &["status", lease][..],
             &["step-down", lease],
             &["restored", lease],
-            &["revoke", lease, "--note", "by a test"],
             &["fence", "raise", lease, "--above", "100"],
         ] {
             self.done(account, &[command, &k8s].concat()).await?;
         }
+        let revoke = [&["revoke", lease, "--note", "by a test"][..], &k8s].concat();
+        wait_until("its next term is ended", LIMIT, async || self.done(account, &revoke).await.is_ok())
+            .await?;
         for process in [watching, worker] {
             process.signal(Signal::INT)?;
             process.wait(LIMIT).await?;

@@ -273,9 +273,14 @@ impl Driver {
         }
         let (state, actions) = (self.step)(before, now, event, &fresh, jitter);
         running.state = state;
+        self.show(running);
         for action in actions {
             self.perform(running, action);
         }
+    }
+
+    /// Brings the view up to date, before anybody acts on what it shows.
+    fn show(&self, running: &Running) {
         let record = running.state.observation().and_then(|seen| seen.record.as_ref());
         self.view.send_replace(Glimpse {
             epoch: record.map(|record| record.epoch),
@@ -313,6 +318,7 @@ impl Driver {
                 );
                 let remaining = leadership.remaining();
                 running.leadership = Some(leadership.clone());
+                self.show(running);
                 self.report(EventKind::Acquired { term, remaining });
                 // One term at a time: the channel has room unless `run_until` is gone, which `control` tells.
                 let _ = self.terms.try_send(leadership);

@@ -1,6 +1,6 @@
 {{- /* The series of one role of this release, by its Service's name, which a ServiceMonitor uses as the job. */ -}}
 {{- define "leasehold.of" -}}
-namespace="{{ .root.Release.Namespace }}",job="{{ include "leasehold.fullname" .root }}-{{ .role }}"
+namespace="{{ include "leasehold.namespace" .root }}",job="{{ include "leasehold.fullname" .root }}-{{ .role }}"
 {{- end }}
 
 {{- /* A counter's increase in an hour. A new pod has no earlier sample, so its present value is the increase. */ -}}
@@ -13,7 +13,7 @@ namespace="{{ .root.Release.Namespace }}",job="{{ include "leasehold.fullname" .
 {{- $sweeper := include "leasehold.of" (dict "root" . "role" "ttl-sweeper") -}}
 {{- $ledger := include "leasehold.of" (dict "root" . "role" "ledger") -}}
 {{- $sidecar := include "leasehold.of" (dict "root" . "role" "sidecar") -}}
-{{- $campaigning := printf `spendguard_lease_takeovers_total{namespace="%s",job=~"%s-(outbox-forwarder|ttl-sweeper)"}` .Release.Namespace (include "leasehold.fullname" .) -}}
+{{- $campaigning := printf `spendguard_lease_takeovers_total{namespace="%s",job=~"%s-(outbox-forwarder|ttl-sweeper)"}` (include "leasehold.namespace" .) (include "leasehold.fullname" .) -}}
 - alert: SpendGuardLeaseFlapping
   expr: sum by (lease) ({{ include "leasehold.hourly" $campaigning }}) > 1
   labels:

@@ -12,8 +12,8 @@
 {{- if eq . $election.mode -}}
 {{- fail (printf "leaderElection.migrateFrom is %q, as is leaderElection.mode: the leases can't be moved to where they are; name the mode that they come from, or remove it" .) -}}
 {{- end -}}
-{{- if or (not (has . $modes)) (eq . "disabled") (eq $election.mode "disabled") -}}
-{{- fail (printf "leaderElection.migrateFrom is %q with mode %q: leases move between postgres, etcd, k8s and sqlite; mode disabled has none, so remove it" . $election.mode) -}}
+{{- if not (has . $modes) -}}
+{{- fail (printf "leaderElection.migrateFrom is %q: use one of %s, the mode until now" . (join ", " $modes)) -}}
 {{- end -}}
 {{- end -}}
 

@@ -100,10 +100,11 @@ annotations:
 {{- /* "true" if the pods that campaign use this kind of store: .root, .mode. */ -}}
 {{- define "leasehold.uses" -}}
 {{- $election := .root.Values.leaderElection -}}
-{{- has .mode (list $election.mode $election.migrateFrom) -}}
+{{- /* Nothing is moved into mode disabled. */ -}}
+{{- has .mode (ternary (list "disabled") (list $election.mode $election.migrateFrom) (eq $election.mode "disabled")) -}}
 {{- end }}
 
-{{- /* "true" where two pods must never run at once. */ -}}
+{{- /* "true" where one pod may run. */ -}}
 {{- define "leasehold.onePod" -}}
 {{- or (eq .Values.leaderElection.mode "disabled") (eq (include "leasehold.uses" (dict "root" . "mode" "sqlite")) "true") -}}
 {{- end }}
