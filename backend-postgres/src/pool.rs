@@ -20,8 +20,8 @@ use crate::session::{POOLED, READ_ONLY, SETTINGS, SessionMark};
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A firewall on the way may have forgotten a connection that was idle for longer.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
-/// An idle connection that is doubted is as dead as the one that was given up, unless it answers so soon, or in half of the
-/// time that it took to open: over a slow link that was several round trips, and another connection would take as many.
+/// An idle connection that is doubted is as dead as the one that was given up, unless it answers so soon, or in a quarter
+/// of the time that it took to open, twice as long at most: over a slow link that was six round trips, in [`CONNECT_LIMIT`].
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// The server's own limit ends a statement first; without its answer until then the connection is dead.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
@@ -57,11 +57,13 @@ impl CallError for sqlx::Error {
 }
 
 /// True for SQLSTATEs that say nothing about the connection or its server: Leasehold's own (class LH), violated
-/// constraints (class 23), 40001 (serialization), 40P01 (deadlock) and 55P03 (lock timeout).
+/// constraints (class 23), 40001 (serialization), 40P01 (deadlock), 55P03 (lock timeout) and 53100 (a full disk).
 pub fn raised_by_statement(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| {
-        code.starts_with("LH") || code.starts_with("23") || ["40001", "40P01", "55P03"].contains(&&*code)
+        code.starts_with("LH")
+            || code.starts_with("23")
+            || ["40001", "40P01", "55P03", "53100"].contains(&&*code)
     })
 }
 
@@ -214,7 +216,7 @@ impl<C: Connect> Pool<C> {
             if !doubted {
                 return Ok((slot, opened));
             }
-            let limit = SIGN_OF_LIFE.max(opened.within / 2);
+            let limit = SIGN_OF_LIFE.max((opened.within / 4).min(2 * SIGN_OF_LIFE));
             match timeout(limit, C::postgres(&mut opened.connection).ping()).await {
                 Ok(Ok(())) => return Ok((slot, opened)),
                 _ => self.idle().connections.clear(),

@@ -1,8 +1,38 @@
 //! Whether there is room on a database's disk. Postgres tells by a write alone.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use sqlx::postgres::PgConnection;
 
 use crate::error;
+
+/// For how long room that was seen counts as there: probes, and strangers, may ask at any rate.
+const KNOWN_FOR: Duration = Duration::from_secs(5);
+
+/// Whether one database's disk has room, asked at most every five seconds while it has. Each look at a full disk is a new
+/// one.
+#[derive(Debug, Default)]
+pub struct Room(Mutex<Option<Instant>>);
+
+impl Room {
+    /// Fails as [`has_room`].
+    ///
+    /// # Errors
+    /// The server's.
+    ///
+    /// # Cancel safety
+    /// As [`has_room`].
+    pub async fn look(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let seen_at = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen_at.is_some_and(|at| at.elapsed() < KNOWN_FOR) {
+            return Ok(());
+        }
+        has_room(connection).await?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
+    }
+}
 
 /// A result that is too large for its memory, so that 140 kB of it go to a temporary file for a moment. It is beside the
 /// tables, unless they were moved from their database's own tablespace. The memory is set first: the series' length hangs

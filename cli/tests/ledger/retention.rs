@@ -19,11 +19,14 @@ fn term(epoch: u64) -> Term {
     Term { epoch, grant: Grant(epoch.into()) }
 }
 
-async fn prune(stage: &Stage, epoch: u64, keep: Retention, limit: u32) -> Result<u64, StoreError> {
+fn sweeper(stage: &Stage) -> Expired {
     let options = stage.url.parse().expect("it was used already");
     let home = Home { mode: "sqlite".into(), lease: "ttl-sweeper".into() };
-    let fleet = Settlement { home, from: None };
-    Expired::open(&options, Duration::from_secs(30), fleet).prune(term(epoch), keep, limit).await
+    Expired::open(&options, Duration::from_secs(30), Settlement { home, from: None })
+}
+
+async fn prune(stage: &Stage, epoch: u64, keep: Retention, limit: u32) -> Result<u64, StoreError> {
+    sweeper(stage).prune(term(epoch), keep, limit).await
 }
 
 /// Reservations that were made so many days ago, each with its audit row and its outbox row.
@@ -276,4 +279,25 @@ async fn where_it_cannot_remove_rows_it_says_so_and_goes_on_sweeping() -> anyhow
     swept(&stage, 150).await?;
     assert_eq!(sweeper.metric("skip_total{reason=\"ledger_unavailable\"}").await?, 1.0);
     Ok(())
+}
+
+#[tokio::test]
+async fn no_statement_of_a_sweeper_admits_a_term_of_a_fleet_that_is_not_at_home() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
+    expired(&stage, 2).await?;
+    let home =
+        "UPDATE leasehold_homes SET mode = 'etcd', lease = 'ttl-sweeper' WHERE resource = 'ttl_sweeper'";
+    sqlx::raw_sql(home).execute(&stage.pool).await?;
+    let rows: Vec<_> =
+        sqlx::query_scalar("SELECT reservation_id FROM reservations").fetch_all(&stage.pool).await?;
+    assert!(prune(&stage, 1, KEEP, 10).await.is_err());
+    assert!(sweeper(&stage).sweep_these(term(1), "a", &rows).await.is_err());
+    assert!(sweeper(&stage).sweep(term(1), "a", 10).await.is_err());
+    let marks = "SELECT count(*) FROM leasehold_fence_marks WHERE resource = 'ttl_sweeper' AND epoch > 0";
+    assert_eq!(stage.int(marks).await?, 0);
+    sqlx::raw_sql("UPDATE leasehold_homes SET mode = NULL, lease = NULL").execute(&stage.pool).await?;
+    assert_eq!(sweeper(&stage).sweep_these(term(1), "a", &rows).await?, 2);
+    let home = "SELECT count(*) FROM leasehold_homes WHERE resource = 'ttl_sweeper' AND mode = 'sqlite'";
+    assert_eq!(stage.int(home).await?, 1, "where it leads is known from its first term on");
+    stage.books_balance().await
 }

@@ -11,6 +11,7 @@ use super::{NAMESPACE, RELEASE};
 use crate::drill::report::DrillReport;
 
 const PAGE: &str = include_str!("../../../docs/operating.md");
+const KUBERNETES: &str = include_str!("../../../docs/kubernetes.md");
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs every line that the present release's NOTES print, but those that change it: they are [`changing`]'s.
@@ -84,6 +85,17 @@ pub(super) async fn runbook(site: &Site, report: &DrillReport, mode: &str) -> an
     lines.retain(|line| line.starts_with("leasehold "));
     lines.sort_by_key(|line| ["step-down", "revoke"].iter().any(|ends| line.contains(ends)));
     lines.dedup();
+    if mode == "k8s" {
+        // There a pod may touch its own lease and make none, as the page says.
+        let named = |line: &str| {
+            ["-forwarder", "-sweeper", "plan", "config", "worker"].iter().any(|it| line.contains(it))
+        };
+        lines.retain(|line| named(line) && !line.starts_with("leasehold init"));
+        for line in KUBERNETES.lines() {
+            let inside = line.strip_prefix("$ kubectl -n prod exec deploy/leasehold-");
+            lines.extend(inside.and_then(|line| Some(line.split_once(" -- ")?.1)));
+        }
+    }
     let mark = site.ledger("SELECT epoch FROM leasehold_fence_marks WHERE resource = 'audit_outbox'").await?;
     for line in &lines {
         let role = match () {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod inside;
+mod leaders;
 mod pods;
 mod refused;
 mod runbook;
@@ -18,6 +19,9 @@ use crate::drill::report::DrillReport;
 /// The namespace and the name of the release.
 const NAMESPACE: &str = "spendguard";
 const RELEASE: &str = "e2e";
+/// A user as OpenShift chooses them, a high number in root's group, and the image that has this one.
+const ANYBODY: (u32, u32) = (1_000_680_000, 0);
+const ANYBODYS_IMAGE: &str = "leasehold-of-anybody";
 
 /// Install the chart on a real control plane and take it through its life, under load
 ///

@@ -7,8 +7,8 @@ use kube::api::ListParams;
 
 use super::NAMESPACE;
 use super::RELEASE;
+use super::leaders::{FORWARDER, one_leader};
 use super::pods;
-use super::script::{FORWARDER, one_leader};
 use super::site::Site;
 use crate::drill::report::DrillReport;
 

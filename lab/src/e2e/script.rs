@@ -10,15 +10,14 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams};
 
 use super::audit::{self, Granted};
-use super::pods::{self, Pod};
+use super::leaders::{FORWARDER, SWEEPER, one_leader};
+use super::pods;
 use super::site::{NODES, PATIENCE, Site, TTL};
 use super::{NAMESPACE, RELEASE};
 use super::{inside, refused, runbook, strict};
 use crate::drill::load::{Client, Load};
 use crate::drill::report::DrillReport;
 
-pub(super) const FORWARDER: &str = "outbox-forwarder";
-const SWEEPER: &str = "ttl-sweeper";
 const POSTGRES: &str = "leaderElection.mode=postgres";
 
 /// The time in all that a rollout of three forwarders may leave without a leader.
@@ -127,11 +126,6 @@ async fn works(site: &Site, report: &DrillReport, load: &Load, mode: &str) -> an
         format!("{} and {}", forwarder.name, sweeper.name),
     );
     Ok(())
-}
-
-pub(super) async fn one_leader(site: &Site, role: &str, lost: Option<&str>) -> anyhow::Result<Pod> {
-    let what = format!("exactly one pod leads {role}");
-    site.until(&what, || pods::leader(&site.client, role, lost)).await
 }
 
 /// New reservations are committed, and new rows arrive.

@@ -10,7 +10,7 @@ use lease_testbed::{Etcd, EtcdOptions, Folder, Postgres, PostgresOptions, helm, 
 use serde_json::json;
 use sqlx::PgPool;
 
-use super::{NAMESPACE, RELEASE, strict};
+use super::{ANYBODY, ANYBODYS_IMAGE, NAMESPACE, RELEASE};
 use crate::drill::books::Books;
 use crate::drill::load::TENANT;
 use crate::drill::pods::binary;
@@ -69,7 +69,7 @@ impl Site {
             Postgres::start(PostgresOptions::default().max_connections(300)),
             Etcd::start(EtcdOptions::default()),
             Cluster::start(
-                nodes.image(image("leasehold", (65532, 65532))).image(image(strict::IMAGE, strict::USER)),
+                nodes.image(image("leasehold", (65532, 65532))).image(image(ANYBODYS_IMAGE, ANYBODY)),
             ),
         )?;
         let [leases, ledger, canonical] = [

@@ -4,14 +4,11 @@ use anyhow::ensure;
 use serde_json::json;
 
 use super::site::Site;
+use super::{ANYBODY, ANYBODYS_IMAGE};
 use crate::drill::report::DrillReport;
 
-pub(super) const NAMESPACE: &str = "strict";
+const NAMESPACE: &str = "strict";
 const RELEASE: &str = "small";
-/// The image whose user is as OpenShift chooses them: a high number, in root's group.
-pub(super) const IMAGE: &str = "leasehold-of-anybody";
-pub(super) const USER: (u32, u32) = (1_000_680_000, 0);
-
 pub(super) async fn play(site: &Site, report: &DrillReport) -> anyhow::Result<()> {
     let access = site.cluster.access();
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
@@ -33,7 +30,7 @@ pub(super) async fn play(site: &Site, report: &DrillReport) -> anyhow::Result<()
         let secret = json!({"metadata": {"name": name}, "stringData": {"url": url}});
         access.request("POST", &format!("{path}/secrets"), Some(secret)).await?;
     }
-    let repository = format!("image.repository={IMAGE}");
+    let repository = format!("image.repository={ANYBODYS_IMAGE}");
     let sets = [
         repository.as_str(),
         "image.tag=e2e",
@@ -65,7 +62,7 @@ pub(super) async fn play(site: &Site, report: &DrillReport) -> anyhow::Result<()
     }
     report.check(
         "a release in a namespace with a quota and Pod Security restricted, by a user that the cluster chose",
-        users.len() == 4 && users.iter().all(|user| *user == USER.0.to_string()),
+        users.len() == 4 && users.iter().all(|user| *user == ANYBODY.0.to_string()),
         format!("{} run as {}", names.join(", "), users.join(", ")),
     );
     site.helm_in(NAMESPACE, &["uninstall", RELEASE, "--wait"]).await?;

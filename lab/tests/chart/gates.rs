@@ -47,6 +47,35 @@ const GATES: &[Gate] = &[
         &["leaderElection.migrateFrom=sqlite", "outboxForwarder.replicas=1", "ttlSweeper.replicas=1"],
     ),
     (
+        "etcd",
+        &["ttlSweeper.leaseName=outbox-forwarder"],
+        &[
+            "outboxForwarder.leaseName and ttlSweeper.leaseName are both \"outbox-forwarder\"",
+            "a name of its own",
+        ],
+        &["ttlSweeper.leaseName=sweeper"],
+    ),
+    (
+        "etcd",
+        &["outboxForwarder.serviceAccount.name=ours", "hooks.serviceAccount.name=ours"],
+        &["are both \"ours\"", "set create=false for both"],
+        &[
+            "outboxForwarder.serviceAccount.name=ours",
+            "hooks.serviceAccount.name=ours",
+            "outboxForwarder.serviceAccount.create=false",
+            "hooks.serviceAccount.create=false",
+        ],
+    ),
+    (
+        "etcd",
+        &[
+            "outboxForwarder.extraEnv[0].name=LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL",
+            "outboxForwarder.extraEnv[0].value=x",
+        ],
+        &["is set by the chart itself"],
+        &["outboxForwarder.extraEnv[0].name=LEASEHOLD_LOG", "outboxForwarder.extraEnv[0].value=debug"],
+    ),
+    (
         "full",
         &["sidecar.acknowledgeMultiPod=false"],
         &["the sidecar is a DaemonSet", "set sidecar.acknowledgeMultiPod=true"],

@@ -34,6 +34,7 @@ pub struct ElectorBuilder {
     preemptible: bool,
     work: Option<String>,
     migrate_from: Option<Arc<dyn Connector>>,
+    not_moved_yet: bool,
     clock: Clock,
     step: StepFn,
 }
@@ -60,6 +61,7 @@ impl ElectorBuilder {
             preemptible: false,
             work: None,
             migrate_from: None,
+            not_moved_yet: false,
             clock: Clock::boot(),
             step: Arc::new(step::step),
         }
@@ -140,6 +142,14 @@ impl ElectorBuilder {
     /// changes its store by a rolling restart, and goes on leading until the last moment in the old one.
     pub fn migrate_from(mut self, connector: impl Connector) -> Self {
         self.migrate_from = Some(Arc::new(connector));
+        self
+    }
+
+    /// The caller knows that [the move](Self::migrate_from) is still to be done: an open register here is left from an
+    /// earlier time. So the old store is asked in any case, and two open registers are refused. Default: an open register
+    /// here shows that the move is done.
+    pub fn not_moved_yet(mut self) -> Self {
+        self.not_moved_yet = true;
         self
     }
 
@@ -236,6 +246,7 @@ impl ElectorBuilder {
             clock: self.clock,
             connector: self.connector,
             migrate_from: self.migrate_from,
+            not_moved_yet: self.not_moved_yet,
             step: self.step,
             events: broadcast::channel(256).0,
             view: watch::Sender::default(),

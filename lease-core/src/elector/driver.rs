@@ -28,6 +28,7 @@ pub(super) struct Driver {
     pub(super) clock: Clock,
     pub(super) connector: Arc<dyn Connector>,
     pub(super) migrate_from: Option<Arc<dyn Connector>>,
+    pub(super) not_moved_yet: bool,
     pub(super) step: StepFn,
     /// From `run_until`: shutdown, work returned, abandon.
     pub(super) control: mpsc::Receiver<Event>,
@@ -200,10 +201,12 @@ impl Driver {
         // Once it has been moved, the old store is not needed any more.
         let lives_here =
             |seen: &Observation| seen.record.as_ref().is_some_and(|record| record.sealed.is_none());
-        let seen = tokio::time::timeout(SHORTEST_CONNECT_LIMIT, to.observe(&self.name)).await;
-        if matches!(seen, Ok(Ok(seen)) if lives_here(&seen)) {
-            self.report(EventKind::Moved);
-            return Ok(true);
+        if !self.not_moved_yet {
+            let seen = tokio::time::timeout(SHORTEST_CONNECT_LIMIT, to.observe(&self.name)).await;
+            if matches!(seen, Ok(Ok(seen)) if lives_here(&seen)) {
+                self.report(EventKind::Moved);
+                return Ok(true);
+            }
         }
         let Some(from) = self.connect(&*from).await? else { return Ok(false) };
         let job = Move {

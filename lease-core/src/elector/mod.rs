@@ -82,6 +82,7 @@ pub struct Elector {
     clock: Clock,
     connector: Arc<dyn Connector>,
     migrate_from: Option<Arc<dyn Connector>>,
+    not_moved_yet: bool,
     step: StepFn,
     events: broadcast::Sender<LeaseEvent>,
     view: watch::Sender<Glimpse>,

@@ -154,6 +154,7 @@ impl Campaign {
             clock: elector.clock,
             connector: elector.connector,
             migrate_from: elector.migrate_from,
+            not_moved_yet: elector.not_moved_yet,
             step: elector.step,
             control: control_receiver,
             terms: terms_sender,

@@ -144,7 +144,7 @@ pub fn next(rules: &MoveRules, run: &Run, target: &Observation, now: Instant, fr
     match (MoveRole::of(seen), MoveRole::of(target)) {
         (MoveRole::Open(_), MoveRole::Open(_)) => Next::Refuse(format!(
             "the lease is open in {from} and in {to}: two may lead. Stop the workers of one store, see in both which \
-             one worked last, and revoke the other's term"
+             one worked last, revoke the other's term, and delete that one's register from its store"
         )),
         (_, MoveRole::Open(_)) => Next::Done,
         (MoveRole::Foreign(text), _) | (_, MoveRole::Foreign(text)) => {

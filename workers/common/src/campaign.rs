@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lease_core::admin::AdminError;
+use lease_core::internal::repeated::Repeated;
 use lease_core::{BackendError, Elector, ElectorBuilder, Leadership, LeaseName, RunError};
 use lease_settings::{App, BadSetting, BadSettings, DISABLED, Failure, LeaderElection, LeaseStore, Together};
 use metrics::{gauge, histogram};
@@ -56,11 +57,13 @@ impl<'a> Campaign<'a> {
         let lease = election.lease_name.clone().unwrap_or(default);
         let (gauges, eligible) = (LeaseGauges::new(lease.clone()), Eligible::default());
         let this = Self { app, role, election, store, from, lease, gauges, eligible };
-        let _checked = this.elector(None)?;
+        let _checked = this.elector(None, true)?;
         Ok(this)
     }
 
-    fn elector(&self, work: Option<String>) -> Result<Elector, BadSetting> {
+    /// The elector for this work. `at_home`: the work was led in this mode already, so there is nothing to move; else an
+    /// open register here is left from an earlier time (M-2).
+    fn elector(&self, work: Option<String>, at_home: bool) -> Result<Elector, BadSetting> {
         let refine = |mut builder: ElectorBuilder| {
             if let Some(work) = work {
                 builder = builder.work(work);
@@ -69,8 +72,8 @@ impl<'a> Campaign<'a> {
                 builder = builder.max_silence(max_silence.into());
             }
             match &self.from {
-                Some(from) => builder.migrate_from(from.clone()),
-                None => builder,
+                Some(from) if !at_home => builder.migrate_from(from.clone()).not_moved_yet(),
+                Some(_) | None => builder,
             }
         };
         let settings = self.app.settings();
@@ -138,31 +141,31 @@ impl<'a> Campaign<'a> {
         self.check_home(&known)?;
         let fleet = self.fleet();
         let Some(store) = &self.store else { return alone(work, self.eligible, stop, budget).await };
+        let work_of_ours = format!("{}/{}", self.role, known.id);
         if fleet.from.as_deref() == Some(DISABLED) && !fleet.is_at(&known) {
             tokio::select! {
-                lifted = self.lift_above(store, known.mark.unwrap_or_default()) => lifted?,
+                lifted = self.lift_above(store, known.mark.unwrap_or_default(), &work_of_ours) => lifted?,
                 () = stop.cancelled() => return Ok(()),
             }
         }
-        let elector = self.elector(Some(format!("{}/{}", self.role, known.id)))?;
+        let elector = self.elector(Some(work_of_ours), fleet.is_at(&known))?;
         self.gauges.follow(&elector);
         under_a_lease(elector, work, self.eligible, stop, budget).await
     }
 
     async fn known(&self, work: &impl LeaderWork) -> KnownWork {
-        let mut said = String::new();
+        let mut failures = Repeated::default();
         loop {
             match work.known().await.map_err(|error| error.to_string()) {
                 Ok(known) => {
                     self.eligible.unasked(None);
                     return known;
                 }
-                // Once, also where only an operator can help.
-                Err(why) if why == said => {}
                 Err(why) => {
-                    warn!(why, "the work's database does not say who leads it; trying again");
-                    self.eligible.unasked(Some(why.clone()));
-                    said = why;
+                    if let Some(times) = failures.failed(&why, Instant::now()) {
+                        warn!(why, times, "the work's database does not say who leads it; trying again");
+                    }
+                    self.eligible.unasked(Some(why));
                 }
             }
             tokio::time::sleep(self.retry_every()).await;
@@ -170,9 +173,9 @@ impl<'a> Campaign<'a> {
     }
 
     /// From mode `disabled`: the lease's terms exceed those that the database gave.
-    async fn lift_above(&self, store: &LeaseStore, mark: u64) -> Result<(), Failure> {
+    async fn lift_above(&self, store: &LeaseStore, mark: u64, work: &str) -> Result<(), Failure> {
         loop {
-            let lifting = registers::lift_above(store, &self.lease, mark, self.max_ttl());
+            let lifting = registers::lift_above(store, &self.lease, mark, work, self.max_ttl());
             let (lease, failed) =
                 (&self.lease, "the lease could not be lifted above the terms without a lease");
             match tokio::time::timeout(REGISTER_LIMIT, lifting).await {

@@ -164,7 +164,7 @@ pub enum StoreError {
     },
     /// An older version's tables: they don't tell who leads (M-2).
     #[error(
-        "its tables are older than this program, and don't tell who leads the work: run the role with --migrate"
+        "its tables are older than this program, and don't tell who leads the work: run --migrate of the role that owns them, as `leasehold worker ledger --migrate`"
     )]
     NotMigrated,
     /// The database failed. Whether a write happened is unknown; every write of the roles may be repeated.

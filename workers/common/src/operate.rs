@@ -84,7 +84,8 @@ async fn first_register(campaign: &Campaign<'_>, known: &KnownWork) -> Result<St
         ));
     }
     let never_led = known.home.is_none() && known.mark.is_none();
-    let finding = registers::find_or_make(store, lease, never_led, campaign.max_ttl());
+    let mark = known.mark.unwrap_or_default();
+    let finding = registers::find_or_make(store, lease, never_led, mark, campaign.max_ttl());
     let found = tokio::time::timeout(LIMIT, finding).await.map_err(silent)?;
     match found.map_err(|error| registers::failure(store, &error))? {
         FirstRegister::Exists(epoch) => {
@@ -97,7 +98,7 @@ async fn first_register(campaign: &Campaign<'_>, known: &KnownWork) -> Result<St
             "lease {lease} is not in this store ({store}), and its work was led before: if the store has lost it, run \
              `leasehold init --above {} {lease}`; if it lives in another mode's store, set leaderElection.migrateFrom to \
              that mode",
-            known.mark.unwrap_or_default(),
+            mark,
         ))),
     }
 }

@@ -17,21 +17,23 @@ pub(crate) enum FirstRegister {
     Absent,
 }
 
-/// Looks for the register, and makes it, closed, if `may_make`.
+/// Looks for the register, and makes it, closed, if `may_make`; its epochs exceed `mark`. Where candidates make absent
+/// registers themselves (T-5) it is made in any case: a file that was lost is waited out.
 pub(crate) async fn find_or_make(
     store: &LeaseStore,
     lease: &LeaseName,
     may_make: bool,
+    mark: u64,
     max_ttl: Duration,
 ) -> Result<FirstRegister, AdminError> {
     let backend = store.connect().await?;
     if let Some(record) = backend.observe(lease).await?.record {
         return Ok(FirstRegister::Exists(record.epoch));
     }
-    if !may_make {
+    if !may_make && !backend.capabilities().creates_registers {
         return Ok(FirstRegister::Absent);
     }
-    let how = Init { new: false, above: 0, max_ttl };
+    let how = Init { new: false, above: mark, max_ttl };
     let (seen, made) = admin::init(&*backend, lease, how).await?;
     Ok(if made {
         FirstRegister::Made
@@ -41,14 +43,20 @@ pub(crate) async fn find_or_make(
 }
 
 /// Has every later term of the lease exceed `mark`, which terms without a lease have raised: makes the register, closed
-/// (T-5), or lifts the one that an earlier time under leases has left (F-4). True if it wrote.
+/// (T-5), or lifts the one that an earlier time under leases has left (F-4). One of other work is left alone: the elector
+/// refuses it (W-1). True if it wrote.
 pub(crate) async fn lift_above(
     store: &LeaseStore,
     lease: &LeaseName,
     mark: u64,
+    work: &str,
     max_ttl: Duration,
 ) -> Result<bool, AdminError> {
     let backend = store.connect().await?;
+    let seen = backend.observe(lease).await?.record;
+    if seen.is_some_and(|record| record.work().is_some_and(|known| known != work)) {
+        return Ok(false);
+    }
     match admin::init(&*backend, lease, Init { new: false, above: mark, max_ttl }).await {
         Ok((_, made)) => Ok(made),
         Err(AdminError::ExistsBelow(..)) => {

@@ -43,6 +43,22 @@
 {{- end -}}
 {{- end -}}
 
+{{- if and $values.outboxForwarder.enabled $values.ttlSweeper.enabled (eq $values.outboxForwarder.leaseName $values.ttlSweeper.leaseName) -}}
+{{- fail (printf "outboxForwarder.leaseName and ttlSweeper.leaseName are both %q: one lease is for one role, and the other would never lead; give each a name of its own" $values.ttlSweeper.leaseName) -}}
+{{- end -}}
+
+{{- $accounts := dict -}}
+{{- range $key := list "outboxForwarder" "ttlSweeper" "ledger" "canonicalIngest" "sidecar" "hooks" -}}
+{{- with (get $values $key).serviceAccount -}}
+{{- if and .create .name -}}
+{{- if hasKey $accounts .name -}}
+{{- fail (printf "%s.serviceAccount.name and %s.serviceAccount.name are both %q, and each would be created: set create=false for both and make the account yourself, or give them names of their own" (get $accounts .name) $key .name) -}}
+{{- end -}}
+{{- $_ := set $accounts .name $key -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- range $key := list "outboxForwarder" "ttlSweeper" "ledger" "canonicalIngest" "sidecar" "hooks" -}}
 {{- $account := (get $values $key).serviceAccount -}}
 {{- if not (or $account.create $account.name) -}}
@@ -206,7 +222,7 @@
 {{- $added = set $added $variable.name (dict "at" $at "value" (default "" $variable.value)) -}}
 {{- end -}}
 {{- range $name, $of := $added -}}
-{{- if or (hasKey $taken $name) (eq $name "POD_NAME") -}}
+{{- if or (hasKey $taken $name) (hasKey $taken (printf "%s_FILE" $name)) (eq $name "POD_NAME") -}}
 {{- fail (printf "%s is set by the chart itself: use the value that stands for it (README.md lists them), and remove this" $of.at) -}}
 {{- end -}}
 {{- if and $of.value (or (regexMatch "(_URL|PASSWORD|TOKEN|SECRET|ACCESS_KEY)$" $name) (regexMatch "://[^/]*@" $of.value)) -}}

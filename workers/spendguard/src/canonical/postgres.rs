@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::{LeaseName, Term};
 use lease_postgres::pool::{DURABLE, Pool};
-use lease_postgres::room::has_room;
+use lease_postgres::room::Room;
 use lease_postgres::{Fence, url};
 use lease_worker_common::database::{self, StoreError};
 use sqlx::postgres::PgConnectOptions;
@@ -15,13 +15,14 @@ use super::{ArrivedEvent, Canonical, Ingested, counts, json, resource};
 /// In the schema `public` of a database.
 pub struct PostgresCanonical {
     pool: Pool,
+    room: Room,
 }
 
 impl PostgresCanonical {
     /// Connects at the first use.
     pub fn open(options: &PgConnectOptions, connections: u32, transaction_limit: Duration) -> Self {
         let options = url::named(options.clone(), "leasehold");
-        Self { pool: Pool::checked(&options, connections, transaction_limit, DURABLE) }
+        Self { pool: Pool::checked(&options, connections, transaction_limit, DURABLE), room: Room::default() }
     }
 }
 
@@ -76,7 +77,7 @@ impl Canonical for PostgresCanonical {
         self.pool
             .call(async move |connection| {
                 nothing.execute(&mut *connection).await?;
-                Ok(has_room(connection).await?)
+                Ok(self.room.look(connection).await?)
             })
             .await
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lease_core::{Grant, Record, Tag};
 use lease_postgres::pool::Pool;
-use lease_postgres::room::has_room;
+use lease_postgres::room::Room;
 use lease_postgres::url;
 use lease_worker_common::database::StoreError;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
@@ -15,6 +15,7 @@ use sqlx::{Postgres, Row};
 /// The ledger's tables in one database.
 pub struct LedgerStore {
     pool: Pool,
+    room: Room,
 }
 
 /// A refusal that the ledger's own rules ask for; nothing was changed.
@@ -201,7 +202,7 @@ impl LedgerStore {
         let options = url::named(options.clone(), "leasehold ledger");
         // Each statement is planned once a connection.
         let options = options.options([("plan_cache_mode", "force_generic_plan")]);
-        Self { pool: Pool::checked(&options, connections, statement_limit, BEGIN) }
+        Self { pool: Pool::checked(&options, connections, statement_limit, BEGIN), room: Room::default() }
     }
 
     /// Can calls be answered?
@@ -213,7 +214,7 @@ impl LedgerStore {
         self.pool
             .call(async move |connection| {
                 ready.execute(&mut *connection).await?;
-                Ok(has_room(connection).await?)
+                Ok(self.room.look(connection).await?)
             })
             .await
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lease_core::Term;
 use lease_postgres::pool::{DURABLE, Pool};
-use lease_postgres::room::has_room;
+use lease_postgres::room::Room;
 use lease_postgres::{Fence, url};
 use lease_worker_common::database::{self, StoreError};
 use lease_worker_common::home::{self, KnownWork, Settlement};
@@ -32,6 +32,7 @@ macro_rules! read_to_write {
 /// An outbox in the schema `public` of a database.
 pub struct PostgresOutbox {
     pool: Pool,
+    room: Room,
     fence: Fence,
 }
 
@@ -41,6 +42,7 @@ impl PostgresOutbox {
         let options = url::named(options.clone(), "leasehold");
         Self {
             pool: Pool::checked(&options, CONNECTIONS, transaction_limit, DURABLE),
+            room: Room::default(),
             fence: Fence::new(RESOURCE),
         }
     }
@@ -155,7 +157,7 @@ impl Outbox for PostgresOutbox {
 
     async fn ready(&self) -> Result<(), StoreError> {
         self.oldest_pending_age().await?;
-        self.pool.call(async |connection| Ok(has_room(connection).await?)).await
+        self.pool.call(async |connection| Ok(self.room.look(connection).await?)).await
     }
 }
 

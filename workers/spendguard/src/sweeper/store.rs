@@ -5,7 +5,7 @@ use std::time::Duration;
 use lease_core::Term;
 use lease_core::fence::AboveCeiling;
 use lease_postgres::pool::Pool;
-use lease_postgres::room::has_room;
+use lease_postgres::room::Room;
 use lease_postgres::{Fence, url};
 use lease_worker_common::database::StoreError;
 use lease_worker_common::home::{self, KnownWork, Settlement};
@@ -34,6 +34,7 @@ pub struct Retention {
 /// The reservations of one ledger.
 pub struct Expired {
     pool: Pool,
+    room: Room,
     fleet: Settlement,
 }
 
@@ -42,7 +43,8 @@ impl Expired {
     pub fn open(options: &PgConnectOptions, statement_limit: Duration, fleet: Settlement) -> Self {
         let options = url::named(options.clone(), "leasehold");
         // An expiry draws a number from the ledger's sequence, so each connection begins as the ledger's do.
-        Self { pool: Pool::checked(&options, CONNECTIONS, statement_limit, BEGIN), fleet }
+        let pool = Pool::checked(&options, CONNECTIONS, statement_limit, BEGIN);
+        Self { pool, room: Room::default(), fleet }
     }
 
     /// Releases at most `limit` reservations whose time is over, each with its audit row and outbox row, if the ledger
@@ -86,11 +88,16 @@ impl Expired {
     /// # Errors
     /// As for [`sweep`](Self::sweep).
     pub async fn sweep_these(&self, term: Term, owner: &str, rows: &[Uuid]) -> Result<u64, StoreError> {
-        let sweep = sqlx::query_scalar("SELECT ledger_sweep_these($1, $2, $3, $4)")
+        let statement = "SELECT ledger_sweep_these($1, $2, $3, $4), leasehold_settle($5, $6, $7, $8)";
+        let sweep = sqlx::query_scalar(statement)
             .bind(rows)
             .bind(owner)
             .bind(epoch(term)?)
-            .bind(Uuid::from_u128(term.grant.0));
+            .bind(Uuid::from_u128(term.grant.0))
+            .bind(RESOURCE)
+            .bind(&self.fleet.home.mode)
+            .bind(&self.fleet.home.lease)
+            .bind(&self.fleet.from);
         self.count(sweep, term).await
     }
 
@@ -100,12 +107,17 @@ impl Expired {
     /// # Errors
     /// As for [`sweep`](Self::sweep).
     pub async fn prune(&self, term: Term, keep: Retention, limit: u32) -> Result<u64, StoreError> {
-        let prune = sqlx::query_scalar("SELECT ledger_prune($1, $2, $3, $4, $5)")
+        let statement = "SELECT ledger_prune($1, $2, $3, $4, $5), leasehold_settle($6, $7, $8, $9)";
+        let prune = sqlx::query_scalar(statement)
             .bind(int(limit))
             .bind(int(keep.scope_days))
             .bind(int(keep.audit_days))
             .bind(epoch(term)?)
-            .bind(Uuid::from_u128(term.grant.0));
+            .bind(Uuid::from_u128(term.grant.0))
+            .bind(RESOURCE)
+            .bind(&self.fleet.home.mode)
+            .bind(&self.fleet.home.lease)
+            .bind(&self.fleet.from);
         self.count(prune, term).await
     }
 
@@ -139,7 +151,7 @@ impl Expired {
     /// The database's: as for [`oldest_age`](Self::oldest_age), and a full disk's.
     pub async fn ready(&self) -> Result<(), StoreError> {
         self.oldest_age().await?;
-        self.pool.call(async |connection| Ok(has_room(connection).await?)).await
+        self.pool.call(async |connection| Ok(self.room.look(connection).await?)).await
     }
 
     /// For how long the oldest reservation that is over has waited, by the database's clock; zero if none waits.
