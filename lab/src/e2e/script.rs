@@ -70,7 +70,7 @@ pub(super) async fn play(site: &Site, report: &DrillReport) -> anyhow::Result<()
 /// The part of its life that is under load.
 async fn live(site: &Site, report: &DrillReport, load: &Load, granted: &mut Granted) -> anyhow::Result<()> {
     works(site, report, load, "k8s").await?;
-    by_hand(site, report, "k8s").await?;
+    by_hand(site, report, load, "k8s").await?;
 
     for [from, to] in [["k8s", "etcd"], ["etcd", "postgres"]] {
         let began = site.canonical(NOW_MS).await?;
@@ -81,7 +81,7 @@ async fn live(site: &Site, report: &DrillReport, load: &Load, granted: &mut Gran
         works(site, report, load, to).await?;
         let quiet: i64 = longest_pause(site, began).await?;
         report.step(format!("{from} → {to} under load: at most {quiet} ms without a new row"));
-        by_hand(site, report, to).await?;
+        by_hand(site, report, load, to).await?;
     }
     site.release("upgrade", &[POSTGRES]).await?;
     site.until("all is ready", || pods::settled(&site.client)).await?;
@@ -103,9 +103,11 @@ async fn live(site: &Site, report: &DrillReport, load: &Load, granted: &mut Gran
 }
 
 /// What an operator does by NOTES and by the runbook.
-async fn by_hand(site: &Site, report: &DrillReport, mode: &str) -> anyhow::Result<()> {
+async fn by_hand(site: &Site, report: &DrillReport, load: &Load, mode: &str) -> anyhow::Result<()> {
     inside::notes(site, report, mode).await?;
-    inside::runbook(site, report, mode).await
+    inside::runbook(site, report, mode).await?;
+    // It ends by a revocation, which is waited out.
+    works(site, report, load, mode).await
 }
 
 /// The manifests that helm has applied, hooks included.
