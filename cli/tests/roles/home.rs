@@ -202,7 +202,7 @@ async fn a_worker_waits_for_older_tables_to_be_upgraded_and_adopts_what_it_finds
     let crate::stage::Pools::Postgres { outbox, .. } = &stage.pools else { unreachable!("it is postgres") };
     sqlx::raw_sql(drop).execute(outbox).await?;
     let worker = stage.forwarder("new", &ingest.address).await?;
-    worker.process.wait_for_line("run the role with --migrate", LIMIT).await?;
+    worker.process.wait_for_line("run --migrate of the role", LIMIT).await?;
     let (status, why) = worker.get("/readyz").await?;
     assert_eq!(status, 503, "{why}");
     assert!(

@@ -70,7 +70,8 @@ const GATES: &[Gate] = &[
         "etcd",
         &[
             "outboxForwarder.extraEnv[0].name=LEASEHOLD_OUTBOX_FORWARDER_OUTBOX_URL",
-            "outboxForwarder.extraEnv[0].value=x",
+            "outboxForwarder.extraEnv[0].valueFrom.secretKeyRef.name=outbox",
+            "outboxForwarder.extraEnv[0].valueFrom.secretKeyRef.key=url",
         ],
         &["is set by the chart itself"],
         &["outboxForwarder.extraEnv[0].name=LEASEHOLD_LOG", "outboxForwarder.extraEnv[0].value=debug"],

@@ -222,11 +222,11 @@
 {{- $added = set $added $variable.name (dict "at" $at "value" (default "" $variable.value)) -}}
 {{- end -}}
 {{- range $name, $of := $added -}}
-{{- if or (hasKey $taken $name) (hasKey $taken (printf "%s_FILE" $name)) (eq $name "POD_NAME") -}}
-{{- fail (printf "%s is set by the chart itself: use the value that stands for it (README.md lists them), and remove this" $of.at) -}}
-{{- end -}}
 {{- if and $of.value (or (regexMatch "(_URL|PASSWORD|TOKEN|SECRET|ACCESS_KEY)$" $name) (regexMatch "://[^/]*@" $of.value)) -}}
 {{- fail (printf "%s may hold a secret, which would be plain in the manifest: use the values that name a Secret, the setting that names a file, or valueFrom" $of.at) -}}
+{{- end -}}
+{{- if or (hasKey $taken $name) (hasKey $taken (printf "%s_FILE" $name)) (eq $name "POD_NAME") -}}
+{{- fail (printf "%s is set by the chart itself: use the value that stands for it (README.md lists them), and remove this" $of.at) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
