@@ -57,13 +57,11 @@ impl CallError for sqlx::Error {
 }
 
 /// True for SQLSTATEs that say nothing about the connection or its server: Leasehold's own (class LH), violated
-/// constraints (class 23), 40001 (serialization), 40P01 (deadlock), 55P03 (lock timeout) and 53100 (a full disk).
+/// constraints (class 23), 40001 (serialization), 40P01 (deadlock) and 55P03 (lock timeout).
 pub fn raised_by_statement(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| {
-        code.starts_with("LH")
-            || code.starts_with("23")
-            || ["40001", "40P01", "55P03", "53100"].contains(&&*code)
+        code.starts_with("LH") || code.starts_with("23") || ["40001", "40P01", "55P03"].contains(&&*code)
     })
 }
 
