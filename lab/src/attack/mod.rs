@@ -66,6 +66,10 @@ enum AttackMode {
 
 /// A guard's last words when it gave the proof of its command's death up (G-2): its lease ran out, as promised.
 const UNPROVEN: &str = "could not be proven dead within the stop budget";
+/// What a guard says whose keeper or watchdog was killed before it was ready: nothing has run yet, and the exit code is
+/// right (`a_watchdog_that_is_killed_at_its_start_leads_to_no_lesser_isolation`).
+const AT_ITS_START: [&str; 2] =
+    ["the keeper died at its start", "the keeper can't be started: the watchdog is dead"];
 
 /// Overlaps are shown up to this number.
 const SHOWN: usize = 12;
@@ -159,6 +163,8 @@ struct Report {
     quiet: Vec<String>,
     /// Guards that ended with the exit code 125 since they had no proof of their command's death.
     unproven: usize,
+    /// Guards that were hit before their keeper was ready, and so ended with the exit code 125 before anything ran.
+    hit_at_start: usize,
     /// The last lines of guards that ended with 125 for anything else.
     guard_failures: Vec<String>,
 }
@@ -168,7 +174,7 @@ impl Report {
         let (mut faults_by_kind, mut overlaps, mut guard_failures) =
             (BTreeMap::new(), Vec::new(), Vec::new());
         let (mut leases, mut quiet) = (Vec::new(), Vec::new());
-        let (mut terms, mut unproven, mut shortest) = (0, 0, None::<Duration>);
+        let (mut terms, mut unproven, mut hit_at_start, mut shortest) = (0, 0, 0, None::<Duration>);
         for lane in lanes {
             let rights = if lane.unprivileged { "nobody" } else { "own rights" };
             leases.push(format!("{}: ttl {:?}, {rights}, {} terms", lane.lease, lane.ttl, lane.terms));
@@ -183,6 +189,9 @@ impl Report {
             let (without_proof, failures): (Vec<_>, Vec<_>) =
                 lane.failures.into_iter().partition(|lines| lines.contains(UNPROVEN));
             unproven += without_proof.len();
+            let (at_start, failures): (Vec<_>, Vec<_>) =
+                failures.into_iter().partition(|lines| AT_ITS_START.iter().any(|said| lines.contains(said)));
+            hit_at_start += at_start.len();
             guard_failures.extend(failures);
             shortest = [shortest, lane.shortest].into_iter().flatten().min();
         }
@@ -213,6 +222,7 @@ impl Report {
             shortest_gap_ms: shortest.map(|gap| gap.as_secs_f64() * 1000.0),
             quiet,
             unproven,
+            hit_at_start,
             guard_failures,
         }
     }
@@ -244,9 +254,10 @@ impl fmt::Display for Report {
             let failures = self.guard_failures.len();
             writeln!(
                 f,
-                "{}  no guard fails with 125: {failures}, and {} without a proof of death",
+                "{}  no guard fails with 125: {failures}; besides {} without a proof of death, {} hit at their own start",
                 word(failures == 0),
-                self.unproven
+                self.unproven,
+                self.hit_at_start
             )?;
         }
         for lines in self.guard_failures.iter().take(SHOWN) {
