@@ -24,6 +24,15 @@ async fn pid(pool: &Pool) -> Result<i32, Error> {
     pool.call(async |c| sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(c).await).await
 }
 
+/// Opens two connections, by using them at once.
+async fn two(pool: &Pool) -> Result<(i32, i32), Error> {
+    pool.call(async |c| {
+        let first = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(c).await?;
+        Ok((first, pid(pool).await?))
+    })
+    .await
+}
+
 async fn run(pool: &Pool, sql: &str) -> Result<(), Error> {
     pool.call(async |c| sqlx::raw_sql(AssertSqlSafe(sql)).execute(c).await.map(drop)).await
 }
@@ -55,13 +64,7 @@ async fn a_connection_is_kept_only_after_what_the_statements_own_logic_raises() 
 #[tokio::test]
 async fn one_broken_connection_closes_the_idle_ones_too() -> anyhow::Result<()> {
     let pool = pool(2, LIMIT).await;
-    // Two at a time, so that there are two.
-    let (first, second) = pool
-        .call(async |c| {
-            let first: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(c).await?;
-            Ok::<_, Error>((first, pid(&pool).await?))
-        })
-        .await?;
+    let (first, second) = two(&pool).await?;
     assert_ne!(first, second);
     run(&pool, "SELECT pg_terminate_backend(pg_backend_pid())").await.expect_err("it ends itself");
     let next = pid(&pool).await?;
@@ -148,12 +151,7 @@ impl lease_postgres::pool::Connect for Moving {
 #[tokio::test]
 async fn a_call_that_was_given_up_costs_no_connection_that_still_answers() -> anyhow::Result<()> {
     let pool = pool(2, LIMIT).await;
-    let (first, second) = pool
-        .call(async |c| {
-            let first: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(c).await?;
-            Ok::<_, Error>((first, pid(&pool).await?))
-        })
-        .await?;
+    let (first, second) = two(&pool).await?;
     tokio::select! {
         biased;
         done = run(&pool, "SELECT pg_sleep(30)") => panic!("it sleeps, on {first}: {done:?}"),
@@ -170,12 +168,7 @@ async fn over_a_slow_link_a_connection_may_take_longer_to_show_that_it_lives() -
     let proxy = Proxy::tcp(server.addr())?;
     proxy.set_delay(Direction::ToClient, Duration::from_millis(1_100));
     let pool = Pool::checked(&options(&proxy.url(&server.url())?), 2, LIMIT, DURABLE);
-    let (first, second) = pool
-        .call(async |c| {
-            let first: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(c).await?;
-            Ok::<_, Error>((first, pid(&pool).await?))
-        })
-        .await?;
+    let (first, second) = two(&pool).await?;
     tokio::select! {
         biased;
         done = run(&pool, "SELECT pg_sleep(30)") => panic!("it sleeps, on {first}: {done:?}"),

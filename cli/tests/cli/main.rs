@@ -1,5 +1,7 @@
 //! The real binary: its settings, what it refuses, and the operator's commands.
 
+mod all_at_once;
+mod arguments;
 mod bad_input;
 mod common;
 mod config;
