@@ -261,13 +261,16 @@ impl Sighting {
         Seen::Present
     }
 
-    /// A hint, which may be old, or of a history that was lost: it counts if it goes on from what was seen, in the same
-    /// epoch and lineage; a new term is looked at. False if it says nothing.
+    /// A hint, which may be old, of a history that was lost, or forged: it counts if it goes on from what was seen, in
+    /// the same epoch and lineage; a new term is looked at. What stays as it is in one epoch decides how long others are
+    /// waited for, so no hint changes it. False if it says nothing.
     pub fn heard(&mut self, shown: Observation, received_at: Instant) -> bool {
-        let goes_on = position(&shown).is_some_and(|shown| {
-            shown.0 == self.known.epoch
-                && shown.1 >= self.known.beat
-                && self.rewind.as_ref().is_none_or(|rewind| shown > rewind.lost)
+        let of_an_epoch = |seen: &Observation| seen.record.as_ref().map(|r| (r.issued(), r.max_ttl_ms));
+        let goes_on = position(&shown).is_some_and(|at| {
+            at.0 == self.known.epoch
+                && at.1 >= self.known.beat
+                && of_an_epoch(&shown) == of_an_epoch(&self.observation)
+                && self.rewind.as_ref().is_none_or(|rewind| at > rewind.lost)
         });
         let counts = goes_on
             && !self.interrupted

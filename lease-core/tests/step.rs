@@ -71,6 +71,7 @@ impl One {
     fn acquires(&mut self, now: Instant, shown: &Observation) -> (Instant, Record) {
         let mut at = now;
         loop {
+            assert!(at < now.plus(TTL * 1000), "it has waited for a thousand times the ttl");
             let (now, id, request) = self.sends(at);
             match request {
                 CallRequest::Observe => self.happens(now, Event::Reply(id, Reply::Seen(shown.clone()))),
@@ -479,4 +480,31 @@ fn a_hint_that_shows_other_work_is_looked_at_before_the_run_ends() {
     one.happens(now, Event::Reply(look, Reply::Seen(others)));
     assert!(one.state.is_stopped());
     assert_eq!(one.notes.last(), Some(&Note::OthersWork("other".into())));
+}
+
+/// In Postgres anybody who may connect can send one.
+#[test]
+fn a_forged_hint_postpones_a_takeover_by_no_more_than_the_leases_own_ttl() {
+    let mut held = free();
+    let record = held.record.as_mut().expect("a register");
+    (record.grant, record.epoch) = (Some(Grant(910)), 9);
+    let forge: [fn(&mut Record); 3] = [
+        |record| record.max_ttl_ms = u64::MAX,
+        |record| record.lineage = Lineage("another".into()),
+        |record| drop(record.extra.insert("epochs_above".into(), Term::MAX_EPOCH.into())),
+    ];
+    for forge in forge {
+        let mut one = One::new();
+        let (now, look, _) = one.sends(ms(0));
+        one.happens(now, Event::Reply(look, Reply::Seen(held.clone())));
+        let mut forged = held.clone();
+        let record = forged.record.as_mut().expect("a register");
+        (record.tag, record.beat) = (Tag(930), i64::MAX as u64);
+        forge(record);
+        one.happens(now, Event::Shown(forged));
+        let (at, taken) = one.acquires(now, &held);
+        let waited = at.since(now);
+        assert!((lengthened(TTL)..lengthened(TTL) + TTL).contains(&waited), "it waited {waited:?}");
+        assert!(taken.epoch < Term::MAX_EPOCH, "epoch {}", taken.epoch);
+    }
 }
