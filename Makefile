@@ -106,6 +106,7 @@ soak: ## for longer: ten times the takeovers, attacks, each restored backup five
 	@sh scripts/setup.sh postgres etcd k8s
 	@$(CARGO) build --locked -p leasehold -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
+	scripts/fuzz.sh 300
 	$(CARGO) test --locked -p lease-core --test migrate -- --ignored
 	@# A minute of two thousand half-open and two thousand idle clients on each listener.
 	for program in roles ledger sidecar; do \

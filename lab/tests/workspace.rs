@@ -49,6 +49,19 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ),
     ("lease-examples", &["lease-core", "lease-sqlite"]),
     (
+        "lease-fuzz",
+        &[
+            "lease-core",
+            "lease-etcd",
+            "lease-k8s",
+            "lease-postgres",
+            "lease-settings",
+            "lease-spendguard",
+            "lease-worker-common",
+            "leasehold",
+        ],
+    ),
+    (
         "lease-lab",
         &[
             "lease-conformance",

@@ -34,3 +34,21 @@ pub fn add_to(roles: &mut Roles) {
 
 /// For how long rows are kept: up to a hundred years, or 0 for ever.
 const DAYS: ValueKind = ValueKind::Integer { min: 0, max: 36_500 };
+
+/// For this project's fuzzing. Nothing here is stable.
+#[doc(hidden)]
+pub mod internal {
+    /// The number of events in the body of a request to canonical-ingest.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn batch(body: &[u8]) -> Result<usize, String> {
+        crate::ingest::http::count(body)
+    }
+
+    /// Checks the ledger's requests. Returns the records that would be written to a scope.
+    #[cfg(feature = "ledger")]
+    pub fn requests(bytes: &[u8]) -> Vec<lease_core::Record> {
+        crate::ledger::check::read_all(bytes)
+    }
+}
