@@ -1,10 +1,11 @@
 //! The thin asynchronous driver around [`step`](super::step::step): it runs on the lease thread, sends what the step
 //! says, and tells it what happened. It decides nothing.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -36,8 +37,8 @@ pub(super) struct Driver {
     pub(super) terms: mpsc::Sender<Leadership>,
     pub(super) events: broadcast::Sender<LeaseEvent>,
     pub(super) view: watch::Sender<Glimpse>,
-    /// The store's, for the log.
-    pub(super) failures: Arc<Mutex<Repeated>>,
+    /// The store's, for the log, by operation: on a full disk reads work and writes fail.
+    pub(super) failures: Arc<Mutex<Failures>>,
     pub(super) holder_is_dead: Arc<Notify>,
 }
 
@@ -50,14 +51,21 @@ const SHORTEST_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// (`docs/decisions/0008-linger.md`). Decides nothing, so it is no matter of the lease's clock.
 const LINGER: Duration = Duration::from_millis(50);
 
-/// A finished call: its id and how it ended.
-type Finished = (CallId, Result<Reply, BackendError>);
+/// What fails, by operation.
+pub(super) type Failures = BTreeMap<&'static str, Repeated>;
+
+const CONNECT: &str = "connect";
+const READ: &str = "read";
+const WRITE: &str = "write";
+
+/// A finished call: its id, what it was, and how it ended.
+type Finished = (CallId, &'static str, Result<Reply, BackendError>);
 
 struct Running {
     backend: Arc<dyn LeaseBackend>,
     state: State,
     calls: JoinSet<Finished>,
-    under_way: Vec<(CallId, AbortHandle)>,
+    under_way: Vec<(CallId, &'static str, AbortHandle)>,
     /// The present term's handle, until its work has returned and its release is done.
     leadership: Option<Leadership>,
     refused: Arc<Notify>,
@@ -179,13 +187,13 @@ impl Driver {
             };
             let error = match attempt {
                 Ok(backend) => {
-                    self.store_works();
+                    self.store_works(&[CONNECT]);
                     return Ok(Some(backend));
                 }
                 Err(error) if error.refused => return Err(error),
                 Err(error) => error,
             };
-            self.report(EventKind::StoreFailed { operation: "connect", error: format!("{error:#}") });
+            self.report(EventKind::StoreFailed { operation: CONNECT, error: format!("{error:#}") });
             let again = self.clock.now().plus(self.rules.retry_every);
             tokio::select! {
                 biased;
@@ -237,25 +245,26 @@ impl Driver {
         running: &mut Running,
         done: Result<(tokio::task::Id, Finished), tokio::task::JoinError>,
     ) -> Event {
-        let (id, reply) = match done {
+        let (id, operation, reply) = match done {
             Ok((_, answer)) => answer,
             // The step function dropped it, and that was reported.
             Err(dropped) if dropped.is_cancelled() => return Event::Tick,
             Err(panic) => {
-                let call = running.under_way.iter().find(|(_, handle)| handle.id() == panic.id());
-                let error = BackendError::unknown(format!("the backend panicked: {panic}"));
-                (call.map_or(0, |(id, _)| *id), Err(error))
+                let call = running.under_way.iter().find(|(_, _, handle)| handle.id() == panic.id());
+                let (id, operation) = call.map_or((0, WRITE), |(id, operation, _)| (*id, *operation));
+                (id, operation, Err(BackendError::unknown(format!("the backend panicked: {panic}"))))
             }
         };
-        running.under_way.retain(|(call, _)| *call != id);
+        running.under_way.retain(|(call, ..)| *call != id);
         match reply {
             Ok(reply) => {
-                self.store_works();
+                // A write's answer shows the register, too.
+                self.store_works(if operation == READ { &[READ] } else { &[READ, WRITE] });
                 Event::Reply(id, reply)
             }
             Err(error) => {
                 let certainty = error.certainty;
-                self.report(EventKind::StoreFailed { operation: "lease I/O", error: format!("{error:#}") });
+                self.report(EventKind::StoreFailed { operation, error: format!("{error:#}") });
                 if error.gone {
                     running.gone = Some((error, running.state.leads(self.clock.now()).is_some()));
                     return Event::StoreGone;
@@ -296,18 +305,17 @@ impl Driver {
         let term = running.leadership.as_ref().map(Leadership::term);
         match action {
             Action::Send(id, request) => {
-                let call = call(running.backend.clone(), self.name.clone(), id, request);
-                running.under_way.push((id, running.calls.spawn(call)));
+                let operation = if matches!(request, CallRequest::Observe) { READ } else { WRITE };
+                let call = call(running.backend.clone(), self.name.clone(), request);
+                let call = call.map(move |reply| (id, operation, reply));
+                running.under_way.push((id, operation, running.calls.spawn(call)));
             }
             Action::Drop(id) => {
-                running
-                    .under_way
-                    .iter()
-                    .filter(|(call, _)| *call == id)
-                    .for_each(|(_, handle)| handle.abort());
-                running.under_way.retain(|(call, _)| *call != id);
+                let Some(at) = running.under_way.iter().position(|(call, ..)| *call == id) else { return };
+                let (_, operation, call) = running.under_way.remove(at);
+                call.abort();
                 let error = "no answer within the time limit; its connection is closed".to_owned();
-                self.report(EventKind::StoreFailed { operation: "lease I/O", error });
+                self.report(EventKind::StoreFailed { operation, error });
             }
             Action::Begin(term, deadline) => {
                 // One for each term: a late refusal of an earlier term is not this one's.
@@ -375,12 +383,16 @@ impl Driver {
         self.teller()(kind);
     }
 
-    /// Says so, if it did not.
-    fn store_works(&self) {
-        let worked = lock(&self.failures).works(std::time::Instant::now());
-        if let Some((failures, after)) = worked {
-            let (lease, holder) = (self.name.as_str(), self.rules.who.holder.as_str());
-            tracing::info!(lease, holder, failures, ?after, "lease store works again");
+    /// Says so of each of these operations, if it did not.
+    fn store_works(&self, operations: &[&'static str]) {
+        for operation in operations {
+            let failed = lock(&self.failures).remove(operation);
+            if let Some((failures, after)) =
+                failed.and_then(|mut failed| failed.works(std::time::Instant::now()))
+            {
+                let (lease, holder) = (self.name.as_str(), self.rules.who.holder.as_str());
+                tracing::info!(lease, holder, operation, failures, ?after, "lease store works again");
+            }
         }
     }
 
@@ -391,7 +403,7 @@ impl Driver {
         move |kind| {
             let told = match &kind {
                 EventKind::StoreFailed { operation, error } => {
-                    lock(&failures).failed(&format!("{operation}: {error}"), std::time::Instant::now())
+                    lock(&failures).entry(operation).or_default().failed(error, std::time::Instant::now())
                 }
                 _ => Some(0),
             };
@@ -402,12 +414,16 @@ impl Driver {
     }
 }
 
-fn lock(failures: &Mutex<Repeated>) -> MutexGuard<'_, Repeated> {
+fn lock(failures: &Mutex<Failures>) -> MutexGuard<'_, Failures> {
     failures.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, request: CallRequest) -> Finished {
-    let reply = match request {
+async fn call(
+    backend: Arc<dyn LeaseBackend>,
+    name: LeaseName,
+    request: CallRequest,
+) -> Result<Reply, BackendError> {
+    match request {
         CallRequest::Observe => backend
             .observe(&name)
             .await
@@ -416,8 +432,7 @@ async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, reque
         CallRequest::Put { expected, record, change } => {
             backend.put_if(&name, &expected, &record, change).await.map(Reply::Put)
         }
-    };
-    (id, reply)
+    }
 }
 
 /// Keeps a watch open and passes its hints on; a plain hint that waits already stands for later ones.
