@@ -28,8 +28,12 @@ async fn a_leader_whose_home_is_elsewhere_by_now_ends(stage: Stage) -> anyhow::R
     let heir = stage.forwarder("heir", &ingest.address).await?;
     heir.ready().await?;
     match &stage.pools {
-        Pools::Sqlite { outbox, .. } => drop(sqlx::query(MOVED_BY_HAND).execute(outbox).await?),
-        Pools::Postgres { outbox, .. } => drop(sqlx::query(MOVED_BY_HAND).execute(outbox).await?),
+        Pools::Sqlite { outbox, .. } => {
+            sqlx::query(MOVED_BY_HAND).execute(outbox).await?;
+        }
+        Pools::Postgres { outbox, .. } => {
+            sqlx::query(MOVED_BY_HAND).execute(outbox).await?;
+        }
     }
     old.process.signal(Signal::TERM)?;
     assert_eq!(old.process.wait(LIMIT).await?.code(), Some(0));
