@@ -76,6 +76,46 @@ pub trait Harness: Send + Sync + 'static {
         Err(self.missing(Facility::Restart))
     }
 
+    /// [`Facility::Stop`], on an [isolated](Self::isolated) store: until [`start_again`](Self::start_again) it serves
+    /// nobody, and the connections to it are lost.
+    async fn stop(&self) -> Result<(), Missing> {
+        Err(self.missing(Facility::Stop))
+    }
+
+    /// [`Facility::Stop`]: ends it. Returns when the store accepts connections.
+    async fn start_again(&self) -> Result<(), Missing> {
+        Err(self.missing(Facility::Stop))
+    }
+
+    /// [`Facility::Split`], on an [isolated](Self::isolated) store: cuts the replica that leads off from the others, but
+    /// not from its clients. Returns when the others serve without it.
+    async fn split(&self) -> Result<Split, Missing> {
+        Err(self.missing(Facility::Split))
+    }
+
+    /// [`Facility::Split`]: ends it.
+    async fn heal(&self) -> Result<(), Missing> {
+        Err(self.missing(Facility::Split))
+    }
+
+    /// [`Facility::Rewind`]: all that the store holds of a register, in its own form, as a backup has it.
+    async fn back_up(&self, lease: &LeaseName) -> Result<Vec<u8>, Missing> {
+        let _ = lease;
+        Err(self.missing(Facility::Rewind))
+    }
+
+    /// [`Facility::Rewind`]: puts back what [`back_up`](Self::back_up) has kept, under open connections and past the
+    /// backend: by the store's own means, so that whatever the backend counts by itself is put back, too.
+    async fn put_back(&self, lease: &LeaseName, kept: &[u8]) -> Result<(), Missing> {
+        let _ = (lease, kept);
+        Err(self.missing(Facility::Rewind))
+    }
+
+    /// This many registers are listed at once. Fewer only where it would take minutes to create them.
+    fn many(&self) -> usize {
+        10_000
+    }
+
     /// [`Facility::ChangeLineage`]: the store goes on in another history, with the same registers.
     async fn change_lineage(&self) -> Result<(), Missing> {
         Err(self.missing(Facility::ChangeLineage))
@@ -95,7 +135,8 @@ pub trait Harness: Send + Sync + 'static {
     }
 
     /// A harness of the same kind over a store that no other case uses, for cases that disturb the whole store
-    /// ([`Facility::Restart`], [`Facility::ChangeLineage`], [`Facility::RewindFloor`]).
+    /// ([`Facility::Restart`], [`Facility::Stop`], [`Facility::Split`], [`Facility::ChangeLineage`],
+    /// [`Facility::RewindFloor`]), or fill it.
     async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
         Err(self.missing(Facility::ChangeLineage))
     }
@@ -116,7 +157,7 @@ pub trait Harness: Send + Sync + 'static {
 
     /// Why a facility isn't offered: the reason that is shown with the cases that are ignored for it.
     fn why_not(&self, facility: Facility) -> String {
-        format!("the {} harness does not offer {facility}", self.name())
+        format!("not judged: the {} harness does not offer {facility}", self.name())
     }
 
     /// The error of what isn't offered.
@@ -124,6 +165,14 @@ pub trait Harness: Send + Sync + 'static {
     fn missing(&self, facility: Facility) -> Missing {
         Missing(self.why_not(facility))
     }
+}
+
+/// A replicated store whose leading replica is cut off: one connection to either part.
+pub struct Split {
+    /// To the replica that led, and to no other.
+    pub minority: Arc<dyn LeaseBackend>,
+    /// To the others, which go on without it.
+    pub majority: Arc<dyn LeaseBackend>,
 }
 
 /// The harness doesn't offer it, or it failed.
@@ -145,9 +194,13 @@ pub enum Facility {
     Delete,
     /// [`Harness::restart`], on an [isolated](Harness::isolated) store.
     Restart,
+    /// [`Harness::stop`], on an [isolated](Harness::isolated) store.
+    Stop,
+    /// [`Harness::split`], on an [isolated](Harness::isolated) store.
+    Split,
     /// [`Harness::change_lineage`], on an [isolated](Harness::isolated) store.
     ChangeLineage,
-    /// A register may be written as it was before.
+    /// [`Harness::put_back`]
     Rewind,
     /// [`Harness::rewind_floor`], on an [isolated](Harness::isolated) store.
     RewindFloor,
@@ -164,6 +217,8 @@ impl fmt::Display for Facility {
         f.write_str(match self {
             Self::Delete => "deletion by an administrator",
             Self::Restart => "a restart of the store",
+            Self::Stop => "a stop of the store",
+            Self::Split => "a leading replica that is cut off",
             Self::ChangeLineage => "a change of lineage",
             Self::Rewind => "registers that can be put back",
             Self::RewindFloor => "a floor that can be put back",

@@ -21,6 +21,17 @@ fn every_mutant_is_killed_by_its_named_trials() {
     assert!(survived.is_empty(), "trials that did not see the mutant they are named for: {survived:#?}");
 }
 
+/// What two trials of one group see, one more mistake may hide from both.
+#[test]
+fn stores_under_which_two_may_lead_are_killed_by_trials_of_two_groups() {
+    let group = |id: &'static str| id.split_once("::").expect("an id names its group").0;
+    let of_one: Vec<_> = mutants::dangerous_stores()
+        .filter(|mutant| mutant.killers.iter().map(|id| group(id)).collect::<BTreeSet<_>>().len() < 2)
+        .map(|mutant| (mutant.name, mutant.killers))
+        .collect();
+    assert!(of_one.is_empty(), "name a trial of another group, or write one, for: {of_one:#?}");
+}
+
 /// Otherwise a trial could kill by failing always.
 #[test]
 fn the_same_trials_pass_with_the_real_core_and_store() {

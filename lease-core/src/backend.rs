@@ -58,7 +58,9 @@ pub enum PutOutcome {
     /// Applied and as durable as the store promises. The observation shows the register as written.
     Written(Observation),
     /// Not applied, because the register no longer was as expected. The observation shows the register as it was
-    /// found, by a linearizable read that began after the call did.
+    /// found, by a linearizable read that began after the call did. It is another one than was expected, in its tag, its
+    /// lineage or its existence: a compare that failed for no reason that a read can show is an error,
+    /// [`NotApplied`](crate::Certainty::NotApplied), since the core goes on at once from what a conflict shows.
     Conflict(Observation),
 }
 

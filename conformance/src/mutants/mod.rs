@@ -18,7 +18,7 @@ use lease_core::{BackendError, Capabilities, LeaseBackend, LeaseName};
 use lease_judge::{FencedResource, Patience};
 
 use crate::cases;
-use crate::harness::{Facility, Harness, Missing};
+use crate::harness::{Facility, Harness, Missing, Split};
 use crate::memory::MemoryHarness;
 use crate::step::{Core, real_core};
 
@@ -33,6 +33,7 @@ pub(crate) type WrongFence = fn() -> Arc<dyn FencedResource>;
 pub(crate) enum Kind {
     Core(fn() -> Core),
     Store(fn() -> WrongStore),
+    Connection(fn(BackendError) -> BackendError),
     Fence(WrongFence),
 }
 
@@ -50,7 +51,14 @@ pub struct Mutant {
 
 /// Every mutant.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    [readers::MUTANTS, writers::MUTANTS, stores::MUTANTS, fences::MUTANTS].into_iter().flatten()
+    [readers::MUTANTS, writers::MUTANTS, stores::dangerous::MUTANTS, stores::others::MUTANTS, fences::MUTANTS]
+        .into_iter()
+        .flatten()
+}
+
+/// The stores under which two may lead, or epochs fall.
+pub fn dangerous_stores() -> impl Iterator<Item = &'static Mutant> {
+    stores::dangerous::MUTANTS.iter()
 }
 
 /// Runs every mutant, a few at a time since trials mostly wait, and prints the table of who killed it.
@@ -103,7 +111,7 @@ impl fmt::Display for Mutant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
             Kind::Core(_) => "core",
-            Kind::Store(_) => "store",
+            Kind::Store(_) | Kind::Connection(_) => "store",
             Kind::Fence(_) => "fence",
         };
         write!(f, "{kind}: {}", self.name)
@@ -171,6 +179,15 @@ struct Wrong {
     store: Option<WrongStore>,
 }
 
+impl Wrong {
+    fn wrong(&self, inner: Arc<dyn LeaseBackend>) -> Arc<dyn LeaseBackend> {
+        match &self.store {
+            Some(wrong) => wrong(inner),
+            None => inner,
+        }
+    }
+}
+
 #[async_trait]
 impl Harness for Wrong {
     fn name(&self) -> &str {
@@ -178,11 +195,10 @@ impl Harness for Wrong {
     }
 
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
-        let inner = self.inner.connect().await?;
-        Ok(match &self.store {
-            Some(wrong) => wrong(inner),
-            None => inner,
-        })
+        match (self.inner.connect().await, self.kind) {
+            (Err(error), Kind::Connection(failure)) => Err(failure(error)),
+            (connected, _) => Ok(self.wrong(connected?)),
+        }
     }
 
     fn ttl(&self) -> Duration {
@@ -195,6 +211,35 @@ impl Harness for Wrong {
 
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
         self.inner.delete(lease).await
+    }
+
+    async fn stop(&self) -> Result<(), Missing> {
+        self.inner.stop().await
+    }
+
+    async fn start_again(&self) -> Result<(), Missing> {
+        self.inner.start_again().await
+    }
+
+    async fn split(&self) -> Result<Split, Missing> {
+        let Split { minority, majority } = self.inner.split().await?;
+        Ok(Split { minority: self.wrong(minority), majority: self.wrong(majority) })
+    }
+
+    async fn heal(&self) -> Result<(), Missing> {
+        self.inner.heal().await
+    }
+
+    async fn connect_losing_the_next_reply(&self) -> Result<Arc<dyn LeaseBackend>, Missing> {
+        Ok(self.wrong(self.inner.connect_losing_the_next_reply().await?))
+    }
+
+    async fn back_up(&self, lease: &LeaseName) -> Result<Vec<u8>, Missing> {
+        self.inner.back_up(lease).await
+    }
+
+    async fn put_back(&self, lease: &LeaseName, kept: &[u8]) -> Result<(), Missing> {
+        self.inner.put_back(lease, kept).await
     }
 
     async fn change_lineage(&self) -> Result<(), Missing> {
