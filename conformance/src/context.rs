@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use lease_core::internal::writes::{self, Candidate, Fresh};
-use lease_core::{Change, Grant, LeaseBackend, LeaseName, Observation, PutOutcome, Record, admin};
+use lease_core::{Change, Clock, Grant, LeaseBackend, LeaseName, Observation, PutOutcome, Record, admin};
 use lease_judge::actor::{ActorProcess, EffectOrders, Orders};
-use lease_judge::history::{Effects, History};
+use lease_judge::history::{Effects, History, What};
 use lease_judge::recording::Recorded;
-use lease_judge::{FencedResource, Patience, Recorder, in_brief, invariants};
+use lease_judge::{FencedResource, Patience, Recorder, acceptor, in_brief, invariants};
 
 use crate::actor::{Actor, ActorSpec, Cast};
-use crate::harness::Harness;
+use crate::harness::{Harness, Missing};
 use crate::step::Core;
 use crate::tap::Tap;
 
@@ -25,12 +25,23 @@ pub(crate) struct Cx {
     unique: String,
     resources: Mutex<Vec<Resource>>,
     actors: AtomicU64,
+    aside: Option<Aside>,
 }
 
+/// The recorders of a case that isn't judged by the acceptor: a mutant is to be seen by its trial itself.
+pub(crate) type Aside = Arc<Mutex<Vec<Recorder>>>;
+
 impl Cx {
-    pub(crate) fn new(harness: Arc<dyn Harness>, core: Core, patience: Patience) -> Arc<Self> {
+    /// With `aside` the case is judged by the invariants alone.
+    pub(crate) fn new(
+        harness: Arc<dyn Harness>,
+        core: Core,
+        patience: Patience,
+        aside: Option<Aside>,
+    ) -> Arc<Self> {
         let unique = format!("{}-{:.10}", harness.prefix(), Grant::random().to_string());
         let recorder = Recorder::default();
+        aside.iter().for_each(|aside| aside.lock().expect("not poisoned").push(recorder.clone()));
         Arc::new(Self {
             cast: Cast::new(harness.clone(), core, recorder.clone(), patience),
             harness,
@@ -39,12 +50,13 @@ impl Cx {
             unique,
             resources: Mutex::default(),
             actors: AtomicU64::new(0),
+            aside,
         })
     }
 
     /// The same case on another store: its history is judged together with this one's.
     pub(crate) fn on(self: &Arc<Self>, harness: Arc<dyn Harness>) -> Arc<Self> {
-        Self::new(harness, self.cast.core.clone(), self.patience)
+        Self::new(harness, self.cast.core.clone(), self.patience, self.aside.clone())
     }
 
     // === names and times ===
@@ -82,9 +94,36 @@ impl Cx {
 
     /// A connection whose calls are recorded.
     pub(crate) async fn backend(&self) -> anyhow::Result<Arc<dyn LeaseBackend>> {
-        let inner = self.harness.connect().await.context("the store must be there")?;
-        let actor = self.next_name("by-hand");
-        Ok(Arc::new(Recorded::new(inner, self.recorder.clone(), actor)))
+        Ok(self.recorded(self.harness.connect().await.context("the store must be there")?))
+    }
+
+    /// The same connection, recorded.
+    pub(crate) fn recorded(&self, inner: Arc<dyn LeaseBackend>) -> Arc<dyn LeaseBackend> {
+        Arc::new(Recorded::new(inner, self.recorder.clone(), self.next_name("by-hand")))
+    }
+
+    /// Deletes the case's register, as only an administrator would.
+    pub(crate) async fn delete(&self) -> Result<(), Missing> {
+        self.outside(self.harness.delete(&self.lease()), true).await
+    }
+
+    /// The case's store, which is isolated, goes on in another history.
+    pub(crate) async fn change_lineage(&self) -> Result<(), Missing> {
+        self.outside(self.harness.change_lineage(), false).await
+    }
+
+    /// Whatever the registers show afterwards, no call that is recorded wrote it.
+    async fn outside(
+        &self,
+        change: impl Future<Output = Result<(), Missing>>,
+        deleted: bool,
+    ) -> Result<(), Missing> {
+        let from = Clock::boot().now();
+        change.await?;
+        for lease in self.recorder.leases() {
+            self.recorder.record(&lease, Clock::boot().now(), "store", What::Outside { from, deleted });
+        }
+        Ok(())
     }
 
     /// Creates the case's lease, free.
@@ -212,7 +251,7 @@ impl Cx {
         self.cast.end().await
     }
 
-    /// Ends all actors and judges the history of every lease by every invariant.
+    /// Ends all actors, judges the history of every lease by every invariant, and has the acceptor replay it.
     pub(crate) async fn judge(&self) -> anyhow::Result<()> {
         self.end_actors().await?;
         let backend = self.harness.connect().await.context("the store must be there at the end")?;
@@ -223,7 +262,10 @@ impl Cx {
         leases.dedup();
         for lease in leases {
             let history = self.history(&*backend, &lease).await?;
-            let violations = invariants::judge(&history);
+            let mut violations = invariants::judge(&history);
+            if self.aside.is_none() {
+                violations.extend(acceptor::explain(&history));
+            }
             if !violations.is_empty() {
                 let told: Vec<_> = violations.iter().map(ToString::to_string).collect();
                 bail!("{}\n{}", told.join("\n"), history.tell());

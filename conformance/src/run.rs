@@ -198,7 +198,7 @@ pub fn report(
                     }
                     let verdict = match case.ignored_because(&*harness, &capabilities) {
                         Some(because) => Verdict::Ignored { because },
-                        None => match case.run_until(cancel, harness.clone(), real_core(), PATIENCE) {
+                        None => match case.run_until(cancel, harness.clone(), real_core(), PATIENCE, None) {
                             Some(Ok(took)) => Verdict::Passed { seconds: took.as_secs_f64() },
                             Some(Err(why)) => Verdict::Failed { why },
                             None => break,

@@ -2,7 +2,10 @@
 //!
 //! All instants are `CLOCK_BOOTTIME` of one host, so histories of several processes on it can be merged.
 
-use lease_core::{Change, Grant, HistoryRow, Instant, Lineage, Loss, Observation, Record, Tag, Term};
+use lease_core::internal::step::Rules;
+use lease_core::{
+    Change, Grant, HistoryRow, Instant, Lineage, Loss, Observation, Record, Tag, Term, WallTime,
+};
 use serde::{Deserialize, Serialize};
 
 /// The register as an answer showed it.
@@ -12,6 +15,10 @@ pub struct View {
     pub lineage: Lineage,
     /// The record, or its absence.
     pub record: Option<Box<Record>>,
+    /// The store's floor.
+    pub floor: u64,
+    /// What the backend compares besides the tag.
+    pub version: String,
 }
 
 impl View {
@@ -33,7 +40,15 @@ impl View {
 
 impl From<&Observation> for View {
     fn from(observation: &Observation) -> Self {
-        Self { lineage: observation.lineage.clone(), record: observation.record.clone().map(Box::new) }
+        let Observation { record, lineage, floor, version } = observation.clone();
+        Self { lineage, record: record.map(Box::new), floor, version }
+    }
+}
+
+impl From<&View> for Observation {
+    fn from(view: &View) -> Self {
+        let View { lineage, record, floor, version } = view.clone();
+        Self { record: record.map(|record| *record), lineage, floor, version }
     }
 }
 
@@ -86,6 +101,45 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// One call of an elector's step function: whatever goes into it that no other event tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stepped {
+    /// What happened to the elector.
+    pub took: Took,
+    /// The position of its pauses in their span.
+    pub jitter: u8,
+    /// The tag for a write.
+    pub tag: Tag,
+    /// The grant for an acquisition.
+    pub grant: Grant,
+    /// The time of day.
+    pub wall: WallTime,
+}
+
+/// What a step took in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Took {
+    /// The elector's next event: an answer, a hint with the register, a watch that came or went, the work's return.
+    Next,
+    /// Nothing but the time.
+    Tick,
+    /// A watch says that something may have changed.
+    Hint,
+    /// The work's last report of progress was at this moment.
+    Progressed(Instant),
+    /// The resource refused this term.
+    FenceRefused(Term),
+    /// The caller's word that the holder is dead.
+    HolderIsDead,
+    /// The wish to stop in order,
+    Shutdown,
+    /// without waiting for the work,
+    Abandon,
+    /// or because what was opened as the store is gone.
+    StoreGone,
+}
+
 /// The kinds of events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +151,10 @@ pub enum What {
         /// Its longest poll interval.
         poll_ms: u64,
     },
+    /// The elector takes its first step, by these rules.
+    Ruled(Box<Rules>),
+    /// The elector takes a step. What it was told follows, and then what it does: all at the same moment.
+    Stepped(Box<Stepped>),
     /// The elector has ended of its own accord, and campaigns no more.
     Left,
     /// A call was sent: a write, or a read if there is none.
@@ -188,6 +246,14 @@ pub enum What {
     Fault {
         /// The fault, for people.
         name: String,
+    },
+    /// Between this moment and the event's time somebody changed the register by other means than a call that is
+    /// recorded here: an administrator, a fault that takes the store back.
+    Outside {
+        /// The moment before it began.
+        from: Instant,
+        /// It deleted the register.
+        deleted: bool,
     },
     /// This actor's term began, and the check of the earlier term named here was still true.
     StillTrue {

@@ -2,10 +2,11 @@
 //!
 //! A [`History`](history::History) is all that happened to one lease, on one host clock: each elector's calls and terms,
 //! each effect, the store's own rows. A [recorded](recording) step function or backend writes it, in one process or in
-//! several ([`actor`]); [`invariants::judge`] decides. The conformance suite, chaos, failover and hand-over runs all
-//! use this one format and this one judge.
+//! several ([`actor`]); [`invariants::judge`] decides, and [`acceptor::explain`] replays it through a model (J-1, J-2).
+//! The conformance suite, chaos, failover and hand-over runs all use this one format and this one judge.
 #![forbid(unsafe_code)]
 
+pub mod acceptor;
 pub mod actor;
 mod facts;
 pub mod history;

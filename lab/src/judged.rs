@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use lease_core::LeaseName;
-use lease_judge::Facts;
 use lease_judge::history::History;
 use lease_judge::invariants::{self, Invariant};
+use lease_judge::{Facts, acceptor};
 use serde::Serialize;
 
 /// Violations are shown up to this number.
@@ -37,12 +37,12 @@ pub(crate) struct Judged {
 }
 
 impl Judged {
-    /// Judges each lease by every invariant. `violated` is to be violated, by a fence that was sabotaged.
+    /// Judges each lease by every invariant, and has the acceptor replay it. `violated` is to be violated, by a fence that was sabotaged.
     pub(crate) fn of(histories: &BTreeMap<LeaseName, History>, violated: Option<&str>) -> Self {
         Self::except(histories, &[], violated)
     }
 
-    /// Judges each lease by every invariant but those.
+    /// The same without those.
     pub(crate) fn except(
         histories: &BTreeMap<LeaseName, History>,
         left_out: &[&str],
@@ -50,7 +50,8 @@ impl Judged {
     ) -> Self {
         let facts: Vec<_> = histories.iter().map(|(lease, history)| (lease, Facts::of(history))).collect();
         let mut judged = Self { verdicts: Vec::new(), violations: Vec::new() };
-        for invariant in invariants::ALL.iter().filter(|invariant| !left_out.contains(&invariant.rule)) {
+        let all = invariants::ALL.iter().chain(&acceptor::ALL);
+        for invariant in all.filter(|invariant| !left_out.contains(&invariant.rule)) {
             let (mut count, before) = (0, judged.violations.len());
             for (lease, facts) in &facts {
                 match invariant.judge(facts) {

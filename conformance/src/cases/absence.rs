@@ -78,7 +78,7 @@ async fn a_vanished_register_ends_the_term_and_heals_closed(cx: Arc<Cx>) -> anyh
     let (backend, _) = cx.init().await?;
     let mut actor = cx.start(cx.steady("a"))?;
     let first = actor.leads().await?;
-    cx.harness.delete(&cx.lease()).await?;
+    cx.delete().await?;
     ensure!(cx.soon("the loss", first.lost()).await? == Loss::RegisterGone);
     let second = actor.leads().await?;
     ensure!(second.term().epoch > first.term().epoch + 1, "the closed grant lies between");
@@ -100,7 +100,7 @@ async fn a_standby_does_not_recreate_a_vanished_register(cx: Arc<Cx>) -> anyhow:
     written(backend.put_if(&cx.lease(), &seen, &held, Change::Acquire).await?)?;
     let mut actor = cx.actor("a")?;
     cx.soon("the standby to look", actor.tap.reads(2)).await?;
-    cx.harness.delete(&cx.lease()).await?;
+    cx.delete().await?;
     cx.soon("further looks", actor.tap.reads(4)).await?;
     ensure!(backend.observe(&cx.lease()).await?.record.is_none() && actor.leads_already().is_none());
     Ok(())

@@ -44,7 +44,7 @@ const MOST: usize = 60;
 async fn a_write_dropped_at_every_await_leaves_nothing_behind(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (judge, seen) = cx.init().await?;
     cx.acquire(&*judge, &cx.lease(), &seen, "a").await?;
-    let dropped = cx.harness.connect().await?;
+    let dropped = cx.backend().await?;
     let mut ended = 0;
     for polls in 0..MOST {
         let seen = judge.observe(&cx.lease()).await?;
@@ -81,7 +81,7 @@ async fn a_write_dropped_at_every_await_leaves_nothing_behind(cx: Arc<Cx>) -> an
 async fn a_read_dropped_at_every_await_leaves_nothing_behind(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (judge, seen) = cx.init().await?;
     let mut now = cx.acquire(&*judge, &cx.lease(), &seen, "a").await?;
-    let dropped = cx.harness.connect().await?;
+    let dropped = cx.backend().await?;
     let mut ended = 0;
     for polls in 0..MOST {
         let lease = cx.lease();

@@ -70,7 +70,7 @@ async fn survives_an_administrators_deletion(cx: Arc<Cx>) -> anyhow::Result<()> 
     let (backend, mut seen) = cx.init().await?;
     for _ in 0..3 {
         let (epoch, _) = epoch_after(&cx, &*backend, &seen).await?;
-        cx.harness.delete(&cx.lease()).await?;
+        cx.delete().await?;
         let (_, anew) = cx.init().await?;
         let (next, held) = epoch_after(&cx, &*backend, &anew).await?;
         ensure!(next > epoch, "epoch {next} after {epoch} and a deletion");
@@ -86,7 +86,7 @@ async fn exceeds_the_floor_when_the_record_is_older(cx: Arc<Cx>) -> anyhow::Resu
     for _ in 0..3 {
         (epoch, seen) = epoch_after(&cx, &*backend, &seen).await?;
     }
-    cx.harness.delete(&cx.lease()).await?;
+    cx.delete().await?;
     let absent = backend.observe(&cx.lease()).await?;
     ensure!(
         absent.floor >= epoch,

@@ -72,7 +72,7 @@ async fn a_write_across_a_change_of_lineage_conflicts(cx: Arc<Cx>) -> anyhow::Re
     let cx = cx.on(cx.harness.isolated().await?);
     let (backend, seen) = cx.init().await?;
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
-    cx.harness.change_lineage().await?;
+    cx.change_lineage().await?;
     let backend = cx.backend().await?;
     for change in [Change::Acquire, Change::Renew, Change::Release] {
         let next = writes::renew(&held, record(&held)?, &Fresh::random());
@@ -96,7 +96,7 @@ async fn a_change_of_lineage_starts_the_wait_anew(cx: Arc<Cx>) -> anyhow::Result
     let mut actor = cx.actor("a")?;
     cx.soon("the standby to look", actor.tap.reads(3)).await?;
     let before = Clock::boot().now();
-    cx.harness.change_lineage().await?;
+    cx.change_lineage().await?;
     ensure!(actor.leads_already().is_none(), "the change of lineage took longer than the term");
     actor.leads().await?;
     let waited = Clock::boot().now().since(before);
@@ -109,7 +109,7 @@ async fn epochs_rise_across_a_change_of_lineage(cx: Arc<Cx>) -> anyhow::Result<(
     let (_, _) = cx.init().await?;
     let mut actor = cx.actor("a")?;
     let first = actor.leads().await?;
-    cx.harness.change_lineage().await?;
+    cx.change_lineage().await?;
     actor.stop().await?;
     let mut next = cx.actor("b")?;
     let second = next.leads().await?;

@@ -187,7 +187,7 @@ async fn conflicts_when_it_exists_against_expectation(cx: Arc<Cx>) -> anyhow::Re
 async fn conflicts_when_it_is_gone_against_expectation(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, first) = cx.init().await?;
     let held = cx.acquire(&*backend, &cx.lease(), &first, "a").await?;
-    cx.harness.delete(&cx.lease()).await?;
+    cx.delete().await?;
     let shown = conflict(cx.renew(&*backend, &cx.lease(), &held).await?)?;
     ensure!(shown.record.is_none(), "a renewal created a deleted register anew: {shown:?}");
     let shown = conflict(cx.release(&*backend, &cx.lease(), &held).await?)?;

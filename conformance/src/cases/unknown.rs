@@ -125,7 +125,7 @@ async fn an_acquisition_acknowledged_too_late_begins_no_term(cx: Arc<Cx>) -> any
 async fn a_lost_reply_is_reported_as_unknown(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, seen) = cx.init().await?;
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
-    let losing = cx.harness.connect_losing_the_next_reply().await?;
+    let losing = cx.recorded(cx.harness.connect_losing_the_next_reply().await?);
     let next = lease_core::internal::writes::renew(
         &held,
         record(&held)?,

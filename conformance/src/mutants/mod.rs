@@ -68,6 +68,7 @@ pub fn run_all(run: impl Fn(&Mutant) -> Fate + Sync) -> Vec<Fate> {
         println!("\n{} ({:.1?})", fate.mutant, fate.took);
         fate.killed_by.iter().for_each(|(id, why)| println!("    killed by {id}\n        {why}"));
         fate.survived.iter().for_each(|id| println!("    SURVIVED  {id}"));
+        fate.unexplained.iter().for_each(|(id, rule)| println!("    rejected by {rule} in {id}"));
     }
     fates
 }
@@ -93,6 +94,8 @@ pub struct Fate {
     pub mutant: String,
     /// The named trials that failed, with the first line of why.
     pub killed_by: Vec<(&'static str, String)>,
+    /// The named trials whose traces the acceptor rejects, and by which of its models.
+    pub unexplained: Vec<(&'static str, &'static str)>,
     /// The time that its trials took.
     pub took: Duration,
     /// The named trials that passed all the same.
@@ -129,6 +132,7 @@ impl Mutant {
         let mut fate = Fate {
             mutant: self.to_string(),
             killed_by: Vec::new(),
+            unexplained: Vec::new(),
             survived: Vec::new(),
             took: Duration::ZERO,
         };
@@ -138,7 +142,9 @@ impl Mutant {
             if case.ignored_because(&*harness, &capabilities).is_some() {
                 continue;
             }
-            match case.run(harness.clone(), core.clone(), Patience(limit)) {
+            let (outcome, unexplained) = case.try_out(harness.clone(), core.clone(), Patience(limit));
+            fate.unexplained.extend(unexplained.iter().map(|violation| (id, violation.rule)));
+            match outcome {
                 Ok(_) => fate.survived.push(id),
                 Err(why) => {
                     let first = why.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();

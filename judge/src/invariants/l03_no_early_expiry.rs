@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn rejects_an_acquisition_from_absence() {
-        let absent = View { lineage: Lineage("1".into()), record: None };
+        let absent = View { record: None, ..free(0) };
         let mut story = Story::default();
         story.campaigns(0, "b").sees(0, 1, "b", absent.clone());
         let acquired = record(Some(term(1)), 1, 0);
