@@ -3,10 +3,10 @@
 //! All instants are `CLOCK_BOOTTIME` of one host, so histories of several processes on it can be merged.
 
 use lease_core::internal::step::Rules;
-use lease_core::{
-    Change, Grant, HistoryRow, Instant, Lineage, Loss, Observation, Record, Tag, Term, WallTime,
-};
+use lease_core::{Change, Grant, HistoryRow, Instant, Lineage, Loss, Observation, Record, Tag, Term};
 use serde::{Deserialize, Serialize};
+
+pub use crate::stepped::{Stepped, Took};
 
 /// The register as an answer showed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,11 @@ impl View {
     /// The tag that the next write compares.
     pub fn tag(&self) -> Option<Tag> {
         self.record.as_ref().map(|record| record.tag)
+    }
+
+    /// The register itself, without what the store or the backend knows beside it.
+    pub fn register(&self) -> (&Lineage, Option<&Record>) {
+        (&self.lineage, self.record.as_deref())
     }
 
     /// The lineage, grant and beat, which T-2 compares.
@@ -99,45 +104,6 @@ pub enum Outcome {
     Refused,
     /// Any other error: it may have happened or not.
     Failed(String),
-}
-
-/// One call of an elector's step function: whatever goes into it that no other event tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stepped {
-    /// What happened to the elector.
-    pub took: Took,
-    /// The position of its pauses in their span.
-    pub jitter: u8,
-    /// The tag for a write.
-    pub tag: Tag,
-    /// The grant for an acquisition.
-    pub grant: Grant,
-    /// The time of day.
-    pub wall: WallTime,
-}
-
-/// What a step took in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Took {
-    /// The elector's next event: an answer, a hint with the register, a watch that came or went, the work's return.
-    Next,
-    /// Nothing but the time.
-    Tick,
-    /// A watch says that something may have changed.
-    Hint,
-    /// The work's last report of progress was at this moment.
-    Progressed(Instant),
-    /// The resource refused this term.
-    FenceRefused(Term),
-    /// The caller's word that the holder is dead.
-    HolderIsDead,
-    /// The wish to stop in order,
-    Shutdown,
-    /// without waiting for the work,
-    Abandon,
-    /// or because what was opened as the store is gone.
-    StoreGone,
 }
 
 /// The kinds of events.

@@ -15,6 +15,7 @@ mod patience;
 mod recorder;
 pub mod recording;
 mod resource;
+mod stepped;
 mod telling;
 mod trace;
 

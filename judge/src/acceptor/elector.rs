@@ -7,7 +7,7 @@ use lease_core::internal::step::{Event, Jitter, Reply, State, step};
 use lease_core::internal::writes::Fresh;
 use lease_core::{Certainty, Instant, PutOutcome, Term};
 
-use super::unexplained;
+use super::{Explained, require, unexplained};
 use crate::facts::Facts;
 use crate::history::{Answer, HistoryEntry, Stepped, Took, What};
 use crate::invariants::Violation;
@@ -77,9 +77,6 @@ impl Default for Replay {
         }
     }
 }
-
-/// What the model says instead of an event that can't be.
-type Explained = Result<(), String>;
 
 impl Replay {
     /// Takes the elector's next event.
@@ -208,10 +205,6 @@ impl Replay {
 
 const NO_STEP: &str = "no step takes it in";
 const NOTHING_MORE: &str = "by the model the step does nothing more";
-
-fn require(holds: bool, model: &str) -> Explained {
-    if holds { Ok(()) } else { Err(model.to_owned()) }
-}
 
 /// What a step takes in, from the event that tells it.
 fn told(what: &What) -> Event {

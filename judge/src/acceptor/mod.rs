@@ -9,6 +9,7 @@
 //! event that is missing, doubled, moved or altered, also where no invariant suffers
 //! (`docs/decisions/0092-traces-are-replayed.md`).
 
+mod contents;
 mod elector;
 mod register;
 
@@ -38,6 +39,13 @@ pub const ALL: [Invariant; 2] = [
 pub fn explain(history: &History) -> Vec<Violation> {
     let facts = Facts::of(history);
     ALL.iter().filter_map(|model| model.judge(&facts).err()).collect()
+}
+
+/// Or what the model says instead of an event that can't be.
+type Explained = Result<(), String>;
+
+fn require(holds: bool, model: &str) -> Explained {
+    if holds { Ok(()) } else { Err(model.to_owned()) }
 }
 
 /// This many events before the unexplained one are told.

@@ -7,9 +7,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lease_core::{Change, Instant, Lineage, Record, Tag};
+use lease_core::{Change, Instant, Lineage, Tag};
 
-use super::unexplained;
+use super::contents::Contents;
+use super::{Explained, require, unexplained};
 use crate::facts::{Facts, Write};
 use crate::history::{Answer, HistoryEntry, View, What};
 use crate::invariants::Violation;
@@ -65,15 +66,12 @@ struct Register<'a> {
     /// Every state so far.
     known: HashSet<Node>,
     applied: HashSet<usize>,
-    content: HashMap<Tag, &'a Record>,
+    contents: Contents<'a>,
     /// Each greatest floor so far, and the moment at which it was known.
     floors: Vec<(Instant, u64)>,
     calls: HashMap<(&'a str, u64), Call>,
     explained: usize,
 }
-
-/// What the model says instead of an event that can't be.
-type Explained = Result<(), String>;
 
 impl<'a> Register<'a> {
     fn of(facts: &'a Facts<'a>) -> Self {
@@ -94,7 +92,7 @@ impl<'a> Register<'a> {
             left: HashMap::new(),
             known: HashSet::new(),
             applied: HashSet::new(),
-            content: facts.writes.iter().map(|write| (write.put.record.tag, &write.put.record)).collect(),
+            contents: Contents::of(&facts.writes),
             floors: Vec::new(),
             calls: HashMap::new(),
             explained: 0,
@@ -108,7 +106,7 @@ impl<'a> Register<'a> {
                 let call_of = Call { sent_at: event.at, write: put.as_ref().map(number), answered: false };
                 let before = self.calls.insert((&event.actor, *call), call_of);
                 require(before.is_none(), "a call is sent once")?;
-                put.as_ref().map_or(Ok(()), |put| self.has_its_content(&put.expected))
+                put.as_ref().map_or(Ok(()), |put| self.contents.shows(&put.expected))
             }
             What::Answered { call, answer } => self.answers((&event.actor, *call), answer, event.at, place),
             What::Shown { view } => self.hints(view, event.at, place),
@@ -140,7 +138,7 @@ impl<'a> Register<'a> {
         )?;
         let Some(view) = answer.view() else { return Ok(()) };
         self.explained += 1;
-        self.has_its_content(view)?;
+        self.contents.shows(view)?;
         if let (Answer::Written(_), Some((_, write))) = (answer, write) {
             let written = view.tag() == Some(write.put.record.tag);
             require(written, "the answer to a write that was applied shows what it wrote")?;
@@ -173,7 +171,7 @@ impl<'a> Register<'a> {
     /// A hint may be old, so it doesn't tell the present state to whoever knows of none.
     fn hints(&mut self, view: &'a View, at: Instant, place: usize) -> Explained {
         self.explained += 1;
-        self.has_its_content(view)?;
+        self.contents.shows(view)?;
         let node = shown(view);
         let changed = |outside: &Outside| outside.from <= at && (outside.to >= at || !outside.deleted);
         let unknown = self.present.is_none() && !self.deleted;
@@ -242,16 +240,6 @@ impl<'a> Register<'a> {
         format!("by the model the register {present}; {why}")
     }
 
-    /// Two that show the same tag show the same record: the one that was written.
-    fn has_its_content(&mut self, view: &'a View) -> Explained {
-        let Some(record) = &view.record else { return Ok(()) };
-        let written = *self.content.entry(record.tag).or_insert(record);
-        if written == &**record {
-            return Ok(());
-        }
-        Err(format!("the record with this tag is {written:?}, and not {record:?}"))
-    }
-
     /// A read's floor is at least each one that was known before it was sent (E-1, T-6).
     fn floor_is_kept(&self, view: &View, sent_at: Instant) -> Explained {
         let known =
@@ -280,8 +268,4 @@ impl<'a> Register<'a> {
 /// Can this write have made a register under `lineage`? Where there was none, the new one may have a lineage of its own.
 fn follows(write: &Write<'_>, lineage: &Lineage) -> bool {
     write.put.expected.record.is_none() || write.put.expected.lineage == *lineage
-}
-
-fn require(holds: bool, model: &str) -> Explained {
-    if holds { Ok(()) } else { Err(model.to_owned()) }
 }

@@ -159,7 +159,7 @@ fn an_answer_shows_what_was_written_and_no_lower_floor() {
     let mut altered = second.clone();
     altered.record.as_mut().expect("a record").holder = "b".into();
     let mut calls = Calls::default();
-    calls.writes((0, 1), &first, &second).read((2, 3), &altered).is_rejected("the record with this tag is");
+    calls.writes((0, 1), &first, &second).read((2, 3), &altered).is_rejected("holder \"a\", not \"b\"");
     let lower = Observation { floor: 8, ..first.clone() };
     Calls::default().read((0, 1), &first).read((2, 3), &lower).is_rejected("the floor was 9");
 }
@@ -193,4 +193,20 @@ fn a_deleted_register_is_not_written_and_the_lineage_is_compared() {
     calls.read((6, 7), &elsewhere(&first)).is_explained();
     calls.write((8, 9), &first, &second, Answer::Written(View::from(&elsewhere(&second))));
     calls.is_rejected("compares the lineage");
+}
+
+#[test]
+fn a_new_register_may_have_a_lineage_and_a_stamp_that_the_store_gave_it() {
+    let created = writes::init(&absent(), TTL, 0, None, &Fresh::random());
+    let written = Observation { record: Some(created.clone()), ..absent() };
+    let shows = |lineage: &str, stamp: &str| {
+        let stamped = lease_core::Record { lineage: Lineage(stamp.into()), ..created.clone() };
+        let shown = Observation { record: Some(stamped), lineage: Lineage(lineage.into()), ..absent() };
+        let mut calls = Calls::default();
+        calls.write((0, 1), &absent(), &written, Answer::Written((&shown).into()));
+        calls
+    };
+    shows("uid", "uid").is_explained();
+    shows("uid", "1").is_explained();
+    shows("uid", "another").is_rejected("lineage \"1\", not \"another\"");
 }
