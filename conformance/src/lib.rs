@@ -24,6 +24,7 @@ mod case;
 mod cases;
 mod context;
 mod description;
+mod fleet;
 mod harness;
 mod memory;
 pub mod mutants;

@@ -3,10 +3,14 @@
 //! A wrong core is a wrapper around the real step function; a wrong store wraps any backend; both are otherwise real.
 
 mod fences;
+mod fleets;
+mod known;
 mod readers;
 mod stores;
 mod views;
 mod writers;
+
+pub use fleets::play_right;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,7 +45,7 @@ pub(crate) enum Kind {
 pub struct Mutant {
     /// Its mistake.
     pub name: &'static str,
-    /// The ids of the cases of which each must fail.
+    /// The ids of the cases of which each must fail; none if only an invariant in a simulated fleet sees it.
     pub killers: &'static [&'static str],
     pub(crate) kind: Kind,
     /// It needs a store that can lose its registers.
@@ -50,7 +54,9 @@ pub struct Mutant {
 
 /// Every mutant.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    [readers::MUTANTS, writers::MUTANTS, stores::MUTANTS, fences::MUTANTS].into_iter().flatten()
+    [readers::MUTANTS, writers::MUTANTS, stores::MUTANTS, fences::MUTANTS, known::MUTANTS]
+        .into_iter()
+        .flatten()
 }
 
 /// Runs every mutant, a few at a time since trials mostly wait, and prints the table of who killed it.
