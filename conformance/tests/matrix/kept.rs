@@ -38,7 +38,7 @@ pub(crate) struct Matrix {
     pub(crate) mutants: BTreeMap<String, Row>,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     /// The hash of the sources that it was computed from.
     pub(crate) sources: String,

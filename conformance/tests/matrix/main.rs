@@ -4,6 +4,7 @@
 //! computed anew and compared. `LEASEHOLD_WRITE=1 cargo test -p lease-conformance --test matrix` writes the file.
 
 mod kept;
+mod known;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
