@@ -10,6 +10,7 @@ pub mod actor;
 mod facts;
 pub mod history;
 pub mod invariants;
+mod met;
 mod patience;
 mod recorder;
 pub mod recording;
@@ -18,6 +19,7 @@ mod telling;
 mod trace;
 
 pub use facts::{Facts, Span, Write};
+pub use met::Met;
 pub use patience::Patience;
 pub use recorder::Recorder;
 pub use resource::{EffectError, FencedResource};

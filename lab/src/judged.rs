@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use lease_core::LeaseName;
-use lease_judge::Facts;
 use lease_judge::history::History;
 use lease_judge::invariants::{self, Invariant};
+use lease_judge::{Facts, Met};
 use serde::Serialize;
 
 /// Violations are shown up to this number.
@@ -34,6 +34,8 @@ pub(crate) struct LeaseViolation {
 pub(crate) struct Judged {
     pub(crate) verdicts: Vec<RuleVerdict>,
     pub(crate) violations: Vec<LeaseViolation>,
+    /// Which operations met which faults, and which never did.
+    met: Met,
 }
 
 impl Judged {
@@ -49,7 +51,8 @@ impl Judged {
         violated: Option<&str>,
     ) -> Self {
         let facts: Vec<_> = histories.iter().map(|(lease, history)| (lease, Facts::of(history))).collect();
-        let mut judged = Self { verdicts: Vec::new(), violations: Vec::new() };
+        let mut judged = Self { verdicts: Vec::new(), violations: Vec::new(), met: Met::default() };
+        histories.values().for_each(|history| judged.met.add(history));
         for invariant in invariants::ALL.iter().filter(|invariant| !left_out.contains(&invariant.rule)) {
             let (mut count, before) = (0, judged.violations.len());
             for (lease, facts) in &facts {
@@ -113,7 +116,7 @@ impl fmt::Display for Judged {
         if self.violations.len() > SHOWN {
             writeln!(f, "\n  and {} more", self.violations.len() - SHOWN)?;
         }
-        Ok(())
+        write!(f, "{}", self.met)
     }
 }
 

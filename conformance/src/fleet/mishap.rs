@@ -31,6 +31,27 @@ pub(super) enum Mishap {
     HolderIsDead(usize),
 }
 
+impl Mishap {
+    /// Whom it concerns, if not everybody, and what it is called.
+    pub(super) fn told(self) -> (Option<usize>, &'static str) {
+        match self {
+            Self::Crash(node, _) => (Some(node), "death"),
+            Self::Pause(node, _) => (Some(node), "standstill"),
+            Self::PauseAcquiring(node, _) => (Some(node), "standstill ahead"),
+            Self::LoseAcquired(node, _) => (Some(node), "lost replies ahead"),
+            Self::Stop(node) => (Some(node), "stop"),
+            Self::LoseRequests(node, _) => (Some(node), "lost requests"),
+            Self::LoseReplies(node, _) => (Some(node), "lost replies"),
+            Self::Slow(node, _) => (Some(node), "slow messages"),
+            Self::HolderIsDead(node) => (Some(node), "a word that the holder is dead"),
+            Self::FailOver(_) => (None, "failover"),
+            Self::Delete(_) => (None, "deletion"),
+            Self::StepDown => (None, "step-down"),
+            Self::Revoke => (None, "revocation"),
+        }
+    }
+}
+
 /// Faults come in this time, and a time without any follows, which the liveness of the fleet is judged in.
 pub(super) const FAULTY_MS: u64 = 30_000;
 pub(super) const CALM_MS: u64 = 14_000;

@@ -503,6 +503,9 @@ impl Fleet {
 
     fn befall(&mut self, mishap: Mishap) {
         let until = |ms: u64| self.now + ms * MS;
+        let (whom, name) = mishap.told();
+        let actor = whom.map_or("store", |node| &self.nodes[node].actor);
+        self.recorder.record(&self.lease, self.clock(), actor, What::Fault { name: name.to_owned() });
         match mishap {
             Mishap::Crash(node, ms) => {
                 let at = until(ms);
