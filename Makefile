@@ -107,6 +107,9 @@ soak: ## for longer: ten times the takeovers, attacks, each restored backup five
 	@$(CARGO) build --locked -p leasehold -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
 	$(CARGO) test --locked -p lease-core --test migrate -- --ignored
+	@# Every mutant anew: in simulated fleets, by the invariants alone, and guard and SQL in a patched copy.
+	LEASEHOLD_FLEETS=20000 $(CARGO) test --locked -p lease-conformance --test matrix -- --include-ignored
+	$(CARGO) test --locked -p lease-lab --test patched -- --ignored --nocapture
 	@# A minute of two thousand half-open and two thousand idle clients on each listener.
 	for program in roles ledger sidecar; do \
 		$(CARGO) test --locked -p leasehold --test $$program -- --ignored --test-threads 1 for_a_minute || exit 1; \
