@@ -39,7 +39,6 @@ const fn sql(
 const PREPARE: &str = "workers/spendguard/src/ledger/prepare.rs";
 const SCOPES: (&str, &str) = (PREPARE, r#"include_str!("sql/scopes.sql")"#);
 const RESERVATIONS: (&str, &str) = (PREPARE, r#"include_str!("sql/reservations.sql")"#);
-const HOME: (&str, &str) = ("workers/common/src/home/postgres.rs", r#"include_str!("postgres.sql")"#);
 
 pub(crate) const PATCHES: &[Patch] = &[
     // === the guard ===
@@ -147,14 +146,6 @@ pub(crate) const PATCHES: &[Patch] = &[
         "    SELECT array_agg(reservation_id) INTO v_ids FROM (\n        \
          SELECT reservation_id FROM reservations\n        WHERE current_state = 'reserved'",
         ("cli", "ledger", "sweeping::a_late_batch_of_a_paused_leader_is_refused"),
-    ),
-    sql(
-        "SQL: any lease's fleet is at home",
-        HOME,
-        "WHERE resource = p_resource AND lease IS NOT DISTINCT FROM CASE WHEN mode IS NOT NULL THEN p_lease END\n            \
-         AND (mode IS NULL OR mode IN (p_from, p_mode));",
-        "WHERE resource = p_resource;",
-        ("cli", "roles", "home::from_mode_disabled_and_back_each_way_says_so_and_epochs_rise"),
     ),
     code(
         "SQL: marks rows in any term",
