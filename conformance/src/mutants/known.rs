@@ -1,6 +1,6 @@
 //! Wrong cores, stores and fences with faults that this field really had (`docs/known-faults.md`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -33,11 +33,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "leads from the sending of its acquisition",
         leads_before_the_answer,
         &["unknown::an_acquisition_that_never_arrived_is_not_held"],
-    ),
-    mutant(
-        "waits for an answer for as long as it takes",
-        waits_for_ever,
-        &["unknown::a_renewal_whose_reply_was_lost_costs_no_term"],
     ),
     mutant("releases after its deadline", releases_late, &["outage::local_false_by_the_deadline"]),
     mutant(
@@ -126,22 +121,6 @@ fn leads_before_the_answer() -> Core {
         if let Some(term) = acquiring(&actions, sent) {
             actions.push(Action::Begin(term, Deadline::of_acknowledged(at.now, at.ttl)));
         }
-        (state, actions)
-    })
-}
-
-/// Sends nothing beside a call that has no answer, and gives none up.
-fn waits_for_ever() -> Core {
-    core(|open: &mut BTreeSet<CallId>, state, at, event, jitter| {
-        if let Event::Reply(id, _) = &event {
-            open.remove(id);
-        }
-        let (state, mut actions) = right(state, at, event, jitter);
-        actions.retain(|action| match action {
-            Action::Send(id, _) => open.is_empty() && open.insert(*id),
-            Action::Drop(_) => false,
-            _ => true,
-        });
         (state, actions)
     })
 }
