@@ -194,8 +194,11 @@ impl Cx {
             actor: name.to_owned(),
             holder: holder.to_owned(),
             ttl_ms: ttl.as_millis() as u64,
-            effects: resource
-                .map(|resource| EffectOrders { resource: resource.to_owned(), every_ms: Some(20) }),
+            effects: resource.map(|resource| EffectOrders {
+                resource: resource.to_owned(),
+                every_ms: Some(20),
+                limit_ms: None,
+            }),
             trace: None,
         };
         ActorProcess::start(command, &orders, self.recorder.clone(), self.patience)

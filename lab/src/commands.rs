@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::interrupt::unless_interrupted;
-use crate::{attack, chaos, conformance, drill, e2e, failover, handover, restores, roll, status, testbed};
+use crate::{
+    attack, chaos, conformance, drill, e2e, failover, handover, restores, roll, status, testbed, torture,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Other {
@@ -22,6 +24,8 @@ pub(crate) enum Other {
     Conformance(conformance::Args),
     #[command(subcommand)]
     Testbed(testbed::Command),
+    #[command(subcommand)]
+    Torture(torture::Torture),
 }
 
 impl Other {
@@ -43,6 +47,7 @@ impl Other {
             Self::Status(args) => unless_interrupted(status::run(args)).await,
             Self::Conformance(args) => conformance::run(args).await,
             Self::Testbed(command) => unless_interrupted(testbed::run(command)).await,
+            Self::Torture(torture) => unless_interrupted(torture::run(torture)).await,
         }
     }
 }

@@ -43,6 +43,8 @@ mod stats;
 mod status;
 #[cfg(feature = "all")]
 mod testbed;
+#[cfg(feature = "all")]
+mod torture;
 
 use std::process::ExitCode;
 
@@ -72,7 +74,7 @@ enum Command {
 
 fn main() -> ExitCode {
     #[cfg(feature = "all")]
-    if let Some(code) = attack::attacked() {
+    if let Some(code) = attack::attacked().or_else(torture::worker) {
         return code;
     }
     lease_stores::main_or_actor(|| {

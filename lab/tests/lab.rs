@@ -104,6 +104,20 @@ async fn a_killed_holder_is_replaced_in_time_on_postgres() {
     a_killed_holder_is_replaced_in_time("postgres").await;
 }
 
+/// A lease without a fence loses updates to holders that were stopped within one, and with it none, in the same run.
+#[tokio::test]
+async fn a_set_loses_no_update_to_stopped_holders_if_it_is_fenced() {
+    let args = ["torture", "lock-set", "--mode", "sqlite", "--updates", "400", "--sets", "4", "--seed", "5"];
+    let (code, report) = report(&args).await;
+    let of =
+        |fence: &str| report["guarded"].as_array().unwrap().iter().find(|set| set["fence"] == fence).unwrap();
+    let (bare, fenced) = (of("none"), of("its term"));
+    assert!(bare["lost"].as_u64().unwrap() > 0, "{report:#}");
+    assert_eq!((&fenced["lost"], &fenced["stale_effects"]), (&0.into(), &0.into()), "{report:#}");
+    assert!(fenced["acknowledged"].as_u64().unwrap() >= 400, "{report:#}");
+    assert_eq!(code, Some(0), "{report:#}");
+}
+
 #[tokio::test]
 async fn two_lead_after_a_restore_if_those_who_start_are_not_told_of_it() {
     let args = ["restores", "--mode", "sqlite", "--kind", "shell", "--sabotage", "--seed", "1"];
