@@ -7,6 +7,7 @@ use clap::Subcommand;
 use crate::interrupt::unless_interrupted;
 use crate::{
     attack, chaos, conformance, drill, e2e, failover, handover, restores, roll, status, testbed, torture,
+    upgrade,
 };
 
 #[derive(Debug, Subcommand)]
@@ -26,6 +27,7 @@ pub(crate) enum Other {
     Testbed(testbed::Command),
     #[command(subcommand)]
     Torture(torture::Torture),
+    Upgrade(upgrade::Args),
 }
 
 impl Other {
@@ -48,6 +50,7 @@ impl Other {
             Self::Conformance(args) => conformance::run(args).await,
             Self::Testbed(command) => unless_interrupted(testbed::run(command)).await,
             Self::Torture(torture) => unless_interrupted(torture::run(torture)).await,
+            Self::Upgrade(args) => unless_interrupted(upgrade::run(args)).await,
         }
     }
 }

@@ -45,6 +45,8 @@ mod status;
 mod testbed;
 #[cfg(feature = "all")]
 mod torture;
+#[cfg(feature = "all")]
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -74,7 +76,7 @@ enum Command {
 
 fn main() -> ExitCode {
     #[cfg(feature = "all")]
-    if let Some(code) = attack::attacked().or_else(torture::worker) {
+    if let Some(code) = attack::attacked().or_else(torture::worker).or_else(upgrade::writer) {
         return code;
     }
     lease_stores::main_or_actor(|| {

@@ -118,6 +118,18 @@ async fn a_set_loses_no_update_to_stopped_holders_if_it_is_fenced() {
     assert_eq!(code, Some(0), "{report:#}");
 }
 
+/// With this version in both parts: `make soak` has earlier ones.
+#[tokio::test]
+async fn two_programs_take_a_lease_over_from_each_other_and_keep_what_neither_knows() {
+    let leasehold = Path::new(env!("CARGO_BIN_EXE_leasehold-lab")).with_file_name("leasehold");
+    let old = leasehold.to_str().unwrap();
+    let args = ["upgrade", "--old", old, "--mode", "sqlite", "--rounds", "6", "--seed", "3"];
+    let (code, report) = report(&args).await;
+    let claims = report["stores"][0]["claims"].as_array().unwrap();
+    assert!(claims.len() == 3 && claims.iter().all(|claim| claim["holds"] == true), "{report:#}");
+    assert_eq!(code, Some(0), "{report:#}");
+}
+
 #[tokio::test]
 async fn two_lead_after_a_restore_if_those_who_start_are_not_told_of_it() {
     let args = ["restores", "--mode", "sqlite", "--kind", "shell", "--sabotage", "--seed", "1"];
