@@ -6,6 +6,7 @@ SEED ?=
 TIMES ?= 20
 CARGO ?= cargo
 LAB = target/debug/leasehold-lab
+CAMPAIGN = $(LAB) campaign
 
 # The demo alone needs half of what there is to compile; once everything is built, that serves it too.
 DEMO = --no-default-features --features "leasehold/sqlite leasehold/$(MODE) lease-lab/$(MODE)"
@@ -103,28 +104,31 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the
 	target/release/leasehold-lab status --mode etcd
 	target/release/leasehold-lab status --mode k8s
 
-soak: ## for longer: ten times the takeovers, attacks, each restored backup five times, many more simulated fleets
+soak: ## for longer, most of it counted in docs/campaigns.jsonl: ten times the takeovers, an earlier version beside this one, a hundred thousand simulated fleets
 	@sh scripts/setup.sh postgres etcd k8s
 	@$(CARGO) build --locked -p leasehold -p lease-lab
-	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
+	$(CAMPAIGN) simulate --fleets 100000 --renewals 1000000
 	$(CARGO) test --locked -p lease-core --test migrate -- --ignored
 	@# A minute of two thousand half-open and two thousand idle clients on each listener.
 	for program in roles ledger sidecar; do \
 		$(CARGO) test --locked -p leasehold --test $$program -- --ignored --test-threads 1 for_a_minute || exit 1; \
 	done
-	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)
-	$(LAB) chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
-	$(LAB) chaos --mode etcd --takeovers 5000 $(SEED:%=--seed %)
-	$(LAB) chaos --mode k8s --ttl 2s --takeovers 2000 $(SEED:%=--seed %)
+	$(CAMPAIGN) run chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)
+	$(CAMPAIGN) run chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
+	$(CAMPAIGN) run chaos --mode etcd --takeovers 5000 $(SEED:%=--seed %)
+	$(CAMPAIGN) run chaos --mode k8s --ttl 2s --takeovers 2000 $(SEED:%=--seed %)
+	$(CAMPAIGN) run torture lock-set --updates 10000 --time-limit 10m $(SEED:%=--seed %)
+	$(CAMPAIGN) run upgrade --rounds 40 $(SEED:%=--seed %)
 	$(LAB) restores --mode sqlite --times 5 $(SEED:%=--seed %)
 	$(LAB) restores --mode postgres --times 5 $(SEED:%=--seed %)
 	$(LAB) restores --mode etcd --times 5 $(SEED:%=--seed %)
 	$(LAB) restores --mode k8s --times 5 $(SEED:%=--seed %)
 	@# The same faults, and it's the watchdog and the isolation that matter.
 	seed=$(or $(SEED),$$(date +%s)) && \
-		$(LAB) attack --mode sqlite --minutes 20 --seed $$seed && \
-		$(LAB) attack --mode postgres --minutes 20 --seed $$seed && \
+		$(CAMPAIGN) run attack --mode sqlite --minutes 20 --seed $$seed && \
+		$(CAMPAIGN) run attack --mode postgres --minutes 20 --seed $$seed && \
 		$(LAB) attack --mode sqlite --minutes 2 --without-watchdog --seed $$seed
+	$(LAB) campaign page > docs/campaigns.md
 
 drills: ## both drills on every store that they play on, TIMES=20 in a row
 	@sh scripts/setup.sh postgres etcd k8s

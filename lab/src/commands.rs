@@ -6,13 +6,15 @@ use clap::Subcommand;
 
 use crate::interrupt::unless_interrupted;
 use crate::{
-    attack, chaos, conformance, drill, e2e, failover, handover, restores, roll, status, testbed, torture,
-    upgrade,
+    attack, campaign, chaos, conformance, drill, e2e, failover, handover, restores, roll, status, testbed,
+    torture, upgrade,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Other {
     Attack(attack::Args),
+    #[command(subcommand)]
+    Campaign(campaign::CampaignCommand),
     Chaos(chaos::Args),
     #[command(subcommand)]
     Drill(drill::Drill),
@@ -39,6 +41,7 @@ impl Other {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Attack(args) => unless_interrupted(attack::run(args)).await,
+            Self::Campaign(campaign) => unless_interrupted(campaign::run(campaign)).await,
             Self::Chaos(args) => unless_interrupted(chaos::run(args)).await,
             Self::Drill(drill) => unless_interrupted(drill::run(drill)).await,
             Self::E2e(args) => unless_interrupted(e2e::run(args)).await,

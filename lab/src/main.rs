@@ -12,6 +12,8 @@ mod args;
 #[cfg(feature = "all")]
 mod attack;
 #[cfg(feature = "all")]
+mod campaign;
+#[cfg(feature = "all")]
 mod chaos;
 #[cfg(feature = "all")]
 mod commands;

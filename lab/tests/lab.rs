@@ -363,6 +363,16 @@ fn the_table_of_what_differs_is_made_from_the_stores_data() {
     }
 }
 
+#[test]
+fn the_page_of_campaigns_is_made_from_the_runs_that_were_recorded() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let lab = std::process::Command::new(env!("CARGO_BIN_EXE_leasehold-lab"));
+    let made = { lab }.current_dir(root).args(["campaign", "page"]).output().unwrap();
+    let kept = std::fs::read_to_string(root.join("docs/campaigns.md")).unwrap();
+    let made = String::from_utf8(made.stdout).unwrap();
+    assert_eq!(made, kept, "run leasehold-lab campaign page > docs/campaigns.md");
+}
+
 #[tokio::test]
 async fn bad_input_is_refused_before_anything_starts() {
     for (args, told) in [

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use self::play::{UpgradeOutcome, play};
 pub(crate) use self::writer::writer;
+use crate::campaign::CampaignCounts;
 use crate::judged::{Judged, RuleVerdict};
 
 /// Let an earlier `leasehold run` and this one take a lease over from each other, again and again, by kills, stops and
@@ -58,6 +59,7 @@ struct UpgradeReport {
     repeat: String,
     seed: u64,
     took_secs: f64,
+    campaign: CampaignCounts,
     stores: Vec<StoreReport>,
 }
 
@@ -79,10 +81,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(old) => old.clone(),
         None => old::build(&args.commit).await?,
     };
-    let (start, mut stores) = (Instant::now(), Vec::new());
+    let (start, mut stores, mut campaign) = (Instant::now(), Vec::new(), CampaignCounts::default());
     for mode in &args.mode {
         eprintln!("upgrade: {} after {:.0?}", mode.as_str(), start.elapsed());
         let played = play(*mode, &old, args.ttl, args.rounds, seed).await?;
+        campaign.acquisitions += played.followed.values().sum::<usize>() + 1;
+        campaign.faults += played.faults.values().sum::<usize>();
         stores.push(report(*mode, played)?);
     }
     let which = args
@@ -101,6 +105,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         ),
         seed,
         took_secs: start.elapsed().as_secs_f64(),
+        campaign,
         stores,
     };
     if args.json {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Args;
-use super::lock::Guarding;
+use super::lock::{Guarding, Holding};
 use super::tally::Tally;
+use crate::campaign::CampaignCounts;
 use crate::judged::{Judged, RuleVerdict};
 
 /// etcd's lock without a fence must lose more than this share of what it acknowledged.
@@ -28,6 +29,7 @@ pub(super) struct LockSetReport {
     seed: u64,
     ttl_secs: u64,
     took_secs: f64,
+    campaign: CampaignCounts,
     guarded: Vec<Guarded>,
     claims: Vec<RuleVerdict>,
     /// The fenced lease by every invariant, and the unfenced one by all but L-7.
@@ -51,6 +53,9 @@ impl LockSetReport {
         judged: [Judged; 2],
     ) -> Self {
         let claims = claims(args, &tallies);
+        let ours = tallies.iter().filter(|(guarding, _)| guarding.holding == Holding::Lease);
+        let (terms, faults) =
+            ours.fold((0, 0), |(terms, faults), (_, tally)| (terms + tally.terms, faults + tally.pauses));
         let guarded = |(guarding, tally): (Guarding, Tally)| {
             let (by, fence) = guarding.words();
             Guarded { by, fence, tally }
@@ -71,6 +76,7 @@ impl LockSetReport {
             seed,
             ttl_secs: args.ttl.as_secs(),
             took_secs: took.as_secs_f64(),
+            campaign: CampaignCounts { acquisitions: terms, faults },
             guarded: tallies.into_iter().map(guarded).collect(),
             claims,
             judged,
