@@ -143,14 +143,14 @@ async fn operate(program: PathBuf, flags: Vec<String>, words: Vec<&'static str>)
     command.run(COMMAND_LIMIT).await.map(drop)
 }
 
-/// As a later version would: beside the holder's beats.
+/// As a later version's operator would: beside the holder's beats.
 async fn add_field(backend: &dyn LeaseBackend, lease: &LeaseName) -> anyhow::Result<()> {
     let mut seen = backend.observe(lease).await?;
     loop {
         let mut record = seen.record.clone().context("the register is gone")?;
         record.extra.insert(FIELD.into(), FIELD.into());
         record.tag = Tag::random();
-        match backend.put_if(lease, &seen, &record, Change::Renew).await? {
+        match backend.put_if(lease, &seen, &record, Change::Request).await? {
             PutOutcome::Written(_) => return Ok(()),
             PutOutcome::Conflict(shown) => seen = shown,
         }
@@ -162,7 +162,7 @@ impl Stage {
         let ttl = format!("{}ms", self.ttl.as_millis());
         let lab = std::env::current_exe().context("cannot find this program again")?;
         let guard = Process::command(&program)?
-            .env(Place::VARIABLE, self.place.to_json())
+            .env(writer::PLACE, self.place.to_json())
             .args(["run", "--lease", LEASE, "--ttl", &ttl, "--workload-id", version])
             .args(self.place.flags())
             .arg("--")

@@ -10,6 +10,9 @@ use lease_stores::Place;
 /// The argument of a process that is such a command; the resource and the version of its guard follow.
 const WRITER_COMMAND: &str = "upgrade-writer";
 
+/// The variable that holds the place, as JSON: `leasehold` refuses variables of its own prefix that it doesn't know.
+pub(super) const PLACE: &str = "UPGRADED_PLACE";
+
 /// The pause between two effects.
 const EFFECT_EVERY: Duration = Duration::from_millis(30);
 
@@ -42,11 +45,13 @@ pub(crate) fn writer() -> Option<ExitCode> {
 }
 
 fn write(resource: &str, version: &str) -> anyhow::Result<()> {
-    let told = |name: &str| std::env::var(name).with_context(|| format!("the guard has not set {name}"));
+    let told = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set"));
     let term = Term { epoch: told("LEASEHOLD_EPOCH")?.parse()?, grant: told("LEASEHOLD_GRANT")?.parse()? };
+    let place: Place =
+        serde_json::from_str(&told(PLACE)?).with_context(|| format!("{PLACE} is not a place"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let resource = Place::of_this_process()?.resource(resource).await?;
+        let resource = place.resource(resource).await?;
         for number in 0_u64.. {
             // A refused term is over, and its guard ends this process in time; so is one whose store doesn't answer.
             let _ = resource.effect(term, &format!("{version}{OF}{}{OF}{number}", term.epoch)).await;
