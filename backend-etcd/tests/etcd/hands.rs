@@ -65,7 +65,10 @@ async fn the_first_versions_keys_are_read_and_renewed_with_all_that_is_in_them()
         store.cluster.ctl(&["put", &store.key(&lease, part), value]).await?;
     }
     let seen = store.backend.observe(&lease).await?;
-    assert_eq!(record(&seen).term().map(|term| format!("{}/{}", term.epoch, term.grant)), first.get("term").cloned());
+    assert_eq!(
+        record(&seen).term().map(|term| format!("{}/{}", term.epoch, term.grant)),
+        first.get("term").cloned()
+    );
     let seen = renew(&store.backend, &lease, &seen).await?;
     assert_eq!((record(&seen).beat, record(&seen).request.is_some()), (8, true));
     assert_eq!(record(&seen).extra["of_a_later_version"]["n"][1], 2);
