@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lease_core::internal::lease_thread;
 use lease_core::internal::writes::{self, Candidate, Fresh};
 use lease_core::{Change, Grant, LeaseBackend, LeaseName, Observation, PutOutcome, Record, admin};
 use lease_judge::actor::{ActorProcess, EffectOrders, Orders};
-use lease_judge::history::{Effects, History};
+use lease_judge::history::{Effects, History, HistoryEntry, What};
 use lease_judge::recording::Recorded;
 use lease_judge::{FencedResource, Patience, Recorder, in_brief, invariants};
 
@@ -25,6 +26,8 @@ pub(crate) struct Cx {
     unique: String,
     resources: Mutex<Vec<Resource>>,
     actors: AtomicU64,
+    /// The same case on other stores.
+    elsewhere: Mutex<Vec<Arc<Cx>>>,
 }
 
 impl Cx {
@@ -39,12 +42,20 @@ impl Cx {
             unique,
             resources: Mutex::default(),
             actors: AtomicU64::new(0),
+            elsewhere: Mutex::default(),
         })
     }
 
-    /// The same case on another store: its history is judged together with this one's.
-    pub(crate) fn on(self: &Arc<Self>, harness: Arc<dyn Harness>) -> Arc<Self> {
-        Self::new(harness, self.cast.core.clone(), self.patience)
+    /// The same case on another store. The case judges what happens there by itself; if it fails, that is told with the
+    /// rest.
+    pub(crate) fn on(&self, harness: Arc<dyn Harness>) -> Arc<Self> {
+        let there = Self::new(harness, self.cast.core.clone(), self.patience);
+        self.elsewhere.lock().expect("not poisoned").push(there.clone());
+        there
+    }
+
+    fn everywhere(&self) -> Vec<Arc<Self>> {
+        self.elsewhere.lock().expect("not poisoned").clone()
     }
 
     // === names and times ===
@@ -155,6 +166,7 @@ impl Cx {
             lease: self.lease(),
             ttl: self.ttl(),
             max_ttl: None,
+            renew_every: None,
             preemptible: false,
             wall_off_ms: 0,
             drains: false,
@@ -164,7 +176,14 @@ impl Cx {
         }
     }
 
-    /// An elector whose term outlasts a slow call or two: for cases in which it must go on.
+    /// An elector that renews and looks as often as any other, and whose term outlasts every stall of the machine: for
+    /// cases in which nothing expires.
+    pub(crate) fn unhurried(&self, holder: &str) -> ActorSpec {
+        let (ttl, renew_every) = (Duration::from_secs(120), Some(self.ttl() / 3));
+        ActorSpec { ttl, renew_every, ..self.spec(holder) }
+    }
+
+    /// An elector whose term outlasts a slow call or two: for cases in which it must go on, and others wait for its end.
     pub(crate) fn steady(&self, holder: &str) -> ActorSpec {
         ActorSpec { ttl: self.ttl() * 3, ..self.spec(holder) }
     }
@@ -209,6 +228,9 @@ impl Cx {
 
     /// Ends all actors.
     pub(crate) async fn end_actors(&self) -> anyhow::Result<()> {
+        for there in self.everywhere() {
+            there.cast.end().await?;
+        }
         self.cast.end().await
     }
 
@@ -249,10 +271,25 @@ impl Cx {
         Ok(history)
     }
 
+    /// Did the machine keep an elector of the case from running, for longer than its calls may take?
+    pub(crate) async fn stood_still(&self) -> bool {
+        // Whatever has woken up there by now takes its turn first, and takes note of what kept it.
+        lease_thread::handle().spawn(async {}).await.expect("the lease thread lives as long as the process");
+        let stood_still = |event: &HistoryEntry| event.what == What::Paused;
+        let leases = self.recorder.leases();
+        leases.iter().any(|lease| self.recorder.history(lease).events.iter().any(stood_still))
+    }
+
     /// The last lines of what happened, for a failure's message.
     pub(crate) fn tell(&self) -> String {
-        let leases = self.recorder.leases();
-        leases.iter().map(|lease| self.recorder.history(lease).tell()).collect::<Vec<_>>().join("\n\n")
+        let mut told = Vec::new();
+        for recorder in self.everywhere().iter().map(|there| &there.recorder).chain([&self.recorder]) {
+            told.extend(recorder.leases().iter().map(|lease| recorder.history(lease).tell()));
+        }
+        match told.is_empty() {
+            true => "no call that the suite records: the case failed before its first one".to_owned(),
+            false => told.join("\n\n"),
+        }
     }
 }
 

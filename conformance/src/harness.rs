@@ -35,7 +35,7 @@ pub trait Harness: Send + Sync + 'static {
     fn name(&self) -> &str;
 
     /// A fresh, independent connection to the same store, as another process would have. Called on the runtime that
-    /// will use the connection.
+    /// will use the connection. What one connection has seen is written on over others.
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError>;
 
     /// The prefix of the names of the suite's leases, so that a store with other leases in it can be judged.
@@ -44,17 +44,19 @@ pub trait Harness: Send + Sync + 'static {
     }
 
     /// The ttl of cases that wait for an expiry: as short as the store and the machine allow, in whole multiples of
-    /// the backend's granularity.
+    /// the backend's granularity. One second by default.
     fn ttl(&self) -> Duration {
         Duration::from_secs(1)
     }
 
-    /// This many cases may run at once. They mostly wait, but each has a few connections.
+    /// This many cases may run at once, 16 by default. They mostly wait, but each has a few connections, and two cases a
+    /// hundred electors.
     fn parallel_cases(&self) -> usize {
         16
     }
 
-    /// The facilities that this harness offers besides connections.
+    /// The facilities that this harness offers besides connections; none by default. The methods of those that it doesn't
+    /// name are never called.
     fn facilities(&self) -> &[Facility] {
         &[]
     }
@@ -71,12 +73,14 @@ pub trait Harness: Send + Sync + 'static {
         Err(self.missing(Facility::Delete))
     }
 
-    /// [`Facility::Restart`]: stops the store, kindly or not, and starts it again. Returns when it accepts connections.
+    /// [`Facility::Restart`], on an [isolated](Self::isolated) store: stops it, kindly or not, and starts it again. Returns
+    /// when it accepts connections.
     async fn restart(&self) -> Result<(), Missing> {
         Err(self.missing(Facility::Restart))
     }
 
-    /// [`Facility::ChangeLineage`]: the store goes on in another history, with the same registers.
+    /// [`Facility::ChangeLineage`], on an [isolated](Self::isolated) store: it goes on in another history, with the same
+    /// registers.
     async fn change_lineage(&self) -> Result<(), Missing> {
         Err(self.missing(Facility::ChangeLineage))
     }
@@ -94,8 +98,10 @@ pub trait Harness: Send + Sync + 'static {
         Err(self.missing(Facility::LoseReply))
     }
 
-    /// A harness of the same kind over a store that no other case uses, for cases that disturb the whole store
-    /// ([`Facility::Restart`], [`Facility::ChangeLineage`], [`Facility::RewindFloor`]).
+    /// A harness of the same kind, with the same facilities, over an empty store that no other case uses. For cases that
+    /// disturb the whole store: whoever offers [`Facility::Restart`], [`Facility::ChangeLineage`] or
+    /// [`Facility::RewindFloor`] offers this too. The suite drops it at the end of the case, also of one that failed,
+    /// panicked or was cancelled; what it has started must end with it.
     async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
         Err(self.missing(Facility::ChangeLineage))
     }
@@ -107,9 +113,8 @@ pub trait Harness: Send + Sync + 'static {
     }
 
     /// [`Facility::Processes`]: a command that ends up in [`actor_main`](crate::actor_main) with a harness on the same
-    /// store. The suite adds
-    /// the environment that says what to do, a pipe on standard input whose end is the actor's, too, and reads its
-    /// standard output.
+    /// store. The suite adds the environment that says what to do, a pipe on standard input whose end is the actor's, too,
+    /// and reads its standard output.
     fn actor_command(&self) -> Option<Command> {
         None
     }

@@ -1,6 +1,6 @@
 //! The executable definition of a correct lease store.
 //!
-//! A backend's author implements [`Harness`] and calls [`run`] from a ten-line test file with `harness = false`; an
+//! A backend's author implements [`Harness`] and calls [`run`] from a test file with `harness = false`; an
 //! operator gets the same verdicts as a [`report`]. Each case is a trial of its own; what a store or its harness
 //! doesn't offer is ignored with the reason, and every elector's case is judged by all of the
 //! [invariants](lease_judge::invariants).
@@ -22,6 +22,7 @@ mod attached;
 pub mod by_hand;
 mod case;
 mod cases;
+mod check;
 mod context;
 mod description;
 mod harness;

@@ -13,6 +13,7 @@ use lease_core::{Change, Clock, HistoryEvent, Instant, LeaseBackend, Observation
 
 use crate::actor::{Actor, ActorSpec};
 use crate::case::{Need, cases};
+use crate::check::{equal, leads};
 use crate::context::{Cx, candidate, record, written};
 use crate::harness::Facility;
 
@@ -135,7 +136,7 @@ async fn beats(cx: &Cx, backend: &dyn LeaseBackend, beat: u64) -> anyhow::Result
 async fn a_holder_whose_beats_were_taken_back_goes_on_above_them(cx: Arc<Cx>) -> anyhow::Result<()> {
     let cx = cx.on(cx.harness.clone());
     cx.init().await?;
-    let mut holder = cx.start(cx.steady("holder"))?;
+    let mut holder = cx.start(cx.unhurried("holder"))?;
     let term = holder.leads().await?;
     let backend = cx.harness.connect().await?;
     let kept = beats(&cx, &*backend, 0).await?;
@@ -143,7 +144,8 @@ async fn a_holder_whose_beats_were_taken_back_goes_on_above_them(cx: Arc<Cx>) ->
     let lost = record(&put_back(&cx, &kept).await?)?.beat;
     let next = beats(&cx, &*backend, record(&kept)?.beat + 1).await?;
     ensure!(record(&next)?.beat > lost, "beat {} after {lost}", record(&next)?.beat);
-    ensure!(record(&next)?.term() == Some(term.term()) && term.is_leader_now(), "its term is over");
+    equal("the register's term", record(&next)?.term(), Some(term.term()))?;
+    leads(&cx, &term, "after its beats were taken back").await?;
     cx.end_actors().await
 }
 
@@ -157,7 +159,11 @@ async fn a_newcomer_waits_if_it_is_told(cx: Arc<Cx>) -> anyhow::Result<()> {
     if backend.capabilities().history {
         let rows = backend.history(&cx.lease(), 10).await?;
         let row = rows.last().context("it leaves a row")?;
-        ensure!(row.event_type == HistoryEvent::Restored && row.note == "a dump of last night", "{row:?}");
+        equal(
+            "the last row",
+            (row.event_type, row.note.as_str()),
+            (HistoryEvent::Restored, "a dump of last night"),
+        )?;
     }
     let mut newcomer = cx.start(ActorSpec { max_ttl: Some(long(&cx)), ..cx.spec("newcomer") })?;
     let epoch = leads_only_after(&mut newcomer, before, long(&cx)).await?;
@@ -168,14 +174,15 @@ async fn a_newcomer_waits_if_it_is_told(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn a_live_holder_keeps_its_lease_when_all_are_told(cx: Arc<Cx>) -> anyhow::Result<()> {
     let cx = cx.on(cx.harness.clone());
     cx.init().await?;
-    let mut holder = cx.start(cx.steady("holder"))?;
+    let mut holder = cx.start(cx.unhurried("holder"))?;
     let term = holder.leads().await?;
     let backend = cx.harness.connect().await?;
     let told = admin::restored(&*backend, &cx.lease(), 0, "").await?;
     let beat = record(&told)?.beat + 1;
     let stamped = beats(&cx, &*backend, beat).await?;
-    ensure!(record(&stamped)?.lineage == stamped.lineage, "a beat stamps it with the present lineage");
-    ensure!(record(&stamped)?.term() == Some(term.term()) && term.is_leader_now(), "its term is over");
+    equal("the stamp that a beat wrote", &record(&stamped)?.lineage, &stamped.lineage)?;
+    equal("the register's term", record(&stamped)?.term(), Some(term.term()))?;
+    leads(&cx, &term, "after all were told of a restore").await?;
     holder.stop().await?;
     let next = cx.actor("next")?.leads().await?.term();
     ensure!(next.epoch > record(&told)?.issued(), "epoch {} after {}", next.epoch, record(&told)?.issued());

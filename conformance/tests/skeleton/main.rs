@@ -79,6 +79,7 @@ const IGNORED: &[&str] = &[
     "lineage::epochs_rise_across_a_change_of_lineage",
     "outage::a_restart_of_the_store_is_survived",
     "unknown::a_lost_reply_is_reported_as_unknown",
+    "unknown::after_a_lost_reply_it_works_again_or_says_that_it_is_disconnected",
     // Effects would be somewhere else.
     "fence::a_paused_holders_late_effect_is_refused",
     "fence::admits_in_order_under_concurrency",
