@@ -102,11 +102,18 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the
 	target/release/leasehold-lab status --mode etcd
 	target/release/leasehold-lab status --mode k8s
 
-soak: ## for longer: ten times the takeovers, attacks, each restored backup five times, many more simulated fleets
+soak: ## for longer: ten times the takeovers, attacks, each restored backup five times, many more simulated fleets, the suite on a busy machine
 	@sh scripts/setup.sh postgres etcd k8s
 	@$(CARGO) build --locked -p leasehold -p lease-lab
 	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
 	$(CARGO) test --locked -p lease-core --test migrate -- --ignored
+	@# No case blames a store for a slow machine.
+	for suite in lease-conformance:memory lease-sqlite:conformance; do \
+		$(CARGO) test --locked -p $${suite%:*} --test $${suite#*:} --no-run || exit 1; \
+		for run in $$(seq $(TIMES)); do \
+			sh scripts/busy.sh $(CARGO) test --locked -p $${suite%:*} --test $${suite#*:} || exit 1; \
+		done; \
+	done
 	@# A minute of two thousand half-open and two thousand idle clients on each listener.
 	for program in roles ledger sidecar; do \
 		$(CARGO) test --locked -p leasehold --test $$program -- --ignored --test-threads 1 for_a_minute || exit 1; \
