@@ -92,7 +92,7 @@ fn deadline(term: &Leadership) -> Instant {
 async fn is_extended(cx: &Cx, term: &Leadership, before: Instant) -> anyhow::Result<()> {
     let extended = async {
         while deadline(term) <= before.plus(Duration::from_millis(5)) {
-            leads(&cx, term, "before it was renewed").await?;
+            leads(cx, term, "before it was renewed").await?;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         anyhow::Ok(())

@@ -100,7 +100,7 @@ async fn renewal_is_disturbed(cx: &Arc<Cx>, disturb: fn(&crate::actor::Actor)) -
             }
             tokio::time::sleep(cx.ttl() / 30).await;
         }
-        leads(&cx, &term, "after a renewal whose outcome was unknown").await?;
+        leads(cx, &term, "after a renewal whose outcome was unknown").await?;
     }
     Ok(())
 }
