@@ -6,6 +6,7 @@ SEED ?=
 TIMES ?= 20
 CARGO ?= cargo
 LAB = target/debug/leasehold-lab
+CAMPAIGN = $(LAB) campaign
 
 # The demo alone needs half of what there is to compile; once everything is built, that serves it too.
 DEMO = --no-default-features --features "leasehold/sqlite leasehold/$(MODE) lease-lab/$(MODE)"
@@ -67,6 +68,7 @@ bars: ## what is promised under faults: chaos, attacks on the guard, failover af
 		"$(LAB) attack --mode sqlite --minutes 1 --without-watchdog $(SEED:%=--seed %)" \
 		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
+		"$(LAB) torture lock-set --updates 1000 --time-limit 10m $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)" \
 		"$(LAB) drill storm --takeovers 100 $(SEED:%=--seed %)" \
@@ -102,28 +104,42 @@ bench: ## paired benches with their bars: renewal, hand-over, is_leader_now, the
 	target/release/leasehold-lab status --mode etcd
 	target/release/leasehold-lab status --mode k8s
 
-soak: ## for longer: ten times the takeovers, attacks, each restored backup five times, many more simulated fleets
+soak: ## for longer, most of it counted in docs/campaigns.jsonl: ten times the takeovers, an earlier version beside this one, a hundred thousand simulated fleets, the suite on a busy machine
 	@sh scripts/setup.sh postgres etcd k8s
 	@$(CARGO) build --locked -p leasehold -p lease-lab
-	PROPTEST_CASES=20000 $(CARGO) test --locked -p lease-core --test simulation
+	$(CAMPAIGN) simulate --fleets 100000 --renewals 1000000
+	scripts/fuzz.sh 300
 	$(CARGO) test --locked -p lease-core --test migrate -- --ignored
+	@# Every mutant anew: in simulated fleets, by the invariants alone, and guard and SQL in a patched copy.
+	LEASEHOLD_FLEETS=20000 $(CARGO) test --locked -p lease-conformance --test matrix -- --include-ignored
+	$(CARGO) test --locked -p lease-lab --test patched -- --ignored --nocapture
+	@# No case blames a store for a slow machine.
+	for suite in lease-conformance:memory lease-sqlite:conformance; do \
+		$(CARGO) test --locked -p $${suite%:*} --test $${suite#*:} --no-run || exit 1; \
+		for run in $$(seq $(TIMES)); do \
+			sh scripts/busy.sh $(CARGO) test --locked -p $${suite%:*} --test $${suite#*:} || exit 1; \
+		done; \
+	done
 	@# A minute of two thousand half-open and two thousand idle clients on each listener.
 	for program in roles ledger sidecar; do \
 		$(CARGO) test --locked -p leasehold --test $$program -- --ignored --test-threads 1 for_a_minute || exit 1; \
 	done
-	$(LAB) chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)
-	$(LAB) chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
-	$(LAB) chaos --mode etcd --takeovers 5000 $(SEED:%=--seed %)
-	$(LAB) chaos --mode k8s --ttl 2s --takeovers 2000 $(SEED:%=--seed %)
+	$(CAMPAIGN) run chaos --mode sqlite --takeovers 5000 $(SEED:%=--seed %)
+	$(CAMPAIGN) run chaos --mode postgres --takeovers 5000 $(SEED:%=--seed %)
+	$(CAMPAIGN) run chaos --mode etcd --takeovers 5000 $(SEED:%=--seed %)
+	$(CAMPAIGN) run chaos --mode k8s --ttl 2s --takeovers 2000 $(SEED:%=--seed %)
+	$(CAMPAIGN) run torture lock-set --updates 10000 --sets 4 --time-limit 30m $(SEED:%=--seed %)
+	$(CAMPAIGN) run upgrade --rounds 40 $(SEED:%=--seed %)
 	$(LAB) restores --mode sqlite --times 5 $(SEED:%=--seed %)
 	$(LAB) restores --mode postgres --times 5 $(SEED:%=--seed %)
 	$(LAB) restores --mode etcd --times 5 $(SEED:%=--seed %)
 	$(LAB) restores --mode k8s --times 5 $(SEED:%=--seed %)
 	@# The same faults, and it's the watchdog and the isolation that matter.
 	seed=$(or $(SEED),$$(date +%s)) && \
-		$(LAB) attack --mode sqlite --minutes 20 --seed $$seed && \
-		$(LAB) attack --mode postgres --minutes 20 --seed $$seed && \
+		$(CAMPAIGN) run attack --mode sqlite --minutes 20 --seed $$seed && \
+		$(CAMPAIGN) run attack --mode postgres --minutes 20 --seed $$seed && \
 		$(LAB) attack --mode sqlite --minutes 2 --without-watchdog --seed $$seed
+	$(LAB) campaign page > docs/campaigns.md
 
 drills: ## both drills on every store that they play on, TIMES=20 in a row
 	@sh scripts/setup.sh postgres etcd k8s

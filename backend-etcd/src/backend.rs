@@ -199,7 +199,10 @@ impl LeaseBackend for Etcd {
         change: Change,
     ) -> Result<PutOutcome, BackendError> {
         let keys = &self.config().keys;
-        let (seen, new) = (Values::seen_by(expected)?, Values::of(record));
+        let Some(seen) = Values::seen_by(expected)? else {
+            return Ok(PutOutcome::Conflict(self.observe(name).await?));
+        };
+        let new = Values::of(record);
         let (term, beat) = (keys.part(name, Part::Term), keys.part(name, Part::Beat));
         let mut writes = vec![TxnOp::put(beat.as_str(), new.beat.clone().unwrap_or_default(), None)];
         if seen.term != new.term {

@@ -117,16 +117,18 @@ impl Values {
         serde_json::to_string(self).expect("two texts are JSON")
     }
 
-    /// The values that `expected` saw.
-    pub(crate) fn seen_by(expected: &Observation) -> Result<Self, BackendError> {
-        let foreign = || BackendError::not_applied("the observation is not one of this store's: look again");
-        let seen: Self = serde_json::from_str(&expected.version).map_err(|_| foreign())?;
+    /// The values that `expected` saw; `None` if its version has another tag than its record. Then no write of this
+    /// store left both, and nothing in it can be as expected.
+    pub(crate) fn seen_by(expected: &Observation) -> Result<Option<Self>, BackendError> {
+        let seen: Self = serde_json::from_str(&expected.version).map_err(|_| {
+            BackendError::not_applied("the observation is not one of this store's: look again")
+        })?;
         let same = match (&seen.beat, expected.tag()) {
             (Some(beat), Some(tag)) => beat.contains(&tag.to_string()),
             (None, None) => true,
             _ => false,
         };
-        if same { Ok(seen) } else { Err(foreign()) }
+        Ok(same.then_some(seen))
     }
 }
 

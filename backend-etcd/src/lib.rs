@@ -34,3 +34,26 @@ pub use backend::{Etcd, EtcdConnector};
 pub use config::EtcdConfig;
 pub use etcd_client;
 pub use fence::{Fence, FenceError, TermGuard};
+
+/// For this project's fuzzing. Nothing here is stable.
+#[doc(hidden)]
+pub mod internal {
+    use lease_core::{BackendError, LeaseName, Lineage, Observation};
+
+    use crate::keys::{Part, Values};
+
+    /// The register that the beat key of `name` holds.
+    ///
+    /// # Errors
+    /// It holds no record.
+    pub fn register(
+        name: &LeaseName,
+        lineage: Lineage,
+        floor: u64,
+        beat: &[u8],
+    ) -> Result<Observation, BackendError> {
+        let mut values = Values::default();
+        values.set(name, Part::Beat, beat)?;
+        values.observation(name, lineage, floor)
+    }
+}

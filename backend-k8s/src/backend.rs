@@ -164,6 +164,9 @@ impl LeaseBackend for K8s {
         record: &Record,
         _change: Change,
     ) -> Result<PutOutcome, BackendError> {
+        if !lease::is_as_read(expected)? {
+            return Ok(PutOutcome::Conflict(self.observe(name).await?));
+        }
         let written = match expected.record {
             Some(_) => self.put(name, expected, record).await?,
             None => self.create(name, record).await?,

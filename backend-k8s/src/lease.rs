@@ -83,6 +83,17 @@ pub(crate) fn of_version(expected: &Observation) -> Result<Lease, BackendError> 
     })
 }
 
+/// Does the version belong to the tag and the lineage beside it? The PUT compares uid and resourceVersion, which name one
+/// write of the Lease and so one tag, if they are that tag's. An expectation that says otherwise is of no write that the
+/// store still has.
+pub(crate) fn is_as_read(expected: &Observation) -> Result<bool, BackendError> {
+    if expected.record.is_none() {
+        return Ok(expected.lineage.0 == ABSENT);
+    }
+    let read = observation(of_version(expected)?)?;
+    Ok(read.tag() == expected.tag() && read.lineage == expected.lineage)
+}
+
 /// `base` with `record` in it. `before` is the record that `base` was read as.
 pub(crate) fn written(
     name: &LeaseName,

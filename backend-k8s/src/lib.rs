@@ -36,3 +36,31 @@ mod watch;
 pub use backend::{K8s, K8sConnector};
 pub use config::K8sConfig;
 pub use lease::{RECORD, is_ours};
+
+/// For this project's fuzzing. Nothing here is stable.
+#[doc(hidden)]
+pub mod internal {
+    use lease_core::{BackendError, LeaseName, Observation, Record};
+
+    use crate::lease;
+
+    /// The register that a Lease is, which the API server sent as this JSON.
+    ///
+    /// # Errors
+    /// It is no Lease, or one that can't hold a register.
+    pub fn register(json: &[u8]) -> Result<Observation, BackendError> {
+        let sent: lease::SentLease = serde_json::from_slice(json)
+            .map_err(|error| BackendError::not_applied("not a Lease").with_source(error))?;
+        lease::observation(sent.0)
+    }
+
+    /// What a write of `record` on the register that `seen` shows leaves there.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn written(name: &LeaseName, seen: &Observation, record: &Record) -> Result<Vec<u8>, BackendError> {
+        let base = lease::of_version(seen)?;
+        let lease = lease::written(name, base, seen.record.as_ref(), record)?;
+        Ok(serde_json::to_vec(&lease).expect("a Lease is JSON"))
+    }
+}

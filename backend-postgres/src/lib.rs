@@ -41,3 +41,14 @@ pub use config::PostgresConfig;
 pub use error::{NotMigrated, Worded, words};
 pub use fence::{Fence, FenceError};
 pub use schema::{ROLES_SQL, migrate};
+
+/// For this project's fuzzing. Nothing here is stable.
+#[doc(hidden)]
+pub mod internal {
+    use lease_core::Hint;
+
+    /// The hint that a notification with this payload is to somebody who watches `prefix`.
+    pub fn hint(payload: &str, prefix: &str) -> Option<Hint> {
+        crate::payload::hint(payload, prefix)
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use lease_core::internal::StepFn;
+use lease_core::internal::{StepFn, lease_thread};
 use lease_core::{
     BackendError, Clock, Elector, ElectorBuilder, Leadership, LeaseBackend, LeaseName, WallTime, WorkloadId,
 };
@@ -13,10 +13,11 @@ use lease_judge::recording::recorded;
 use lease_judge::{Patience, Recorder};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::Harness;
 use crate::step::Core;
-use crate::tap::{Tap, Tapped};
+use crate::tap::Tap;
 
 /// All electors of a case, and what they share.
 pub(crate) struct Cast {
@@ -99,6 +100,8 @@ pub(crate) struct ActorSpec {
     pub(crate) lease: LeaseName,
     pub(crate) ttl: Duration,
     pub(crate) max_ttl: Option<Duration>,
+    /// A third of the ttl if it isn't said; a standby polls five times as often.
+    pub(crate) renew_every: Option<Duration>,
     pub(crate) preemptible: bool,
     /// This actor's wall clock is off by this much.
     pub(crate) wall_off_ms: i64,
@@ -156,16 +159,18 @@ impl Control {
 impl ActorSpec {
     pub(crate) fn start(self, cast: &Arc<Cast>, name: String) -> anyhow::Result<Actor> {
         let step = self.step(cast, &name);
-        let (harness, tap, shared) = (cast.harness.clone(), self.tap.clone(), self.shared.clone());
+        // An elector may outlive its case, on the lease thread. The harness and its servers must not.
+        let harness = Arc::downgrade(&cast.harness);
+        let (tap, shared) = (self.tap.clone(), self.shared.clone());
         let connector = move || {
-            let (harness, tap, shared) = (harness.clone(), tap.clone(), shared.clone());
+            let (harness, tap, shared) = (harness.upgrade(), tap.clone(), shared.clone());
             async move {
+                let harness = harness.ok_or_else(|| BackendError::gone("the case has ended"))?;
                 let inner = match shared {
                     Some(shared) => shared.get_or_try_init(|| harness.connect()).await?.clone(),
                     None => harness.connect().await?,
                 };
-                let backend: Arc<dyn LeaseBackend> = Arc::new(Tapped { inner, tap });
-                Ok::<_, BackendError>(backend)
+                Ok::<_, BackendError>(tap.on(inner))
             }
         };
         let workload = WorkloadId::new(self.holder.clone()).map_err(|error| anyhow!("{error}"))?;
@@ -173,11 +178,14 @@ impl ActorSpec {
         if let Some(max_ttl) = self.max_ttl {
             builder = builder.max_ttl(max_ttl);
         }
+        if let Some(every) = self.renew_every {
+            builder = builder.renew_every(every).retry_every(every / 5);
+        }
         if self.preemptible {
             builder = builder.every_effect_is_fenced();
         }
         let elector = (self.settings)(builder).build().map_err(|error| anyhow!("{error}"))?;
-        let poll_ms = (self.ttl / 3).as_millis() as u64;
+        let poll_ms = self.renew_every.unwrap_or(self.ttl / 3).as_millis() as u64;
         let campaigning = What::Campaigning { ttl_ms: self.ttl.as_millis() as u64, poll_ms };
         cast.recorder.record(&self.lease, Clock::boot().now(), &name, campaigning);
 
@@ -205,7 +213,10 @@ impl ActorSpec {
             work,
         );
         let (recorder, lease, actor) = (cast.recorder.clone(), self.lease.clone(), name.clone());
+        let stalls = takes_note_of_stalls(recorder.clone(), lease.clone(), actor.clone(), self.ttl / 4);
+        let stalls = AbortOnDropHandle::new(lease_thread::handle().spawn(stalls));
         let task = tokio::spawn(async move {
+            let _stalls = stalls;
             let _ = run.await;
             recorder.record(&lease, Clock::boot().now(), &actor, What::Left);
         });
@@ -229,6 +240,23 @@ impl ActorSpec {
             fresh.wall = WallTime(fresh.wall.0 + off);
             recorded(state, now, event, &fresh, jitter)
         })
+    }
+}
+
+/// Runs beside the elector, on its thread. What the machine lets neither of them do is no fault of the store's.
+async fn takes_note_of_stalls(recorder: Recorder, lease: LeaseName, actor: String, limit: Duration) {
+    let clock = Clock::boot();
+    let mut ran_at = clock.now();
+    loop {
+        clock.sleep_until(ran_at.plus(limit / 4)).await;
+        let now = clock.now();
+        let stood_still = now.since(ran_at) > limit;
+        while stood_still && ran_at < now {
+            // So that one is in whatever part of the time is judged.
+            recorder.record(&lease, ran_at, &actor, What::Paused);
+            ran_at = ran_at.plus(limit / 4);
+        }
+        ran_at = now;
     }
 }
 

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use lease_core::Capabilities;
-use lease_judge::Patience;
+use lease_judge::invariants::Violation;
+use lease_judge::{Patience, acceptor};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::Cx;
+use crate::check::StoodStill;
+use crate::context::{Aside, Cx};
 use crate::harness::{Facility, Harness};
 use crate::step::Core;
 
@@ -88,10 +90,28 @@ impl Case {
         self.needs.iter().find_map(|need| need.unmet(harness, capabilities))
     }
 
-    /// Runs the case on a runtime of its own, and judges its history by every invariant.
+    /// Runs the case on a runtime of its own, and judges its history by every invariant and by the acceptor.
     pub fn run(&self, harness: Arc<dyn Harness>, core: Core, patience: Patience) -> Result<Duration, String> {
         let never = CancellationToken::new();
-        self.run_until(&never, harness, core, patience).expect("never cancelled")
+        self.run_until(&never, harness, core, patience, None).expect("never cancelled")
+    }
+
+    /// Runs it on what is wrong by purpose, judged by the case and the invariants alone. Beside the outcome: what the
+    /// acceptor can't explain of what was recorded, however the case ended.
+    pub(crate) fn try_out(
+        &self,
+        harness: Arc<dyn Harness>,
+        core: Core,
+        patience: Patience,
+    ) -> (Result<Duration, String>, Vec<Violation>) {
+        let (never, aside) = (CancellationToken::new(), Aside::default());
+        let outcome = self.run_until(&never, harness, core, patience, Some(aside.clone()));
+        let recorders = std::mem::take(&mut *aside.lock().expect("not poisoned"));
+        let histories = recorders
+            .iter()
+            .flat_map(|recorder| recorder.leases().into_iter().map(|lease| recorder.history(&lease)));
+        let unexplained = histories.flat_map(|history| acceptor::explain(&history)).collect();
+        (outcome.expect("never cancelled"), unexplained)
     }
 
     /// The same, unless it is cancelled: then it is dropped with all that it had started, and there is no outcome.
@@ -101,13 +121,15 @@ impl Case {
         harness: Arc<dyn Harness>,
         core: Core,
         patience: Patience,
+        aside: Option<Aside>,
     ) -> Option<Result<Duration, String>> {
         let began = Instant::now();
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return Some(Err(format!("cannot start a runtime: {error}"))),
         };
-        let outcome = runtime.block_on(cancel.run_until_cancelled(self.judged(harness, core, patience)));
+        let outcome =
+            runtime.block_on(cancel.run_until_cancelled(self.judged(harness, core, patience, aside)));
         runtime.shutdown_background();
         let told = |error: anyhow::Error| {
             let mut chain: Vec<_> = error.chain().map(ToString::to_string).collect();
@@ -117,8 +139,14 @@ impl Case {
         outcome.map(|outcome| outcome.map(|()| began.elapsed()).map_err(told))
     }
 
-    async fn judged(&self, harness: Arc<dyn Harness>, core: Core, patience: Patience) -> anyhow::Result<()> {
-        let cx = Cx::new(harness, core, patience);
+    async fn judged(
+        &self,
+        harness: Arc<dyn Harness>,
+        core: Core,
+        patience: Patience,
+        aside: Option<Aside>,
+    ) -> anyhow::Result<()> {
+        let cx = Cx::new(harness, core, patience, aside);
         let case = AssertUnwindSafe((self.run)(cx.clone())).catch_unwind();
         let outcome = match tokio::time::timeout(patience.0 * 3, case).await {
             Ok(Ok(outcome)) => outcome,
@@ -127,6 +155,10 @@ impl Case {
         };
         match outcome {
             Ok(()) => cx.judge().await,
+            Err(error) if error.is::<StoodStill>() => {
+                eprintln!("{}: {error}, so only the invariants are judged", self.id);
+                cx.judge().await
+            }
             failed => {
                 // Ends the actors all the same; the first failure is the one to tell.
                 let _ = tokio::time::timeout(Duration::from_secs(1), cx.end_actors()).await;

@@ -5,15 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lease_core::internal::lease_thread;
 use lease_core::internal::writes::{self, Candidate, Fresh};
-use lease_core::{Change, Grant, LeaseBackend, LeaseName, Observation, PutOutcome, Record, admin};
+use lease_core::{Change, Clock, Grant, LeaseBackend, LeaseName, Observation, PutOutcome, Record, admin};
 use lease_judge::actor::{ActorProcess, EffectOrders, Orders};
-use lease_judge::history::{Effects, History};
+use lease_judge::history::{Effects, History, HistoryEntry, What};
 use lease_judge::recording::Recorded;
-use lease_judge::{FencedResource, Patience, Recorder, in_brief, invariants};
+use lease_judge::{FencedResource, Patience, Recorder, acceptor, in_brief, invariants};
 
 use crate::actor::{Actor, ActorSpec, Cast};
-use crate::harness::Harness;
+use crate::harness::{Harness, Missing};
 use crate::step::Core;
 use crate::tap::Tap;
 
@@ -25,12 +26,25 @@ pub(crate) struct Cx {
     unique: String,
     resources: Mutex<Vec<Resource>>,
     actors: AtomicU64,
+    aside: Option<Aside>,
+    /// The same case on other stores.
+    elsewhere: Mutex<Vec<Arc<Cx>>>,
 }
 
+/// The recorders of a case that isn't judged by the acceptor: a mutant is to be seen by its trial itself.
+pub(crate) type Aside = Arc<Mutex<Vec<Recorder>>>;
+
 impl Cx {
-    pub(crate) fn new(harness: Arc<dyn Harness>, core: Core, patience: Patience) -> Arc<Self> {
+    /// With `aside` the case is judged by the invariants alone.
+    pub(crate) fn new(
+        harness: Arc<dyn Harness>,
+        core: Core,
+        patience: Patience,
+        aside: Option<Aside>,
+    ) -> Arc<Self> {
         let unique = format!("{}-{:.10}", harness.prefix(), Grant::random().to_string());
         let recorder = Recorder::default();
+        aside.iter().for_each(|aside| aside.lock().expect("not poisoned").push(recorder.clone()));
         Arc::new(Self {
             cast: Cast::new(harness.clone(), core, recorder.clone(), patience),
             harness,
@@ -39,12 +53,21 @@ impl Cx {
             unique,
             resources: Mutex::default(),
             actors: AtomicU64::new(0),
+            aside,
+            elsewhere: Mutex::default(),
         })
     }
 
-    /// The same case on another store: its history is judged together with this one's.
-    pub(crate) fn on(self: &Arc<Self>, harness: Arc<dyn Harness>) -> Arc<Self> {
-        Self::new(harness, self.cast.core.clone(), self.patience)
+    /// The same case on another store. The case judges what happens there by itself; if it fails, that is told with the
+    /// rest.
+    pub(crate) fn on(&self, harness: Arc<dyn Harness>) -> Arc<Self> {
+        let there = Self::new(harness, self.cast.core.clone(), self.patience, self.aside.clone());
+        self.elsewhere.lock().expect("not poisoned").push(there.clone());
+        there
+    }
+
+    fn everywhere(&self) -> Vec<Arc<Self>> {
+        self.elsewhere.lock().expect("not poisoned").clone()
     }
 
     // === names and times ===
@@ -82,9 +105,36 @@ impl Cx {
 
     /// A connection whose calls are recorded.
     pub(crate) async fn backend(&self) -> anyhow::Result<Arc<dyn LeaseBackend>> {
-        let inner = self.harness.connect().await.context("the store must be there")?;
-        let actor = self.next_name("by-hand");
-        Ok(Arc::new(Recorded::new(inner, self.recorder.clone(), actor)))
+        Ok(self.recorded(self.harness.connect().await.context("the store must be there")?))
+    }
+
+    /// The same connection, recorded.
+    pub(crate) fn recorded(&self, inner: Arc<dyn LeaseBackend>) -> Arc<dyn LeaseBackend> {
+        Arc::new(Recorded::new(inner, self.recorder.clone(), self.next_name("by-hand")))
+    }
+
+    /// Deletes the case's register, as only an administrator would.
+    pub(crate) async fn delete(&self) -> Result<(), Missing> {
+        self.outside(self.harness.delete(&self.lease()), true).await
+    }
+
+    /// The case's store, which is isolated, goes on in another history.
+    pub(crate) async fn change_lineage(&self) -> Result<(), Missing> {
+        self.outside(self.harness.change_lineage(), false).await
+    }
+
+    /// Whatever the registers show afterwards, no call that is recorded wrote it.
+    async fn outside(
+        &self,
+        change: impl Future<Output = Result<(), Missing>>,
+        deleted: bool,
+    ) -> Result<(), Missing> {
+        let from = Clock::boot().now();
+        change.await?;
+        for lease in self.recorder.leases() {
+            self.recorder.record(&lease, Clock::boot().now(), "store", What::Outside { from, deleted });
+        }
+        Ok(())
     }
 
     /// Creates the case's lease, free.
@@ -155,6 +205,7 @@ impl Cx {
             lease: self.lease(),
             ttl: self.ttl(),
             max_ttl: None,
+            renew_every: None,
             preemptible: false,
             wall_off_ms: 0,
             drains: false,
@@ -164,7 +215,14 @@ impl Cx {
         }
     }
 
-    /// An elector whose term outlasts a slow call or two: for cases in which it must go on.
+    /// An elector that renews and looks as often as any other, and whose term outlasts every stall of the machine: for
+    /// cases in which nothing expires.
+    pub(crate) fn unhurried(&self, holder: &str) -> ActorSpec {
+        let (ttl, renew_every) = (Duration::from_secs(120), Some(self.ttl() / 3));
+        ActorSpec { ttl, renew_every, ..self.spec(holder) }
+    }
+
+    /// An elector whose term outlasts a slow call or two: for cases in which it must go on, and others wait for its end.
     pub(crate) fn steady(&self, holder: &str) -> ActorSpec {
         ActorSpec { ttl: self.ttl() * 3, ..self.spec(holder) }
     }
@@ -194,8 +252,11 @@ impl Cx {
             actor: name.to_owned(),
             holder: holder.to_owned(),
             ttl_ms: ttl.as_millis() as u64,
-            effects: resource
-                .map(|resource| EffectOrders { resource: resource.to_owned(), every_ms: Some(20) }),
+            effects: resource.map(|resource| EffectOrders {
+                resource: resource.to_owned(),
+                every_ms: Some(20),
+                limit_ms: None,
+            }),
             trace: None,
         };
         ActorProcess::start(command, &orders, self.recorder.clone(), self.patience)
@@ -209,10 +270,13 @@ impl Cx {
 
     /// Ends all actors.
     pub(crate) async fn end_actors(&self) -> anyhow::Result<()> {
+        for there in self.everywhere() {
+            there.cast.end().await?;
+        }
         self.cast.end().await
     }
 
-    /// Ends all actors and judges the history of every lease by every invariant.
+    /// Ends all actors, judges the history of every lease by every invariant, and has the acceptor replay it.
     pub(crate) async fn judge(&self) -> anyhow::Result<()> {
         self.end_actors().await?;
         let backend = self.harness.connect().await.context("the store must be there at the end")?;
@@ -223,7 +287,12 @@ impl Cx {
         leases.dedup();
         for lease in leases {
             let history = self.history(&*backend, &lease).await?;
-            let violations = invariants::judge(&history);
+            let mut violations = invariants::judge(&history);
+            if self.aside.is_none() {
+                let replayed = self.harness.shows_what_was_written();
+                let unexplained = acceptor::explain(&history).into_iter();
+                violations.extend(unexplained.filter(|model| replayed || model.rule != "J-2"));
+            }
             if !violations.is_empty() {
                 let told: Vec<_> = violations.iter().map(ToString::to_string).collect();
                 bail!("{}\n{}", told.join("\n"), history.tell());
@@ -249,10 +318,25 @@ impl Cx {
         Ok(history)
     }
 
+    /// Did the machine keep an elector of the case from running, for longer than its calls may take?
+    pub(crate) async fn stood_still(&self) -> bool {
+        // Whatever has woken up there by now takes its turn first, and takes note of what kept it.
+        lease_thread::handle().spawn(async {}).await.expect("the lease thread lives as long as the process");
+        let stood_still = |event: &HistoryEntry| event.what == What::Paused;
+        let leases = self.recorder.leases();
+        leases.iter().any(|lease| self.recorder.history(lease).events.iter().any(stood_still))
+    }
+
     /// The last lines of what happened, for a failure's message.
     pub(crate) fn tell(&self) -> String {
-        let leases = self.recorder.leases();
-        leases.iter().map(|lease| self.recorder.history(lease).tell()).collect::<Vec<_>>().join("\n\n")
+        let mut told = Vec::new();
+        for recorder in self.everywhere().iter().map(|there| &there.recorder).chain([&self.recorder]) {
+            told.extend(recorder.leases().iter().map(|lease| recorder.history(lease).tell()));
+        }
+        match told.is_empty() {
+            true => "no call that the suite records: the case failed before its first one".to_owned(),
+            false => told.join("\n\n"),
+        }
     }
 }
 

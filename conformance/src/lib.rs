@@ -1,6 +1,6 @@
 //! The executable definition of a correct lease store.
 //!
-//! A backend's author implements [`Harness`] and calls [`run`] from a ten-line test file with `harness = false`; an
+//! A backend's author implements [`Harness`] and calls [`run`] from a test file with `harness = false`; an
 //! operator gets the same verdicts as a [`report`]. Each case is a trial of its own; what a store or its harness
 //! doesn't offer is ignored with the reason, and every elector's case is judged by all of the
 //! [invariants](lease_judge::invariants).
@@ -22,8 +22,11 @@ mod attached;
 pub mod by_hand;
 mod case;
 mod cases;
+mod check;
+mod connection;
 mod context;
 mod description;
+mod fleet;
 mod harness;
 mod memory;
 pub mod mutants;
@@ -36,7 +39,7 @@ pub use attached::Attached;
 pub use case::{Case, Need, PATIENCE};
 pub use cases::{all, find};
 pub use description::{Description, table};
-pub use harness::{Facility, Harness, Missing};
+pub use harness::{Facility, Harness, Missing, Split};
 pub use lease_judge::{EffectError, FencedResource, Patience};
 pub use memory::MemoryHarness;
 pub use process::actor_main;

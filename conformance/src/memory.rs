@@ -6,27 +6,35 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use lease_core::{BackendError, LeaseBackend, LeaseName, Memory, Term, fence};
+use lease_core::{BackendError, LeaseBackend, LeaseName, Memory, Record, Term, fence};
 use lease_judge::{EffectError, FencedResource};
+use tokio::sync::watch;
 
-use crate::harness::{Facility, Harness, Missing};
+use crate::connection::MemoryConnection;
+use crate::harness::{Facility, Harness, Missing, Split};
 
 /// The reference backend, as a store that can lose its registers or as one that can't.
 pub struct MemoryHarness {
     name: &'static str,
     store: Memory,
+    /// Whether it is stopped.
+    down: watch::Sender<bool>,
     resources: Mutex<BTreeMap<String, Arc<MemoryResource>>>,
 }
 
 impl MemoryHarness {
     /// A store that keeps its registers, so that candidates create them (T-5).
     pub fn keeping() -> Self {
-        Self { name: "memory", store: Memory::new(), resources: Mutex::default() }
+        Self::over("memory", Memory::new())
     }
 
     /// A store that can lose its registers.
     pub fn losing() -> Self {
-        Self { name: "memory-losing", store: Memory::new().losing_registers(), resources: Mutex::default() }
+        Self::over("memory-losing", Memory::new().losing_registers())
+    }
+
+    fn over(name: &'static str, store: Memory) -> Self {
+        Self { name, store, down: watch::channel(false).0, resources: Mutex::default() }
     }
 }
 
@@ -37,7 +45,10 @@ impl Harness for MemoryHarness {
     }
 
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
-        Ok(Arc::new(self.store.clone()))
+        if *self.down.borrow() {
+            return Err(BackendError::not_applied("the store is down"));
+        }
+        Ok(Arc::new(MemoryConnection::new(self.store.clone(), self.down.subscribe())))
     }
 
     fn ttl(&self) -> Duration {
@@ -47,6 +58,9 @@ impl Harness for MemoryHarness {
     fn facilities(&self) -> &[Facility] {
         &[
             Facility::Delete,
+            Facility::Stop,
+            Facility::Split,
+            Facility::LoseReply,
             Facility::ChangeLineage,
             Facility::Rewind,
             Facility::RewindFloor,
@@ -56,6 +70,41 @@ impl Harness for MemoryHarness {
 
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
         self.store.delete(lease);
+        Ok(())
+    }
+
+    async fn stop(&self) -> Result<(), Missing> {
+        self.down.send_replace(true);
+        Ok(())
+    }
+
+    async fn start_again(&self) -> Result<(), Missing> {
+        self.down.send_replace(false);
+        Ok(())
+    }
+
+    /// Its one copy is the majority's; the other part has lost the way there.
+    async fn split(&self) -> Result<Split, Missing> {
+        let minority = Arc::new(MemoryConnection::new(self.store.clone(), watch::channel(true).1));
+        Ok(Split { minority, majority: self.connect().await.map_err(Missing::because)? })
+    }
+
+    async fn heal(&self) -> Result<(), Missing> {
+        Ok(())
+    }
+
+    async fn connect_losing_the_next_reply(&self) -> Result<Arc<dyn LeaseBackend>, Missing> {
+        Ok(Arc::new(MemoryConnection::new(self.store.clone(), self.down.subscribe()).losing_the_next_reply()))
+    }
+
+    async fn back_up(&self, lease: &LeaseName) -> Result<Vec<u8>, Missing> {
+        let seen = self.store.observe(lease).await.map_err(Missing::because)?;
+        serde_json::to_vec(&seen.record).map_err(Missing::because)
+    }
+
+    async fn put_back(&self, lease: &LeaseName, kept: &[u8]) -> Result<(), Missing> {
+        let kept: Option<Record> = serde_json::from_slice(kept).map_err(Missing::because)?;
+        self.store.put_back(lease, kept);
         Ok(())
     }
 

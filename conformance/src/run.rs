@@ -90,10 +90,14 @@ fn trials(suite: Suite) -> Vec<Trial> {
         }
         let mut told = String::new();
         if !unknown.is_empty() {
-            told += &format!("ignored, and not in the suite's list (if that is right, add them):{unknown}\n");
+            told += &format!(
+                "ignored, and not in the suite's list of what it ignores:{unknown}\neach is judged once the store or its \
+                 harness offers what it needs (`ignored, because` names that, in the list of the run); it belongs to the \
+                 list only if the store can never offer it\n"
+            );
         }
         if !stale.is_empty() {
-            told += &format!("in the suite's list, and not ignored (remove them):{stale}\n");
+            told += &format!("judged by now, so no longer to be listed as ignored:{stale}\n");
         }
         Err(told.into())
     }));
@@ -198,7 +202,7 @@ pub fn report(
                     }
                     let verdict = match case.ignored_because(&*harness, &capabilities) {
                         Some(because) => Verdict::Ignored { because },
-                        None => match case.run_until(cancel, harness.clone(), real_core(), PATIENCE) {
+                        None => match case.run_until(cancel, harness.clone(), real_core(), PATIENCE, None) {
                             Some(Ok(took)) => Verdict::Passed { seconds: took.as_secs_f64() },
                             Some(Err(why)) => Verdict::Failed { why },
                             None => break,

@@ -19,6 +19,8 @@ struct State {
     reads_cut: AtomicBool,
     writes_cut: AtomicBool,
     dead: AtomicBool,
+    /// Connections with a lower number are disconnected.
+    connection: AtomicU64,
     watch_muted: AtomicBool,
     plan: Mutex<Option<(Change, Plan)>>,
     hints: broadcast::Sender<Hint>,
@@ -67,6 +69,7 @@ impl Tap {
             reads_cut: AtomicBool::new(false),
             writes_cut: AtomicBool::new(false),
             dead: AtomicBool::new(false),
+            connection: AtomicU64::new(0),
             watch_muted: AtomicBool::new(false),
             plan: Mutex::new(None),
             hints: broadcast::channel(16).0,
@@ -85,6 +88,17 @@ impl Tap {
     /// From here on every write fails at once, its outcome unknown; reads go on.
     pub(crate) fn cut_writes(&self, cut: bool) {
         self.0.writes_cut.store(cut, Ordering::SeqCst);
+    }
+
+    /// From here on every call on the present connection fails, and says that it is disconnected; a new one works.
+    pub(crate) fn disconnect(&self) {
+        self.0.connection.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A new connection with this tap on it.
+    pub(crate) fn on(&self, inner: Arc<dyn LeaseBackend>) -> Arc<dyn LeaseBackend> {
+        let number = self.0.connection.load(Ordering::SeqCst);
+        Arc::new(Tapped { inner, tap: self.clone(), number })
     }
 
     /// From here on no call is ever answered or reaches the store: as if the process were gone.
@@ -188,31 +202,31 @@ impl Tap {
         planned.map(|(_, plan)| plan)
     }
 
-    async fn pass(&self, cut: &AtomicBool) -> bool {
+    async fn pass(&self, cut: &AtomicBool, number: u64) -> Result<(), BackendError> {
         if self.0.dead.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        let passes = !cut.load(Ordering::SeqCst);
-        if !passes {
-            self.0.failures.fetch_add(1, Ordering::SeqCst);
-            self.0.called.notify_waiters();
+        let disconnected = number != self.0.connection.load(Ordering::SeqCst);
+        if !disconnected && !cut.load(Ordering::SeqCst) {
+            return Ok(());
         }
-        passes
+        self.0.failures.fetch_add(1, Ordering::SeqCst);
+        self.0.called.notify_waiters();
+        let error = BackendError::unknown("cut off by the case");
+        Err(if disconnected { error.disconnected() } else { error })
     }
 }
 
-/// A connection with a tap on it.
-pub(crate) struct Tapped {
-    pub(crate) inner: Arc<dyn LeaseBackend>,
-    pub(crate) tap: Tap,
+struct Tapped {
+    inner: Arc<dyn LeaseBackend>,
+    tap: Tap,
+    number: u64,
 }
 
 #[async_trait]
 impl LeaseBackend for Tapped {
     async fn observe(&self, name: &LeaseName) -> Result<Observation, BackendError> {
-        if !self.tap.pass(&self.tap.0.reads_cut).await {
-            return Err(BackendError::not_applied("cut off by the case"));
-        }
+        self.tap.pass(&self.tap.0.reads_cut, self.number).await?;
         let seen = self.inner.observe(name).await;
         self.tap.0.reads.fetch_add(1, Ordering::SeqCst);
         self.tap.0.called.notify_waiters();
@@ -226,9 +240,7 @@ impl LeaseBackend for Tapped {
         record: &Record,
         change: Change,
     ) -> Result<PutOutcome, BackendError> {
-        if !self.tap.pass(&self.tap.0.writes_cut).await {
-            return Err(BackendError::unknown("cut off by the case"));
-        }
+        self.tap.pass(&self.tap.0.writes_cut, self.number).await?;
         let plan = self.tap.take(change);
         self.tap.0.called.notify_waiters();
         let outcome = match &plan {

@@ -2,8 +2,11 @@
 //!
 //! All instants are `CLOCK_BOOTTIME` of one host, so histories of several processes on it can be merged.
 
+use lease_core::internal::step::Rules;
 use lease_core::{Change, Grant, HistoryRow, Instant, Lineage, Loss, Observation, Record, Tag, Term};
 use serde::{Deserialize, Serialize};
+
+pub use crate::stepped::{Stepped, Took};
 
 /// The register as an answer showed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +15,10 @@ pub struct View {
     pub lineage: Lineage,
     /// The record, or its absence.
     pub record: Option<Box<Record>>,
+    /// The store's floor.
+    pub floor: u64,
+    /// What the backend compares besides the tag.
+    pub version: String,
 }
 
 impl View {
@@ -25,6 +32,11 @@ impl View {
         self.record.as_ref().map(|record| record.tag)
     }
 
+    /// The register itself, without what the store or the backend knows beside it.
+    pub fn register(&self) -> (&Lineage, Option<&Record>) {
+        (&self.lineage, self.record.as_deref())
+    }
+
     /// The lineage, grant and beat, which T-2 compares.
     pub fn beat(&self) -> (&Lineage, Option<(Option<Grant>, u64)>) {
         (&self.lineage, self.record.as_ref().map(|record| (record.grant, record.beat)))
@@ -33,7 +45,15 @@ impl View {
 
 impl From<&Observation> for View {
     fn from(observation: &Observation) -> Self {
-        Self { lineage: observation.lineage.clone(), record: observation.record.clone().map(Box::new) }
+        let Observation { record, lineage, floor, version } = observation.clone();
+        Self { lineage, record: record.map(Box::new), floor, version }
+    }
+}
+
+impl From<&View> for Observation {
+    fn from(view: &View) -> Self {
+        let View { lineage, record, floor, version } = view.clone();
+        Self { record: record.map(|record| *record), lineage, floor, version }
     }
 }
 
@@ -97,6 +117,10 @@ pub enum What {
         /// Its longest poll interval.
         poll_ms: u64,
     },
+    /// The elector takes its first step, by these rules.
+    Ruled(Box<Rules>),
+    /// The elector takes a step. What it was told follows, and then what it does: all at the same moment.
+    Stepped(Box<Stepped>),
     /// The elector has ended of its own accord, and campaigns no more.
     Left,
     /// A call was sent: a write, or a read if there is none.
@@ -188,6 +212,14 @@ pub enum What {
     Fault {
         /// The fault, for people.
         name: String,
+    },
+    /// Between this moment and the event's time somebody changed the register by other means than a call that is
+    /// recorded here: an administrator, a fault that takes the store back.
+    Outside {
+        /// The moment before it began.
+        from: Instant,
+        /// It deleted the register.
+        deleted: bool,
     },
     /// This actor's term began, and the check of the earlier term named here was still true.
     StillTrue {

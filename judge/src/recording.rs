@@ -1,17 +1,18 @@
 //! Recording: around an elector's step function, and around a backend that a case uses by hand.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use lease_core::internal::StepFn;
-use lease_core::internal::step::{Action, CallId, CallRequest, Event, Reply};
+use lease_core::internal::step::{Action, CallRequest, Event, Reply};
+use lease_core::internal::writes::Fresh;
 use lease_core::{
     BackendError, Capabilities, Certainty, Change, Clock, Hints, HistoryRow, LeaseBackend, LeaseName, Listed,
     Observation, PutOutcome, Record, Term,
 };
 
-use crate::history::{Answer, Put, What};
+use crate::history::{Answer, Put, Stepped, Took, What};
 use crate::recorder::Recorder;
 
 fn answer(outcome: &PutOutcome) -> Answer {
@@ -28,53 +29,74 @@ fn failure(certainty: Certainty) -> Answer {
     }
 }
 
-/// A step function that records what goes into `inner` and what comes out.
+/// A step function that records what goes into `inner` and what comes out: enough to run each step once more.
 pub fn recorded(recorder: Recorder, lease: LeaseName, actor: String, inner: StepFn) -> StepFn {
-    let term: Mutex<Option<Term>> = Mutex::new(None);
+    let ruled = AtomicBool::new(false);
+    let present: Mutex<Option<Term>> = Mutex::new(None);
     Arc::new(move |state, now, event, fresh, jitter| {
         let tell = |what| recorder.record(&lease, now, &actor, what);
-        let told = match &event {
-            Event::Reply(call, reply) => {
-                let answer = match reply {
-                    Reply::Seen(observation) => Answer::Seen(observation.into()),
-                    Reply::Put(outcome) => answer(outcome),
-                    Reply::Failed(certainty) => failure(*certainty),
-                };
-                Some((*call, What::Answered { call: *call, answer }))
-            }
-            Event::Shown(observation) => Some((CallId::MAX, What::Shown { view: observation.into() })),
-            Event::Watching(live) => Some((CallId::MAX, What::Watching { live: *live })),
-            Event::WorkReturned => Some((CallId::MAX, What::WorkReturned)),
-            _ => None,
-        };
+        if !ruled.swap(true, Ordering::Relaxed) {
+            tell(What::Ruled(Box::new(state.rules().clone())));
+        }
+        let (mut took, mut told) = input(&event);
         let (state, actions) = inner(state, now, event, fresh, jitter);
         // An answer that came after its call was given up was never taken in.
-        let given_up = |call| actions.iter().any(|action| matches!(action, Action::Drop(id) if *id == call));
-        if let Some((_, what)) = told.filter(|(call, _)| !given_up(*call)) {
-            tell(what);
+        let given_up = |id| actions.iter().any(|action| matches!(action, Action::Drop(call) if *call == id));
+        if matches!(told, Some(What::Answered { call, .. }) if given_up(call)) {
+            (took, told) = (Took::Tick, None);
         }
-        let mut present = term.lock().expect("not poisoned");
-        for action in &actions {
-            match (action, *present) {
-                (Action::Send(call, CallRequest::Observe), _) => tell(What::Sent { call: *call, put: None }),
-                (Action::Send(call, CallRequest::Put { expected, record, change }), _) => {
-                    let put = Put { change: *change, expected: expected.into(), record: record.clone() };
-                    tell(What::Sent { call: *call, put: Some(Box::new(put)) });
-                }
-                (Action::Drop(call), _) => tell(What::Dropped { call: *call }),
-                (Action::Begin(term, deadline), _) => {
-                    *present = Some(*term);
-                    tell(What::Begun { term: *term, deadline: deadline.at() });
-                }
-                (Action::Extend(deadline), Some(term)) => {
-                    tell(What::Extended { term, deadline: deadline.at() });
-                }
-                (Action::TellStop(_), Some(term)) => tell(What::StopTold { term }),
-                (Action::End(loss), Some(term)) => tell(What::Ended { term, loss: *loss }),
-                _ => {}
-            }
-        }
+        let Fresh { tag, grant, wall } = *fresh;
+        tell(What::Stepped(Box::new(Stepped { took, jitter: jitter.0, tag, grant, wall })));
+        told.into_iter().for_each(&tell);
+        let mut present = present.lock().expect("not poisoned");
+        actions.iter().filter_map(|action| output(action, &mut present)).for_each(tell);
         (state, actions)
+    })
+}
+
+/// What a step takes in, and the event that tells the rest of it.
+fn input(event: &Event) -> (Took, Option<What>) {
+    let told = match event {
+        Event::Reply(call, reply) => {
+            let answer = match reply {
+                Reply::Seen(observation) => Answer::Seen(observation.into()),
+                Reply::Put(outcome) => answer(outcome),
+                Reply::Failed(certainty) => failure(*certainty),
+            };
+            What::Answered { call: *call, answer }
+        }
+        Event::Shown(observation) => What::Shown { view: observation.into() },
+        Event::Watching(live) => What::Watching { live: *live },
+        Event::WorkReturned => What::WorkReturned,
+        Event::Tick => return (Took::Tick, None),
+        Event::Hint => return (Took::Hint, None),
+        Event::Progressed(at) => return (Took::Progressed(*at), None),
+        Event::FenceRefused(term) => return (Took::FenceRefused(*term), None),
+        Event::HolderIsDead => return (Took::HolderIsDead, None),
+        Event::Shutdown => return (Took::Shutdown, None),
+        Event::Abandon => return (Took::Abandon, None),
+        Event::StoreGone => return (Took::StoreGone, None),
+    };
+    (Took::Next, Some(told))
+}
+
+/// The event that tells of an action, if one does. `present` is the term that began last.
+pub(crate) fn output(action: &Action, present: &mut Option<Term>) -> Option<What> {
+    Some(match action {
+        Action::Send(call, CallRequest::Observe) => What::Sent { call: *call, put: None },
+        Action::Send(call, CallRequest::Put { expected, record, change }) => {
+            let put = Put { change: *change, expected: expected.into(), record: record.clone() };
+            What::Sent { call: *call, put: Some(Box::new(put)) }
+        }
+        Action::Drop(call) => What::Dropped { call: *call },
+        Action::Begin(term, deadline) => {
+            *present = Some(*term);
+            What::Begun { term: *term, deadline: deadline.at() }
+        }
+        Action::Extend(deadline) => What::Extended { term: (*present)?, deadline: deadline.at() },
+        Action::TellStop(_) => What::StopTold { term: (*present)? },
+        Action::End(loss) => What::Ended { term: (*present)?, loss: *loss },
+        Action::Note(_) | Action::Stopped => return None,
     })
 }
 

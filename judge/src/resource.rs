@@ -46,4 +46,9 @@ pub trait FencedResource: Send + Sync {
 
     /// Epoch and id of each effect, in the order in which they happened.
     async fn effects(&self) -> Result<Vec<(u64, String)>, EffectError>;
+
+    /// Epoch and id of the newest effect.
+    async fn newest(&self) -> Result<Option<(u64, String)>, EffectError> {
+        Ok(self.effects().await?.pop())
+    }
 }

@@ -10,19 +10,29 @@ const TOLD: usize = 200;
 impl History {
     /// The history for people, one event a line; of a long history only its beginning and its end.
     pub fn tell(&self) -> String {
-        let start = self.events.first().map_or(Instant::ZERO, |event| event.at);
-        let line = |event: &HistoryEntry| {
-            let at = event.at.since(start).as_micros();
-            format!("{:>10.3} ms  {:<12} {}", at as f64 / 1000.0, event.actor, event.what.tell(start))
-        };
-        let (first, last) = self.events.split_at(self.events.len().min(TOLD));
+        // What a step was told and what it did are events of their own.
+        let told = self.events.iter().filter(|event| !matches!(event.what, What::Stepped(_)));
+        let told: Vec<_> = told.collect();
+        let (first, last) = told.split_at(told.len().min(TOLD));
         let skipped = last.len().saturating_sub(TOLD);
-        let mut lines: Vec<_> = first.iter().map(line).collect();
+        let mut lines: Vec<_> = first.iter().map(|event| self.line(event)).collect();
         if skipped > 0 {
             lines.push(format!("… {skipped} events …"));
         }
-        lines.extend(last[skipped..].iter().map(line));
+        lines.extend(last[skipped..].iter().map(|event| self.line(event)));
         lines.join("\n")
+    }
+
+    /// One event, in a line.
+    pub(crate) fn line(&self, event: &HistoryEntry) -> String {
+        let start = self.start();
+        let at = event.at.since(start).as_micros();
+        format!("{:>10.3} ms  {:<12} {}", at as f64 / 1000.0, event.actor, event.what.tell(start))
+    }
+
+    /// The moment that told times count from.
+    pub(crate) fn start(&self) -> Instant {
+        self.events.first().map_or(Instant::ZERO, |event| event.at)
     }
 }
 
@@ -33,7 +43,8 @@ pub fn in_brief(record: &Record) -> String {
 }
 
 impl What {
-    fn tell(&self, start: Instant) -> String {
+    /// The event, with times that count from `start`.
+    pub(crate) fn tell(&self, start: Instant) -> String {
         let ms = |at: &Instant| format!("{:.3} ms", at.since(start).as_micros() as f64 / 1000.0);
         let short = |term: &Term| format!("{}/{:.4}", term.epoch, term.grant.to_string());
         let view = |view: &View| match &view.record {
@@ -61,6 +72,12 @@ impl What {
             }
             Self::Effect { resource, id, term, sent, outcome } => {
                 format!("effect {id} of {} on {resource}, sent at {}: {outcome:?}", short(term), ms(sent))
+            }
+            Self::Stepped(step) => format!("step: {:?}", step.took),
+            Self::Ruled(rules) => format!("campaigns as {:?}, ttl {:?}", rules.who.holder, rules.who.ttl),
+            Self::Outside { from, deleted } => {
+                let how = if *deleted { "deleted" } else { "changed" };
+                format!("<- {how} from outside, since {}", ms(from))
             }
             Self::Fault { name } => format!("<- {name}"),
             Self::StillTrue { term } => format!("STILL TRUE {}", short(term)),

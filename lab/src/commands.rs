@@ -5,11 +5,16 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::interrupt::unless_interrupted;
-use crate::{attack, chaos, conformance, drill, e2e, failover, handover, restores, roll, status, testbed};
+use crate::{
+    attack, campaign, chaos, conformance, drill, e2e, failover, handover, restores, roll, status, testbed,
+    torture, upgrade,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Other {
     Attack(attack::Args),
+    #[command(subcommand)]
+    Campaign(campaign::CampaignCommand),
     Chaos(chaos::Args),
     #[command(subcommand)]
     Drill(drill::Drill),
@@ -22,6 +27,9 @@ pub(crate) enum Other {
     Conformance(conformance::Args),
     #[command(subcommand)]
     Testbed(testbed::Command),
+    #[command(subcommand)]
+    Torture(torture::Torture),
+    Upgrade(upgrade::Args),
 }
 
 impl Other {
@@ -33,6 +41,7 @@ impl Other {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Attack(args) => unless_interrupted(attack::run(args)).await,
+            Self::Campaign(campaign) => unless_interrupted(campaign::run(campaign)).await,
             Self::Chaos(args) => unless_interrupted(chaos::run(args)).await,
             Self::Drill(drill) => unless_interrupted(drill::run(drill)).await,
             Self::E2e(args) => unless_interrupted(e2e::run(args)).await,
@@ -43,6 +52,8 @@ impl Other {
             Self::Status(args) => unless_interrupted(status::run(args)).await,
             Self::Conformance(args) => conformance::run(args).await,
             Self::Testbed(command) => unless_interrupted(testbed::run(command)).await,
+            Self::Torture(torture) => unless_interrupted(torture::run(torture)).await,
+            Self::Upgrade(args) => unless_interrupted(upgrade::run(args)).await,
         }
     }
 }

@@ -37,7 +37,7 @@ impl ActorPart {
     /// Effects on the resource of the lease's name: one in each term, or one after each such pause.
     pub(crate) fn effects_on(lease: &LeaseName, every: Option<Duration>) -> Option<EffectOrders> {
         let every_ms = every.map(|pause| pause.as_millis() as u64);
-        Some(EffectOrders { resource: lease.to_string(), every_ms })
+        Some(EffectOrders { resource: lease.to_string(), every_ms, limit_ms: None })
     }
 }
 
@@ -65,6 +65,11 @@ impl Fleet {
 
     /// Starts an actor.
     pub(crate) fn spawn(&self, part: &ActorPart) -> anyhow::Result<FleetActor> {
+        self.spawn_as(&[ACTOR_COMMAND], part)
+    }
+
+    /// Starts an actor of a program of its own, which these words choose.
+    pub(crate) fn spawn_as(&self, words: &[&str], part: &ActorPart) -> anyhow::Result<FleetActor> {
         let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
         let trace = self.folder.path().join(format!("trace-{number}"));
         let orders = Orders {
@@ -75,7 +80,7 @@ impl Fleet {
             effects: part.effects.clone(),
             trace: Some(trace.clone()),
         };
-        let process = Process::command(&self.program)?.args([ACTOR_COMMAND]);
+        let process = Process::command(&self.program)?.args(words);
         let process = process.env(Place::VARIABLE, part.place.to_json());
         let process = orders.to_env().iter().fold(process, |process, (name, value)| process.env(name, value));
         Ok(FleetActor {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use lease_core::LeaseName;
-use lease_judge::Facts;
 use lease_judge::history::History;
 use lease_judge::invariants::{self, Invariant};
+use lease_judge::{Facts, Met, acceptor};
 use serde::Serialize;
 
 /// Violations are shown up to this number.
@@ -34,23 +34,27 @@ pub(crate) struct LeaseViolation {
 pub(crate) struct Judged {
     pub(crate) verdicts: Vec<RuleVerdict>,
     pub(crate) violations: Vec<LeaseViolation>,
+    /// Which operations met which faults, and which never did.
+    met: Met,
 }
 
 impl Judged {
-    /// Judges each lease by every invariant. `violated` is to be violated, by a fence that was sabotaged.
+    /// Judges each lease by every invariant, and has the acceptor replay it. `violated` is to be violated, by a fence that was sabotaged.
     pub(crate) fn of(histories: &BTreeMap<LeaseName, History>, violated: Option<&str>) -> Self {
         Self::except(histories, &[], violated)
     }
 
-    /// Judges each lease by every invariant but those.
+    /// The same without those.
     pub(crate) fn except(
         histories: &BTreeMap<LeaseName, History>,
         left_out: &[&str],
         violated: Option<&str>,
     ) -> Self {
         let facts: Vec<_> = histories.iter().map(|(lease, history)| (lease, Facts::of(history))).collect();
-        let mut judged = Self { verdicts: Vec::new(), violations: Vec::new() };
-        for invariant in invariants::ALL.iter().filter(|invariant| !left_out.contains(&invariant.rule)) {
+        let mut judged = Self { verdicts: Vec::new(), violations: Vec::new(), met: Met::default() };
+        histories.values().for_each(|history| judged.met.add(history));
+        let all = invariants::ALL.iter().chain(&acceptor::ALL);
+        for invariant in all.filter(|invariant| !left_out.contains(&invariant.rule)) {
             let (mut count, before) = (0, judged.violations.len());
             for (lease, facts) in &facts {
                 match invariant.judge(facts) {
@@ -113,7 +117,7 @@ impl fmt::Display for Judged {
         if self.violations.len() > SHOWN {
             writeln!(f, "\n  and {} more", self.violations.len() - SHOWN)?;
         }
-        Ok(())
+        write!(f, "{}", self.met)
     }
 }
 

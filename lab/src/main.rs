@@ -12,6 +12,8 @@ mod args;
 #[cfg(feature = "all")]
 mod attack;
 #[cfg(feature = "all")]
+mod campaign;
+#[cfg(feature = "all")]
 mod chaos;
 #[cfg(feature = "all")]
 mod commands;
@@ -43,6 +45,10 @@ mod stats;
 mod status;
 #[cfg(feature = "all")]
 mod testbed;
+#[cfg(feature = "all")]
+mod torture;
+#[cfg(feature = "all")]
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -72,7 +78,7 @@ enum Command {
 
 fn main() -> ExitCode {
     #[cfg(feature = "all")]
-    if let Some(code) = attack::attacked() {
+    if let Some(code) = attack::attacked().or_else(torture::worker).or_else(upgrade::writer) {
         return code;
     }
     lease_stores::main_or_actor(|| {

@@ -151,7 +151,7 @@ fn rule_ids(text: &str) -> impl Iterator<Item = &str> {
     words.filter(|word| {
         let Some((family, number)) = word.split_once('-') else { return false };
         let digits = number.trim_end_matches(|c: char| c.is_ascii_lowercase());
-        let known = family == "PG" || (family.len() == 1 && "RETUHFMSPGLQK".contains(family));
+        let known = family == "PG" || (family.len() == 1 && "RETUHFMSPGLQKJ".contains(family));
         known
             && number.len() - digits.len() <= 1
             && !digits.is_empty()

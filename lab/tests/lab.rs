@@ -104,6 +104,32 @@ async fn a_killed_holder_is_replaced_in_time_on_postgres() {
     a_killed_holder_is_replaced_in_time("postgres").await;
 }
 
+/// A lease without a fence loses updates to holders that were stopped within one, and with it none, in the same run.
+#[tokio::test]
+async fn a_set_loses_no_update_to_stopped_holders_if_it_is_fenced() {
+    let args = ["torture", "lock-set", "--mode", "sqlite", "--updates", "400", "--sets", "4", "--seed", "5"];
+    let (code, report) = report(&args).await;
+    let of =
+        |fence: &str| report["guarded"].as_array().unwrap().iter().find(|set| set["fence"] == fence).unwrap();
+    let (bare, fenced) = (of("none"), of("its term"));
+    assert!(bare["lost"].as_u64().unwrap() > 0, "{report:#}");
+    assert_eq!((&fenced["lost"], &fenced["stale_effects"]), (&0.into(), &0.into()), "{report:#}");
+    assert!(fenced["acknowledged"].as_u64().unwrap() >= 400, "{report:#}");
+    assert_eq!(code, Some(0), "{report:#}");
+}
+
+/// With this version in both parts: `make soak` has earlier ones.
+#[tokio::test]
+async fn two_programs_take_a_lease_over_from_each_other_and_keep_what_neither_knows() {
+    let leasehold = Path::new(env!("CARGO_BIN_EXE_leasehold-lab")).with_file_name("leasehold");
+    let old = leasehold.to_str().unwrap();
+    let args = ["upgrade", "--old", old, "--mode", "sqlite", "--rounds", "6", "--seed", "3"];
+    let (code, report) = report(&args).await;
+    let claims = report["stores"][0]["claims"].as_array().unwrap();
+    assert!(claims.len() == 3 && claims.iter().all(|claim| claim["holds"] == true), "{report:#}");
+    assert_eq!(code, Some(0), "{report:#}");
+}
+
 #[tokio::test]
 async fn two_lead_after_a_restore_if_those_who_start_are_not_told_of_it() {
     let args = ["restores", "--mode", "sqlite", "--kind", "shell", "--sabotage", "--seed", "1"];
@@ -335,6 +361,16 @@ fn the_table_of_what_differs_is_made_from_the_stores_data() {
         let name = store.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
         assert!(kept.contains(&format!("| {name} |")), "{name} has data and no column");
     }
+}
+
+#[test]
+fn the_page_of_campaigns_is_made_from_the_runs_that_were_recorded() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let lab = std::process::Command::new(env!("CARGO_BIN_EXE_leasehold-lab"));
+    let made = { lab }.current_dir(root).args(["campaign", "page"]).output().unwrap();
+    let kept = std::fs::read_to_string(root.join("docs/campaigns.md")).unwrap();
+    let made = String::from_utf8(made.stdout).unwrap();
+    assert_eq!(made, kept, "run leasehold-lab campaign page > docs/campaigns.md");
 }
 
 #[tokio::test]

@@ -267,3 +267,52 @@ fn a_type_that_others_can_name_shares_its_name_with_no_other() {
     let shared: Vec<_> = shared.map(|(name, files)| format!("{name}: {}", files.join(", "))).collect();
     assert!(shared.is_empty(), "one name for several types ({}):\n{}", shared.len(), shared.join("\n"));
 }
+
+/// The checks of the suite's cases that don't say what was seen.
+#[derive(Default)]
+struct Checks {
+    count: usize,
+    mute: Vec<String>,
+}
+
+impl<'ast> Visit<'ast> for Checks {
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        let name = call.path.segments.last().map(|segment| segment.ident.to_string()).unwrap_or_default();
+        let message = match name.as_str() {
+            "ensure" => 1,
+            "bail" => 0,
+            _ => return,
+        };
+        self.count += 1;
+        let arguments = syn::punctuated::Punctuated::<syn::Expr, syn::Token![,]>::parse_terminated;
+        let arguments = call.parse_body_with(arguments).expect("the arguments of a check");
+        let text = match arguments.get(message) {
+            Some(syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. })) => text.value(),
+            _ => String::new(),
+        };
+        let words: String = text.split('{').map(|part| part.rsplit('}').next().unwrap_or(part)).collect();
+        if !text.contains('{') || !words.contains(char::is_alphabetic) {
+            self.mute.push(format!("{name}!({})", call.tokens));
+        }
+        for argument in &arguments {
+            syn::visit::visit_expr(self, argument);
+        }
+    }
+}
+
+#[test]
+fn every_check_of_the_suite_says_in_words_what_was_seen() {
+    let mut checks = Checks::default();
+    for entry in std::fs::read_dir(workspace().join("conformance/src/cases")).expect("the suite's cases") {
+        let path = entry.expect("an entry can be read").path();
+        let text = std::fs::read_to_string(&path).expect("a source can be read");
+        checks.visit_file(&syn::parse_file(&text).expect("a case parses"));
+    }
+    assert!(checks.count > 50, "found only {} checks: are the cases elsewhere by now?", checks.count);
+    assert!(
+        checks.mute.is_empty(),
+        "give each of these a message of words and values, what was seen against what was expected, or use a helper of \
+         conformance/src/check.rs:\n{}",
+        checks.mute.join("\n")
+    );
+}

@@ -49,6 +49,19 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ),
     ("lease-examples", &["lease-core", "lease-sqlite"]),
     (
+        "lease-fuzz",
+        &[
+            "lease-core",
+            "lease-etcd",
+            "lease-k8s",
+            "lease-postgres",
+            "lease-settings",
+            "lease-spendguard",
+            "lease-worker-common",
+            "leasehold",
+        ],
+    ),
+    (
         "lease-lab",
         &[
             "lease-conformance",
@@ -222,4 +235,30 @@ fn each_of_our_sqlstates_means_one_thing() {
         }
     }
     assert!(raised.len() >= 3, "the scripts were read: {raised:?}");
+}
+
+/// What the author of a backend outside this tree builds to judge it: no client of a store, no TLS, no certificates.
+#[test]
+fn the_suite_and_the_proxy_need_no_stores_client() {
+    let kit = ["lease-conformance", "lease-testbed"].map(|package| format!("--package={package}"));
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--edges=normal,build", "--prefix=none", "--format={p}"])
+        .args(["--no-default-features", "--features=lease-testbed/proxy"])
+        .args(kit)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo starts");
+    let text = String::from_utf8(tree.stdout).expect("text");
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let packages: BTreeSet<_> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(
+        packages.contains("proptest") && packages.contains("loona-hpack"),
+        "not the whole kit: {packages:?}"
+    );
+    let heavy = ["etcd-client", "k8s-openapi", "kube", "rcgen", "reqwest", "ring", "rustls", "sqlx", "tonic"];
+    let found: Vec<_> = heavy.iter().filter(|package| packages.contains(**package)).collect();
+    assert!(
+        found.is_empty(),
+        "the suite with the proxy alone would build {found:?}; put them behind a feature"
+    );
 }

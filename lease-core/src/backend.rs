@@ -58,7 +58,9 @@ pub enum PutOutcome {
     /// Applied and as durable as the store promises. The observation shows the register as written.
     Written(Observation),
     /// Not applied, because the register no longer was as expected. The observation shows the register as it was
-    /// found, by a linearizable read that began after the call did.
+    /// found, by a linearizable read that began after the call did. It is another one than was expected, in its tag, its
+    /// lineage or its existence: a compare that failed for no reason that a read can show is an error,
+    /// [`NotApplied`](crate::Certainty::NotApplied), since the core goes on at once from what a conflict shows.
     Conflict(Observation),
 }
 
@@ -179,9 +181,11 @@ pub struct HistoryRow {
 pub enum Hint {
     /// Something under the prefix may have changed: look.
     Changed,
-    /// One register as it was at some moment after the watch was opened, possibly no longer; fit for a
-    /// [`put_if`](LeaseBackend::put_if). Saves the look, so a standby acquires on the very news of a release. Only
-    /// for registers that exist: a deletion is [`Changed`](Hint::Changed).
+    /// One register as [`observe`](LeaseBackend::observe) would have shown it at some moment after the watch was opened,
+    /// possibly no longer: the whole record, the lineage of that moment, and whatever `version` a
+    /// [`put_if`](LeaseBackend::put_if) compares. The floor alone may be anything, since nobody goes by a hint's. Saves the
+    /// look, so a standby acquires on the very news of a release. Only for registers that exist and can be read: anything
+    /// else is [`Changed`](Hint::Changed).
     Shows(LeaseName, Observation),
 }
 
@@ -222,7 +226,7 @@ pub trait LeaseBackend: Send + Sync + 'static {
         change: Change,
     ) -> Result<PutOutcome, BackendError>;
 
-    /// Static data; must not change while the backend lives.
+    /// Static data: the same for every backend of one connector, for as long as the process lives.
     fn capabilities(&self) -> Capabilities;
 
     /// All registers whose name begins with `prefix`, by one linearizable read if the store has one. One that can't be read
@@ -265,7 +269,12 @@ pub trait LeaseBackend: Send + Sync + 'static {
 /// Any `async fn() -> Result<Arc<dyn LeaseBackend>, BackendError>` closure is one.
 #[async_trait]
 pub trait Connector: Send + Sync + 'static {
-    /// Opens the store. Called again after a failure; must be safe to drop at any await.
+    /// Opens the store. Called again until it succeeds, and again when a call has said that its backend is
+    /// [disconnected](BackendError::disconnected): what another backend of this connector has seen must be fit for the new
+    /// one's [`put_if`](LeaseBackend::put_if). Must be safe to drop at any await.
+    ///
+    /// - **Errors**: [refused](BackendError::refused) ends the elector's start. When it connects anew that is a failure
+    ///   like any other: it tries again for as long as it takes.
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError>;
 }
 

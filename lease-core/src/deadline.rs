@@ -152,6 +152,12 @@ fn shows_the_same(one: &Observation, other: &Observation) -> bool {
     one.lineage == other.lineage && same_beat
 }
 
+/// What no renewal, request or release of a term changes.
+fn lasting(record: &Record) -> impl PartialEq {
+    let Record { ttl_ms, max_ttl_ms, preemptible, sealed, lineage, .. } = record;
+    (record.issued(), *ttl_ms, *max_ttl_ms, *preemptible, sealed.clone(), lineage.clone())
+}
+
 fn issued(observation: &Observation) -> u64 {
     observation.record.as_ref().map_or(0, Record::issued).max(observation.floor)
 }
@@ -261,18 +267,21 @@ impl Sighting {
         Seen::Present
     }
 
-    /// A hint, which may be old, or of a history that was lost: it counts if it goes on from what was seen, in the same
-    /// epoch and lineage; a new term is looked at. False if it says nothing.
+    /// A hint, which may be old, of a history that was lost, or forged: it counts if it goes on from what was seen, in
+    /// the same epoch and lineage; a new term is looked at. What lasts as long as an epoch decides how long others are
+    /// waited for and whether at all, and no write compares it; so a hint that shows it otherwise is looked at, too.
+    /// False if it says nothing.
     pub fn heard(&mut self, shown: Observation, received_at: Instant) -> bool {
-        let goes_on = position(&shown).is_some_and(|shown| {
-            shown.0 == self.known.epoch
-                && shown.1 >= self.known.beat
-                && self.rewind.as_ref().is_none_or(|rewind| shown > rewind.lost)
+        let goes_on = position(&shown).is_some_and(|at| {
+            at.0 == self.known.epoch
+                && at.1 >= self.known.beat
+                && self.rewind.as_ref().is_none_or(|rewind| at > rewind.lost)
         });
-        let counts = goes_on
-            && !self.interrupted
-            && self.observation.record.is_some()
-            && shown.lineage == self.observation.lineage;
+        let lasts = match (&shown.record, &self.observation.record) {
+            (Some(shown), Some(seen)) => lasting(shown) == lasting(seen),
+            _ => false,
+        };
+        let counts = goes_on && lasts && !self.interrupted && shown.lineage == self.observation.lineage;
         if counts {
             self.take(Observation { floor: 0, ..shown }, received_at);
         }

@@ -27,6 +27,9 @@ pub struct BackendError {
     /// What was opened is gone for good, whatever is done to it: only a new process finds what has taken its place. Ends
     /// [`Elector::run_until`](crate::Elector::run_until), and the present term with it.
     pub gone: bool,
+    /// No call on this backend will succeed any more, and a new connection may: the elector drops this one and calls the
+    /// [`Connector`](crate::Connector) anew.
+    pub disconnected: bool,
     /// The attempt, and the remedy if there is one: lower case, no full stop, no secrets.
     pub context: String,
     /// The client library's own error.
@@ -37,7 +40,8 @@ impl BackendError {
     /// Certainly not applied: may be tried again.
     pub fn not_applied(context: impl Into<String>) -> Self {
         let context = context.into();
-        Self { certainty: Certainty::NotApplied, refused: false, gone: false, context, source: None }
+        let (refused, gone, disconnected) = (false, false, false);
+        Self { certainty: Certainty::NotApplied, refused, gone, disconnected, context, source: None }
     }
 
     /// The outcome is unknown: only an acknowledged write settles it (U-1, U-2).
@@ -53,6 +57,13 @@ impl BackendError {
     /// Certainly not applied, and only a new process can try again.
     pub fn gone(context: impl Into<String>) -> Self {
         Self { gone: true, ..Self::refused(context) }
+    }
+
+    /// And no call on this backend will succeed any more: connect anew. Of a write that was under way when its connection
+    /// broke, `BackendError::unknown(…).disconnected()`.
+    pub fn disconnected(mut self) -> Self {
+        self.disconnected = true;
+        self
     }
 
     /// Adds the client library's error.

@@ -1,6 +1,6 @@
 //! The reference backend: registers in this process's memory. For tests, and as the shortest correct backend to read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ pub struct Memory {
 #[derive(Debug)]
 struct Store {
     registers: BTreeMap<LeaseName, Record>,
+    /// Where candidates create registers: those that were deleted all the same. Their absence has a lineage of its own,
+    /// so that whoever creates one anew leaves a foreign stamp, and its holder is waited out (T-3).
+    deleted: BTreeSet<LeaseName>,
     history: Vec<HistoryRow>,
     lineage: Lineage,
     floor: u64,
@@ -40,8 +43,13 @@ impl Default for Memory {
 impl Memory {
     /// An empty store.
     pub fn new() -> Self {
-        let store =
-            Store { registers: BTreeMap::new(), history: Vec::new(), lineage: Lineage("1".into()), floor: 0 };
+        let store = Store {
+            registers: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            history: Vec::new(),
+            lineage: Lineage("1".into()),
+            floor: 0,
+        };
         Self {
             store: Arc::new(Mutex::new(store)),
             changed: broadcast::channel(64).0,
@@ -68,7 +76,19 @@ impl Memory {
     pub fn delete(&self, name: &LeaseName) {
         let mut store = self.lock();
         store.registers.remove(name);
+        if self.creates_registers {
+            store.deleted.insert(name.clone());
+        }
         let _ = self.changed.send((name.clone(), store.observation(name)));
+    }
+
+    /// Puts a register back, as a restore from a backup does (T-6): no watch tells of it.
+    pub fn put_back(&self, name: &LeaseName, kept: Option<Record>) {
+        let registers = &mut self.lock().registers;
+        match kept {
+            Some(record) => registers.insert(name.clone(), record),
+            None => registers.remove(name),
+        };
     }
 
     /// Puts the floor back, as a restore from a backup does (T-6).
@@ -88,12 +108,12 @@ impl Memory {
 
 impl Store {
     fn observation(&self, name: &LeaseName) -> Observation {
-        Observation {
-            record: self.registers.get(name).cloned(),
-            lineage: self.lineage.clone(),
-            floor: self.floor,
-            version: String::new(),
-        }
+        let record = self.registers.get(name).cloned();
+        let lineage = match record.is_none() && self.deleted.contains(name) {
+            true => Lineage(format!("{}:deleted", self.lineage)),
+            false => self.lineage.clone(),
+        };
+        Observation { record, lineage, floor: self.floor, version: String::new() }
     }
 }
 

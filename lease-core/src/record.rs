@@ -297,7 +297,7 @@ pub struct Record {
     /// Why the last change was made. For people, and for history rows.
     #[serde(default, deserialize_with = "text_for_people", skip_serializing_if = "String::is_empty")]
     pub note: String,
-    /// Fields written by other versions of this software.
+    /// Fields written by other versions of this software. Whole numbers of 64 bits survive; others may lose digits.
     #[serde(flatten)]
     pub extra: BTreeMap<String, serde_json::Value>,
 }

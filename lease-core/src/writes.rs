@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::record::{EPOCHS_ABOVE, Grant, Lineage, Observation, Record, Request, RequestId, Tag, WallTime};
 use crate::revocation::Revocation;
 
@@ -24,7 +26,7 @@ impl Fresh {
 }
 
 /// A candidate for a lease, and the settings of its terms.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Candidate {
     /// The workload instance, for people.
     pub holder: String,

@@ -2,7 +2,9 @@
 
 mod world;
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use lease_core::internal::step::{Action, Event, Jitter, Reply, State, step};
 use lease_core::internal::writes::Fresh;
@@ -35,7 +37,44 @@ fn fault() -> impl Strategy<Value = Fault> {
     ]
 }
 
-fn survives(seed: u64, faults: &[(u64, Fault)], creates_registers: bool, step: StepFn) {
+/// What a number of simulated fleets had, and how long that took.
+struct Simulated {
+    began: std::time::Instant,
+    fleets: u64,
+    acquisitions: u64,
+    renewals: u64,
+    faults: u64,
+    time: Duration,
+}
+
+impl Simulated {
+    fn nothing() -> Self {
+        let began = std::time::Instant::now();
+        Self { began, fleets: 0, acquisitions: 0, renewals: 0, faults: 0, time: Duration::ZERO }
+    }
+
+    fn add(&mut self, world: &World, faults: usize) {
+        self.fleets += 1;
+        self.acquisitions += world.terms.len() as u64;
+        self.renewals += world.renewals;
+        self.faults += faults as u64;
+        self.time += world.elapsed();
+    }
+
+    /// Prints the counts, for people and for `leasehold-lab campaign`.
+    fn tell(&self) {
+        let Self { began, fleets, acquisitions, renewals, faults, time } = self;
+        let (took, secs) = (began.elapsed().as_secs_f64(), time.as_secs());
+        let times = time.as_secs_f64() / took;
+        println!(
+            "simulated {{\"fleets\": {fleets}, \"acquisitions\": {acquisitions}, \"renewals\": {renewals}, \
+             \"faults\": {faults}, \"simulated_secs\": {secs}, \"took_secs\": {took:.1}, \
+             \"times_real_time\": {times:.0}}}"
+        );
+    }
+}
+
+fn survives(seed: u64, faults: &[(u64, Fault)], creates_registers: bool, step: StepFn) -> World {
     let mut world = World::new(NODES, seed, creates_registers, step);
     for (at, fault) in faults {
         // A store that can lose a register, by hand or by a failover, isn't one that creates them (T-5).
@@ -52,31 +91,72 @@ fn survives(seed: u64, faults: &[(u64, Fault)], creates_registers: bool, step: S
     assert_eq!(world.leaders().count(), 1, "somebody leads after the faults");
     let events = world.events - before;
     assert!(events < 4_000, "{events} events in {} s: somebody spins", (calm - FAULTY_MS) / 1000);
+    world
 }
 
-proptest! {
-    // More by PROPTEST_CASES=100000.
-    #![proptest_config(ProptestConfig {
-        cases: ProptestConfig::default().cases.max(400),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+/// Many fleets; more by PROPTEST_CASES=100000.
+fn fleets_survive(faults: impl Strategy<Value = Vec<(u64, Fault)>>, creates_registers: bool) {
+    let cases = Config::default().cases.max(400);
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let (mut runner, simulated) = (TestRunner::new(config), RefCell::new(Simulated::nothing()));
+    let outcome = runner.run(&(any::<u64>(), faults), |(seed, faults)| {
+        let world = survives(seed, &faults, creates_registers, step);
+        simulated.borrow_mut().add(&world, faults.len());
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failed| panic!("{failed}"));
+    simulated.borrow().tell();
+}
 
-    #[test]
-    fn one_leader_at_a_time_and_epochs_rise_on_a_store_that_loses_registers(
-        seed: u64,
-        faults in prop::collection::vec((0..FAULTY_MS, fault()), 0..40),
-    ) {
-        survives(seed, &faults, false, step);
-    }
+fn schedule() -> impl Strategy<Value = Vec<(u64, Fault)>> {
+    prop::collection::vec((0..FAULTY_MS, fault()), 0..40)
+}
 
-    #[test]
-    fn one_leader_at_a_time_and_epochs_rise_on_a_store_that_creates_registers(
-        seed: u64,
-        faults in prop::collection::vec((0..FAULTY_MS, fault()), 0..40),
-    ) {
-        survives(seed, &faults, true, step);
+#[test]
+fn one_leader_at_a_time_and_epochs_rise_on_a_store_that_loses_registers() {
+    fleets_survive(schedule(), false);
+}
+
+#[test]
+fn one_leader_at_a_time_and_epochs_rise_on_a_store_that_creates_registers() {
+    fleets_survive(schedule(), true);
+}
+
+#[test]
+fn one_leader_at_a_time_while_one_hand_over_follows_the_other() {
+    let fault = prop_oneof![12 => Just(Fault::StepDown), 1 => fault()];
+    fleets_survive(prop::collection::vec((0..FAULTY_MS, fault), 100..300), false);
+}
+
+/// A fleet for ten minutes, whose calls take up to `round_trip`.
+fn far_from_its_store(seed: u64, round_trip: Duration) -> World {
+    let mut world = World::new(NODES, seed, true, step);
+    world.round_trips_up_to(round_trip);
+    world.run_until(600_000);
+    world
+}
+
+/// L-9; more by SIMULATED_RENEWALS=1000000.
+#[test]
+fn no_term_is_lost_while_round_trips_take_up_to_a_quarter_of_the_ttl() {
+    let wanted =
+        std::env::var("SIMULATED_RENEWALS").map_or(100_000, |wanted| wanted.parse().expect("a number"));
+    let mut simulated = Simulated::nothing();
+    for seed in 1.. {
+        let world = far_from_its_store(seed, TTL / 4);
+        assert_eq!(world.terms.len(), 1, "seed {seed}: terms of {:?}", world.terms);
+        simulated.add(&world, 0);
+        if simulated.renewals >= wanted {
+            break;
+        }
     }
+    simulated.tell();
+}
+
+#[test]
+fn a_term_that_is_lost_shows_in_the_simulation() {
+    let terms: usize = (1..=20).map(|seed| far_from_its_store(seed, TTL * 2).terms.len()).sum();
+    assert!(terms > 20, "20 fleets whose calls take up to twice the ttl had {terms} terms: no loss is seen");
 }
 
 #[test]
@@ -185,7 +265,7 @@ fn the_simulation_sees_wrong_cores() {
     for (name, core) in wrong {
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
         let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-        let schedules = prop::collection::vec((0..FAULTY_MS, fault()), 0..40);
+        let schedules = schedule();
         let seen = (0..400).find(|&seed| {
             let mut faults = schedules.new_tree(&mut runner).expect("a schedule").current();
             // Chance alone rarely loses an acquisition that followed a release, and shows what is left to somebody who

@@ -71,6 +71,7 @@ impl One {
     fn acquires(&mut self, now: Instant, shown: &Observation) -> (Instant, Record) {
         let mut at = now;
         loop {
+            assert!(at < now.plus(TTL * 1000), "it has waited for a thousand times the ttl");
             let (now, id, request) = self.sends(at);
             match request {
                 CallRequest::Observe => self.happens(now, Event::Reply(id, Reply::Seen(shown.clone()))),
@@ -479,4 +480,54 @@ fn a_hint_that_shows_other_work_is_looked_at_before_the_run_ends() {
     one.happens(now, Event::Reply(look, Reply::Seen(others)));
     assert!(one.state.is_stopped());
     assert_eq!(one.notes.last(), Some(&Note::OthersWork("other".into())));
+}
+
+/// In Postgres anybody who may connect can send one, and everybody who listens has a held register's tag.
+#[test]
+fn a_forged_hint_neither_hastens_a_takeover_nor_postpones_it_by_more_than_the_leases_own_ttl() {
+    let mut held = free();
+    let record = held.record.as_mut().expect("a register");
+    (record.grant, record.epoch, record.ttl_ms) = (Some(Grant(910)), 9, 4_000);
+    record.max_ttl_ms = 6_000;
+    let forge: [fn(&mut Record); 6] = [
+        |record| record.max_ttl_ms = u64::MAX,
+        |record| record.lineage = Lineage("another".into()),
+        |record| drop(record.extra.insert("epochs_above".into(), Term::MAX_EPOCH.into())),
+        |record| record.ttl_ms = 1,
+        |record| record.preemptible = true,
+        |record| record.sealed = Some("moved".into()),
+    ];
+    let wait = Duration::from_secs(4);
+    for (forge, beat) in forge.into_iter().flat_map(|forge| [(forge, i64::MAX as u64), (forge, 0)]) {
+        let mut one = One::new();
+        let (now, look, _) = one.sends(ms(0));
+        one.happens(now, Event::Reply(look, Reply::Seen(held.clone())));
+        let mut forged = held.clone();
+        let record = forged.record.as_mut().expect("a register");
+        record.beat = beat;
+        forge(record);
+        one.happens(now, Event::Shown(forged));
+        one.happens(now, Event::HolderIsDead);
+        let (at, taken) = one.acquires(now, &held);
+        let waited = at.since(now);
+        assert!((lengthened(wait)..lengthened(wait) + TTL).contains(&waited), "it waited {waited:?}");
+        assert!(taken.epoch < Term::MAX_EPOCH, "epoch {}", taken.epoch);
+    }
+}
+
+/// T-3, M-1: what was seen to bar a takeover bars it until a read shows otherwise.
+#[test]
+fn a_forged_hint_makes_no_register_free_that_was_read_as_sealed_or_under_a_foreign_stamp() {
+    let bars: [fn(&mut Record); 2] =
+        [|record| record.sealed = Some("moved".into()), |record| record.lineage = Lineage("another".into())];
+    for bar in bars {
+        let mut barred = free();
+        bar(barred.record.as_mut().expect("a register"));
+        let mut one = One::new();
+        let (now, look, _) = one.sends(ms(0));
+        one.happens(now, Event::Reply(look, Reply::Seen(barred)));
+        one.happens(now, Event::Shown(free()));
+        let (_, _, request) = one.sends(now);
+        assert_eq!(request, CallRequest::Observe, "it looks");
+    }
 }

@@ -76,8 +76,8 @@ impl LeaseStore {
         self
     }
 
-    /// `leasehold migrate-schema` and `leasehold init` first make the store ready by this: tables, migrations. It must be
-    /// safe to run again, and returns a sentence on what it found or made.
+    /// `leasehold init`, `migrate-schema`, `migrate` and `run --init` first make the store ready by this: tables, migrations.
+    /// It must be safe to run again, and returns a sentence on what it found or made.
     pub fn prepared_by<F, Fut>(mut self, prepare: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,

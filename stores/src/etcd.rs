@@ -1,5 +1,6 @@
 //! etcd: one prefix of a cluster, for the leases and for the fenced resources.
 
+mod backup;
 mod effects;
 mod store;
 

@@ -1,6 +1,7 @@
 //! Kubernetes: one namespace, and an identity in it with the least rights that leases need.
 
 mod audit;
+mod backup;
 mod store;
 
 use std::path::{Path, PathBuf};

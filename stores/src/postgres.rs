@@ -1,5 +1,6 @@
 //! PostgreSQL: one schema for the leases, and one for each fenced resource.
 
+mod backup;
 mod effects;
 mod room;
 mod store;

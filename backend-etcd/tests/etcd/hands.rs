@@ -1,5 +1,7 @@
 //! Keys that somebody changed by hand.
 
+use std::collections::BTreeMap;
+
 use crate::common::*;
 use lease_core::{Change, LeaseBackend};
 
@@ -52,5 +54,24 @@ async fn what_is_not_ours_is_refused_and_left_alone() -> anyhow::Result<()> {
         assert!(error.refused && error.to_string().contains("foreign"), "{error}");
     }
     assert_eq!(store.value(&key).await?, "somebody else's");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_first_versions_keys_are_read_and_renewed_with_all_that_is_in_them() -> anyhow::Result<()> {
+    let (store, lease) = (store().await?, name("first"));
+    let first: BTreeMap<String, String> = serde_json::from_str(include_str!("../forms/first.json"))?;
+    for (part, value) in &first {
+        store.cluster.ctl(&["put", &store.key(&lease, part), value]).await?;
+    }
+    let seen = store.backend.observe(&lease).await?;
+    assert_eq!(
+        record(&seen).term().map(|term| format!("{}/{}", term.epoch, term.grant)),
+        first.get("term").cloned()
+    );
+    let seen = renew(&store.backend, &lease, &seen).await?;
+    assert_eq!((record(&seen).beat, record(&seen).request.is_some()), (8, true));
+    assert_eq!(record(&seen).extra["of_a_later_version"]["n"][1], 2);
+    assert_eq!(store.value(&store.key(&lease, "term")).await?.trim(), first["term"]);
     Ok(())
 }

@@ -174,3 +174,20 @@ async fn a_lease_of_coordinated_leader_election_is_refused_in_words() -> anyhow:
     assert!(error.to_string().contains("spec.strategy"), "{error}");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_first_versions_lease_is_read_and_renewed_with_all_that_is_in_it() -> anyhow::Result<()> {
+    let (store, lease) = (store().await?, name("first"));
+    let first: Value = serde_json::from_str(include_str!("../forms/first.json"))?;
+    store.create(&lease, first["spec"].clone()).await?;
+    let annotations = json!({ "annotations": first["metadata"]["annotations"] });
+    store.patch(&lease, json!({ "metadata": annotations })).await?;
+    let seen = store.backend.observe(&lease).await?;
+    let grant = first["spec"]["holderIdentity"].as_str().and_then(|holder| holder.rsplit('_').next());
+    let held = record(&seen).term().map(|term| (term.epoch, term.grant.to_string()));
+    assert_eq!(held, grant.map(|grant| (42, grant.to_owned())));
+    let seen = renew(&store.backend, &lease, &seen).await?;
+    assert_eq!((record(&seen).beat, record(&seen).request.is_some()), (8, true));
+    assert_eq!(record(&seen).extra["of_a_later_version"]["n"][1], 2);
+    Ok(())
+}

@@ -5,6 +5,7 @@ mod counters;
 mod dropped;
 mod failover;
 mod fence;
+mod forms;
 mod pool;
 mod pooler;
 mod register;

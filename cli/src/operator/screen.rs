@@ -46,6 +46,8 @@ struct Screen<'a> {
     terminal: Option<Term>,
     /// Lines that the next drawing replaces.
     drawn: usize,
+    /// Has the store ever answered?
+    answered: bool,
     /// What was last told of each lease, where there is no terminal.
     told: BTreeMap<LeaseName, Told>,
     seen: Vec<Listed>,
@@ -55,15 +57,26 @@ struct Screen<'a> {
 impl<'a> Screen<'a> {
     fn new(how: &'a Show) -> Self {
         let terminal = Some(Term::stdout()).filter(|term| term.is_term() && !how.is_json());
-        Self { how, terminal, drawn: 0, told: BTreeMap::new(), seen: Vec::new(), failed: None }
+        Self {
+            how,
+            terminal,
+            drawn: 0,
+            answered: false,
+            told: BTreeMap::new(),
+            seen: Vec::new(),
+            failed: None,
+        }
     }
 
     async fn look(&mut self, which: &Which, session: &Session) -> Result<(), Failure> {
         let failed = match which.look(session).await {
             Ok(seen) => {
                 self.seen = seen;
+                self.answered = true;
                 None
             }
+            // As without --watch: what was asked for may never come.
+            Err(failure) if !self.answered => return Err(failure),
             Err(failure) => Some(failure.to_string()),
         };
         let before = std::mem::replace(&mut self.failed, failed);

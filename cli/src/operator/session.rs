@@ -104,6 +104,21 @@ impl Session {
         self.target.call(call).await
     }
 
+    /// One of many reads: its failure is one row's, until it is known to be the store's.
+    pub(super) async fn read_row<T>(
+        &self,
+        call: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        let limit = self.target.limit;
+        let silent = || BackendError::not_applied(format!("no answer within {limit:?} (--timeout)"));
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(silent()))
+    }
+
+    /// A store's failure for people.
+    pub(super) fn explain(&self, error: &BackendError) -> Failure {
+        self.target.explain(error)
+    }
+
     /// One change.
     pub(super) async fn change<T>(
         &self,

@@ -10,7 +10,7 @@ use super::show::Show;
 use super::state;
 
 const HEADER: [&str; 7] = ["LEASE", "STATE", "HOLDER", "EPOCH", "AGE", "LAST BEAT", "LEFT"];
-const WIDE: [&str; 6] = ["REGION", "TTL", "TRANSITIONS", "GRANT", "LINEAGE", "REQUEST"];
+const WIDE: [&str; 7] = ["REGION", "WORK", "TTL", "TRANSITIONS", "GRANT", "LINEAGE", "REQUEST"];
 
 /// The header and one line for each lease, none wrapped and none longer than it must be.
 pub(super) fn lines(seen: &[Listed], how: &Show) -> Vec<String> {
@@ -88,6 +88,7 @@ fn cells(name: &LeaseName, seen: &Observation, now: WallTime, wide: bool) -> Vec
     if wide {
         cells.extend([
             whose(&record.region),
+            record.work().map_or_else(NONE, str::to_owned),
             span(record.ttl()),
             record.transitions.to_string(),
             record.grant.map_or_else(NONE, |grant| grant.to_string()),

@@ -89,3 +89,23 @@ async fn restored_leaves_the_leases_of_other_controllers_alone() -> anyhow::Resu
     assert_eq!((&after[0], &after[1]), (&before[0], &before[1]), "they are as they were");
     Ok(())
 }
+
+/// A worker's own account may not list; to try again would be no use, and the error would be told for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_goes_on_looking_ends_with_a_first_look_that_is_refused() -> anyhow::Result<()> {
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
+    plane.access().create_namespace("app").await?;
+    let rules = json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["nightly"],
+                        "verbs": ["get", "list", "watch"]}]);
+    let worker = plane.access().create_identity("app", "worker", rules).await?;
+    let cli = Leasehold::bare()
+        .with("SPENDGUARD_LEADER_ELECTION_MODE", "k8s")
+        .with("SPENDGUARD_LEADER_K8S_KUBECONFIG", &worker.kubeconfig().display().to_string());
+    let store = Store::reached_by(cli);
+    for args in [&["status"][..], &["status", "--watch"], &["list", "n", "--watch"], &["watch"]] {
+        let refused = store.run(args).await;
+        refused.failed(&["cannot list", "name the leases"]);
+        assert_eq!(refused.err.matches("cannot list").count(), 1, "{args:?}: {}", refused.err);
+    }
+    Ok(())
+}

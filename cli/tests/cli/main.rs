@@ -19,4 +19,5 @@ mod shim;
 mod shutdown;
 mod status;
 mod store;
+mod terminal;
 mod unknown;

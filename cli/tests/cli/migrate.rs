@@ -1,6 +1,8 @@
 //! `leasehold migrate` and `migrateFrom`, between two real stores (M-1).
 
 use lease_testbed::{Postgres, PostgresOptions, Process, full_pipe, wait_until};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
 
 use crate::common::Leasehold;
 use crate::store::{LIMIT, Store};
@@ -10,14 +12,14 @@ const LEASE: &str = "outbox-forwarder";
 /// One environment that reaches an SQLite file and a server; the mode is each command's own.
 struct Stores {
     both: Store,
-    _server: Postgres,
+    server: Postgres,
 }
 
 impl Stores {
     async fn start() -> Self {
         let server = Postgres::start(PostgresOptions::default()).await.expect("a server");
         let cli = Leasehold::sqlite().with("SPENDGUARD_LEADER_POSTGRES_URL", &server.url());
-        Self { both: Store::reached_by(cli), _server: server }
+        Self { both: Store::reached_by(cli), server }
     }
 
     /// A program that says its epoch, under a lease in `mode`.
@@ -153,6 +155,37 @@ async fn two_open_registers_are_an_alarm_and_nothing_is_written() {
         (stores.state("sqlite").await, stores.state("postgres").await),
         ("free".into(), "free".into())
     );
+
+    // What the message names: the page has the statements, and the way is free once one of them was run.
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md"))
+        .expect("a page");
+    let section =
+        page.split("## A lease that is open in two stores").nth(1).expect("the section that it names");
+    let statement = |store: &str| -> String {
+        let row = section.lines().find(|line| line.contains(&format!("| {store} |"))).expect("a row");
+        row.split('`').nth(1).expect("a statement").to_owned()
+    };
+    let migrate =
+        async |from, to| stores.both.run(&["migrate", LEASE, "--migrate-from", from, "--mode", to]).await;
+    refused.failed(&["docs/operating.md", "A lease that is open in two stores"]);
+    stores.server.psql(&statement("Postgres")).await.expect("it is deleted");
+    migrate("sqlite", "postgres").await.ok();
+    assert_eq!(stores.state("sqlite").await, "sealed");
+
+    let leases = SqliteConnectOptions::new().filename(stores.both.cli.path("leases.db"));
+    let mut leases = SqliteConnection::connect_with(&leases).await.expect("the file");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement("SQLite")))
+        .execute(&mut leases)
+        .await
+        .expect("it is deleted");
+    stores.both.run(&["init", LEASE, "--mode", "sqlite"]).await.ok();
+    migrate("sqlite", "postgres").await.failed(&["two may lead"]);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement("SQLite")))
+        .execute(&mut leases)
+        .await
+        .expect("it is deleted");
+    migrate("postgres", "sqlite").await.ok();
+    assert_eq!(stores.state("postgres").await, "sealed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

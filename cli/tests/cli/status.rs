@@ -65,6 +65,14 @@ async fn a_row_that_can_not_be_read_is_named_and_hides_no_other() {
     let line = machine.out.lines().nth(1).expect("a line");
     let line: serde_json::Value = serde_json::from_str(line).expect("json");
     assert_eq!((machine.code, &line["state"]), (1, &"unreadable".into()), "{line}");
+    let named = store.run(&["status", "b", "a", "nope"]).await;
+    let lines: Vec<_> = named.out.lines().collect();
+    assert!(
+        named.code == 1 && lines.len() == 4 && lines[1].contains("unreadable: "),
+        "{lines:#?}{}",
+        named.err
+    );
+    assert!(lines[2].contains("free") && lines[3].contains("absent"), "{lines:#?}");
     store.run(&["status", "b"]).await.failed(&["lease b", "epoch"]);
     let stamped = store.run(&["restored"]).await;
     assert_eq!(stamped.code, 1);
@@ -83,5 +91,11 @@ async fn a_servers_refusal_is_told_once_by_its_message_and_sqlstate() {
     let refused = store.run(&["status", "--postgres-url", &url]).await;
     refused.failed(&["permission denied for ", " (SQLSTATE 42501)"]);
     assert_eq!(refused.err.matches("permission denied").count(), 1, "{}", refused.err);
+    // The first look of those that go on looking is no other, and neither are several leases that are named.
+    for args in [&["status", "--watch"][..], &["status", "a", "b"], &["watch"], &["watch", "a"]] {
+        let same = store.run(&[args, &["--postgres-url", &url]].concat()).await;
+        same.failed(&["permission denied for "]);
+        assert_eq!(same.err.matches("permission denied").count(), 1, "{args:?}: {}", same.err);
+    }
     assert!(!refused.err.contains(" at line ") && !refused.err.contains("secret"), "{}", refused.err);
 }

@@ -290,7 +290,8 @@ async fn no_statement_of_a_sweeper_admits_a_term_of_a_fleet_that_is_not_at_home(
     sqlx::raw_sql(home).execute(&stage.pool).await?;
     let rows: Vec<_> =
         sqlx::query_scalar("SELECT reservation_id FROM reservations").fetch_all(&stage.pool).await?;
-    assert!(prune(&stage, 1, KEEP, 10).await.is_err());
+    let refused = prune(&stage, 1, KEEP, 10).await;
+    assert!(matches!(refused, Err(StoreError::LedElsewhere)), "{refused:?}");
     assert!(sweeper(&stage).sweep_these(term(1), "a", &rows).await.is_err());
     assert!(sweeper(&stage).sweep(term(1), "a", 10).await.is_err());
     let marks = "SELECT count(*) FROM leasehold_fence_marks WHERE resource = 'ttl_sweeper' AND epoch > 0";

@@ -71,3 +71,24 @@ async fn past_the_budget_nothing_is_released_and_what_is_left_is_named() -> anyh
     next.leads().await?;
     swept(&stage, 50).await
 }
+
+/// Each batch says where its fleet leads (M-2): a leader whose work is at home elsewhere by now ends as at a wrong start.
+#[tokio::test]
+async fn a_leader_whose_home_is_elsewhere_by_now_ends_at_its_next_batch() -> anyhow::Result<()> {
+    let (stage, leases) = (Stage::new().await?, tempfile::tempdir()?);
+    let leader = Sweeper::start("a", &stage.url, leases.path(), &[]).await?;
+    leader.leads().await?;
+    expired(&stage, 5).await?;
+    swept(&stage, 5).await?;
+    sqlx::raw_sql("UPDATE leasehold_homes SET mode = 'etcd' WHERE mode IS NOT NULL")
+        .execute(&stage.pool)
+        .await?;
+    assert_eq!(leader.process.wait(LIMIT).await?.code(), Some(2));
+    let lines = leader.process.lines();
+    let error = lines.iter().rev().find(|line| line.starts_with("error: ")).expect("it says why");
+    for part in ["led in mode etcd", "migrateFrom to etcd", "worker ttl-sweeper --forget-home"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(lines.iter().any(|line| line.contains(RELEASED)), "it gave the lease back: {lines:#?}");
+    Ok(())
+}

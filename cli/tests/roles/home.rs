@@ -51,9 +51,11 @@ async fn a_change_of_mode_is_refused_unless_it_is_a_move(
     stage.append(100, 200).await?;
     stage.all_arrived(200).await?;
     assert_eq!(old.metric("spendguard_outbox_forwarder_is_leader").await?, 1.0, "the fleet leads on");
-    // The hook before an upgrade says the same, and makes no register.
-    let (code, said) = command(&stage, "--init-lease", direct).await?;
-    assert!(code == Some(2) && said.contains(&remedy), "{code:?} {said}");
+    // The hook before an upgrade says the same, and makes no register, not even to repair a loss.
+    for hook in [direct, &[direct, &["--above", "4711"]].concat()] {
+        let (code, said) = command(&stage, "--init-lease", hook).await?;
+        assert!(code == Some(2) && said.contains(&remedy), "{hook:?}: {code:?} {said}");
+    }
 
     let all_flags: Vec<_> = stage.lease_flags.iter().map(String::as_str).collect();
     let moving = [direct, &all_flags[2..], &["--migrate-from", &from]].concat();
@@ -106,6 +108,7 @@ async fn another_leases_name_is_refused(stage: Stage) -> anyhow::Result<()> {
     let (code, said) = command(&stage, "--forget-home", &[]).await?;
     assert!(code == Some(0) && said.contains("under lease outbox-forwarder"), "{code:?} {said}");
     assert!(said.contains(&format!("--above {above}`")), "{said}");
+    assert!(said.contains("unless that one is in mode disabled, which needs no lease"), "{said}");
     let (code, said) = command(&stage, "--forget-home", &[]).await?;
     assert!(code == Some(0) && said.contains("nothing was changed"), "{code:?} {said}");
     stage.operator(&["init", "--new", "--above", &above, "forwarder-2"]).await?;
@@ -173,6 +176,10 @@ async fn a_lease_is_taken_for_no_other_database_and_by_no_other_program() -> any
     let own = stage.forwarder("own", &ingest.address).await?;
     own.leads().await?;
     assert!(stage.operator(&["status", "outbox-forwarder"]).await?.contains("its work: outbox-forwarder/"));
+    assert!(
+        stage.operator(&["status", "-o", "wide"]).await?.contains(" outbox-forwarder/"),
+        "the column WORK"
+    );
 
     let strange = stage.forwarder_with("other", &ingest.address, &other.outbox, &[]).await?;
     let (code, error) = refused(strange).await?;
@@ -223,7 +230,7 @@ async fn a_worker_waits_for_older_tables_to_be_upgraded_and_adopts_what_it_finds
     stopped(worker).await
 }
 
-/// What the hook before an upgrade does: a lost register is made by nobody but an operator.
+/// What the hook before an upgrade does: a lost register is made only where an operator says so.
 #[tokio::test]
 async fn a_hook_makes_the_lease_only_of_work_that_was_never_led() -> anyhow::Result<()> {
     let stage = Stage::postgres().await?;
@@ -250,5 +257,18 @@ async fn a_hook_makes_the_lease_only_of_work_that_was_never_led() -> anyhow::Res
     assert!(code == Some(1) && said.contains(&remedy), "{code:?} {said}");
     let (code, said) = command(&stage, "--init-lease", &lost).await?;
     assert!(code == Some(1) && said.contains(&remedy), "it was not made the first time: {code:?} {said}");
+
+    // An operator says that the store has lost it, and may know of later epochs than the database does.
+    let run = async |above: i64| {
+        command(&stage, "--init-lease", &[&lost[..], &["--above", &above.to_string()]].concat()).await
+    };
+    let (code, said) = run(epoch + 1000).await?;
+    assert!(code == Some(0) && said.contains("was created, closed"), "{code:?} {said}");
+    let (code, said) = run(epoch + 1000).await?;
+    let there = format!("exists already, at epoch {}", epoch + 1001);
+    assert!(code == Some(0) && said.contains(&there), "a hook may run twice: {code:?} {said}");
+    let (code, said) = run(epoch + 2000).await?;
+    let kept = format!("below {}: this store has not lost it; nothing was changed", epoch + 2000);
+    assert!(code == Some(0) && said.contains(&kept), "what is there was not lost: {code:?} {said}");
     Ok(())
 }

@@ -9,6 +9,7 @@ mod forwarding;
 mod home;
 mod ingest;
 mod kills;
+mod led_elsewhere;
 mod logs;
 mod malformed;
 mod metrics;

@@ -113,3 +113,35 @@ async fn where_it_cannot_remove_rows_it_says_so_and_goes_on_forwarding() -> anyh
     stage.append(0, 10).await?;
     stage.all_arrived(10).await
 }
+
+/// The owner's trigger, which refuses, or which says nothing at all and keeps the rows.
+#[tokio::test]
+async fn rows_that_a_trigger_keeps_are_told_in_the_workers_log() -> anyhow::Result<()> {
+    for (does, says) in [
+        ("RAISE EXCEPTION 'an auditor keeps it'", "an auditor keeps it"),
+        ("RETURN NULL", "a trigger or a rule of that table keeps them"),
+    ] {
+        let stage = Stage::postgres().await?;
+        let ingest = stage.ingest().await?;
+        stage.append(0, 20).await?;
+        let first = stage.forwarder("a", &ingest.address).await?;
+        stage.drained().await?;
+        stop(first).await?;
+        age(&stage, 10).await?;
+        let Pools::Postgres { outbox, .. } = &stage.pools else { unreachable!("it is Postgres") };
+        let trigger = format!(
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; END $$;
+             CREATE TRIGGER keep BEFORE DELETE ON audit_outbox FOR EACH ROW EXECUTE FUNCTION keep()"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(trigger)).execute(outbox).await?;
+        let second = stage.forwarder("b", &ingest.address).await?;
+        let told = second
+            .process
+            .wait_for_line("10 of 10 old rows of public.audit_outbox can not be removed", LIMIT)
+            .await?;
+        assert!(told.contains("WARN") && told.contains(says), "{told}");
+        assert_eq!(stage.outbox_int(ROWS).await?, 20);
+        stop(second).await?;
+    }
+    Ok(())
+}

@@ -125,6 +125,10 @@ impl Harness for LedgerHarness {
         "ledger"
     }
 
+    fn shows_what_was_written(&self) -> bool {
+        !self.run_out_is_free
+    }
+
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
         let scopes = self.scopes(&self.url)?;
         Ok(if self.run_out_is_free { Arc::new(Fenced(scopes)) } else { Arc::new(scopes) })

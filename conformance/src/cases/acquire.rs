@@ -8,6 +8,7 @@ use tokio::sync::OnceCell;
 
 use crate::actor::ActorSpec;
 use crate::case::cases;
+use crate::check::{equal, follows, is_over, leads, none_led};
 use crate::context::{Cx, record};
 
 cases! { "acquire":
@@ -23,14 +24,13 @@ cases! { "acquire":
 
 async fn leads_on_a_free_register(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut actor = cx.actor("a")?;
+    let mut actor = cx.start(cx.unhurried("a"))?;
     let leadership = actor.leads().await?;
-    ensure!(leadership.is_leader_now());
+    leads(&cx, &leadership, "when it has just begun").await?;
     let seen = backend.observe(&cx.lease()).await?;
     ensure!(record(&seen)?.term() == Some(leadership.term()), "the register names another term: {seen:?}");
     actor.stop().await?;
-    ensure!(!leadership.is_leader_now());
-    Ok(())
+    is_over(&leadership, "after its elector has stopped")
 }
 
 /// A standby looks this often until a term that nobody renews would be over.
@@ -42,8 +42,8 @@ async fn only_one_of_two_leads(cx: Arc<Cx>) -> anyhow::Result<()> {
     let term = first.leads().await?;
     let mut second = cx.start(cx.steady("b"))?;
     cx.soon("the standby to look", second.tap.reads(LOOKS)).await?;
-    ensure!(second.leads_already().is_none() && term.is_leader_now());
-    Ok(())
+    leads(&cx, &term, "beside a standby").await?;
+    none_led([&mut second], "beside a live holder")
 }
 
 async fn the_same_owner_gets_a_greater_epoch_after_expiry(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -54,22 +54,21 @@ async fn the_same_owner_gets_a_greater_epoch_after_expiry(cx: Arc<Cx>) -> anyhow
     cx.soon("the term to expire", first.lost()).await?;
     actor.tap.cut(false);
     let second = actor.leads().await?;
-    ensure!(second.term().epoch > first.term().epoch, "{} after {}", second.term(), first.term());
-    ensure!(second.term().grant != first.term().grant && !first.is_leader_now());
-    Ok(())
+    follows(second.term(), first.term())?;
+    is_over(&first, "when a later term has begun")
 }
 
 async fn each_acquisition_has_a_grant_of_its_own(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let mut grants = Vec::new();
     for _ in 0..3 {
-        let mut actor = cx.actor("a")?;
+        let mut actor = cx.start(cx.unhurried("a"))?;
         grants.push(actor.leads().await?.term().grant);
         actor.stop().await?;
     }
     grants.sort();
     grants.dedup();
-    ensure!(grants.len() == 3, "a grant was used twice");
+    ensure!(grants.len() == 3, "three acquisitions have {} grants: {grants:?}", grants.len());
     Ok(())
 }
 
@@ -79,12 +78,11 @@ async fn two_electors_with_one_workload_name_are_two_grants(cx: Arc<Cx>) -> anyh
     let term = first.leads().await?;
     let mut second = cx.start(cx.steady("one-name"))?;
     cx.soon("the standby to look", second.tap.reads(LOOKS)).await?;
-    ensure!(second.leads_already().is_none(), "its own name on the register is nobody's key to it");
-    ensure!(term.is_leader_now());
+    leads(&cx, &term, "beside a standby of the same name").await?;
+    none_led([&mut second], "for its own name on the register")?;
     first.stop().await?;
     let next = second.leads().await?;
-    ensure!(next.term().grant != term.term().grant && next.term().epoch > term.term().epoch);
-    Ok(())
+    follows(next.term(), term.term())
 }
 
 /// A hundred candidates over ten connections.
@@ -118,7 +116,7 @@ async fn one_follows(cx: &Arc<Cx>, kill: bool) -> anyhow::Result<()> {
     let waiting = standbys.iter_mut().map(|standby| Box::pin(standby.leads()));
     let (next, leader, _) = futures::future::select_all(waiting).await;
     let next = next?;
-    ensure!(next.term().epoch > first.term().epoch);
+    follows(next.term(), first.term())?;
     // Give everybody else the chance to get it wrong.
     let looks: Vec<_> = standbys.iter().map(|standby| standby.tap.read_count()).collect();
     for (index, standby) in standbys.iter().enumerate().filter(|(index, _)| *index != leader) {
@@ -143,11 +141,15 @@ async fn one_of_100_standbys_leads_after_an_expiry(cx: Arc<Cx>) -> anyhow::Resul
 async fn writes_who_leads_for_people(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let mut actor =
-        cx.start(ActorSpec { settings: |builder| builder.region("eu-west-3"), ..cx.spec("pod-7") })?;
+        cx.start(ActorSpec { settings: |builder| builder.region("eu-west-3"), ..cx.unhurried("pod-7") })?;
     actor.leads().await?;
     let seen = backend.observe(&cx.lease()).await?;
     let shown = record(&seen)?;
-    ensure!((shown.holder.as_str(), shown.region.as_str()) == ("pod-7", "eu-west-3"), "{shown:?}");
-    ensure!(shown.acquired_at.0 <= shown.renewed_at.0 && shown.renewed_at.0 < shown.expires_at.0);
+    equal("holder and region", (shown.holder.as_str(), shown.region.as_str()), ("pod-7", "eu-west-3"))?;
+    let times = [shown.acquired_at, shown.renewed_at, shown.expires_at].map(|time| time.0);
+    ensure!(
+        times[0] <= times[1] && times[1] < times[2],
+        "acquired, renewed and expires must be in this order: {times:?}"
+    );
     Ok(())
 }

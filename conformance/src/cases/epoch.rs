@@ -50,7 +50,7 @@ async fn rises_with_every_acquisition(cx: Arc<Cx>) -> anyhow::Result<()> {
         // Over a held register, as after an expiry, and over a free one.
         let (epoch, held) = epoch_after(&cx, &*backend, &seen).await?;
         let (next, again) = epoch_after(&cx, &*backend, &held).await?;
-        ensure!(last < epoch && epoch < next, "{last}, {epoch}, {next}");
+        ensure!(last < epoch && epoch < next, "epochs must rise: {last}, {epoch}, {next}");
         last = next;
         seen = written(cx.release(&*backend, &cx.lease(), &again).await?)?;
     }
@@ -70,7 +70,7 @@ async fn survives_an_administrators_deletion(cx: Arc<Cx>) -> anyhow::Result<()> 
     let (backend, mut seen) = cx.init().await?;
     for _ in 0..3 {
         let (epoch, _) = epoch_after(&cx, &*backend, &seen).await?;
-        cx.harness.delete(&cx.lease()).await?;
+        cx.delete().await?;
         let (_, anew) = cx.init().await?;
         let (next, held) = epoch_after(&cx, &*backend, &anew).await?;
         ensure!(next > epoch, "epoch {next} after {epoch} and a deletion");
@@ -86,7 +86,7 @@ async fn exceeds_the_floor_when_the_record_is_older(cx: Arc<Cx>) -> anyhow::Resu
     for _ in 0..3 {
         (epoch, seen) = epoch_after(&cx, &*backend, &seen).await?;
     }
-    cx.harness.delete(&cx.lease()).await?;
+    cx.delete().await?;
     let absent = backend.observe(&cx.lease()).await?;
     ensure!(
         absent.floor >= epoch,
@@ -130,9 +130,9 @@ async fn init_above_is_exceeded_by_the_first_term(cx: Arc<Cx>) -> anyhow::Result
     let above = backend.observe(&cx.lease()).await?.floor + 500;
     let how = admin::Init { new: true, above, max_ttl: cx.ttl() };
     let (seen, created) = admin::init(&*backend, &cx.lease(), how).await?;
-    ensure!(created);
-    let (_, created) = admin::init(&*backend, &cx.lease(), how).await?;
-    ensure!(!created, "a second init changes nothing");
+    ensure!(created, "init must create an absent register, and found {seen:?}");
+    let (again, created) = admin::init(&*backend, &cx.lease(), how).await?;
+    ensure!(!created, "a second init says that it created the register anew: {again:?} after {seen:?}");
     let (next, _) = epoch_after(&cx, &*backend, &seen).await?;
     ensure!(next > above, "{next} is not above {above}");
     Ok(())

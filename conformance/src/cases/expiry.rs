@@ -10,6 +10,7 @@ use lease_core::{Change, Clock, LeaseBackend, PutOutcome, Tag};
 
 use crate::actor::ActorSpec;
 use crate::case::cases;
+use crate::check::{follows, is_over, leads, none_led};
 use crate::context::{Cx, record};
 
 cases! { "expiry":
@@ -25,9 +26,9 @@ cases! { "expiry":
 
 async fn a_dead_holder_is_followed_by_one(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let mut holder = cx.actor("a")?;
+    let mut holder = cx.start(cx.steady("a"))?;
     let first = holder.leads().await?;
-    let mut standbys = [cx.actor("b")?, cx.actor("c")?, cx.actor("d")?];
+    let mut standbys = [cx.start(cx.steady("b"))?, cx.start(cx.steady("c"))?, cx.start(cx.steady("d"))?];
     for standby in &standbys {
         cx.soon("every standby to look", standby.tap.reads(2)).await?;
     }
@@ -35,13 +36,14 @@ async fn a_dead_holder_is_followed_by_one(cx: Arc<Cx>) -> anyhow::Result<()> {
     let waiting = standbys.iter_mut().map(|standby| Box::pin(standby.leads()));
     let (second, leader, _) = futures::future::select_all(waiting).await;
     let second = second?;
-    ensure!(second.term().epoch > first.term().epoch && !first.is_leader_now());
+    follows(second.term(), first.term())?;
+    is_over(&first, "when its successor leads")?;
     let others = standbys.iter().enumerate().filter(|(index, _)| *index != leader);
     for (_, standby) in others {
         cx.soon("a further look", standby.tap.reads(2)).await?;
     }
-    ensure!(standbys.iter_mut().all(|standby| standby.leads_already().is_none()));
-    Ok(())
+    leads(&cx, &second, "beside other standbys").await?;
+    none_led(&mut standbys, "beside the successor")
 }
 
 async fn does_not_take_over_a_renewing_holder(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -53,9 +55,8 @@ async fn does_not_take_over_a_renewing_holder(cx: Arc<Cx>) -> anyhow::Result<()>
         // A look is a third of a ttl after the one before, but for the first ones.
         cx.soon("the standby to look", standby.tap.reads_reach(9)).await?;
     }
-    ensure!(standbys.iter_mut().all(|standby| standby.leads_already().is_none()));
-    ensure!(term.is_leader_now());
-    Ok(())
+    leads(&cx, &term, "while it is renewed").await?;
+    none_led(&mut standbys, "beside a holder that renews")
 }
 
 async fn takeover_takes(cx: &Arc<Cx>, holders: Duration, own: Duration) -> anyhow::Result<()> {
@@ -69,7 +70,8 @@ async fn takeover_takes(cx: &Arc<Cx>, holders: Duration, own: Duration) -> anyho
     standby.leads().await?;
     let took = Clock::boot().now().since(killed_at);
     // The last beat may have been received up to a beat before; L-3 judges the wait to the nanosecond.
-    ensure!(took + holders / 3 >= lengthened(holders.max(own)), "the takeover took only {took:?}");
+    let least = lengthened(holders.max(own)).saturating_sub(holders / 3);
+    ensure!(took >= least, "the takeover took only {took:?}, expected {least:?} at least");
     Ok(())
 }
 
@@ -88,10 +90,8 @@ async fn wall_clocks_an_hour_off_change_nothing(cx: Arc<Cx>) -> anyhow::Result<(
     let term = holder.leads().await?;
     let mut standby = cx.start(ActorSpec { wall_off_ms: hour, ..cx.steady("ahead") })?;
     cx.soon("the standby to look", standby.tap.reads(7)).await?;
-    ensure!(
-        term.is_leader_now() && standby.leads_already().is_none(),
-        "two hours ahead is not two hours later"
-    );
+    leads(&cx, &term, "beside a clock that is two hours ahead").await?;
+    none_led([&mut standby], "because its clock is two hours ahead")?;
     holder.kill();
     let next = standby.leads().await?;
     // And the other way round: a record that says it lasts for hours is taken over in time.
@@ -99,8 +99,8 @@ async fn wall_clocks_an_hour_off_change_nothing(cx: Arc<Cx>) -> anyhow::Result<(
     cx.soon("the standby to look", slow.tap.reads(2)).await?;
     standby.kill();
     let last = slow.leads().await?;
-    ensure!(term.term().epoch < next.term().epoch && next.term().epoch < last.term().epoch);
-    Ok(())
+    follows(next.term(), term.term())?;
+    follows(last.term(), next.term())
 }
 
 /// Writes the wall times of the present record `off_ms` away from now, and nothing else.
@@ -130,10 +130,12 @@ async fn wall_times_in_the_record_change_nothing(cx: Arc<Cx>) -> anyhow::Result<
         // Before the next renewal puts the times right.
         standby.tap.hint();
         cx.soon("the standby to look", standby.tap.reads(1)).await?;
-        ensure!(term.is_leader_now() && standby.leads_already().is_none());
+        leads(&cx, &term, "whatever the record's wall times are").await?;
+        none_led([&mut standby], "by the record's wall times")?;
     }
     cx.soon("further looks", standby.tap.reads(4)).await?;
-    ensure!(term.is_leader_now() && standby.leads_already().is_none());
+    leads(&cx, &term, "whatever the record's wall times are").await?;
+    none_led([&mut standby], "by the record's wall times")?;
     holder.kill();
     shift(&cx, &*backend, 3_600_000).await?;
     standby.leads().await?;
@@ -145,13 +147,13 @@ async fn a_killed_holders_term_ends_by_its_own_clock(cx: Arc<Cx>) -> anyhow::Res
     let mut holder = cx.actor("a")?;
     let term = holder.leads().await?;
     let left = term.remaining();
-    ensure!(left <= cx.ttl());
+    ensure!(left <= cx.ttl(), "{left:?} are left of a ttl of {:?}", cx.ttl());
     holder.tap.kill();
     let killed_at = Clock::boot().now();
     let deadline = killed_at.plus(term.remaining());
     Clock::boot().sleep_until(deadline).await;
     // Whatever the elector's task does: computed from the clock at each call.
-    ensure!(!term.is_leader_now());
+    is_over(&term, "past its deadline")?;
     cx.soon("the loss", term.lost()).await?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use lease_core::{Grant, Loss, Term};
 use lease_judge::EffectError;
 
 use crate::case::{Need, cases};
+use crate::check::{ends, equal, follows, is_over, leads};
 use crate::context::Cx;
 use crate::harness::Facility;
 
@@ -28,7 +29,8 @@ fn term(epoch: u64) -> Term {
 fn stale(outcome: Result<(), EffectError>) -> anyhow::Result<()> {
     match outcome {
         Err(EffectError::Stale(stale)) => {
-            ensure!(stale.to_string().contains("FENCING_EPOCH_STALE"));
+            let told = stale.to_string();
+            ensure!(told.contains("FENCING_EPOCH_STALE"), "the refusal must name itself, and is {told:?}");
             Ok(())
         }
         other => bail!("expected FENCING_EPOCH_STALE, got {other:?}"),
@@ -40,7 +42,8 @@ async fn admits_the_first_the_same_and_every_later_term(cx: Arc<Cx>) -> anyhow::
     for (epoch, id) in [(5, "first"), (5, "same"), (6, "next"), (1 << 60, "far")] {
         resource.effect(term(epoch), id).await?;
     }
-    ensure!(resource.effects().await?.len() == 4);
+    let admitted = resource.effects().await?;
+    ensure!(admitted.len() == 4, "four effects were admitted, and the resource shows {admitted:?}");
     Ok(())
 }
 
@@ -48,7 +51,7 @@ async fn refuses_an_earlier_term_and_leaves_no_trace(cx: Arc<Cx>) -> anyhow::Res
     let resource = cx.resource(&cx.lease()).await?;
     resource.effect(term(7), "new").await?;
     stale(resource.effect(term(6), "old").await)?;
-    ensure!(resource.effects().await? == [(7, "new".to_owned())], "{:?}", resource.effects().await?);
+    equal("the effects", resource.effects().await?, vec![(7, "new".to_owned())])?;
     // A refusal raises nothing: the present term goes on.
     resource.effect(term(7), "again").await?;
     Ok(())
@@ -64,8 +67,7 @@ async fn refuses_an_epoch_above_the_ceiling(cx: Arc<Cx>) -> anyhow::Result<()> {
         }
     }
     resource.effect(term(1), "real").await?;
-    ensure!(resource.effects().await? == [(1, "real".to_owned())], "{:?}", resource.effects().await?);
-    Ok(())
+    equal("the effects", resource.effects().await?, vec![(1, "real".to_owned())])
 }
 
 async fn refuses_another_grant_of_the_same_epoch(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -73,7 +75,8 @@ async fn refuses_another_grant_of_the_same_epoch(cx: Arc<Cx>) -> anyhow::Result<
     resource.effect(term(7), "one").await?;
     let twin = Term { epoch: 7, grant: Grant(1) };
     stale(resource.effect(twin, "twin").await)?;
-    ensure!(resource.effects().await?.len() == 1);
+    let admitted = resource.effects().await?;
+    ensure!(admitted.len() == 1, "only one effect was admitted, and the resource shows {admitted:?}");
     Ok(())
 }
 
@@ -87,8 +90,10 @@ async fn admits_in_order_under_concurrency(cx: Arc<Cx>) -> anyhow::Result<()> {
     for (epoch, outcome) in join_all(effects).await {
         match outcome {
             Ok(()) => admitted += 1,
-            Err(EffectError::Stale(_)) => ensure!(epoch < 8, "the greatest term was refused"),
-            Err(error) => bail!("{error}"),
+            Err(EffectError::Stale(_)) => {
+                ensure!(epoch < 8, "epoch {epoch} is the greatest, and was refused")
+            }
+            Err(error) => bail!("an effect of epoch {epoch} must be admitted or be stale: {error}"),
         }
     }
     // L-7 judges their order.
@@ -99,10 +104,10 @@ async fn admits_in_order_under_concurrency(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn a_paused_holders_late_effect_is_refused(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
     let resource = cx.resource(&cx.lease()).await?;
-    let mut old = cx.actor("a")?;
+    let mut old = cx.start(cx.steady("a"))?;
     let first = old.leads().await?;
     resource.effect(first.term(), "in time").await?;
-    ensure!(first.is_leader_now(), "the local check, after which the holder is paused");
+    leads(&cx, &first, "before it is paused").await?;
     let mut new = cx.actor("b")?;
     cx.soon("the standby to look", new.tap.reads(1)).await?;
     let tap = old.tap.clone();
@@ -114,25 +119,24 @@ async fn a_paused_holders_late_effect_is_refused(cx: Arc<Cx>) -> anyhow::Result<
     };
     stale(resource.late_effect((first.term(), "late"), Box::pin(second)).await)?;
     let effects: Vec<_> = resource.effects().await?.into_iter().map(|(_, id)| id).collect();
-    ensure!(effects == ["in time", "successor's"], "{effects:?}");
-    Ok(())
+    equal("the effects", effects, vec!["in time".to_owned(), "successor's".to_owned()])
 }
 
 async fn a_refused_term_ends_at_once_and_raises_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut actor = cx.actor("a")?;
+    let mut actor = cx.start(cx.steady("a"))?;
     let first = actor.leads().await?;
     first.fence_refused();
-    ensure!(!first.is_leader_now(), "at once");
-    ensure!(cx.soon("the loss", first.lost()).await? == Loss::FenceRefused);
+    is_over(&first, "as soon as a fence has refused it")?;
+    ends(&cx, &first, Loss::FenceRefused).await?;
     let second = actor.leads().await?;
-    ensure!(second.term().epoch > first.term().epoch);
+    follows(second.term(), first.term())?;
     // Only the next acquisition's own step (E-1): nobody raises an epoch because a fence refused it.
     let history = cx.recorder.history(&cx.lease());
     let writes = history.writes();
     let acquired = writes.iter().rev().find(|write| write.put.record.grant == Some(second.term().grant));
     let before = acquired.and_then(|write| write.put.expected.record.as_ref()).map(|record| record.epoch);
     ensure!(before == Some(first.term().epoch), "somebody raised the register to {before:?}");
-    ensure!(backend.observe(&cx.lease()).await?.grant() == Some(second.term().grant));
-    Ok(())
+    let grant = backend.observe(&cx.lease()).await?.grant();
+    equal("the register's grant", grant, Some(second.term().grant))
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Change, HistoryEvent, LeaseBackend, Tag, admin};
 
 use crate::actor::ActorSpec;
 use crate::case::{Need, cases};
+use crate::check::{equal, refused};
 use crate::context::{Cx, conflict, record, written};
 
 cases! { "history":
@@ -44,11 +45,16 @@ async fn each_change_of_holder_leaves_one_row(cx: Arc<Cx>) -> anyhow::Result<()>
     let rows = rows(&cx, &*cx.backend().await?).await?;
     let told: Vec<_> = rows.iter().map(|(event, ..)| *event).collect();
     use HistoryEvent::{Acquired, Released, Revoked, Sealed};
-    ensure!(told == [Acquired, Released, Acquired, Revoked, Sealed], "{rows:?}");
+    equal("the events", told, vec![Acquired, Released, Acquired, Revoked, Sealed])?;
     ensure!(rows[0].2 == 1 && rows[2].2 == 2, "transitions are dense: {rows:?}");
     let read = backend.history(&cx.lease(), 100).await?;
-    ensure!(read[2].epoch == record(&held)?.epoch && read[3].note == "by hand", "{read:?}");
-    ensure!(read.iter().all(|row| row.lease_name == cx.lease()));
+    equal("the third row's epoch", read[2].epoch, record(&held)?.epoch)?;
+    equal("the revocation's note", read[3].note.as_str(), "by hand")?;
+    ensure!(
+        read.iter().all(|row| row.lease_name == cx.lease()),
+        "a row of another lease than {}: {read:?}",
+        cx.lease()
+    );
     Ok(())
 }
 
@@ -61,8 +67,8 @@ async fn names_takeovers_also_after_a_release(cx: Arc<Cx>) -> anyhow::Result<()>
     let rows = rows(&cx, &*backend).await?;
     use HistoryEvent::{Acquired, Released, TakenOver};
     let expected = [(Acquired, "a"), (Released, "a"), (TakenOver, "b"), (TakenOver, "c")];
-    ensure!(rows.iter().map(|(event, who, _)| (*event, who.as_str())).eq(expected), "{rows:?}");
-    Ok(())
+    let told: Vec<_> = rows.iter().map(|(event, who, _)| (*event, who.as_str())).collect();
+    equal("the rows", told, expected.to_vec())
 }
 
 async fn renewals_requests_and_conflicts_leave_none(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -80,7 +86,7 @@ async fn renewals_requests_and_conflicts_leave_none(cx: Arc<Cx>) -> anyhow::Resu
     let late = writes::acquire(&stale, record(&stale)?, &who, fresh.grant, &fresh);
     conflict(backend.put_if(&cx.lease(), &stale, &late, Change::Acquire).await?)?;
     let rows = rows(&cx, &*backend).await?;
-    ensure!(rows.len() == 1, "{rows:?}");
+    ensure!(rows.len() == 1, "only the acquisition leaves a row: {rows:?}");
     Ok(())
 }
 
@@ -91,10 +97,10 @@ async fn shows_the_newest_rows_oldest_first(cx: Arc<Cx>) -> anyhow::Result<()> {
     }
     let rows = backend.history(&cx.lease(), 3).await?;
     let told: Vec<_> = rows.iter().map(|row| row.holder_workload_id.as_str()).collect();
-    ensure!(told == ["c", "d", "e"], "{told:?}");
-    ensure!(rows.windows(2).all(|pair| pair[0].sequence < pair[1].sequence));
-    ensure!(backend.history(&cx.lease_named("another"), 3).await?.is_empty());
-    Ok(())
+    equal("the holders of the newest three rows", told, vec!["c", "d", "e"])?;
+    let sequences: Vec<_> = rows.iter().map(|row| row.sequence).collect();
+    ensure!(sequences.is_sorted_by(|a, b| a < b), "sequences must rise: {sequences:?}");
+    equal("the history of another lease", backend.history(&cx.lease_named("another"), 3).await?, Vec::new())
 }
 
 async fn concurrent_acquisitions_leave_one_row(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -125,16 +131,11 @@ async fn tells_the_life_of_an_elector(cx: Arc<Cx>) -> anyhow::Result<()> {
     let rows = rows(&cx, &*backend).await?;
     use HistoryEvent::{Acquired, SteppedDown, TakenOver};
     let expected = [(Acquired, "a", 1), (SteppedDown, "a", 1), (TakenOver, "b", 2)];
-    ensure!(rows.iter().map(|(event, who, count)| (*event, who.as_str(), *count)).eq(expected), "{rows:?}");
-    Ok(())
+    let told: Vec<_> = rows.iter().map(|(event, who, count)| (*event, who.as_str(), *count)).collect();
+    equal("the rows", told, expected.to_vec())
 }
 
 async fn is_refused_clearly_where_it_is_not_kept(cx: Arc<Cx>) -> anyhow::Result<()> {
-    match cx.backend().await?.history(&cx.lease(), 1).await {
-        Err(error) => {
-            ensure!(error.refused && error.to_string().contains("does not offer history"), "{error}")
-        }
-        Ok(_) => bail!("it declares no history, and offers one"),
-    }
-    Ok(())
+    let answer = cx.backend().await?.history(&cx.lease(), 1).await;
+    refused("history", answer.map(drop))
 }

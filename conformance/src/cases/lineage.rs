@@ -8,6 +8,7 @@ use lease_core::internal::writes::{self, Fresh};
 use lease_core::{Change, Clock, Lineage, Tag};
 
 use crate::case::{Need, cases};
+use crate::check::{equal, follows, none_led, same};
 use crate::context::{Cx, candidate, conflict, record, written};
 use crate::harness::Facility;
 
@@ -22,13 +23,14 @@ cases! { "lineage":
 
 async fn is_stamped_by_init_acquire_renew_and_release(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, seen) = cx.init().await?;
-    ensure!(!seen.lineage.0.is_empty(), "the store must name its lineage");
-    ensure!(record(&seen)?.lineage == seen.lineage);
+    ensure!(!seen.lineage.0.is_empty(), "the store must name its lineage: {seen:?}");
+    equal("the stamp that init wrote", &record(&seen)?.lineage, &seen.lineage)?;
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
     let renewed = written(cx.renew(&*backend, &cx.lease(), &held).await?)?;
     let free = written(cx.release(&*backend, &cx.lease(), &renewed).await?)?;
     for observation in [&held, &renewed, &free, &cx.backend().await?.observe(&cx.lease()).await?] {
-        ensure!(observation.lineage == seen.lineage && record(observation)?.lineage == seen.lineage);
+        equal("the store's lineage", &observation.lineage, &seen.lineage)?;
+        equal("the record's stamp", &record(observation)?.lineage, &seen.lineage)?;
     }
     Ok(())
 }
@@ -72,15 +74,24 @@ async fn a_write_across_a_change_of_lineage_conflicts(cx: Arc<Cx>) -> anyhow::Re
     let cx = cx.on(cx.harness.isolated().await?);
     let (backend, seen) = cx.init().await?;
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
-    cx.harness.change_lineage().await?;
+    cx.change_lineage().await?;
     let backend = cx.backend().await?;
     for change in [Change::Acquire, Change::Renew, Change::Release] {
         let next = writes::renew(&held, record(&held)?, &Fresh::random());
         let shown = conflict(backend.put_if(&cx.lease(), &held, &next, change).await?)?;
-        ensure!(shown.lineage != held.lineage, "a conflict must show the present lineage");
+        ensure!(
+            shown.lineage != held.lineage,
+            "a conflict must show the present lineage, and shows the one from before the change, {}",
+            shown.lineage
+        );
     }
     let seen = backend.observe(&cx.lease()).await?;
-    ensure!(seen.record == held.record && seen.lineage != held.lineage);
+    same("the register after the change", &seen.record, &held.record)?;
+    ensure!(
+        seen.lineage != held.lineage,
+        "a read shows the lineage from before the change, {}",
+        held.lineage
+    );
     written(cx.renew(&*backend, &cx.lease(), &seen).await?)?;
     Ok(())
 }
@@ -96,8 +107,8 @@ async fn a_change_of_lineage_starts_the_wait_anew(cx: Arc<Cx>) -> anyhow::Result
     let mut actor = cx.actor("a")?;
     cx.soon("the standby to look", actor.tap.reads(3)).await?;
     let before = Clock::boot().now();
-    cx.harness.change_lineage().await?;
-    ensure!(actor.leads_already().is_none(), "the change of lineage took longer than the term");
+    cx.change_lineage().await?;
+    none_led([&mut actor], &format!("while the lineage was changed, which must take less than {ttl:?}"))?;
     actor.leads().await?;
     let waited = Clock::boot().now().since(before);
     ensure!(waited >= lengthened(ttl), "it waited only {waited:?} under the new lineage");
@@ -109,12 +120,12 @@ async fn epochs_rise_across_a_change_of_lineage(cx: Arc<Cx>) -> anyhow::Result<(
     let (_, _) = cx.init().await?;
     let mut actor = cx.actor("a")?;
     let first = actor.leads().await?;
-    cx.harness.change_lineage().await?;
+    cx.change_lineage().await?;
     actor.stop().await?;
     let mut next = cx.actor("b")?;
     let second = next.leads().await?;
-    ensure!(second.term().epoch > first.term().epoch);
+    follows(second.term(), first.term())?;
     let seen = cx.backend().await?.observe(&cx.lease()).await?;
-    ensure!(record(&seen)?.lineage == seen.lineage, "the new term is stamped with the new lineage");
+    equal("the new term's stamp", &record(&seen)?.lineage, &seen.lineage)?;
     cx.judge().await
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 
 use crate::case::{Need, cases};
+use crate::check::{equal, refused};
 use crate::context::{Cx, written};
 
 cases! { "list":
@@ -28,7 +29,8 @@ async fn shows_every_register_under_the_prefix_and_no_other(cx: Arc<Cx>) -> anyh
     let mut listed = listed.collect::<anyhow::Result<Vec<_>>>()?;
     listed.sort_by(|(a, _), (b, _)| a.cmp(b));
     ensure!(listed == expected, "listed {listed:?}");
-    ensure!(backend.list(&format!("{}-none", cx.prefix())).await?.is_empty());
+    let listed = backend.list(&format!("{}-none", cx.prefix())).await?;
+    ensure!(listed.is_empty(), "under a prefix that no lease has: {listed:?}");
     Ok(())
 }
 
@@ -42,7 +44,8 @@ async fn shows_what_was_just_written(cx: Arc<Cx>) -> anyhow::Result<()> {
         ensure!(listed.len() == 1, "listed {listed:?}");
         let listed = listed.remove(0).1?;
         ensure!(listed.record == seen.record, "listed {listed:?}");
-        ensure!(listed.lineage == seen.lineage && listed.floor >= seen.floor);
+        equal("the listed lineage", &listed.lineage, &seen.lineage)?;
+        ensure!(listed.floor >= seen.floor, "the listed floor {} is below {}", listed.floor, seen.floor);
     }
     // A listed observation is as good as a read: the next write compares it.
     let listed = other.list(cx.prefix()).await?.remove(0).1?;
@@ -55,15 +58,12 @@ async fn takes_the_prefix_literally(cx: Arc<Cx>) -> anyhow::Result<()> {
     let backend = cx.backend().await?;
     for pattern in ["%", "_", "*", ".*", "?"] {
         let listed = backend.list(&format!("{}{pattern}", cx.prefix())).await?;
-        ensure!(listed.is_empty(), "{pattern:?} is taken for a pattern");
+        ensure!(listed.is_empty(), "{pattern:?} is taken for a pattern, and lists {listed:?}");
     }
     Ok(())
 }
 
 async fn is_refused_clearly_where_it_is_not_offered(cx: Arc<Cx>) -> anyhow::Result<()> {
-    match cx.backend().await?.list(cx.prefix()).await {
-        Err(error) => ensure!(error.refused && error.to_string().contains("does not offer list"), "{error}"),
-        Ok(_) => bail!("it declares no list, and offers one"),
-    }
-    Ok(())
+    let answer = cx.backend().await?.list(cx.prefix()).await;
+    refused("list", answer.map(drop))
 }

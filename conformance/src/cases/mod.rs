@@ -3,20 +3,31 @@
 mod absence;
 mod acquire;
 mod cancellation;
+mod capabilities;
+mod certainty;
+mod compare;
+mod deletion;
+mod down;
 mod epoch;
 mod expiry;
 mod fence;
 mod handover;
+mod hints;
 mod history;
 mod lineage;
 mod list;
+mod many;
+mod names;
+mod observations;
 mod outage;
 mod process;
 mod properties;
 mod register;
 mod release;
 mod renew;
+mod replicas;
 mod rewind;
+mod texts;
 mod unknown;
 mod watch;
 mod work;
@@ -27,6 +38,11 @@ use crate::case::Case;
 pub fn all() -> impl Iterator<Item = &'static Case> {
     [
         register::CASES,
+        compare::CASES,
+        observations::CASES,
+        texts::CASES,
+        names::CASES,
+        capabilities::CASES,
         epoch::CASES,
         acquire::CASES,
         renew::CASES,
@@ -34,14 +50,20 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         expiry::CASES,
         handover::CASES,
         unknown::CASES,
+        certainty::CASES,
         fence::CASES,
         work::CASES,
         lineage::CASES,
         rewind::CASES,
         absence::CASES,
+        deletion::CASES,
         outage::CASES,
+        down::CASES,
+        replicas::CASES,
         watch::CASES,
+        hints::CASES,
         list::CASES,
+        many::CASES,
         history::CASES,
         cancellation::CASES,
         properties::CASES,

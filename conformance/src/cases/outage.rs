@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::ensure;
 use lease_core::{Clock, Instant, Leadership, Loss, StopReason};
 
 use crate::actor::ActorSpec;
 use crate::case::{Need, cases};
+use crate::check::{ends, equal, follows, is_over, leads, none_led};
 use crate::context::Cx;
 use crate::harness::Facility;
 
@@ -17,6 +17,7 @@ cases! { "outage":
     a_short_blip_loses_nothing,
     failed_renewals_end_no_term_before_the_deadline,
     leads_again_when_the_store_is_back,
+    a_disconnected_backend_is_connected_anew,
     a_restart_of_the_store_is_survived needs [Need::Facility(Facility::Restart)],
 }
 
@@ -28,14 +29,13 @@ async fn local_false_by_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
     let clock = Clock::boot();
     let deadline = clock.now().plus(cx.ttl());
     clock.sleep_until(deadline).await;
-    ensure!(!term.is_leader_now(), "true for more than a ttl after the last acknowledged renewal");
-    ensure!(cx.soon("the loss", term.lost()).await? == Loss::Expired);
+    is_over(&term, "more than a ttl after the last acknowledged renewal")?;
+    ends(&cx, &term, Loss::Expired).await?;
     actor.work_returns();
     // The old term sends nothing any more when the store is back (L-5 judges).
     actor.tap.cut(false);
     let next = actor.leads().await?;
-    ensure!(next.term().epoch > term.term().epoch);
-    Ok(())
+    follows(next.term(), term.term())
 }
 
 async fn the_work_is_told_before_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -44,8 +44,8 @@ async fn the_work_is_told_before_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()>
     let term = actor.leads().await?;
     actor.tap.cut(true);
     cx.soon("the work to be told", term.stop_requested()).await?;
-    ensure!(term.stop_reason() == Some(&StopReason::Expiring), "{:?}", term.stop_reason());
-    ensure!(term.is_leader_now(), "told when it was too late to drain");
+    leads(&cx, &term, "when its work is told to stop").await?;
+    equal("why the work is told to stop", term.stop_reason(), Some(&StopReason::Expiring))?;
     actor.work_returns();
     cx.soon("the loss", term.lost()).await?;
     actor.tap.cut(false);
@@ -55,8 +55,7 @@ async fn the_work_is_told_before_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()>
 
 async fn a_short_blip_loses_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let ttl = cx.ttl() * 4;
-    let mut actor = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
+    let mut actor = cx.start(cx.unhurried("a"))?;
     let term = actor.leads().await?;
     for _ in 0..3 {
         actor.tap.cut(true);
@@ -65,8 +64,8 @@ async fn a_short_blip_loses_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
         actor.tap.cut(false);
         is_extended(&cx, &term, before).await?;
     }
-    ensure!(term.is_leader_now() && actor.leads_already().is_none());
-    Ok(())
+    leads(&cx, &term, "after short outages").await?;
+    none_led([&mut actor], "a second time")
 }
 
 async fn failed_renewals_end_no_term_before_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -78,7 +77,7 @@ async fn failed_renewals_end_no_term_before_the_deadline(cx: Arc<Cx>) -> anyhow:
     actor.tap.cut(true);
     let left = term.remaining();
     clock.sleep_until(clock.now().plus(left / 2)).await;
-    ensure!(term.is_leader_now(), "a transport error is no loss (U-1)");
+    leads(&cx, &term, "before its deadline, for a transport error (U-1)").await?;
     let before = deadline(&term);
     actor.tap.cut(false);
     is_extended(&cx, &term, before).await
@@ -93,10 +92,10 @@ fn deadline(term: &Leadership) -> Instant {
 async fn is_extended(cx: &Cx, term: &Leadership, before: Instant) -> anyhow::Result<()> {
     let extended = async {
         while deadline(term) <= before.plus(Duration::from_millis(5)) {
-            ensure!(term.is_leader_now(), "the term was lost");
+            leads(cx, term, "before it was renewed").await?;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok(())
+        anyhow::Ok(())
     };
     cx.soon("a renewal", extended).await?
 }
@@ -115,8 +114,25 @@ async fn leads_again_when_the_store_is_back(cx: Arc<Cx>) -> anyhow::Result<()> {
     }
     let waiting = actors.iter_mut().map(|actor| Box::pin(actor.leads()));
     let (next, ..) = futures::future::select_all(waiting).await;
-    ensure!(next?.term().epoch > first.term().epoch);
-    Ok(())
+    follows(next?.term(), first.term())
+}
+
+/// What one connection has seen is fit for a write over the next.
+async fn a_disconnected_backend_is_connected_anew(cx: Arc<Cx>) -> anyhow::Result<()> {
+    cx.init().await?;
+    let mut holder = cx.start(cx.unhurried("a"))?;
+    let term = holder.leads().await?;
+    let mut standby = cx.start(cx.unhurried("b"))?;
+    cx.soon("the standby to look", standby.tap.reads_reach(1)).await?;
+    standby.tap.disconnect();
+    for _ in 0..2 {
+        holder.tap.disconnect();
+        is_extended(&cx, &term, deadline(&term)).await?;
+    }
+    none_led([&mut standby], "beside a holder that was connected anew")?;
+    holder.stop().await?;
+    let next = standby.leads().await?;
+    follows(next.term(), term.term())
 }
 
 async fn a_restart_of_the_store_is_survived(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -128,6 +144,6 @@ async fn a_restart_of_the_store_is_survived(cx: Arc<Cx>) -> anyhow::Result<()> {
     let term = actor.leads().await?;
     cx.harness.restart().await?;
     is_extended(&cx, &term, deadline(&term)).await?;
-    ensure!(actor.leads_already().is_none());
+    none_led([&mut actor], "a second time")?;
     cx.judge().await
 }

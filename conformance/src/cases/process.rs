@@ -8,6 +8,7 @@ use lease_judge::history::{Outcome, What};
 use rustix::process::Signal;
 
 use crate::case::{Need, cases};
+use crate::check::{equal, follows};
 use crate::context::{Cx, record};
 use crate::harness::Facility;
 
@@ -31,8 +32,8 @@ async fn a_killed_holder_is_followed(cx: Arc<Cx>) -> anyhow::Result<()> {
     standby.tells("see the holder", |what| matches!(what, What::Answered { .. }).then_some(())).await?;
     holder.kill().await?;
     let second = standby.leads().await?;
-    ensure!(second.epoch > first.epoch);
-    ensure!(record(&backend.observe(&cx.lease()).await?)?.term() == Some(second));
+    follows(second, first)?;
+    equal("the register's term", record(&backend.observe(&cx.lease()).await?)?.term(), Some(second))?;
     standby.ends_by(Signal::TERM).await
 }
 
@@ -57,10 +58,13 @@ async fn a_holder_stopped_past_its_ttl_writes_late_and_is_refused(cx: Arc<Cx>) -
         What::Effect { term, outcome: Outcome::Refused, .. } => Some(*term),
         _ => None,
     });
-    ensure!(refused.await? == first);
+    equal("the refused term", refused.await?, first)?;
     let effects = resource.effects().await?;
     let switch = effects.iter().position(|(epoch, _)| *epoch == second.epoch).unwrap_or(0);
-    ensure!(effects[switch..].iter().all(|(epoch, _)| *epoch >= second.epoch), "a late effect was admitted");
+    ensure!(
+        effects[switch..].iter().all(|(epoch, _)| *epoch >= second.epoch),
+        "a late effect of term {first} was admitted after one of {second}: {effects:?}"
+    );
     holder.ends_by(Signal::TERM).await?;
     standby.ends_by(Signal::TERM).await
 }
@@ -80,7 +84,7 @@ async fn two_processes_with_one_workload_name_are_two_grants(cx: Arc<Cx>) -> any
     // L-1 judges that only one led meanwhile.
     holder.ends_by(Signal::TERM).await?;
     let next = standby.leads().await?;
-    ensure!(next.grant != held.grant && next.epoch > held.epoch);
+    follows(next, held)?;
     standby.ends_by(Signal::TERM).await
 }
 
@@ -101,8 +105,8 @@ async fn sigterm_and_sigint_release_at_once(cx: Arc<Cx>) -> anyhow::Result<()> {
     }
     let history = cx.recorder.history(&cx.lease());
     let returned = |what: &What| matches!(what, What::Ended { loss: Loss::Returned, .. });
-    ensure!(history.events.iter().filter(|event| returned(&event.what)).count() == 2);
-    Ok(())
+    let count = history.events.iter().filter(|event| returned(&event.what)).count();
+    equal("the terms that ended because their work returned", count, 2)
 }
 
 async fn effects_of_many_terms_keep_their_order(cx: Arc<Cx>) -> anyhow::Result<()> {

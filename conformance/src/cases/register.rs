@@ -10,6 +10,7 @@ use lease_core::{
 };
 
 use crate::case::{Need, cases};
+use crate::check::{equal, register_is, same};
 use crate::context::{Cx, conflict, record, written};
 use crate::harness::Facility;
 
@@ -65,9 +66,8 @@ async fn is_absent_until_it_is_created(cx: Arc<Cx>) -> anyhow::Result<()> {
     let seen = backend.observe(&cx.lease()).await?;
     ensure!(seen.record.is_none(), "a register that nobody created: {seen:?}");
     let (_, seen) = cx.init().await?;
-    ensure!(record(&seen)?.grant.is_none());
-    ensure!(backend.observe(&cx.lease()).await?.record == seen.record);
-    Ok(())
+    equal("the grant of a free register", record(&seen)?.grant, None)?;
+    register_is(&cx, &*backend, &seen.record, "after its creation").await
 }
 
 async fn keeps_every_field_as_written(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -75,7 +75,7 @@ async fn keeps_every_field_as_written(cx: Arc<Cx>) -> anyhow::Result<()> {
     let full = full(&seen);
     let seen = written(backend.put_if(&cx.lease(), &seen, &full, Change::Acquire).await?)?;
     let read = cx.backend().await?.observe(&cx.lease()).await?;
-    ensure!(record(&read)? == &full, "read {:?}, wrote {full:?}", read.record);
+    same("what was read", &read.record, &Some(full.clone()))?;
     let sealed = Record {
         tag: Tag::random(),
         grant: Some(Grant::random()),
@@ -88,7 +88,7 @@ async fn keeps_every_field_as_written(cx: Arc<Cx>) -> anyhow::Result<()> {
     };
     written(backend.put_if(&cx.lease(), &seen, &sealed, Change::Seal).await?)?;
     let read = cx.backend().await?.observe(&cx.lease()).await?;
-    ensure!(record(&read)? == &sealed, "read {:?}, wrote {sealed:?}", read.record);
+    same("what was read", &read.record, &Some(sealed))?;
     Ok(())
 }
 
@@ -106,9 +106,9 @@ async fn keeps_fields_that_it_does_not_know(cx: Arc<Cx>) -> anyhow::Result<()> {
     let seen = written(backend.put_if(&cx.lease(), &seen, &newer, Change::Acquire).await?)?;
     let seen = written(cx.renew(&*backend, &cx.lease(), &seen).await?)?;
     let seen = written(cx.release(&*backend, &cx.lease(), &seen).await?)?;
-    ensure!(record(&seen)?.extra == newer.extra, "lost: {:?}", record(&seen)?.extra);
-    ensure!(record(&backend.observe(&cx.lease()).await?)?.extra == newer.extra);
-    Ok(())
+    equal("the unknown fields in the answer", &record(&seen)?.extra, &newer.extra)?;
+    let read = backend.observe(&cx.lease()).await?;
+    equal("the unknown fields in a read", &record(&read)?.extra, &newer.extra)
 }
 
 async fn keeps_the_greatest_epoch_and_times(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -127,7 +127,7 @@ async fn keeps_the_greatest_epoch_and_times(cx: Arc<Cx>) -> anyhow::Result<()> {
     // Free, and no new grant: the store's floor stays where it is, for the sake of the other leases.
     written(backend.put_if(&cx.lease(), &seen, &greatest, Change::Request).await?)?;
     let read = backend.observe(&cx.lease()).await?;
-    ensure!(record(&read)? == &greatest, "read {:?}, wrote {greatest:?}", read.record);
+    same("what was read", &read.record, &Some(greatest))?;
     Ok(())
 }
 
@@ -140,7 +140,7 @@ async fn accepts_every_valid_name(cx: Arc<Cx>) -> anyhow::Result<()> {
     {
         let name = LeaseName::new(name)?;
         let (_, seen) = cx.init_named(&name).await?;
-        ensure!(backend.observe(&name).await?.record == seen.record, "{name}");
+        same(&format!("the register of {name}"), &backend.observe(&name).await?.record, &seen.record)?;
     }
     Ok(())
 }
@@ -164,7 +164,7 @@ async fn compares_the_tag_and_not_epoch_or_beat(cx: Arc<Cx>) -> anyhow::Result<(
     // Another write that leaves everything but the tag as it was.
     let same = Record { tag: Tag::random(), ..record(&first)?.clone() };
     let second = written(backend.put_if(&cx.lease(), &first, &same, Change::Request).await?)?;
-    ensure!(second.tag() == Some(same.tag), "an equal record under a new tag is a new write");
+    equal("the tag after a write that changes only that", second.tag(), Some(same.tag))?;
     let late = Record { tag: Tag::random(), note: "late".into(), ..same };
     conflict(backend.put_if(&cx.lease(), &first, &late, Change::Request).await?)?;
     Ok(())
@@ -178,21 +178,20 @@ async fn conflicts_when_it_exists_against_expectation(cx: Arc<Cx>) -> anyhow::Re
     for change in [Change::Init, Change::Acquire, Change::Renew] {
         let again = Record { tag: Tag::random(), ..again.clone() };
         let shown = conflict(backend.put_if(&cx.lease(), &absent, &again, change).await?)?;
-        ensure!(shown.record == first.record);
+        same("what a conflict shows", &shown.record, &first.record)?;
     }
-    ensure!(backend.observe(&cx.lease()).await?.record == first.record);
-    Ok(())
+    register_is(&cx, &*backend, &first.record, "after writes that conflicted").await
 }
 
 async fn conflicts_when_it_is_gone_against_expectation(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, first) = cx.init().await?;
     let held = cx.acquire(&*backend, &cx.lease(), &first, "a").await?;
-    cx.harness.delete(&cx.lease()).await?;
+    cx.delete().await?;
     let shown = conflict(cx.renew(&*backend, &cx.lease(), &held).await?)?;
     ensure!(shown.record.is_none(), "a renewal created a deleted register anew: {shown:?}");
     let shown = conflict(cx.release(&*backend, &cx.lease(), &held).await?)?;
-    ensure!(shown.record.is_none() && backend.observe(&cx.lease()).await?.record.is_none());
-    Ok(())
+    same("what a conflict shows of a deleted register", &shown.record, &None)?;
+    register_is(&cx, &*backend, &None, "after writes to it that conflicted").await
 }
 
 async fn a_conflict_shows_the_register_and_changes_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -200,7 +199,9 @@ async fn a_conflict_shows_the_register_and_changes_nothing(cx: Arc<Cx>) -> anyho
     let held = cx.acquire(&*backend, &cx.lease(), &first, "a").await?;
     let late = writes::release(&first, record(&first)?, &Fresh::random());
     let shown = conflict(backend.put_if(&cx.lease(), &first, &late, Change::Release).await?)?;
-    ensure!(shown.record == held.record && shown.lineage == held.lineage && shown.floor >= held.floor);
+    same("what a conflict shows", &shown.record, &held.record)?;
+    equal("the lineage in a conflict", &shown.lineage, &held.lineage)?;
+    ensure!(shown.floor >= held.floor, "a conflict's floor {} is below {}", shown.floor, held.floor);
     // The register in a conflict is as good as a read: the next write compares it.
     written(cx.renew(&*backend, &cx.lease(), &shown).await?)?;
     Ok(())
@@ -210,11 +211,10 @@ async fn a_written_answer_shows_what_was_written(cx: Arc<Cx>) -> anyhow::Result<
     let (backend, first) = cx.init().await?;
     let record = full(&first);
     let answer = written(backend.put_if(&cx.lease(), &first, &record, Change::Acquire).await?)?;
-    ensure!(answer.record.as_ref() == Some(&record), "answered {:?}", answer.record);
+    same("the answer to the write", &answer.record, &Some(record))?;
     // And is as good as a read: the next write compares it.
     let next = written(cx.renew(&*backend, &cx.lease(), &answer).await?)?;
-    ensure!(backend.observe(&cx.lease()).await?.record == next.record);
-    Ok(())
+    register_is(&cx, &*backend, &next.record, "after its renewal").await
 }
 
 async fn an_acknowledged_write_is_seen_by_every_connection(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -258,10 +258,10 @@ async fn race(
     ensure!(winners.len() == 1, "{} of 32 concurrent writes on one observation were written", winners.len());
     ensure!(
         shown.iter().all(|tag| *tag == winners[0]),
-        "a conflict showed another register than the winner's"
+        "a conflict must show the winner's tag, {:?}; conflicts showed {shown:?}",
+        winners[0]
     );
-    ensure!(connections[0].observe(&lease).await?.tag() == winners[0]);
-    Ok(())
+    equal("the register's tag", connections[0].observe(&lease).await?.tag(), winners[0])
 }
 
 async fn one_of_32_concurrent_writers_is_written(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -291,10 +291,10 @@ async fn a_request_leaves_grant_and_beat_alone(cx: Arc<Cx>) -> anyhow::Result<()
     let grant = held.grant().expect("just acquired");
     let asked = writes::request(before, grant, RequestId::random(), "somebody", &Fresh::random());
     let seen = written(backend.put_if(&cx.lease(), &held, &asked, Change::Request).await?)?;
-    ensure!(record(&seen)? == &asked);
+    same("the answer to a request", &seen.record, &Some(asked))?;
     let read = backend.observe(&cx.lease()).await?;
-    ensure!((read.grant(), record(&read)?.beat) == (Some(grant), before.beat), "T-2 waits on grant and beat");
-    Ok(())
+    let waits_on = (read.grant(), record(&read)?.beat);
+    equal("grant and beat, on which T-2 waits", waits_on, (Some(grant), before.beat))
 }
 
 async fn registers_do_not_touch_each_other(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -316,7 +316,8 @@ async fn registers_do_not_touch_each_other(cx: Arc<Cx>) -> anyhow::Result<()> {
 async fn capabilities_do_not_change(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
     let other = cx.backend().await?;
-    ensure!(backend.capabilities() == other.capabilities());
-    ensure!(!backend.capabilities().name.is_empty());
+    let named = backend.capabilities();
+    equal("another connection's capabilities", &other.capabilities(), &named)?;
+    ensure!(!named.name.is_empty(), "the capabilities name no backend: {named:?}");
     Ok(())
 }

@@ -7,6 +7,7 @@ use lease_core::{Change, Clock, PutOutcome};
 
 use crate::actor::ActorSpec;
 use crate::case::{Need, cases};
+use crate::check::{equal, follows, is_over, register_is, same};
 use crate::context::{Cx, conflict, record, written};
 use futures::StreamExt;
 
@@ -26,9 +27,9 @@ async fn keeps_the_register(cx: Arc<Cx>) -> anyhow::Result<()> {
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
     let free = written(cx.release(&*backend, &cx.lease(), &held).await?)?;
     let seen = cx.backend().await?.observe(&cx.lease()).await?;
-    ensure!(record(&seen)?.grant.is_none() && seen.record == free.record);
-    ensure!(record(&seen)?.epoch == record(&held)?.epoch, "the epoch of the last grant stays");
-    Ok(())
+    same("the register after its release", &seen.record, &free.record)?;
+    equal("its grant", record(&seen)?.grant, None)?;
+    equal("the epoch of the last grant", record(&seen)?.epoch, record(&held)?.epoch)
 }
 
 async fn an_old_terms_release_changes_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -37,8 +38,7 @@ async fn an_old_terms_release_changes_nothing(cx: Arc<Cx>) -> anyhow::Result<()>
     let new = cx.acquire(&*backend, &cx.lease(), &old, "b").await?;
     let other = cx.backend().await?;
     conflict(cx.release(&*other, &cx.lease(), &old).await?)?;
-    ensure!(backend.observe(&cx.lease()).await?.record == new.record);
-    Ok(())
+    register_is(&cx, &*backend, &new.record, "after an old term's release").await
 }
 
 async fn does_not_release_a_newer_term_of_the_same_holder(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -46,8 +46,7 @@ async fn does_not_release_a_newer_term_of_the_same_holder(cx: Arc<Cx>) -> anyhow
     let old = cx.acquire(&*backend, &cx.lease(), &seen, "one-name").await?;
     let new = cx.acquire(&*backend, &cx.lease(), &old, "one-name").await?;
     conflict(cx.release(&*backend, &cx.lease(), &old).await?)?;
-    ensure!(backend.observe(&cx.lease()).await?.record == new.record);
-    Ok(())
+    register_is(&cx, &*backend, &new.record, "after an old term's release").await
 }
 
 async fn does_not_release_twice(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -55,8 +54,7 @@ async fn does_not_release_twice(cx: Arc<Cx>) -> anyhow::Result<()> {
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
     let free = written(cx.release(&*backend, &cx.lease(), &held).await?)?;
     let shown = conflict(cx.release(&*backend, &cx.lease(), &held).await?)?;
-    ensure!(shown.record == free.record);
-    Ok(())
+    same("what a second release is shown", &shown.record, &free.record)
 }
 
 async fn hands_over_without_waiting_for_the_ttl(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -72,8 +70,8 @@ async fn hands_over_without_waiting_for_the_ttl(cx: Arc<Cx>) -> anyhow::Result<(
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     holder.stop().await?;
     let second = standby.leads().await?;
-    ensure!(second.term().epoch > first.term().epoch && !first.is_leader_now());
-    Ok(())
+    follows(second.term(), first.term())?;
+    is_over(&first, "when its successor leads")
 }
 
 async fn wakes_a_watcher(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -86,7 +84,11 @@ async fn wakes_a_watcher(cx: Arc<Cx>) -> anyhow::Result<()> {
     written(cx.release(&*backend, &cx.lease(), &held).await?)?;
     loop {
         let hint = cx.soon("a hint", hints.next()).await?;
-        ensure!(hint.is_some(), "the watch ended by itself");
+        ensure!(
+            hint.is_some(),
+            "the watch ended by itself {:?} after the release",
+            Clock::boot().now().since(began)
+        );
         if watcher.observe(&cx.lease()).await?.grant().is_none() {
             break;
         }
@@ -98,13 +100,13 @@ async fn wakes_a_watcher(cx: Arc<Cx>) -> anyhow::Result<()> {
 
 async fn a_late_release_after_a_takeover_is_refused(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut old = cx.actor("a")?;
+    let mut old = cx.start(ActorSpec { ttl: cx.ttl() * 4, ..cx.spec("a") })?;
     let first = old.leads().await?;
     let held = old.tap.hold_next(Change::Release);
     old.shut_down();
     cx.soon("the release", held.arrived()).await?;
     old.tap.cut(true);
-    ensure!(!first.is_leader_now(), "local false comes before the release is sent (H-1)");
+    is_over(&first, "when its release is sent (H-1)")?;
     let mut new = cx.actor("b")?;
     let second = new.leads().await?;
     let outcome = cx.soon("the late release", held.let_go()).await?;

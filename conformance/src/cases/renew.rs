@@ -9,6 +9,7 @@ use lease_judge::history::What;
 
 use crate::actor::ActorSpec;
 use crate::case::cases;
+use crate::check::{equal, is_over, leads, none_led, register_is, same};
 use crate::context::{Cx, conflict, record, written};
 
 cases! { "renew":
@@ -32,14 +33,15 @@ async fn keeps_the_term_for_many_ttls(cx: Arc<Cx>) -> anyhow::Result<()> {
     // Three beats are a ttl.
     loop {
         let seen = backend.observe(&cx.lease()).await?;
-        ensure!(record(&seen)?.term() == Some(term.term()), "the term was lost: {seen:?}");
+        leads(&cx, &term, "while it is renewed").await?;
+        equal("the register's term", record(&seen)?.term(), Some(term.term()))?;
         if record(&seen)?.beat >= 9 {
             break;
         }
         tokio::time::sleep(cx.ttl() / 10).await;
     }
-    ensure!(term.is_leader_now() && actor.leads_already().is_none() && rival.leads_already().is_none());
-    Ok(())
+    leads(&cx, &term, "while it is renewed").await?;
+    none_led([&mut actor, &mut rival], "beside the first term")
 }
 
 async fn an_old_terms_renewal_changes_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -48,8 +50,8 @@ async fn an_old_terms_renewal_changes_nothing(cx: Arc<Cx>) -> anyhow::Result<()>
     let new = cx.acquire(&*backend, &cx.lease(), &old, "b").await?;
     let other = cx.backend().await?;
     let shown = conflict(cx.renew(&*other, &cx.lease(), &old).await?)?;
-    ensure!(shown.record == new.record && backend.observe(&cx.lease()).await?.record == new.record);
-    Ok(())
+    same("what an old term's renewal is shown", &shown.record, &new.record)?;
+    register_is(&cx, &*backend, &new.record, "after an old term's renewal").await
 }
 
 async fn does_not_renew_a_newer_term_of_the_same_holder(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -57,10 +59,10 @@ async fn does_not_renew_a_newer_term_of_the_same_holder(cx: Arc<Cx>) -> anyhow::
     let old = cx.acquire(&*backend, &cx.lease(), &seen, "one-name").await?;
     let new = cx.acquire(&*backend, &cx.lease(), &old, "one-name").await?;
     conflict(cx.renew(&*backend, &cx.lease(), &old).await?)?;
-    ensure!(backend.observe(&cx.lease()).await?.record == new.record);
+    register_is(&cx, &*backend, &new.record, "after an old term's renewal").await?;
 
     // And an elector whose name is on a newer term takes it for anybody's.
-    let mut actor = cx.start(ActorSpec { lease: cx.lease_named("elector"), ..cx.spec("one-name") })?;
+    let mut actor = cx.start(ActorSpec { lease: cx.lease_named("elector"), ..cx.unhurried("one-name") })?;
     let (backend, _) = cx.init_named(&actor.lease.clone()).await?;
     let term = actor.leads().await?;
     let newer = loop {
@@ -77,7 +79,7 @@ async fn does_not_renew_a_newer_term_of_the_same_holder(cx: Arc<Cx>) -> anyhow::
     let loss = cx.soon("the old term's end", term.lost()).await?;
     ensure!(loss == Loss::Superseded, "it ended as {loss:?}");
     let seen = backend.observe(&actor.lease).await?;
-    ensure!(seen.record == newer.record, "the newer term's record was touched: {seen:?}");
+    same("the newer term's record", &seen.record, &newer.record)?;
     Ok(())
 }
 
@@ -86,8 +88,7 @@ async fn does_not_renew_after_a_release(cx: Arc<Cx>) -> anyhow::Result<()> {
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
     let free = written(cx.release(&*backend, &cx.lease(), &held).await?)?;
     conflict(cx.renew(&*backend, &cx.lease(), &held).await?)?;
-    ensure!(backend.observe(&cx.lease()).await?.record == free.record);
-    Ok(())
+    register_is(&cx, &*backend, &free.record, "after a renewal of what was released").await
 }
 
 async fn does_not_renew_after_a_revocation(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -95,19 +96,19 @@ async fn does_not_renew_after_a_revocation(cx: Arc<Cx>) -> anyhow::Result<()> {
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
     let revoked = admin::revoke(&*backend, &cx.lease(), admin::Revoke::default()).await?;
     conflict(cx.renew(&*backend, &cx.lease(), &held).await?)?;
-    ensure!(backend.observe(&cx.lease()).await?.record == revoked.record);
-    Ok(())
+    register_is(&cx, &*backend, &revoked.record, "after a renewal of what was revoked").await
 }
 
 async fn a_slow_renewal_counts_from_its_sending(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let ttl = cx.ttl() * 4;
-    let mut actor = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
+    let spec = cx.unhurried("a");
+    let ttl = spec.ttl;
+    let mut actor = cx.start(spec)?;
     let term = actor.leads().await?;
     let held = actor.tap.hold_next(Change::Renew);
     cx.soon("a renewal", held.arrived()).await?;
     let arrived_at = Clock::boot().now();
-    Clock::boot().sleep_until(arrived_at.plus(ttl / 16)).await;
+    Clock::boot().sleep_until(arrived_at.plus(cx.ttl() / 4)).await;
     let let_go_at = Clock::boot().now();
     cx.soon("the slow renewal", held.let_go()).await?;
     // The renewal's own acknowledgement, in the history: the deadline that it gave counts from before it arrived.
@@ -119,14 +120,19 @@ async fn a_slow_renewal_counts_from_its_sending(cx: Arc<Cx>) -> anyhow::Result<(
                 _ => None,
             });
             if let Some(deadline) = extended {
-                return Ok(deadline);
+                return anyhow::Ok(deadline);
             }
-            ensure!(term.is_leader_now(), "the slow renewal was within its limit");
+            leads(&cx, &term, "although the slow renewal was within its limit").await?;
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     };
     let extended = cx.soon("the deadline to move", moved).await??;
-    ensure!(extended <= arrived_at.plus(shortened(ttl)), "the deadline counts from the reply");
+    let (latest, late) = (arrived_at.plus(shortened(ttl)), extended.since(arrived_at));
+    ensure!(
+        extended <= latest,
+        "the deadline is {late:?} after the renewal arrived, and must be {:?} after it was sent, not after its answer",
+        shortened(ttl)
+    );
     Ok(())
 }
 
@@ -137,29 +143,33 @@ async fn a_read_never_moves_the_deadline(cx: Arc<Cx>) -> anyhow::Result<()> {
     let term = actor.leads().await?;
     actor.tap.cut_writes(true);
     let began = Clock::boot().now();
-    while term.is_leader_now() {
+    loop {
+        // In this order a stall in between accuses nobody.
+        let spent = Clock::boot().now().since(began);
+        if !term.is_leader_now() {
+            return Ok(());
+        }
+        ensure!(
+            spent < cx.ttl() * 4,
+            "reads kept the term alive for {spent:?} without one acknowledged write, with a ttl of {:?}",
+            cx.ttl()
+        );
         // Each hint makes the holder read its own grant.
         actor.tap.hint();
         tokio::time::sleep(cx.ttl() / 20).await;
-        let spent = Clock::boot().now().since(began);
-        ensure!(
-            spent < cx.ttl() * 4,
-            "reads kept the term alive for {spent:?} without one acknowledged write"
-        );
     }
-    Ok(())
 }
 
 async fn a_late_renewal_of_a_lost_term_is_refused(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut old = cx.actor("a")?;
+    let mut old = cx.start(ActorSpec { ttl: cx.ttl() * 4, ..cx.spec("a") })?;
     let first = old.leads().await?;
     let held = old.tap.hold_next(Change::Renew);
     cx.soon("a renewal", held.arrived()).await?;
     old.tap.cut(true);
     let mut new = cx.actor("b")?;
     let second = new.leads().await?;
-    ensure!(!first.is_leader_now());
+    is_over(&first, "when its successor leads")?;
     let outcome = cx.soon("the late renewal", held.let_go()).await?;
     ensure!(matches!(outcome, Some(PutOutcome::Conflict(_))), "the late renewal was answered {outcome:?}");
     let now = backend.observe(&cx.lease()).await?;
@@ -169,7 +179,7 @@ async fn a_late_renewal_of_a_lost_term_is_refused(cx: Arc<Cx>) -> anyhow::Result
 
 async fn a_request_in_between_costs_no_term(cx: Arc<Cx>) -> anyhow::Result<()> {
     let (backend, _) = cx.init().await?;
-    let mut actor = cx.start(ActorSpec { drains: true, ..cx.steady("a") })?;
+    let mut actor = cx.start(ActorSpec { drains: true, ..cx.unhurried("a") })?;
     let term = actor.leads().await?;
     for _ in 0..5 {
         // Each request makes the holder's next renewal conflict once; it must retry on what it is shown.
@@ -184,6 +194,5 @@ async fn a_request_in_between_costs_no_term(cx: Arc<Cx>) -> anyhow::Result<()> {
             tokio::time::sleep(cx.ttl() / 30).await;
         }
     }
-    ensure!(term.is_leader_now());
-    Ok(())
+    leads(&cx, &term, "after requests that made its renewals conflict").await
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use futures::StreamExt;
 use lease_core::Clock;
 
 use crate::actor::ActorSpec;
 use crate::case::{Need, cases};
+use crate::check::{follows, leads, none_led, refused};
 use crate::context::{Cx, written};
 
 cases! { "watch":
@@ -31,37 +32,36 @@ async fn hints_at_changes_under_its_prefix(cx: Arc<Cx>) -> anyhow::Result<()> {
         while watcher.observe(&cx.lease()).await?.tag() != seen.tag() {
             cx.soon("a hint", hints.next()).await?;
         }
-        ensure!(cx.soon("a hint", hints.next()).await?.is_some(), "the watch ended by itself");
+        let hint = cx.soon("a hint", hints.next()).await?;
+        ensure!(hint.is_some(), "the watch ended by itself after {seen:?}");
     }
     Ok(())
 }
 
 async fn is_refused_clearly_where_it_is_not_offered(cx: Arc<Cx>) -> anyhow::Result<()> {
-    match cx.backend().await?.watch(cx.prefix()).await {
-        Err(error) => ensure!(error.refused && error.to_string().contains("does not offer watch"), "{error}"),
-        Ok(_) => bail!("it declares no watch, and offers one"),
-    }
-    Ok(())
+    let answer = cx.backend().await?.watch(cx.prefix()).await;
+    refused("watch", answer.map(drop))
 }
 
 async fn a_hint_is_no_proof_of_freedom(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let mut holder = cx.start(cx.steady("a"))?;
+    let mut holder = cx.start(cx.unhurried("a"))?;
     let term = holder.leads().await?;
-    let spec = cx.steady("b");
+    let spec = cx.unhurried("b");
     spec.tap.mute_watch();
     let mut standby = cx.start(spec)?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     for _ in 0..5 {
         standby.tap.hint();
         cx.soon("a look", standby.tap.reads(1)).await?;
-        ensure!(standby.leads_already().is_none() && term.is_leader_now());
+        leads(&cx, &term, "whatever a watch says").await?;
+        none_led([&mut standby], "on a hint")?;
     }
     // A wrong candidate's acquisition has time to show.
     let clock = Clock::boot();
     clock.sleep_until(clock.now().plus(cx.ttl() / 3)).await;
-    ensure!(standby.leads_already().is_none() && term.is_leader_now());
-    Ok(())
+    leads(&cx, &term, "whatever a watch says").await?;
+    none_led([&mut standby], "on a hint")
 }
 
 async fn old_news_of_freedom_takes_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
@@ -69,26 +69,27 @@ async fn old_news_of_freedom_takes_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
     // Free, as a watch would show it; by the time that the news arrives, somebody leads.
     let held = cx.acquire(&*backend, &cx.lease(), &seen, "a").await?;
     let freed = written(cx.release(&*backend, &cx.lease(), &held).await?)?;
-    let mut holder = cx.start(cx.steady("a"))?;
+    let mut holder = cx.start(cx.unhurried("a"))?;
     let term = holder.leads().await?;
-    let spec = cx.steady("b");
+    let spec = cx.unhurried("b");
     spec.tap.mute_watch();
     let mut standby = cx.start(spec)?;
     cx.soon("the standby to look", standby.tap.reads(1)).await?;
     for _ in 0..5 {
         standby.tap.show(cx.lease(), freed.clone());
         cx.soon("a look of its own", standby.tap.reads(1)).await?;
-        ensure!(standby.leads_already().is_none() && term.is_leader_now());
+        leads(&cx, &term, "whatever a watch says").await?;
+        none_led([&mut standby], "on old news")?;
     }
     Ok(())
 }
 
 async fn takes_over_by_polling_when_no_hint_ever_comes(cx: Arc<Cx>) -> anyhow::Result<()> {
     cx.init().await?;
-    let ttl = cx.ttl() * 4;
-    let mut holder = cx.start(ActorSpec { ttl, ..cx.spec("a") })?;
+    let mut holder = cx.start(cx.unhurried("a"))?;
     let first = holder.leads().await?;
-    let spec = ActorSpec { ttl, ..cx.spec("b") };
+    let spec = cx.unhurried("b");
+    let ttl = spec.ttl;
     spec.tap.mute_watch();
     let mut standby = cx.start(spec)?;
     // At its start, and once it listens: by its poll it looks after that.
@@ -97,8 +98,8 @@ async fn takes_over_by_polling_when_no_hint_ever_comes(cx: Arc<Cx>) -> anyhow::R
     let released_at = Clock::boot().now();
     let second = standby.leads().await?;
     let took = Clock::boot().now().since(released_at);
-    ensure!(second.term().epoch > first.term().epoch);
-    ensure!(took < ttl, "one poll is at most ttl/3; it took {took:?} of ttl {ttl:?}");
+    follows(second.term(), first.term())?;
+    ensure!(took < ttl, "it took {took:?}, and must not wait for the ttl, {ttl:?}");
     Ok(())
 }
 
@@ -116,7 +117,7 @@ async fn a_storm_of_hints_costs_nothing(cx: Arc<Cx>) -> anyhow::Result<()> {
             actor.tap.hint();
         }
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        ensure!(term.is_leader_now(), "hints kept the holder from renewing");
+        leads(&cx, &term, "in a storm of hints").await?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use lease_core::{Change, ElectorBuilder, RequestId, admin};
 
 use crate::actor::{Actor, ActorSpec};
 use crate::case::cases;
+use crate::check::{equal, register_is};
 use crate::context::{Cx, candidate, record, written};
 
 cases! { "work":
@@ -33,9 +34,10 @@ async fn a_register_for_other_work_is_left_alone(cx: Arc<Cx>) -> anyhow::Result<
         [|builder| builder.work("outbox/2"), |builder| builder];
     for settings in others {
         let mut other = starts(&cx, "b", settings)?;
-        ensure!(other.leads_or_ends().await?.is_none(), "it took a lease that is for other work");
+        let led = other.leads_or_ends().await?.map(|led| led.term());
+        equal("the term that a candidate for other work led", led, None)?;
     }
-    ensure!(backend.observe(&cx.lease()).await?.record == free, "somebody has written");
+    register_is(&cx, &*backend, &free, "after candidates for other work have looked").await?;
     starts(&cx, "c", |builder| builder.work("outbox/1"))?.leads().await?;
     Ok(())
 }
@@ -62,8 +64,8 @@ async fn stays_with_the_register_until_an_operator_forgets_it(cx: Arc<Cx>) -> an
     let revoked = admin::revoke(&*backend, &lease, how).await?;
     ensure!(record(&revoked)?.work() == Some("outbox/1"), "lost by a revocation of {held:?}");
     let (forgotten, seen) = admin::forget_work(&*backend, &lease).await?;
-    ensure!(forgotten.as_deref() == Some("outbox/1") && record(&seen)?.work().is_none());
+    equal("the work that was forgotten", forgotten.as_deref(), Some("outbox/1"))?;
+    equal("the work that is left", record(&seen)?.work(), None)?;
     let kept = |seen| record(seen).map(|record| (record.term(), record.beat));
-    ensure!(kept(&seen)? == kept(&revoked)?, "grant and beat stay");
-    Ok(())
+    equal("term and beat", kept(&seen)?, kept(&revoked)?)
 }

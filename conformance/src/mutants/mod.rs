@@ -3,10 +3,14 @@
 //! A wrong core is a wrapper around the real step function; a wrong store wraps any backend; both are otherwise real.
 
 mod fences;
+mod fleets;
+mod known;
 mod readers;
 mod stores;
 mod views;
 mod writers;
+
+pub use fleets::play_right;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +22,7 @@ use lease_core::{BackendError, Capabilities, LeaseBackend, LeaseName};
 use lease_judge::{FencedResource, Patience};
 
 use crate::cases;
-use crate::harness::{Facility, Harness, Missing};
+use crate::harness::{Facility, Harness, Missing, Split};
 use crate::memory::MemoryHarness;
 use crate::step::{Core, real_core};
 
@@ -33,6 +37,7 @@ pub(crate) type WrongFence = fn() -> Arc<dyn FencedResource>;
 pub(crate) enum Kind {
     Core(fn() -> Core),
     Store(fn() -> WrongStore),
+    Connection(fn(BackendError) -> BackendError),
     Fence(WrongFence),
 }
 
@@ -41,7 +46,7 @@ pub(crate) enum Kind {
 pub struct Mutant {
     /// Its mistake.
     pub name: &'static str,
-    /// The ids of the cases of which each must fail.
+    /// The ids of the cases of which each must fail; none if only an invariant in a simulated fleet sees it.
     pub killers: &'static [&'static str],
     pub(crate) kind: Kind,
     /// It needs a store that can lose its registers.
@@ -50,7 +55,21 @@ pub struct Mutant {
 
 /// Every mutant.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    [readers::MUTANTS, writers::MUTANTS, stores::MUTANTS, fences::MUTANTS].into_iter().flatten()
+    [
+        readers::MUTANTS,
+        writers::MUTANTS,
+        stores::dangerous::MUTANTS,
+        stores::others::MUTANTS,
+        fences::MUTANTS,
+        known::MUTANTS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The stores under which two may lead, or epochs fall.
+pub fn dangerous_stores() -> impl Iterator<Item = &'static Mutant> {
+    stores::dangerous::MUTANTS.iter()
 }
 
 /// Runs every mutant, a few at a time since trials mostly wait, and prints the table of who killed it.
@@ -68,6 +87,7 @@ pub fn run_all(run: impl Fn(&Mutant) -> Fate + Sync) -> Vec<Fate> {
         println!("\n{} ({:.1?})", fate.mutant, fate.took);
         fate.killed_by.iter().for_each(|(id, why)| println!("    killed by {id}\n        {why}"));
         fate.survived.iter().for_each(|id| println!("    SURVIVED  {id}"));
+        fate.unexplained.iter().for_each(|(id, rule)| println!("    rejected by {rule} in {id}"));
     }
     fates
 }
@@ -93,6 +113,8 @@ pub struct Fate {
     pub mutant: String,
     /// The named trials that failed, with the first line of why.
     pub killed_by: Vec<(&'static str, String)>,
+    /// The named trials whose traces the acceptor rejects, and by which of its models.
+    pub unexplained: Vec<(&'static str, &'static str)>,
     /// The time that its trials took.
     pub took: Duration,
     /// The named trials that passed all the same.
@@ -103,7 +125,7 @@ impl fmt::Display for Mutant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
             Kind::Core(_) => "core",
-            Kind::Store(_) => "store",
+            Kind::Store(_) | Kind::Connection(_) => "store",
             Kind::Fence(_) => "fence",
         };
         write!(f, "{kind}: {}", self.name)
@@ -129,6 +151,7 @@ impl Mutant {
         let mut fate = Fate {
             mutant: self.to_string(),
             killed_by: Vec::new(),
+            unexplained: Vec::new(),
             survived: Vec::new(),
             took: Duration::ZERO,
         };
@@ -138,7 +161,9 @@ impl Mutant {
             if case.ignored_because(&*harness, &capabilities).is_some() {
                 continue;
             }
-            match case.run(harness.clone(), core.clone(), Patience(limit)) {
+            let (outcome, unexplained) = case.try_out(harness.clone(), core.clone(), Patience(limit));
+            fate.unexplained.extend(unexplained.iter().map(|violation| (id, violation.rule)));
+            match outcome {
                 Ok(_) => fate.survived.push(id),
                 Err(why) => {
                     let first = why.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
@@ -171,6 +196,15 @@ struct Wrong {
     store: Option<WrongStore>,
 }
 
+impl Wrong {
+    fn wrong(&self, inner: Arc<dyn LeaseBackend>) -> Arc<dyn LeaseBackend> {
+        match &self.store {
+            Some(wrong) => wrong(inner),
+            None => inner,
+        }
+    }
+}
+
 #[async_trait]
 impl Harness for Wrong {
     fn name(&self) -> &str {
@@ -178,11 +212,10 @@ impl Harness for Wrong {
     }
 
     async fn connect(&self) -> Result<Arc<dyn LeaseBackend>, BackendError> {
-        let inner = self.inner.connect().await?;
-        Ok(match &self.store {
-            Some(wrong) => wrong(inner),
-            None => inner,
-        })
+        match (self.inner.connect().await, self.kind) {
+            (Err(error), Kind::Connection(failure)) => Err(failure(error)),
+            (connected, _) => Ok(self.wrong(connected?)),
+        }
     }
 
     fn ttl(&self) -> Duration {
@@ -195,6 +228,35 @@ impl Harness for Wrong {
 
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
         self.inner.delete(lease).await
+    }
+
+    async fn stop(&self) -> Result<(), Missing> {
+        self.inner.stop().await
+    }
+
+    async fn start_again(&self) -> Result<(), Missing> {
+        self.inner.start_again().await
+    }
+
+    async fn split(&self) -> Result<Split, Missing> {
+        let Split { minority, majority } = self.inner.split().await?;
+        Ok(Split { minority: self.wrong(minority), majority: self.wrong(majority) })
+    }
+
+    async fn heal(&self) -> Result<(), Missing> {
+        self.inner.heal().await
+    }
+
+    async fn connect_losing_the_next_reply(&self) -> Result<Arc<dyn LeaseBackend>, Missing> {
+        Ok(self.wrong(self.inner.connect_losing_the_next_reply().await?))
+    }
+
+    async fn back_up(&self, lease: &LeaseName) -> Result<Vec<u8>, Missing> {
+        self.inner.back_up(lease).await
+    }
+
+    async fn put_back(&self, lease: &LeaseName, kept: &[u8]) -> Result<(), Missing> {
+        self.inner.put_back(lease, kept).await
     }
 
     async fn change_lineage(&self) -> Result<(), Missing> {

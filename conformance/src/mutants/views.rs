@@ -97,6 +97,15 @@ pub(super) fn omits(wrong: fn(&Action) -> bool) -> Core {
     })
 }
 
+/// A read in the place of each renewal: the step function has its answer, and the deadline stays where it is.
+pub(super) fn look_instead_of_beating(actions: &mut [Action]) {
+    for action in actions {
+        if let Action::Send(_, request @ CallRequest::Put { change: Change::Renew, .. }) = action {
+            *request = CallRequest::Observe;
+        }
+    }
+}
+
 /// As a release leaves it: the same beat without its grant would count as a restore.
 pub(super) fn free(record: &mut Record) {
     record.grant = None;

@@ -5,7 +5,7 @@ use lease_core::internal::writes::Fresh;
 use lease_core::{Change, Grant, Loss, PutOutcome, StopReason};
 
 use super::Mutant;
-use super::views::{core, free, losing, mutant, omits, right, writes};
+use super::views::{core, free, look_instead_of_beating, losing, mutant, omits, right, writes};
 use crate::step::Core;
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -212,9 +212,7 @@ fn hints_before_beats() -> Core {
         *hinted |= matches!(event, Event::Hint);
         let (state, mut actions) = right(state, at, event, jitter);
         if *hinted {
-            actions.retain(|action| {
-                !matches!(action, Action::Send(_, CallRequest::Put { change: Change::Renew, .. }))
-            });
+            look_instead_of_beating(&mut actions);
         }
         (state, actions)
     })

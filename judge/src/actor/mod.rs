@@ -47,6 +47,8 @@ pub struct EffectOrders {
     pub resource: String,
     /// The pause between two effects, in milliseconds; without it there is one effect in each term.
     pub every_ms: Option<u64>,
+    /// An effect without an answer is given up after this time; without it after half of the ttl (F-1).
+    pub limit_ms: Option<u64>,
 }
 
 impl Orders {
@@ -55,7 +57,11 @@ impl Orders {
         [(ORDERS, serde_json::to_string(self).expect("plain data"))]
     }
 
-    fn of_this_process() -> anyhow::Result<Self> {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// It was given none.
+    pub fn of_this_process() -> anyhow::Result<Self> {
         let orders = std::env::var(ORDERS).with_context(|| format!("{ORDERS} is not set"))?;
         serde_json::from_str(&orders).with_context(|| format!("{ORDERS} holds no orders"))
     }

@@ -163,8 +163,8 @@ impl Worker {
         state.number += 1;
         let term = leadership.term();
         let id = format!("{}/{}", self.teller.orders().actor, state.number);
-        // A fenced transaction is bounded below the ttl (F-1).
-        let limit = Duration::from_millis(self.teller.orders().ttl_ms / 2);
+        let limit = effects.limit_ms.unwrap_or(self.teller.orders().ttl_ms / 2);
+        let limit = Duration::from_millis(limit);
         let write = async {
             if state.resource.is_none() {
                 state.resource = Some(self.store.resource(&effects.resource).await?);

@@ -15,20 +15,28 @@ use crate::history::{View, What};
 pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
     let mut judged = 0;
     let mut ttls: BTreeMap<&str, Duration> = BTreeMap::new();
-    let mut sighted: BTreeMap<&str, (&View, Instant)> = BTreeMap::new();
+    // What each actor saw last, since when it has seen that beat, and the place of the question.
+    let mut sighted: BTreeMap<&str, (&View, Instant, usize)> = BTreeMap::new();
+    let mut asked: HashMap<(&str, u64), usize> = HashMap::new();
     // A watch may show things out of order, so it counts when it first showed a beat.
     let mut watched: HashMap<_, (&View, Instant)> = HashMap::new();
-    for event in &facts.history.events {
+    for (place, event) in facts.history.events.iter().enumerate() {
         let actor = event.actor.as_str();
+        if let What::Sent { call, .. } = &event.what {
+            asked.insert((actor, *call), place);
+        }
         match &event.what {
             What::Campaigning { ttl_ms, .. } => {
                 ttls.insert(actor, Duration::from_millis(*ttl_ms));
             }
-            What::Answered { answer, .. } => {
+            What::Answered { call, answer } => {
                 let Some(view) = answer.view() else { continue };
+                let asked = asked.get(&(actor, *call)).copied().unwrap_or(place);
                 match sighted.get_mut(actor) {
-                    Some((last, _)) if last.beat() == view.beat() => *last = view,
-                    _ => drop(sighted.insert(actor, (view, event.at))),
+                    // Overtaken by the answer to a later question: old news start no wait anew.
+                    Some((.., newest)) if asked < *newest => {}
+                    Some((last, _, newest)) if last.beat() == view.beat() => (*last, *newest) = (view, asked),
+                    _ => drop(sighted.insert(actor, (view, event.at, asked))),
                 }
             }
             What::Shown { view } => {
@@ -39,10 +47,12 @@ pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
                 let Some(own_ttl) = ttls.get(actor) else { continue };
                 judged += 1;
                 // The store's own answer, whatever the candidate made of it.
-                let shown = [sighted.get(actor), watched.get(&(actor, put.expected.beat()))];
-                let views: Vec<&View> = shown.into_iter().flatten().map(|(view, _)| *view).collect();
+                let last = sighted.get(actor).map(|(view, since, _)| (*view, *since));
+                let watched_at = |view: &View| watched.get(&(actor, view.beat())).copied();
+                let shown = [last, watched_at(&put.expected)];
+                let views: Vec<&View> = shown.into_iter().flatten().map(|(view, _)| view).collect();
                 // Kubernetes' creation is two writes of one tag, and the second stamps the register (0031).
-                let exact = views.iter().find(|view| ***view == put.expected);
+                let exact = views.iter().find(|view| view.register() == put.expected.register());
                 let same_tag = || views.iter().find(|view| view.tag() == put.expected.tag());
                 let shown = exact.or_else(same_tag).copied().unwrap_or(&put.expected);
                 let record = shown.record.as_ref();
@@ -58,9 +68,9 @@ pub(super) fn check(facts: &Facts<'_>) -> Result<usize, Violation> {
                     continue;
                 }
                 let wait = if foreign { record.max_ttl().max(*own_ttl) } else { record.ttl().max(*own_ttl) };
-                let last = sighted.get(actor).filter(|(view, _)| view.beat() == shown.beat());
-                let since = [last, watched.get(&(actor, shown.beat()))].into_iter().flatten();
-                let waited = since.map(|(_, since)| event.at.since(*since)).max().unwrap_or_default();
+                let last = last.filter(|(view, _)| view.beat() == shown.beat());
+                let since = [last, watched_at(shown)].into_iter().flatten();
+                let waited = since.map(|(_, since)| event.at.since(since)).max().unwrap_or_default();
                 require("L-3", waited >= lengthened(wait), || {
                     format!(
                         "{actor} took over from {:?} (foreign stamp: {foreign}) {waited:?} after it first saw \
@@ -101,7 +111,9 @@ mod tests {
         created.record.as_mut().unwrap().lineage = Lineage("absent".into());
         let mut story = Story::default();
         story.campaigns(0, "b").sees(0, 1, "b", created.clone());
-        story.event(2, "b", What::Shown { view: stamped.clone() }).takes(3, 4, "b", 2, stamped.clone());
+        // A hint knows of no floor, and the candidate of the greatest that it ever saw.
+        let shown = View { floor: 7, ..stamped.clone() };
+        story.event(2, "b", What::Shown { view: shown }).takes(3, 4, "b", 2, stamped.clone());
         assert_eq!(check(&story.history), Ok(()));
         // A core that only believes the stamp to be there is seen.
         let mut story = Story::default();
@@ -115,6 +127,25 @@ mod tests {
         story.campaigns(0, "b").sees(0, 1, "b", held(1, 0)).sees(900, 901, "b", held(1, 1));
         story.takes(1100, 1101, "b", 2, held(1, 1));
         assert_eq!(check(&story.history).unwrap_err().rule, "L-3");
+    }
+
+    #[test]
+    fn accepts_a_wait_through_an_answer_that_a_later_calls_answer_has_overtaken() {
+        let seen = |call, view| What::Answered { call, answer: Answer::Seen(view) };
+        let overtaken = |first, second| {
+            let mut story = Story::default();
+            story.campaigns(0, "b").sees(0, 1, "b", held(1, 1));
+            story.event(2, "b", What::Sent { call: 11, put: None }).event(
+                3,
+                "b",
+                What::Sent { call: 12, put: None },
+            );
+            story.event(4, "b", seen(first, held(1, first))).event(900, "b", seen(second, held(1, second)));
+            story.sees(950, 951, "b", held(1, 12)).takes(1100, 1101, "b", 2, held(1, 12));
+            check(&story.history)
+        };
+        assert_eq!(overtaken(12, 11), Ok(()));
+        assert!(overtaken(11, 12).is_err(), "in their order the second is news");
     }
 
     #[test]
@@ -142,7 +173,7 @@ mod tests {
 
     #[test]
     fn rejects_an_acquisition_from_absence() {
-        let absent = View { lineage: Lineage("1".into()), record: None };
+        let absent = View { record: None, ..free(0) };
         let mut story = Story::default();
         story.campaigns(0, "b").sees(0, 1, "b", absent.clone());
         let acquired = record(Some(term(1)), 1, 0);

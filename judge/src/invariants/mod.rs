@@ -49,7 +49,7 @@ impl fmt::Display for Violation {
 }
 
 /// Returns how many things it has judged, or the first violation.
-type Check = fn(&Facts<'_>) -> Result<usize, Violation>;
+pub(crate) type Check = fn(&Facts<'_>) -> Result<usize, Violation>;
 
 /// One invariant of the protocol (L-1 … L-10).
 pub struct Invariant {
@@ -61,7 +61,7 @@ pub struct Invariant {
     pub judges: &'static str,
     /// The reason, in a history that holds nothing to judge.
     pub unjudged: &'static str,
-    check: Check,
+    pub(crate) check: Check,
 }
 
 impl Invariant {

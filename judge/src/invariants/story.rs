@@ -47,7 +47,7 @@ pub(super) fn record(grant: Option<Term>, epoch: u64, beat: u64) -> Record {
 }
 
 pub(super) fn view(record: Record) -> View {
-    View { lineage: Lineage("1".into()), record: Some(Box::new(record)) }
+    View { lineage: Lineage("1".into()), record: Some(Box::new(record)), floor: 0, version: String::new() }
 }
 
 pub(super) fn held(epoch: u64, beat: u64) -> View {

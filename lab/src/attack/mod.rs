@@ -26,6 +26,7 @@ pub(crate) use self::command::attacked;
 use self::lease::{AttackedLease, LaneReport};
 use self::programs::AttackPrograms;
 use self::slices::Overlap;
+use crate::campaign::CampaignCounts;
 
 /// Stop, kill and signal guards, watchdogs, keepers and commands of `leasehold run` in any mix, and judge by the time
 /// slices that the commands' processes left behind: never do two terms' commands run at the same time
@@ -152,6 +153,7 @@ struct Report {
     seed: u64,
     without_watchdog: bool,
     took_secs: f64,
+    campaign: CampaignCounts,
     leases: Vec<String>,
     faults: usize,
     faults_by_kind: BTreeMap<String, usize>,
@@ -214,6 +216,7 @@ impl Report {
             seed,
             without_watchdog: args.without_watchdog,
             took_secs: took.as_secs_f64(),
+            campaign: CampaignCounts { acquisitions: terms, faults },
             leases,
             faults,
             faults_by_kind,

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Args;
 use super::cell::Chronicle;
+use crate::campaign::CampaignCounts;
 use crate::judged::{Judged, RuleVerdict};
 use crate::stats::Spread;
 
@@ -25,6 +26,7 @@ pub(super) struct ChaosReport {
     mode: &'static str,
     sabotaged: bool,
     took_secs: f64,
+    campaign: CampaignCounts,
     takeovers: usize,
     takeovers_wanted: u64,
     faults: BTreeMap<&'static str, usize>,
@@ -80,6 +82,7 @@ impl ChaosReport {
             mode: args.mode.as_str(),
             sabotaged: args.sabotage_admission,
             took_secs: took.as_secs_f64(),
+            campaign: CampaignCounts { acquisitions: takeovers, faults: faults.values().sum() },
             takeovers,
             takeovers_wanted: args.takeovers,
             faults,

@@ -353,6 +353,39 @@ const GATES: &[Gate] = &[
             "ledger.enabled=false",
         ],
     ),
+    (
+        "k8s",
+        &["image.pullSecrets[0].name=registry"],
+        &["image.pullSecrets was renamed", "\"name\":\"registry\"", "give the value to imagePullSecrets"],
+        &["imagePullSecrets[0].name=registry"],
+    ),
+    (
+        "k8s",
+        &["runAsUser=1000"],
+        &["runAsUser was renamed", "1000", "podSecurityContext.runAsUser, runAsGroup and fsGroup"],
+        &["podSecurityContext.runAsUser=1000", "runAsUser=null"],
+    ),
+    (
+        "sqlite",
+        &["outboxForwarder.extraVolumes[0].name=leases"],
+        &[
+            "outboxForwarder.extraVolumes has a volume \"leases\"",
+            "another name (taken: forwarder-token, leases, ledger)",
+        ],
+        &["outboxForwarder.extraVolumes[0].name=mine"],
+    ),
+    (
+        "full",
+        &["sidecar.extraVolumes[0].name=socket"],
+        &["sidecar.extraVolumes has a volume \"socket\"", "taken: "],
+        &["ledger.extraVolumes[0].name=socket"],
+    ),
+    (
+        "k8s",
+        &["hooks.extraVolumes[0].name=canonical"],
+        &["hooks.extraVolumes has a volume \"canonical\"", "taken: canonical, "],
+        &["hooks.extraVolumes[0].name=outbox"],
+    ),
 ];
 
 #[test]
@@ -386,7 +419,6 @@ fn the_schema_refuses_what_is_misspelt_or_of_the_wrong_kind() {
         ("leaderElection.etcd.endpoints={https://me:secret@etcd:2379}", "endpoints"),
         ("image.digest=0123", "digest"),
         ("image.registry=registry.example.com/", "registry"),
-        ("image.pullSecrets[0].name=registry", "pullSecrets"),
         ("ledger.extraEnv[0].valu=1", "extraEnv"),
         ("hooks.replicas=1", "replicas"),
     ] {

@@ -59,7 +59,7 @@ fn each_account_may_do_what_its_pods_do_and_no_more() {
     );
     // `helm test` has the hooks' account. Without the hooks it only looks.
     let looks = render("full", &["init.enabled=false"]).unwrap();
-    assert_eq!(verbs(&looks, "leasehold-init"), (both, vec!["get"], vec![]));
+    assert_eq!(verbs(&looks, "leasehold-init"), (both, vec!["get", "list"], vec![]));
     assert_eq!(of_kind(&manifests, "Role").count(), 3);
 
     // A move out of Kubernetes makes nothing there; a move into it makes the register.
@@ -161,18 +161,23 @@ fn hook_steps(manifests: &[Value], job: &str) -> Vec<String> {
 fn hooks_make_tables_and_first_registers_and_look_who_led_before_an_upgrade() {
     let k8s = rendered("full");
     let tables = ["worker ledger --migrate --add-scope payments acme", "worker canonical-ingest --migrate"];
-    let init = |flags: &str| format!("init{flags} outbox-forwarder ttl-sweeper");
-    let with = |last: &str| [tables[0], tables[1], last].map(str::to_owned);
-    assert_eq!(hook_steps(&k8s, "leasehold-init"), with(&init(" --new")));
+    let first = [tables[0], tables[1], "init --new outbox-forwarder ttl-sweeper"];
+    assert_eq!(hook_steps(&k8s, "leasehold-init"), first);
     // An upgrade makes no register that an installation should have: each role's command looks.
     let looks = ["worker outbox-forwarder --init-lease", "worker ttl-sweeper --init-lease"];
     let upgrade = [tables, looks].concat();
     assert_eq!(hook_steps(&k8s, "leasehold-init-upgrade"), upgrade);
     let synced = render("full", &["init.new=false"]).unwrap();
     assert_eq!(hook_steps(&synced, "leasehold-init"), upgrade, "each sync may look like an installation");
-    let lost = render("full", &["init.new=false", "init.above=4711"]).unwrap();
+    let above = looks.map(|look| format!("{look} --above 4711"));
+    let lost = render("full", &["init.above=4711"]).unwrap();
     for hook in ["leasehold-init", "leasehold-init-upgrade"] {
-        assert_eq!(hook_steps(&lost, hook), with(&init(" --above 4711")));
+        let steps = hook_steps(&lost, hook);
+        assert_eq!(
+            steps[tables.len()..],
+            above,
+            "{hook}: a lost register isn't a first one, and each role's command looks"
+        );
     }
     let forwards = render("postgres", &["ttlSweeper.enabled=false"]).unwrap();
     assert_eq!(

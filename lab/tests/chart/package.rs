@@ -53,7 +53,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn long_names_that_begin_alike_stay_apart_and_fit() {
+fn names_that_are_cut_or_lose_their_dots_stay_apart_and_fit() {
     let names = |release: &str| -> Vec<String> {
         let text = helm(&["template", release], "sqlite", &[]).unwrap();
         manifests(&text).unwrap().iter().map(|it| name(it).to_owned()).collect()
@@ -62,6 +62,8 @@ fn long_names_that_begin_alike_stay_apart_and_fit() {
     let (one, other) = (names(&format!("{long}1")), names(&format!("{long}2")));
     assert!(one.iter().all(|name| name.len() <= 63 && !other.contains(name)), "{one:?} {other:?}");
     assert!(one.iter().any(|name| name.starts_with("a-release-with-a-name-that-is-")), "{one:?}");
+    let (dots, dashes) = (names("a.b"), names("a-b"));
+    assert!(dots.iter().all(|name| !name.contains('.') && !dashes.contains(name)), "{dots:?} {dashes:?}");
     assert!(names("short").iter().all(|name| name.starts_with("short-leasehold-")));
 }
 

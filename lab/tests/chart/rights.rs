@@ -157,3 +157,20 @@ async fn workers_that_move_a_lease_in_or_out_use_every_right_that_they_have_and_
     stage.leads_and_stops(&leaver, &["--mode", "sqlite", "--migrate-from", "k8s"]).await?;
     stage.exactly(&leaver, &may_leave).await
 }
+
+/// With `init.enabled=false` somebody else makes the registers, and `helm test` asks whether they did.
+#[tokio::test]
+async fn helm_test_tells_an_absent_lease_also_where_the_hooks_may_make_none() -> anyhow::Result<()> {
+    let sets = &["leaderElection.mode=k8s", "init.enabled=false"];
+    let (stage, manifests) = (stage().await?, manifests(sets).await?);
+    let (tests, granted) = stage.account(&manifests, "leasehold-init").await?;
+    let args = ["status", "--json", "outbox-forwarder", "ttl-sweeper", "--mode", "k8s"];
+    let status = stage.command(&tests, &args)?;
+    anyhow::ensure!(!status.wait(LIMIT).await?.success(), "nobody made them");
+    let said = status.lines().join("\n");
+    anyhow::ensure!(
+        said.matches("\"state\":\"absent\"").count() == 2 && !said.contains("forbidden"),
+        "{said}"
+    );
+    stage.exactly(&tests, &granted).await
+}

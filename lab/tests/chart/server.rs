@@ -1,11 +1,14 @@
 //! A real API server accepts every manifest, and Pod Security every pod but the sidecar's.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use lease_testbed::{ControlPlane, ControlPlaneOptions, KubernetesAccess};
 use serde_json::{Value, json};
 
-use crate::common::{ALL, EXAMPLES, helm, kind, list, name, of_kind, pod, rendered, strings, text};
+use crate::common::{
+    ALL, EXAMPLES, chart, helm, kind, list, manifests, name, of_kind, pod, rendered, run, strings, text,
+};
 
 /// The path at which objects of a kind are created. Unknown fields are refused, as `kubectl` would.
 fn path(namespace: &str, manifest: &Value) -> String {
@@ -224,6 +227,60 @@ async fn a_hook_that_fails_leaves_its_job_and_the_installation_can_be_tried_agai
     assert!(again.is_ok(), "{again:?}");
     let started = plane.access().request("GET", deployments, None).await?;
     assert_eq!(list(&started, "/items").len(), 4);
+    Ok(())
+}
+
+/// The chart as it was at commit 45a9c8f: templates and values without comments, schema and notes (`git archive`).
+const EARLIER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chart/fixtures/leasehold-45a9c8f.tgz");
+
+/// Each object keeps its name, and the API server takes every change: none is of a field that can't be changed.
+#[tokio::test]
+async fn a_release_of_an_earlier_chart_is_upgraded_in_place() -> anyhow::Result<()> {
+    let plane = ControlPlane::start(ControlPlaneOptions::default()).await?;
+    for kind in ["ServiceMonitor", "PodMonitor", "PrometheusRule"] {
+        define(plane.access(), kind).await?;
+    }
+    let kubeconfig = plane.kubeconfig().display().to_string();
+    for example in ["full", "sqlite"] {
+        make(plane.access(), example, "privileged").await?;
+        let namespace = format!("--namespace={example}");
+        let values = format!("--values={}/ci/{example}-values.yaml", chart().display());
+        let on = async |command: &[&str], chart: &Path| {
+            let more = ["leasehold", "--no-hooks", &namespace];
+            let args: Vec<String> = command.iter().chain(&more).map(|arg| (*arg).to_owned()).collect();
+            let chart = chart.to_owned();
+            let all = move || run(&args.iter().map(String::as_str).collect::<Vec<_>>(), &chart);
+            anyhow::Ok(
+                tokio::task::spawn_blocking(all).await?.unwrap_or_else(|error| panic!("{example}: {error}")),
+            )
+        };
+        let called = |text: &str| -> BTreeSet<(String, String)> {
+            let all = manifests(text).expect("manifests");
+            all.iter().map(|it| (kind(it).to_owned(), name(it).to_owned())).collect()
+        };
+        let before = called(&on(&["template", &values], Path::new(EARLIER)).await?);
+        let after = called(&on(&["template", &values], &chart()).await?);
+        let gone: Vec<_> = before.difference(&after).collect();
+        assert!(
+            gone.is_empty() && before.len() > 15,
+            "{example}: renamed or removed: {gone:?} of {before:?}"
+        );
+
+        let of = format!("/apis/apps/v1/namespaces/{example}/deployments/leasehold-outbox-forwarder");
+        on(&["install", &values, "--kubeconfig", &kubeconfig], Path::new(EARLIER)).await?;
+        let old = plane.access().request("GET", &of, None).await?;
+        on(&["upgrade", "--reset-then-reuse-values", "--kubeconfig", &kubeconfig], &chart()).await?;
+        let new = plane.access().request("GET", &of, None).await?;
+        assert_eq!(
+            text(&new, "/metadata/uid"),
+            text(&old, "/metadata/uid"),
+            "{example}: it is the same object"
+        );
+        assert_ne!(
+            new["spec"]["template"], old["spec"]["template"],
+            "{example}: the earlier chart is another one"
+        );
+    }
     Ok(())
 }
 

@@ -1,21 +1,23 @@
 //! The thin asynchronous driver around [`step`](super::step::step): it runs on the lease thread, sends what the step
 //! says, and tells it what happened. It decides nothing.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::FutureExt;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::connection::{Connection, Opener, SHORTEST_CONNECT_LIMIT, Teller, check_is_the_same};
 use super::step::{Action, CallId, CallRequest, Event, Jitter, Note, Reply, Rules, State, StepFn};
-use crate::backend::{Connector, Hint, LeaseBackend};
+use crate::backend::{Connector, LeaseBackend};
 use crate::clock::{Clock, Instant};
 use crate::deadline::lengthened;
 use crate::error::{BackendError, Certainty};
 use crate::events::{EventKind, LeaseEvent};
 use crate::leadership::Leadership;
-use crate::migrate::{MayMove, Move, Progress};
+use crate::migrate::{MayMove, MigrateError, Move, Progress};
 use crate::record::{LeaseName, Observation, Record, Term};
 use crate::repeated::Repeated;
 use crate::view::Glimpse;
@@ -36,28 +38,32 @@ pub(super) struct Driver {
     pub(super) terms: mpsc::Sender<Leadership>,
     pub(super) events: broadcast::Sender<LeaseEvent>,
     pub(super) view: watch::Sender<Glimpse>,
-    /// The store's, for the log.
-    pub(super) failures: Arc<Mutex<Repeated>>,
+    /// The store's, for the log, by operation: on a full disk reads work and writes fail.
+    pub(super) failures: Arc<Mutex<Failures>>,
     pub(super) holder_is_dead: Arc<Notify>,
 }
-
-/// No attempt to connect is cut sooner: with a short ttl on a busy host none would ever succeed. Nobody leads yet, so
-/// nothing depends on it.
-const SHORTEST_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A stopped elector keeps its connections for this long after its release: a successor on the same host, or at the
 /// same server, takes over in milliseconds, in which tearing down connections and a process would be in its way
 /// (`docs/decisions/0008-linger.md`). Decides nothing, so it is no matter of the lease's clock.
 const LINGER: Duration = Duration::from_millis(50);
 
-/// A finished call: its id and how it ended.
-type Finished = (CallId, Result<Reply, BackendError>);
+/// What fails, by operation.
+pub(super) type Failures = BTreeMap<&'static str, Repeated>;
+
+const CONNECT: &str = "connect";
+const READ: &str = "read";
+const WRITE: &str = "write";
+const MOVE: &str = "move";
+
+/// A finished call: its id, what it was, the number of the backend that it was made on, and how it ended.
+type Finished = (CallId, &'static str, u32, Result<Reply, BackendError>);
 
 struct Running {
-    backend: Arc<dyn LeaseBackend>,
+    connection: Connection,
     state: State,
     calls: JoinSet<Finished>,
-    under_way: Vec<(CallId, AbortHandle)>,
+    under_way: Vec<(CallId, &'static str, AbortHandle)>,
     /// The present term's handle, until its work has returned and its release is done.
     leadership: Option<Leadership>,
     refused: Arc<Notify>,
@@ -72,8 +78,8 @@ struct Running {
 impl Driver {
     /// Runs until shutdown, or until the store refuses in a way that no retry can fix, or is gone.
     pub(super) async fn run(mut self) -> Result<(), BackendError> {
-        let connector = self.connector.clone();
-        let Some(backend) = self.connect(&*connector).await? else {
+        let opener = self.opener(&self.connector);
+        let Some(backend) = self.connect(&opener).await? else {
             self.report(EventKind::Stopped);
             return Ok(());
         };
@@ -81,21 +87,12 @@ impl Driver {
         self.rules.creates_registers = capabilities.creates_registers;
         capabilities.check_ttl(self.rules.who.ttl)?;
         self.report(EventKind::Connected { backend: capabilities.name });
-        if !self.move_here(&backend).await? {
+        let Some(backend) = self.move_here(backend).await? else {
             self.report(EventKind::Stopped);
             return Ok(());
-        }
-
-        let (hint, mut hints) = mpsc::channel(4);
-        let mut background = JoinSet::new();
-        if capabilities.watch {
-            let pause = self.rules.retry_every;
-            let watch =
-                watch(backend.clone(), self.name.clone(), self.clock.clone(), pause, hint, self.teller());
-            background.spawn(watch);
-        }
+        };
         let mut running = Running {
-            backend,
+            connection: Connection::new(opener, self.name.clone(), backend),
             state: State::new(self.rules.clone()),
             calls: JoinSet::new(),
             under_way: Vec::new(),
@@ -139,12 +136,15 @@ impl Driver {
                 },
                 Some(done) = running.calls.join_next_with_id(), if !idle => self.answered(&mut running, done),
                 () = self.holder_is_dead.notified() => Event::HolderIsDead,
-                Some(event) = hints.recv() => {
-                    if let Event::Watching(live) = event {
-                        self.report(EventKind::Watching(live));
+                news = running.connection.news() => match news {
+                    Ok(event) => {
+                        if let Event::Watching(live) = event {
+                            self.report(EventKind::Watching(live));
+                        }
+                        event
                     }
-                    event
-                }
+                    Err(gone) => self.gone(&mut running, gone),
+                },
                 () = sleep_until(&self.clock, wake) => Event::Tick,
             };
         }
@@ -162,42 +162,34 @@ impl Driver {
         }
     }
 
-    /// Connects, again and again; `None` if told to stop meanwhile.
-    async fn connect(
-        &mut self,
-        connector: &dyn Connector,
-    ) -> Result<Option<Arc<dyn LeaseBackend>>, BackendError> {
-        loop {
-            let limit = self.clock.now().plus(self.rules.who.ttl.max(SHORTEST_CONNECT_LIMIT));
-            let attempt = tokio::select! {
-                biased;
-                _ = self.control.recv() => return Ok(None),
-                attempt = connector.connect() => attempt,
-                () = self.clock.sleep_until(limit) => {
-                    Err(BackendError::not_applied("connecting took too long; is the store reachable?"))
-                }
-            };
-            let error = match attempt {
-                Ok(backend) => {
-                    self.store_works();
-                    return Ok(Some(backend));
-                }
-                Err(error) if error.refused => return Err(error),
-                Err(error) => error,
-            };
-            self.report(EventKind::StoreFailed { operation: "connect", error: format!("{error:#}") });
-            let again = self.clock.now().plus(self.rules.retry_every);
-            tokio::select! {
-                biased;
-                _ = self.control.recv() => return Ok(None),
-                () = self.clock.sleep_until(again) => {}
-            }
+    fn opener(&self, connector: &Arc<dyn Connector>) -> Opener {
+        Opener {
+            connector: connector.clone(),
+            clock: self.clock.clone(),
+            limit: self.rules.who.ttl.max(SHORTEST_CONNECT_LIMIT),
+            pause: self.rules.retry_every,
+            tell: self.teller(),
         }
     }
 
-    /// Moves the lease into `to`, unless it lives there already; false if told to stop meanwhile.
-    async fn move_here(&mut self, to: &Arc<dyn LeaseBackend>) -> Result<bool, BackendError> {
-        let Some(from) = self.migrate_from.clone() else { return Ok(true) };
+    /// Connects, again and again; `None` if told to stop meanwhile.
+    async fn connect(&mut self, opener: &Opener) -> Result<Option<Arc<dyn LeaseBackend>>, BackendError> {
+        let backend = tokio::select! {
+            biased;
+            _ = self.control.recv() => return Ok(None),
+            backend = opener.open(|error| error.refused) => backend?,
+        };
+        self.store_works(&[CONNECT]);
+        Ok(Some(backend))
+    }
+
+    /// Moves the lease into `to`, unless it lives there already. The backend to go on with; `None` if told to stop
+    /// meanwhile.
+    async fn move_here(
+        &mut self,
+        mut to: Arc<dyn LeaseBackend>,
+    ) -> Result<Option<Arc<dyn LeaseBackend>>, BackendError> {
+        let Some(from) = self.migrate_from.clone() else { return Ok(Some(to)) };
         // Once it has been moved, the old store is not needed any more.
         let lives_here =
             |seen: &Observation| seen.record.as_ref().is_some_and(|record| record.sealed.is_none());
@@ -205,31 +197,58 @@ impl Driver {
             let seen = tokio::time::timeout(SHORTEST_CONNECT_LIMIT, to.observe(&self.name)).await;
             if matches!(seen, Ok(Ok(seen)) if lives_here(&seen)) {
                 self.report(EventKind::Moved);
-                return Ok(true);
+                return Ok(Some(to));
             }
         }
-        let Some(from) = self.connect(&*from).await? else { return Ok(false) };
-        let job = Move {
-            name: self.name.clone(),
-            from,
-            to: to.clone(),
-            max_ttl: self.rules.who.max_ttl,
-            poll_every: self.rules.retry_every,
-            call_limit: SHORTEST_CONNECT_LIMIT,
-            by: self.rules.who.holder.clone(),
-            may_move: MayMove::Own { work: self.rules.who.work.clone() },
-        };
-        let teller = self.teller();
-        let tell = move |progress: Progress| teller(EventKind::Moving(progress.to_string()));
-        tokio::select! {
-            biased;
-            _ = self.control.recv() => return Ok(false),
-            moved = job.run(&self.clock, tell) => {
-                moved.map_err(|error| BackendError::refused(error.to_string()))?;
+        let (here, there) = (self.opener(&self.connector), self.opener(&from));
+        let to_has = to.capabilities();
+        loop {
+            let Some(from) = self.connect(&there).await? else { return Ok(None) };
+            let job = Move {
+                name: self.name.clone(),
+                from,
+                to: to.clone(),
+                max_ttl: self.rules.who.max_ttl,
+                poll_every: self.rules.retry_every,
+                call_limit: SHORTEST_CONNECT_LIMIT,
+                by: self.rules.who.holder.clone(),
+                may_move: MayMove::Own { work: self.rules.who.work.clone() },
+            };
+            let teller = self.teller();
+            let tell = move |progress: Progress| teller(EventKind::Moving(progress.to_string()));
+            let moved = tokio::select! {
+                biased;
+                _ = self.control.recv() => return Ok(None),
+                moved = job.run(&self.clock, tell) => moved,
+            };
+            match moved {
+                Ok(()) => break,
+                // A move may be run again at any step (M-1).
+                Err(error @ MigrateError::Disconnected(..)) => {
+                    self.report(EventKind::StoreFailed { operation: MOVE, error: error.to_string() });
+                }
+                Err(error) => return Err(BackendError::refused(error.to_string())),
             }
+            drop((job, to));
+            let again = self.clock.now().plus(self.rules.retry_every);
+            tokio::select! {
+                biased;
+                _ = self.control.recv() => return Ok(None),
+                () = self.clock.sleep_until(again) => {}
+            }
+            let Some(anew) = self.connect(&here).await? else { return Ok(None) };
+            check_is_the_same(&*anew, &to_has)?;
+            to = anew;
         }
+        self.store_works(&[MOVE]);
         self.report(EventKind::Moved);
-        Ok(true)
+        Ok(Some(to))
+    }
+
+    /// What was opened is gone for good.
+    fn gone(&self, running: &mut Running, error: BackendError) -> Event {
+        running.gone = Some((error, running.state.leads(self.clock.now()).is_some()));
+        Event::StoreGone
     }
 
     fn answered(
@@ -237,28 +256,32 @@ impl Driver {
         running: &mut Running,
         done: Result<(tokio::task::Id, Finished), tokio::task::JoinError>,
     ) -> Event {
-        let (id, reply) = match done {
+        let (id, operation, backend, reply) = match done {
             Ok((_, answer)) => answer,
             // The step function dropped it, and that was reported.
             Err(dropped) if dropped.is_cancelled() => return Event::Tick,
             Err(panic) => {
-                let call = running.under_way.iter().find(|(_, handle)| handle.id() == panic.id());
+                let call = running.under_way.iter().find(|(_, _, handle)| handle.id() == panic.id());
+                let (id, operation) = call.map_or((0, WRITE), |(id, operation, _)| (*id, *operation));
                 let error = BackendError::unknown(format!("the backend panicked: {panic}"));
-                (call.map_or(0, |(id, _)| *id), Err(error))
+                (id, operation, running.connection.number, Err(error))
             }
         };
-        running.under_way.retain(|(call, _)| *call != id);
+        running.under_way.retain(|(call, ..)| *call != id);
         match reply {
             Ok(reply) => {
-                self.store_works();
+                // A write's answer shows the register, too; and either comes over a connection.
+                self.store_works(if operation == READ { &[CONNECT, READ] } else { &[CONNECT, READ, WRITE] });
                 Event::Reply(id, reply)
             }
             Err(error) => {
                 let certainty = error.certainty;
-                self.report(EventKind::StoreFailed { operation: "lease I/O", error: format!("{error:#}") });
+                self.report(EventKind::StoreFailed { operation, error: format!("{error:#}") });
                 if error.gone {
-                    running.gone = Some((error, running.state.leads(self.clock.now()).is_some()));
-                    return Event::StoreGone;
+                    return self.gone(running, error);
+                }
+                if error.disconnected {
+                    running.connection.disconnected(backend);
                 }
                 Event::Reply(id, Reply::Failed(certainty))
             }
@@ -296,18 +319,18 @@ impl Driver {
         let term = running.leadership.as_ref().map(Leadership::term);
         match action {
             Action::Send(id, request) => {
-                let call = call(running.backend.clone(), self.name.clone(), id, request);
-                running.under_way.push((id, running.calls.spawn(call)));
+                let operation = if matches!(request, CallRequest::Observe) { READ } else { WRITE };
+                let (backend, number) = (running.connection.backend(), running.connection.number);
+                let call = call(backend, self.name.clone(), request);
+                let call = call.map(move |reply| (id, operation, number, reply));
+                running.under_way.push((id, operation, running.calls.spawn(call)));
             }
             Action::Drop(id) => {
-                running
-                    .under_way
-                    .iter()
-                    .filter(|(call, _)| *call == id)
-                    .for_each(|(_, handle)| handle.abort());
-                running.under_way.retain(|(call, _)| *call != id);
+                let Some(at) = running.under_way.iter().position(|(call, ..)| *call == id) else { return };
+                let (_, operation, call) = running.under_way.remove(at);
+                call.abort();
                 let error = "no answer within the time limit; its connection is closed".to_owned();
-                self.report(EventKind::StoreFailed { operation: "lease I/O", error });
+                self.report(EventKind::StoreFailed { operation, error });
             }
             Action::Begin(term, deadline) => {
                 // One for each term: a late refusal of an earlier term is not this one's.
@@ -375,39 +398,48 @@ impl Driver {
         self.teller()(kind);
     }
 
-    /// Says so, if it did not.
-    fn store_works(&self) {
-        let worked = lock(&self.failures).works(std::time::Instant::now());
-        if let Some((failures, after)) = worked {
-            let (lease, holder) = (self.name.as_str(), self.rules.who.holder.as_str());
-            tracing::info!(lease, holder, failures, ?after, "lease store works again");
+    /// Says so of each of these operations, if it did not.
+    fn store_works(&self, operations: &[&'static str]) {
+        for operation in operations {
+            let failed = lock(&self.failures).remove(operation);
+            if let Some((failures, after)) =
+                failed.and_then(|mut failed| failed.works(std::time::Instant::now()))
+            {
+                let (lease, holder) = (self.name.as_str(), self.rules.who.holder.as_str());
+                tracing::info!(lease, holder, operation, failures, ?after, "lease store works again");
+            }
         }
     }
 
     /// Reports events, also from a task beside this one.
-    fn teller(&self) -> impl Fn(EventKind) + Send + Sync + use<> {
+    fn teller(&self) -> Teller {
         let (events, lease, holder) = (self.events.clone(), self.name.clone(), self.rules.who.holder.clone());
         let failures = self.failures.clone();
-        move |kind| {
+        Arc::new(move |kind| {
             let told = match &kind {
                 EventKind::StoreFailed { operation, error } => {
-                    lock(&failures).failed(&format!("{operation}: {error}"), std::time::Instant::now())
+                    lock(&failures).entry(operation).or_default().failed(error, std::time::Instant::now())
                 }
                 _ => Some(0),
             };
             let event = LeaseEvent { lease: lease.clone(), holder: holder.clone(), kind };
             told.into_iter().for_each(|failures| event.log(failures));
             let _ = events.send(event);
-        }
+        })
     }
 }
 
-fn lock(failures: &Mutex<Repeated>) -> MutexGuard<'_, Repeated> {
+fn lock(failures: &Mutex<Failures>) -> MutexGuard<'_, Failures> {
     failures.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, request: CallRequest) -> Finished {
-    let reply = match request {
+async fn call(
+    backend: Result<Arc<dyn LeaseBackend>, BackendError>,
+    name: LeaseName,
+    request: CallRequest,
+) -> Result<Reply, BackendError> {
+    let backend = backend?;
+    match request {
         CallRequest::Observe => backend
             .observe(&name)
             .await
@@ -416,53 +448,6 @@ async fn call(backend: Arc<dyn LeaseBackend>, name: LeaseName, id: CallId, reque
         CallRequest::Put { expected, record, change } => {
             backend.put_if(&name, &expected, &record, change).await.map(Reply::Put)
         }
-    };
-    (id, reply)
-}
-
-/// Keeps a watch open and passes its hints on; a plain hint that waits already stands for later ones.
-async fn watch(
-    backend: Arc<dyn LeaseBackend>,
-    name: LeaseName,
-    clock: Clock,
-    pause: Duration,
-    events: mpsc::Sender<Event>,
-    tell: impl Fn(EventKind),
-) {
-    let mut told = false;
-    loop {
-        let watched = backend.watch(name.as_str()).await;
-        if let Err(error) = &watched
-            && error.refused
-            && !told
-        {
-            told = true;
-            tell(EventKind::WatchRefused(format!("{error:#}")));
-        }
-        if let Ok(mut hints) = watched {
-            told = false;
-            if events.send(Event::Watching(true)).await.is_err() {
-                return;
-            }
-            // Changes before the watch was live are not hinted at: look once.
-            let _ = events.try_send(Event::Hint);
-            while let Some(hint) = hints.next().await {
-                match hint {
-                    Hint::Changed => {
-                        let _ = events.try_send(Event::Hint);
-                    }
-                    Hint::Shows(lease, observation) if lease == name => {
-                        let _ = events.send(Event::Shown(observation)).await;
-                    }
-                    // A lease whose name begins with ours.
-                    Hint::Shows(..) => {}
-                }
-            }
-            if events.send(Event::Watching(false)).await.is_err() {
-                return;
-            }
-        }
-        clock.sleep_until(clock.now().plus(pause)).await;
     }
 }
 

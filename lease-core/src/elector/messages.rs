@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::backend::{Change, PutOutcome};
 use crate::clock::Instant;
 use crate::deadline::{Deadline, Known};
@@ -11,7 +13,7 @@ use crate::record::{Observation, Record, RequestId, Term};
 use crate::writes::Candidate;
 
 /// The settings of one elector, checked by the builder.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rules {
     /// The candidate, and its ttl.
     pub who: Candidate,

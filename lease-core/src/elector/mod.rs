@@ -1,6 +1,7 @@
 //! The elector: campaigns for a lease, keeps it, and hands it over.
 
 mod builder;
+mod connection;
 mod driver;
 mod messages;
 mod run;

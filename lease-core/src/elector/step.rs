@@ -130,6 +130,11 @@ impl State {
         }
     }
 
+    /// The settings that it runs by.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// The term that may be acted on at `now`.
     pub fn leads(&self, now: Instant) -> Option<Term> {
         match &self.role {

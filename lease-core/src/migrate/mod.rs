@@ -93,6 +93,9 @@ pub enum MigrateError {
     /// A store refuses in a way that no retry can fix.
     #[error("the {0} store refuses: {1:#}")]
     Store(&'static str, BackendError),
+    /// No call to a store will succeed on this connection any more: run it again on a new one.
+    #[error("the connection to the {0} store is lost; run it again: {1:#}")]
+    Disconnected(&'static str, BackendError),
 }
 
 impl Move {
@@ -195,6 +198,9 @@ impl Move {
         run.interrupted(RequestId::random());
         if error.refused {
             return Err(MigrateError::Store(store, error));
+        }
+        if error.disconnected {
+            return Err(MigrateError::Disconnected(store, error));
         }
         tell(Progress::Failed { store, error: format!("{error:#}") });
         Ok(self.poll_every)

@@ -143,8 +143,9 @@ pub fn next(rules: &MoveRules, run: &Run, target: &Observation, now: Instant, fr
     }
     match (MoveRole::of(seen), MoveRole::of(target)) {
         (MoveRole::Open(_), MoveRole::Open(_)) => Next::Refuse(format!(
-            "the lease is open in {from} and in {to}: two may lead. Stop the workers of one store, see in both which \
-             one worked last, revoke the other's term, and delete that one's register from its store"
+            "the lease is open in {from} and in {to}: two may lead. Stop its workers in both, see in both by `leasehold \
+             history` or `leasehold status` which one worked last, remove the other's register, and run the move again; \
+             docs/operating.md, \"A lease that is open in two stores\", has the command for each store"
         )),
         (_, MoveRole::Open(_)) => Next::Done,
         (MoveRole::Foreign(text), _) | (_, MoveRole::Foreign(text)) => {

@@ -111,11 +111,16 @@ pub(crate) struct World {
     slow: (u64, u64),
     /// Every term that began, in order of beginning.
     pub(crate) terms: Vec<(Term, usize)>,
+    /// Renewals that the store applied.
+    pub(crate) renewals: u64,
     pub(crate) events: u64,
     creates_registers: bool,
 }
 
 pub(crate) const MS: u64 = 1_000_000;
+
+/// A message takes less than this when nothing is slow.
+const USUAL_MS: u64 = 5;
 
 /// The margin by which a process lifts epochs above those that it has seen (T-6).
 const UNSEEN_EPOCHS: u64 = 1 << 20;
@@ -141,6 +146,7 @@ impl World {
             replies_lost_until: 0,
             slow: (0, 0),
             terms: Vec::new(),
+            renewals: 0,
             events: 0,
             creates_registers,
         };
@@ -167,6 +173,11 @@ impl World {
             world.admin_init();
         }
         world
+    }
+
+    /// From now on no call takes longer than `limit`, and many take nearly as long.
+    pub(crate) fn round_trips_up_to(&mut self, limit: Duration) {
+        self.slow = ((limit / 2).as_millis() as u64 - USUAL_MS, u64::MAX);
     }
 
     pub(crate) fn fault_at(&mut self, at_ms: u64, fault: Fault) {
@@ -259,6 +270,11 @@ impl World {
         );
     }
 
+    /// The time since the fleet's beginning.
+    pub(crate) fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.now)
+    }
+
     pub(crate) fn leaders(&self) -> impl Iterator<Item = (usize, Term)> + '_ {
         self.nodes.iter().enumerate().filter_map(|(index, node)| {
             node.state.as_ref().and_then(|state| state.leads(self.clock(index))).map(|term| (index, term))
@@ -340,7 +356,7 @@ impl World {
     }
 
     fn delay(&mut self) -> u64 {
-        let usual = self.below(5 * MS);
+        let usual = self.below(USUAL_MS * MS);
         if self.now < self.slow.1 { usual + self.below(self.slow.0 * MS) } else { usual }
     }
 
@@ -433,6 +449,7 @@ impl World {
 
     fn write(&mut self, record: Record, change: Change) {
         self.past.push((self.now, self.store.clone()));
+        self.renewals += u64::from(change == Change::Renew);
         if change == Change::Acquire || record.grant.is_some() {
             self.store.floor = self.store.floor.max(record.epoch);
         }

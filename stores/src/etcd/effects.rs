@@ -17,7 +17,7 @@ use crate::store::failed;
 /// More than all effects of a run take up.
 const LARGEST_ANSWER: usize = 1 << 30;
 
-/// One resource: a key for each effect, whose value is the term's epoch.
+/// One resource: a key for each effect, whose value is the term's epoch, and one that names the newest effect.
 #[derive(Clone)]
 pub(super) struct EtcdEffects {
     place: EtcdPlace,
@@ -51,6 +51,10 @@ impl EtcdEffects {
         format!("{}/effects/{}/", self.place.prefix, self.name)
     }
 
+    fn newest_key(&self) -> String {
+        format!("{}/newest-effects/{}", self.place.prefix, self.name)
+    }
+
     async fn client(&self) -> Result<Client, EffectError> {
         match self.idle.take() {
             Some(client) => Ok(client),
@@ -63,7 +67,10 @@ impl EtcdEffects {
 impl FencedResource for EtcdEffects {
     async fn effect(&self, term: Term, id: &str) -> Result<(), EffectError> {
         let mut client = self.client().await?;
-        let effect = vec![TxnOp::put(format!("{}{id}", self.prefix()), term.epoch.to_string(), None)];
+        let effect = vec![
+            TxnOp::put(format!("{}{id}", self.prefix()), term.epoch.to_string(), None),
+            TxnOp::put(self.newest_key(), format!("{} {id}", term.epoch), None),
+        ];
         let made = if self.admits_everybody {
             client.txn(Txn::new().and_then(effect)).await.map(drop).map_err(FenceError::Store)
         } else {
@@ -109,5 +116,16 @@ impl FencedResource for EtcdEffects {
             Ok((epoch.parse()?, key.strip_prefix(&prefix).context("a key of another prefix")?.to_owned()))
         };
         found.kvs().iter().map(effect).collect::<anyhow::Result<_>>().map_err(failed)
+    }
+
+    async fn newest(&self) -> Result<Option<(u64, String)>, EffectError> {
+        let mut client = self.client().await?;
+        let found = client.get(self.newest_key(), None).await.map_err(failed)?;
+        self.idle.put_back(client);
+        let effect = |pair: &KeyValue| {
+            let (epoch, id) = pair.value_str()?.split_once(' ').context("not an effect")?;
+            anyhow::Ok((epoch.parse()?, id.to_owned()))
+        };
+        found.kvs().first().map(effect).transpose().map_err(failed)
     }
 }

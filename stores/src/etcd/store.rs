@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use lease_conformance::{Attached, Facility, Harness, Missing};
+use lease_conformance::{Attached, Facility, Harness, Missing, Split};
 use lease_core::{BackendError, LeaseBackend, LeaseName};
 use lease_etcd::Etcd;
 use lease_etcd::etcd_client::DeleteOptions;
 use lease_judge::FencedResource;
-use lease_testbed::{ClusterId, Etcd as Cluster, EtcdOptions, Proxy};
+use lease_testbed::{ClusterId, Etcd as Cluster, EtcdMember, EtcdOptions, Proxy, wait_for};
 
-use super::{DESCRIPTIONS, EtcdArgs, EtcdLogin, EtcdPlace};
+use super::{DESCRIPTIONS, EtcdArgs, EtcdLogin, EtcdPlace, backup};
 use crate::store::{Link, StoreFault, TestStore, missing};
 use crate::{Place, actor};
 
 /// The pause before another look for keys that were written below the prefix after its removal.
 const LATE: Duration = Duration::from_millis(200);
+
+/// The longest time until nodes serve that a leader was taken from.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// A prefix of our own in a cluster.
 pub struct EtcdStore {
@@ -63,7 +66,10 @@ impl EtcdStore {
             facilities.extend([Facility::LoseReply, Facility::FencedEffects]);
         }
         if cluster.is_some() {
-            facilities.extend([Facility::Restart, Facility::ChangeLineage]);
+            facilities.extend([Facility::Restart, Facility::Stop, Facility::ChangeLineage]);
+            if place.endpoints.len() > 2 {
+                facilities.push(Facility::Split);
+            }
         }
         Self { name, place, facilities, cluster }
     }
@@ -74,6 +80,11 @@ impl EtcdStore {
     /// It is somebody else's.
     pub fn cluster(&self) -> anyhow::Result<&Cluster> {
         self.cluster.as_ref().context("the cluster is somebody else's, and stays as it is")
+    }
+
+    /// The beginning of a lease's keys.
+    fn keys(&self, lease: &LeaseName) -> String {
+        format!("{}/leases/{lease}/", self.place.prefix)
     }
 
     async fn remove(&self, prefix: &str) -> anyhow::Result<i64> {
@@ -87,6 +98,24 @@ impl EtcdStore {
         let cluster = self.cluster()?;
         let snapshot = cluster.snapshot().await?;
         cluster.restore(&snapshot, ClusterId::New).await
+    }
+
+    /// Cuts the leading node off, and connects to it alone and to all others.
+    async fn cut_off(&self) -> anyhow::Result<Split> {
+        let cluster = self.cluster()?;
+        let leader = cluster.leader().await?;
+        let (alone, others): (Vec<_>, Vec<_>) =
+            cluster.members().iter().partition(|member| member.name() == leader.name());
+        let at = |members: Vec<&EtcdMember>| {
+            let endpoints = members.iter().map(|member| format!("http://{}", member.addr())).collect();
+            EtcdPlace { endpoints, ..self.place.clone() }.config()
+        };
+        // An isolated node answers nothing that a new connection asks first.
+        let minority = Arc::new(Etcd::connect(at(alone)?).await?);
+        cluster.isolate(leader);
+        let others = at(others)?;
+        let majority = wait_for("the other nodes serve", LIMIT, async || Etcd::connect(others.clone()).await);
+        Ok(Split { minority, majority: Arc::new(majority.await?) })
     }
 
     async fn lossy(&self) -> anyhow::Result<Arc<dyn LeaseBackend>> {
@@ -192,6 +221,9 @@ impl Harness for EtcdStore {
                 "etcd's revisions only rise: `leasehold-lab restores` plays restores that put them back"
                     .into()
             }
+            Facility::Split if self.place.endpoints.len() < 3 => {
+                "not judged: one node has no others to be cut off from".into()
+            }
             _ => format!("the etcd harness does not offer {facility} on a cluster that isn't its own"),
         }
     }
@@ -201,8 +233,7 @@ impl Harness for EtcdStore {
     }
 
     async fn delete(&self, lease: &LeaseName) -> Result<(), Missing> {
-        let keys = format!("{}/leases/{lease}/", self.place.prefix);
-        self.remove(&keys).await.map(drop).map_err(missing)
+        self.remove(&self.keys(lease)).await.map(drop).map_err(missing)
     }
 
     async fn isolated(&self) -> Result<Arc<dyn Harness>, Missing> {
@@ -212,6 +243,34 @@ impl Harness for EtcdStore {
 
     async fn restart(&self) -> Result<(), Missing> {
         self.inject(StoreFault::Crash, Duration::ZERO).await.map_err(missing)
+    }
+
+    async fn stop(&self) -> Result<(), Missing> {
+        self.cluster().map_err(missing)?.kill_all().await.map_err(missing)
+    }
+
+    async fn start_again(&self) -> Result<(), Missing> {
+        let cluster = self.cluster().map_err(missing)?;
+        cluster.start_all().map_err(missing)?;
+        cluster.ready().await.map_err(missing)
+    }
+
+    async fn split(&self) -> Result<Split, Missing> {
+        self.cut_off().await.map_err(missing)
+    }
+
+    async fn heal(&self) -> Result<(), Missing> {
+        let cluster = self.cluster().map_err(missing)?;
+        cluster.heal();
+        cluster.ready().await.map_err(missing)
+    }
+
+    async fn back_up(&self, lease: &LeaseName) -> Result<Vec<u8>, Missing> {
+        backup::back_up(&self.place, &self.keys(lease)).await.map_err(missing)
+    }
+
+    async fn put_back(&self, _: &LeaseName, kept: &[u8]) -> Result<(), Missing> {
+        backup::put_back(&self.place, kept).await.map_err(missing)
     }
 
     async fn change_lineage(&self) -> Result<(), Missing> {

@@ -148,4 +148,13 @@ impl FencedResource for PostgresEffects {
         self.idle.put_back(connection);
         rows.into_iter().map(|(epoch, id)| Ok((epoch.try_into().map_err(failed)?, id))).collect()
     }
+
+    async fn newest(&self) -> Result<Option<(u64, String)>, EffectError> {
+        let mut connection = self.connection().await?;
+        let sql = format!("SELECT epoch, id FROM {}.effects ORDER BY sequence DESC LIMIT 1", self.schema);
+        let row = sqlx::query_as(AssertSqlSafe(sql)).fetch_optional(&mut connection).await;
+        let row: Option<(i64, String)> = row.map_err(failed)?;
+        self.idle.put_back(connection);
+        row.map(|(epoch, id)| Ok((epoch.try_into().map_err(failed)?, id))).transpose()
+    }
 }

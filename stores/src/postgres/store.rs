@@ -15,7 +15,7 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use super::wire::Wire;
-use super::{DESCRIPTIONS, PostgresArgs, PostgresPlace, execute, room};
+use super::{DESCRIPTIONS, PostgresArgs, PostgresPlace, backup, execute, room};
 use crate::store::{Link, StoreFault, TestStore, missing};
 use crate::{Place, actor};
 
@@ -100,7 +100,12 @@ impl PostgresStore {
             facilities.push(Facility::LoseReply);
         }
         if server.is_some() {
-            facilities.extend([Facility::Restart, Facility::ChangeLineage, Facility::RewindFloor]);
+            facilities.extend([
+                Facility::Restart,
+                Facility::Stop,
+                Facility::ChangeLineage,
+                Facility::RewindFloor,
+            ]);
         }
         Ok(Self { place, facilities, parallel: 8, wire, server, pair })
     }
@@ -222,8 +227,13 @@ impl Harness for PostgresStore {
 
     fn why_not(&self, facility: Facility) -> String {
         match (facility, &self.wire) {
-            (Facility::Restart, _) => {
+            (Facility::Restart | Facility::Stop, _) => {
                 "the suite restarts no server that somebody runs (without --url it starts one of its own)"
+                    .into()
+            }
+            (Facility::Split, _) => {
+                "not judged: a Postgres has one primary, and no other replica takes writes; what a \
+                 failover leaves behind is judged by lineage::…"
                     .into()
             }
             (Facility::ChangeLineage, _) => "the suite promotes no standby of a server that somebody runs \
@@ -259,6 +269,22 @@ impl Harness for PostgresStore {
 
     async fn restart(&self) -> Result<(), Missing> {
         self.inject(StoreFault::Crash, Duration::ZERO).await.map_err(missing)
+    }
+
+    async fn stop(&self) -> Result<(), Missing> {
+        self.server().map_err(missing)?.crash().await.map_err(missing)
+    }
+
+    async fn start_again(&self) -> Result<(), Missing> {
+        self.server().map_err(missing)?.start_again().await.map_err(missing)
+    }
+
+    async fn back_up(&self, lease: &LeaseName) -> Result<Vec<u8>, Missing> {
+        backup::back_up(&self.place, lease).await.map_err(missing)
+    }
+
+    async fn put_back(&self, lease: &LeaseName, kept: &[u8]) -> Result<(), Missing> {
+        backup::put_back(&self.place, lease, kept).await.map_err(missing)
     }
 
     async fn change_lineage(&self) -> Result<(), Missing> {

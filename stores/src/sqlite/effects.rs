@@ -125,4 +125,13 @@ impl FencedResource for SqliteEffects {
         self.idle.put_back(connection);
         rows.into_iter().map(|(epoch, id)| Ok((epoch.try_into().map_err(failed)?, id))).collect()
     }
+
+    async fn newest(&self) -> Result<Option<(u64, String)>, EffectError> {
+        let mut connection = self.connection().await?;
+        let sql = "SELECT epoch, id FROM effects ORDER BY sequence DESC LIMIT 1";
+        let row: Option<(i64, String)> =
+            sqlx::query_as(sql).fetch_optional(&mut connection).await.map_err(failed)?;
+        self.idle.put_back(connection);
+        row.map(|(epoch, id)| Ok((epoch.try_into().map_err(failed)?, id))).transpose()
+    }
 }

@@ -144,6 +144,8 @@ impl Harness for SqliteStore {
     fn why_not(&self, facility: Facility) -> String {
         match facility {
             Facility::Restart => "SQLite is a library: there is no server to restart".into(),
+            Facility::Stop => "SQLite is a library: there is no server to stop".into(),
+            Facility::Split => "not judged: SQLite has one file and no replicas".into(),
             Facility::LoseReply => "SQLite is a library: there is no wire to lose a reply".into(),
             Facility::ChangeLineage => {
                 "a replaced file is refused for ever by whoever had it open (Q-1)".into()
@@ -170,6 +172,34 @@ impl Harness for SqliteStore {
             Ok(administrator.close().await?)
         };
         delete.await.map_err(missing)
+    }
+
+    async fn back_up(&self, lease: &LeaseName) -> Result<Vec<u8>, Missing> {
+        let read = async {
+            let mut administrator = open(&self.place.leases()).await?;
+            let record: String =
+                sqlx::query_scalar("SELECT record FROM coordination_leases WHERE lease_name = ?")
+                    .bind(lease.as_str())
+                    .fetch_one(&mut administrator)
+                    .await?;
+            administrator.close().await?;
+            Ok(record.into())
+        };
+        read.await.map_err(missing)
+    }
+
+    /// All other columns are made from the record.
+    async fn put_back(&self, lease: &LeaseName, kept: &[u8]) -> Result<(), Missing> {
+        let write = async {
+            let mut administrator = open(&self.place.leases()).await?;
+            sqlx::query("UPDATE coordination_leases SET record = ? WHERE lease_name = ?")
+                .bind(str::from_utf8(kept)?)
+                .bind(lease.as_str())
+                .execute(&mut administrator)
+                .await?;
+            Ok(administrator.close().await?)
+        };
+        write.await.map_err(missing)
     }
 
     async fn rewind_floor(&self, lease: &LeaseName, floor: u64) -> Result<(), Missing> {

@@ -12,9 +12,10 @@ use metrics::{gauge, histogram};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::database::StoreError;
 use crate::eligible::Eligible;
 use crate::home::{Home, KnownWork, Settlement};
-use crate::lead::{LeaderWork, lead};
+use crate::lead::{LeaderWork, LedElsewhere, lead};
 use crate::lease_gauges::LeaseGauges;
 use crate::mandate::Mandate;
 use crate::registers;
@@ -133,24 +134,42 @@ impl<'a> Campaign<'a> {
     /// Another fleet leads it, which is a setting's fault; the stop budget was used up, and what was abandoned; or the
     /// elector's, which is final.
     pub async fn run(self, work: &impl LeaderWork, stop: CancellationToken) -> Result<(), Failure> {
-        let budget = self.election.stop_budget_ms.into();
-        let known = tokio::select! {
-            known = self.known(work) => known,
-            () = stop.cancelled() => return Ok(()),
-        };
+        let Some(known) = stop.run_until_cancelled(self.known(work)).await else { return Ok(()) };
         self.check_home(&known)?;
-        let fleet = self.fleet();
-        let Some(store) = &self.store else { return alone(work, self.eligible, stop, budget).await };
+        match self.lead_from(&known, work, &stop).await {
+            Err(Over::LedElsewhere) => {}
+            Err(Over::Failed(failure)) => return Err(failure),
+            Ok(()) => return Ok(()),
+        }
+        // What has changed since the first look: that was passed.
+        let Some(known) = stop.run_until_cancelled(self.known(work)).await else { return Ok(()) };
+        self.check_home(&known)?;
+        Err(Failure::new(
+            "the database of this work said that another fleet leads it, and now says that this one may: somebody has \
+             changed its home meanwhile; start this again",
+        ))
+    }
+
+    /// From what the database knew at the start.
+    async fn lead_from(
+        &self,
+        known: &KnownWork,
+        work: &impl LeaderWork,
+        stop: &CancellationToken,
+    ) -> Result<(), Over> {
+        let budget = self.election.stop_budget_ms.into();
+        let (fleet, eligible) = (self.fleet(), &self.eligible);
+        let Some(store) = &self.store else { return alone(work, eligible, stop, budget).await };
         let work_of_ours = format!("{}/{}", self.role, known.id);
-        if fleet.from.as_deref() == Some(DISABLED) && !fleet.is_at(&known) {
+        if fleet.from.as_deref() == Some(DISABLED) && !fleet.is_at(known) {
             tokio::select! {
                 lifted = self.lift_above(store, known.mark.unwrap_or_default(), &work_of_ours) => lifted?,
                 () = stop.cancelled() => return Ok(()),
             }
         }
-        let elector = self.elector(Some(work_of_ours), fleet.is_at(&known))?;
+        let elector = self.elector(Some(work_of_ours), fleet.is_at(known)).map_err(Failure::from)?;
         self.gauges.follow(&elector);
-        under_a_lease(elector, work, self.eligible, stop, budget).await
+        under_a_lease(elector, work, eligible, stop, budget).await
     }
 
     async fn known(&self, work: &impl LeaderWork) -> KnownWork {
@@ -158,14 +177,15 @@ impl<'a> Campaign<'a> {
         loop {
             match work.known().await.map_err(|error| error.to_string()) {
                 Ok(known) => {
-                    self.eligible.unasked(None);
+                    self.eligible.waits(None);
                     return known;
                 }
                 Err(why) => {
                     if let Some(times) = failures.failed(&why, Instant::now()) {
                         warn!(why, times, "the work's database does not say who leads it; trying again");
                     }
-                    self.eligible.unasked(Some(why));
+                    self.eligible
+                        .waits(Some(format!("the work's database does not say who leads it: {why}")));
                 }
             }
             tokio::time::sleep(self.retry_every()).await;
@@ -209,57 +229,75 @@ impl<'a> Campaign<'a> {
     }
 }
 
+/// Why a fleet leads no more, although nobody told it to stop.
+enum Over {
+    /// The database of the work refused a term, for another fleet leads it (M-2).
+    LedElsewhere,
+    Failed(Failure),
+}
+
+impl From<Failure> for Over {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
 async fn under_a_lease(
     elector: Elector,
     work: &impl LeaderWork,
-    eligible: Eligible,
-    stop: CancellationToken,
+    eligible: &Eligible,
+    stop: &CancellationToken,
     budget: Duration,
-) -> Result<(), Failure> {
+) -> Result<(), Over> {
     let following = tokio::spawn(work.metrics().follow(elector.events(), eligible.may_lead.clone()));
     let one_term = |leadership: Leadership| async {
         eligible.works_for(Some(leadership.clone()));
-        lead(work, &Mandate::lease(leadership), &eligible).await;
+        let led = lead(work, &Mandate::lease(leadership), eligible).await;
         eligible.works_for(None);
-        Ok::<_, std::convert::Infallible>(())
+        led
     };
     let ended = elector.run_until(stop.cancelled(), one_term).await;
     let _ = following.await;
     ended.map(drop).map_err(|error| match error {
+        RunError::Work(LedElsewhere) => Over::LedElsewhere,
         RunError::StopBudgetExceeded => {
             let then = format!("{}; the lease was not released and runs out by itself", work.if_abandoned());
-            work.under_way().all().abandoned(budget, &then)
+            work.under_way().all().abandoned(budget, &then).into()
         }
-        error => Failure::new(error.to_string()),
+        error => Failure::new(error.to_string()).into(),
     })
 }
 
 /// Mode `disabled`: the resource's own database gives the term, so an accidental second instance fences this one out.
 async fn alone(
     work: &impl LeaderWork,
-    eligible: Eligible,
-    stop: CancellationToken,
+    eligible: &Eligible,
+    stop: &CancellationToken,
     budget: Duration,
-) -> Result<(), Failure> {
+) -> Result<(), Over> {
+    let waits =
+        |why: &str| eligible.waits(Some(format!("mode disabled: the work's database gives no term: {why}")));
+    waits("it has not answered yet");
     let taking = async {
-        let mut said = String::new();
+        let mut failures = Repeated::default();
         loop {
-            match work.take_term().await.map_err(|why| why.to_string()) {
-                Ok(term) => return term,
-                // Once, also where only an operator can help.
-                Err(why) if why == said => {}
-                Err(why) => {
-                    warn!(why, "no term from the database; retrying");
-                    said = why;
+            match work.take_term().await {
+                Ok(term) => return Ok(term),
+                Err(StoreError::LedElsewhere) => return Err(Over::LedElsewhere),
+                Err(error) => {
+                    let why = error.to_string();
+                    if let Some(times) = failures.failed(&why, Instant::now()) {
+                        warn!(why, times, "no term from the database; retrying");
+                    }
+                    waits(&why);
                 }
             }
             tokio::time::sleep(work.retry_every()).await;
         }
     };
-    let term = tokio::select! {
-        term = taking => term,
-        () = stop.cancelled() => return Ok(()),
-    };
+    let Some(term) = stop.run_until_cancelled(taking).await else { return Ok(()) };
+    let term = term?;
+    eligible.waits(None);
     eligible.may_lead.store(true, Ordering::Relaxed);
     let names = work.metrics();
     gauge!(names.is_leader).set(1);
@@ -277,16 +315,17 @@ async fn alone(
             observe_age();
         }
     };
-    tokio::select! {
-        () = lead(work, &mandate, &eligible) => {}
-        () = aging => {}
-        () = late => return Err(work.under_way().all().abandoned(budget, work.if_abandoned())),
-    }
+    let led = tokio::select! {
+        led = lead(work, &mandate, eligible) => led,
+        () = aging => Ok(()),
+        () = late => return Err(work.under_way().all().abandoned(budget, work.if_abandoned()).into()),
+    };
     observe_age();
     gauge!(names.is_leader).set(0);
+    led.map_err(|LedElsewhere| Over::LedElsewhere)?;
     if mandate.loss().is_some() {
         // F-4: taking another term because the fence refused this one would make two instances duel for ever.
-        eligible.may_lead.store(false, Ordering::Relaxed);
+        eligible.waits(Some("mode disabled: another instance does this work".to_owned()));
         error!(
             "another instance does this work: this one stays idle until it is stopped; run only one, or choose a mode with leases"
         );

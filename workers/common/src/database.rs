@@ -133,6 +133,9 @@ impl Database {
     }
 }
 
+/// What `leasehold_settle` raises.
+const LED_ELSEWHERE: &str = "LH005";
+
 /// A database's error for people.
 #[cfg(feature = "postgres")]
 pub use lease_postgres::words;
@@ -153,15 +156,8 @@ pub enum StoreError {
     #[error(transparent)]
     AboveCeiling(#[from] AboveCeiling),
     /// Another fleet leads the work there (M-2): nothing was changed.
-    #[error(
-        "this work is led in mode {mode}, under lease {lease}, and not by this fleet; stop one of the two"
-    )]
-    LedElsewhere {
-        /// The other fleet's mode.
-        mode: String,
-        /// Its lease.
-        lease: String,
-    },
+    #[error("another fleet leads this work")]
+    LedElsewhere,
     /// An older version's tables: they don't tell who leads (M-2).
     #[error(
         "its tables are older than this program, and don't tell who leads the work: run --migrate of the role that owns them, as `leasehold worker ledger --migrate`"
@@ -169,7 +165,7 @@ pub enum StoreError {
     NotMigrated,
     /// The database failed. Whether a write happened is unknown; every write of the roles may be repeated.
     #[error("{}", words(.0))]
-    Failed(#[from] sqlx::Error),
+    Failed(#[source] sqlx::Error),
     /// No answer in time. As for `Failed`.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -185,12 +181,19 @@ impl StoreError {
     }
 }
 
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        if code.as_deref() == Some(LED_ELSEWHERE) { Self::LedElsewhere } else { Self::Failed(error) }
+    }
+}
+
 impl From<FenceError<sqlx::Error>> for StoreError {
     fn from(error: FenceError<sqlx::Error>) -> Self {
         match error {
             FenceError::Stale(stale) => Self::Stale(stale),
             FenceError::AboveCeiling(above) => Self::AboveCeiling(above),
-            FenceError::Store(error) => Self::Failed(error),
+            FenceError::Store(error) => error.into(),
         }
     }
 }
@@ -199,7 +202,7 @@ impl From<FenceError<sqlx::Error>> for StoreError {
 impl lease_postgres::pool::CallError for StoreError {
     fn raised_by_statement(&self) -> bool {
         match self {
-            Self::Stale(_) | Self::AboveCeiling(_) | Self::LedElsewhere { .. } | Self::NotMigrated => true,
+            Self::Stale(_) | Self::AboveCeiling(_) | Self::LedElsewhere | Self::NotMigrated => true,
             Self::Failed(error) => lease_postgres::pool::raised_by_statement(error),
             Self::TimedOut(_) => false,
         }

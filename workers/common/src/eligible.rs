@@ -11,8 +11,8 @@ pub struct Eligible {
     pub(crate) may_lead: Arc<AtomicBool>,
     /// The term whose work runs.
     at_work: Arc<Mutex<Option<Leadership>>>,
-    /// Why the work's database has not said who leads the work (M-2).
-    unasked: Arc<Mutex<Option<String>>>,
+    /// What the work's database has not said yet, or has refused for good.
+    waits: Arc<Mutex<Option<String>>>,
     /// What the work's own database refused to do for the last batch.
     refused: Arc<Mutex<Option<String>>>,
 }
@@ -30,13 +30,11 @@ impl Eligible {
                  it was told to stop, and its lease is not renewed"
             ));
         }
-        if let Some(why) = &*self.unasked.lock().unwrap_or_else(PoisonError::into_inner) {
-            return Err(format!("the work's database does not say who leads it: {why}"));
+        if let Some(why) = &*self.waits.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(why.clone());
         }
         if !self.may_lead.load(Ordering::Relaxed) {
-            return Err("not eligible to lead: the lease store has not answered yet, or another instance took over in \
-                        mode disabled"
-                .to_owned());
+            return Err("not eligible to lead: the lease store has not answered yet".to_owned());
         }
         match &*self.refused.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(why) => Err(format!("the last batch failed: {why}")),
@@ -44,9 +42,9 @@ impl Eligible {
         }
     }
 
-    /// Why its database has not said who leads the work, if so.
-    pub(crate) fn unasked(&self, why: Option<String>) {
-        *self.unasked.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    /// Why it must wait for the work's database, if so.
+    pub(crate) fn waits(&self, why: Option<String>) {
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Why its database did not do the last batch, if so.

@@ -93,6 +93,8 @@ pub enum BatchError {
         /// Which one, for the log.
         resource: &'static str,
     },
+    /// Another fleet leads the work (M-2): this one ends.
+    LedElsewhere,
     /// The work's own database did not do what the batch asked of it: until it does, this instance is not ready.
     Database {
         /// The value of the metric's label `reason`.
@@ -111,8 +113,20 @@ pub enum BatchError {
     },
 }
 
+/// The database of the work said that another fleet leads it (M-2).
+#[derive(Debug, thiserror::Error)]
+#[error("another fleet leads this work")]
+pub(crate) struct LedElsewhere;
+
 /// Works for one term: until it is over or the work should stop. The batch under way is finished before it returns.
-pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate, eligible: &Eligible) {
+///
+/// # Errors
+/// Another fleet leads the work: no further term would be admitted.
+pub(crate) async fn lead(
+    work: &impl LeaderWork,
+    mandate: &Mandate,
+    eligible: &Eligible,
+) -> Result<(), LedElsewhere> {
     let (mut memory, mut failures) = (Default::default(), Repeated::default());
     let mut prune_at = Instant::now();
     loop {
@@ -121,7 +135,7 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate, eligible: &E
         let done = if !mandate.holds_now() {
             Err(BatchError::Expired)
         } else if mandate.should_stop() {
-            return;
+            return Ok(());
         } else {
             round(work, mandate, eligible, &mut memory, &mut prune_at).await
         };
@@ -134,6 +148,7 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate, eligible: &E
         let pause = match done {
             Ok(Backlog::MoreWaits) => continue,
             Ok(Backlog::CaughtUp) => work.poll_every(),
+            Err(BatchError::LedElsewhere) => return Err(LedElsewhere),
             Err(error) => match retry_in(work, mandate, &error, &mut failures) {
                 Some(pause) => pause,
                 None => break,
@@ -146,6 +161,7 @@ pub(crate) async fn lead(work: &impl LeaderWork, mandate: &Mandate, eligible: &E
         // must not become a spinning loop.
         tokio::time::sleep(work.retry_every()).await;
     }
+    Ok(())
 }
 
 /// One batch, and then one of old rows if nothing else waits and it is time for it.
@@ -216,7 +232,7 @@ fn retry_in(
         (!over).then_some(retry_in)
     };
     match error {
-        BatchError::Expired => None,
+        BatchError::Expired | BatchError::LedElsewhere => None,
         BatchError::Stale { resource } => {
             skip(LeaderMetrics::FENCE_REFUSED);
             mandate.fence_refused();

@@ -17,6 +17,7 @@ pub mod listener;
 pub mod mandate;
 pub mod marks;
 pub mod operate;
+pub mod own_database;
 pub mod quoted;
 pub mod refusals;
 mod registers;

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use lease_core::Term;
+use lease_core::admin::Init;
 #[cfg(feature = "postgres")]
 use lease_postgres::pool::{DURABLE, Pool};
 use lease_settings::{App, Failure};
@@ -29,6 +31,11 @@ pub struct HomeArgs {
     /// that run before each upgrade
     #[arg(long, conflicts_with = "forget_home")]
     init_lease: bool,
+    /// With --init-lease, after a loss of the lease store: create it also if this database was led, with later epochs
+    /// above N, the greatest that any log or fence knows
+    #[arg(long, value_name = "N", requires = "init_lease", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u64).range(..=Term::MAX_ABOVE))]
+    above: Option<u64>,
 }
 
 impl HomeArgs {
@@ -52,15 +59,15 @@ impl HomeArgs {
         let known = within(LIMIT, look(database, resource)).await.map_err(failed)?;
         let known = known.ok_or(StoreError::NotMigrated).map_err(failed)?;
         if self.init_lease {
-            stdout::line(first_register(&Campaign::new(app, role)?, &known).await?)?;
+            stdout::line(first_register(&Campaign::new(app, role)?, &known, self.above).await?)?;
             return Ok(ExitCode::SUCCESS);
         }
         let above = known.mark.unwrap_or_default();
         match within(LIMIT, forget(database, resource)).await.map_err(failed)? {
             Some(Home { mode, lease }) => stdout::line(format!(
                 "{database} has forgotten that its work was led in mode {mode}, under lease {lease}: it will be at home \
-                 where the next leader is; create a new lease for it by `leasehold init --above {above}`, for its terms \
-                 must exceed the last one's"
+                 where the next leader is; unless that one is in mode disabled, which needs no lease, create a new lease \
+                 for it by `leasehold init --above {above}`, for its terms must exceed the last one's"
             ))?,
             None => stdout::line(format!("{database} remembers no home of this work; nothing was changed"))?,
         }
@@ -68,8 +75,13 @@ impl HomeArgs {
     }
 }
 
-/// Before an upgrade: the lease is there, or may be made because nobody ever led the work.
-async fn first_register(campaign: &Campaign<'_>, known: &KnownWork) -> Result<String, Failure> {
+/// Before an upgrade: the lease is there, or may be made because nobody ever led the work, or because an operator says
+/// `above` which epoch this store has lost it. Neither is asked before the work's home is.
+async fn first_register(
+    campaign: &Campaign<'_>,
+    known: &KnownWork,
+    above: Option<u64>,
+) -> Result<String, Failure> {
     campaign.check_home(known)?;
     let (fleet, lease) = (campaign.fleet(), campaign.lease());
     let Some(store) = campaign.store() else {
@@ -85,20 +97,27 @@ async fn first_register(campaign: &Campaign<'_>, known: &KnownWork) -> Result<St
     }
     let never_led = known.home.is_none() && known.mark.is_none();
     let mark = known.mark.unwrap_or_default();
-    let finding = registers::find_or_make(store, lease, never_led, mark, campaign.max_ttl());
+    let least = above.unwrap_or_default();
+    let how = Init { new: false, above: mark.max(least), max_ttl: campaign.max_ttl() };
+    let finding = registers::find_or_make(store, lease, never_led || above.is_some(), how);
     let found = tokio::time::timeout(LIMIT, finding).await.map_err(silent)?;
     match found.map_err(|error| registers::failure(store, &error))? {
+        // One N serves all the leases of a chart, of which the store may have lost one.
         FirstRegister::Exists(epoch) => {
-            Ok(format!("lease {lease} exists already, at epoch {epoch}; nothing was changed"))
+            let kept = if epoch < least {
+                format!(", below {least}: this store has not lost it")
+            } else {
+                String::new()
+            };
+            Ok(format!("lease {lease} exists already, at epoch {epoch}{kept}; nothing was changed"))
         }
         FirstRegister::Made => Ok(format!(
             "lease {lease} was created, closed: candidates take it after watching it for its maximum ttl"
         )),
         FirstRegister::Absent => Err(Failure::new(format!(
             "lease {lease} is not in this store ({store}), and its work was led before: if the store has lost it, run \
-             `leasehold init --above {} {lease}`; if it lives in another mode's store, set leaderElection.migrateFrom to \
-             that mode",
-            mark,
+             `leasehold init --above {mark} {lease}` (in the chart init.above={mark}); if it lives in another mode's store, \
+             set leaderElection.migrateFrom to that mode"
         ))),
     }
 }

@@ -17,14 +17,13 @@ pub(crate) enum FirstRegister {
     Absent,
 }
 
-/// Looks for the register, and makes it, closed, if `may_make`; its epochs exceed `mark`. Where candidates make absent
-/// registers themselves (T-5) it is made in any case: a file that was lost is waited out.
+/// Looks for the register, and makes it if `may_make`. Where candidates make absent registers themselves (T-5) it is made
+/// in any case: a file that was lost is waited out.
 pub(crate) async fn find_or_make(
     store: &LeaseStore,
     lease: &LeaseName,
     may_make: bool,
-    mark: u64,
-    max_ttl: Duration,
+    how: Init,
 ) -> Result<FirstRegister, AdminError> {
     let backend = store.connect().await?;
     if let Some(record) = backend.observe(lease).await?.record {
@@ -33,7 +32,6 @@ pub(crate) async fn find_or_make(
     if !may_make && !backend.capabilities().creates_registers {
         return Ok(FirstRegister::Absent);
     }
-    let how = Init { new: false, above: mark, max_ttl };
     let (seen, made) = admin::init(&*backend, lease, how).await?;
     Ok(if made {
         FirstRegister::Made

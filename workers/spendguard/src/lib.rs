@@ -7,6 +7,8 @@ pub mod canonical;
 pub mod cloudevents;
 pub mod forwarder;
 pub mod ingest;
+#[doc(hidden)]
+pub mod internal;
 #[cfg(feature = "ledger")]
 pub mod ledger;
 pub mod outbox;

@@ -68,7 +68,7 @@ async fn follow_for_ever(session: &Session, args: &Watch, screen: &mut Screen) -
     let prefix = args.lease.as_ref().map_or("", LeaseName::as_str);
     let mut wakes = RegisterWakes::new(session, prefix, EVERY).await;
     let mut followers: BTreeMap<LeaseName, Follower> = BTreeMap::new();
-    let mut failing = false;
+    let (mut answered, mut failing) = (false, false);
     loop {
         let seen = match &args.lease {
             Some(name) => {
@@ -79,6 +79,7 @@ async fn follow_for_ever(session: &Session, args: &Watch, screen: &mut Screen) -
         let now = screen.clock.now();
         match seen {
             Ok(seen) => {
+                answered = true;
                 if std::mem::take(&mut failing) {
                     screen.store("store_answers", "the lease store answers again").await?;
                 }
@@ -91,6 +92,7 @@ async fn follow_for_ever(session: &Session, args: &Watch, screen: &mut Screen) -
                     }
                 }
             }
+            Err(failure) if !answered => return Err(failure),
             Err(failure) => {
                 if !std::mem::replace(&mut failing, true) {
                     screen.store("store_failed", &failure.to_string()).await?;

@@ -4,6 +4,8 @@
 {{- $election := .Values.leaderElection -}}
 {{- $modes := list "postgres" "etcd" "k8s" "sqlite" "disabled" -}}
 
+{{- include "leasehold.gates.renamed" . -}}
+
 {{- if not (has $election.mode $modes) -}}
 {{- fail (printf "leaderElection.mode is %q: use one of %s" $election.mode (join ", " $modes)) -}}
 {{- end -}}
@@ -202,6 +204,26 @@
 {{- range $name := keys .labels | sortAlpha -}}
 {{- if has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart") -}}
 {{- fail (printf "%s has %s, which the chart sets itself: use another label, or nameOverride for app.kubernetes.io/name" $.where $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Values under names that an earlier version of the chart had: the schema lets them through to here. */ -}}
+{{- define "leasehold.gates.renamed" -}}
+{{- range $old, $of := dict
+  "runAsUser" (list .Values.runAsUser "podSecurityContext.runAsUser, runAsGroup and fsGroup")
+  "image.pullSecrets" (list .Values.image.pullSecrets "imagePullSecrets") -}}
+{{- if not (kindIs "invalid" (first $of)) -}}
+{{- fail (printf "%s was renamed, and its value %s would have no effect: give the value to %s, and remove %s from your values" $old (first $of | toJson) (last $of) $old) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Volumes that people add: .where, .values (with extraVolumes), .taken (names that the chart uses in these pods). */ -}}
+{{- define "leasehold.gates.volumes" -}}
+{{- range $volume := .values.extraVolumes -}}
+{{- if has $volume.name $.taken -}}
+{{- fail (printf "%s.extraVolumes has a volume %q, which the chart makes itself in these pods: give yours another name (taken: %s)" $.where $volume.name (join ", " (sortAlpha $.taken))) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}

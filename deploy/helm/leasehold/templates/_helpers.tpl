@@ -2,13 +2,14 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
-{{- /* The hash keeps two long names apart that begin alike. */ -}}
+{{- /* The hash keeps two names apart that are alike once they are cut, or have no dots any more. */ -}}
 {{- define "leasehold.fullname" -}}
 {{- $name := include "leasehold.name" . -}}
 {{- $default := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- $full := default $default .Values.fullnameOverride | replace "." "-" -}}
-{{- if gt (len $full) 39 -}}
-{{- $full = printf "%s-%s" ($full | trunc 30 | trimSuffix "-") (sha256sum $full | trunc 8) -}}
+{{- $wanted := default $default .Values.fullnameOverride -}}
+{{- $full := $wanted | replace "." "-" -}}
+{{- if or (ne $full $wanted) (gt (len $full) 39) -}}
+{{- $full = printf "%s-%s" ($full | trunc 30 | trimSuffix "-") (sha256sum $wanted | trunc 8) -}}
 {{- end -}}
 {{- $full -}}
 {{- end }}

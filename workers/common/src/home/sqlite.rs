@@ -52,8 +52,8 @@ pub async fn settle(
     if fleet.is_at(&known) {
         return Ok(());
     }
-    if let Some(Home { mode, lease }) = known.home.filter(|home| !fleet.may_take(home)) {
-        return Err(StoreError::LedElsewhere { mode, lease });
+    if known.home.is_some_and(|home| !fleet.may_take(&home)) {
+        return Err(StoreError::LedElsewhere);
     }
     let sql = "UPDATE leasehold_homes
                SET mode = ?, lease = ?, settled_at = strftime('%Y-%m-%d %H:%M:%f', 'now') WHERE resource = ?";

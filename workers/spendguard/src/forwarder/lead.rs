@@ -12,12 +12,13 @@ use lease_worker_common::home::{KnownWork, Settlement};
 use lease_worker_common::lead::{Backlog, BatchError, LeaderWork};
 use lease_worker_common::leader_metrics::LeaderMetrics;
 use lease_worker_common::mandate::Mandate;
+use lease_worker_common::own_database::OwnDatabase;
 use lease_worker_common::request_id;
 use lease_worker_common::under_way::Batch;
 use metrics::counter;
 use tracing::{debug, info};
 
-use super::metrics::{INGEST_REJECTED, INGEST_UNAVAILABLE, LEADER, OUTBOX_UNAVAILABLE, ROWS_FORWARDED};
+use super::metrics::{INGEST_REJECTED, INGEST_UNAVAILABLE, LEADER, ROWS_FORWARDED};
 use super::sender::{SendError, Sender};
 use crate::outbox::{Outbox, PendingRow};
 
@@ -34,8 +35,7 @@ pub(super) struct Forwarder {
     pub(super) poll_every: Duration,
     /// The pause after a failure.
     pub(super) retry_every: Duration,
-    /// The time limit of one call to the outbox.
-    pub(super) call_limit: Duration,
+    pub(super) database: OwnDatabase,
     /// For how many days rows stay once they are forwarded; 0 is for ever.
     pub(super) keep_days: u32,
     pub(super) batch: Batch,
@@ -81,12 +81,12 @@ impl LeaderWork for Forwarder {
         let term = mandate.term();
         if !memory.admitted {
             // F-1: the mark is raised before the first read that any effect depends on.
-            self.ask(mandate, self.outbox.admit(term, &self.fleet)).await?;
+            self.database.ask(mandate, self.outbox.admit(term, &self.fleet)).await?;
             memory.admitted = true;
         }
         let size = memory.batches.size(self.batch_size);
         let left_out = memory.batches.left_out();
-        let rows = self.ask(mandate, self.outbox.pending(size, &left_out)).await?;
+        let rows = self.database.ask(mandate, self.outbox.pending(size, &left_out)).await?;
         let Some(span) = Rows::of(&rows) else { return Ok(Backlog::CaughtUp) };
         holds(mandate)?;
         let batch = format!("a batch of {} rows, outbox_id {} to {}", span.count, span.first, span.last);
@@ -115,7 +115,7 @@ impl LeaderWork for Forwarder {
         holds(mandate)?;
         self.batch.is_now(format_args!("{batch}, ingested and not marked"));
         let outbox_ids: Vec<_> = rows.iter().map(|row| row.outbox_id).collect();
-        let marked = self.ask(mandate, self.outbox.mark_forwarded(term, &outbox_ids)).await?;
+        let marked = self.database.ask(mandate, self.outbox.mark_forwarded(term, &outbox_ids)).await?;
         counter!(ROWS_FORWARDED).increment(marked);
         for row in &rows {
             if let Some(request_id) = request_id::of_payload(&row.event.payload) {
@@ -133,18 +133,18 @@ impl LeaderWork for Forwarder {
             return Ok(Backlog::CaughtUp);
         }
         let removing = self.outbox.prune(mandate.term(), self.keep_days, self.batch_size);
-        let removed = self.ask(mandate, removing).await?;
+        let removed = self.database.ask(mandate, removing).await?;
         counter!(LEADER.pruned).increment(removed);
         // Rows that can't go count for nothing, and stand at the head of each batch.
         Ok(Backlog::of(removed, self.batch_size.div_ceil(2)))
     }
 
     async fn known(&self) -> Result<KnownWork, StoreError> {
-        within(self.call_limit, self.outbox.known()).await
+        within(self.database.call_limit, self.outbox.known()).await
     }
 
     async fn take_term(&self) -> Result<Term, StoreError> {
-        within(self.call_limit, self.outbox.take_term(&self.fleet)).await
+        within(self.database.call_limit, self.outbox.take_term(&self.fleet)).await
     }
 
     fn poll_every(&self) -> Duration {
@@ -173,23 +173,6 @@ fn holds(mandate: &Mandate) -> Result<(), BatchError> {
 }
 
 impl Forwarder {
-    /// Asks the outbox, within the time limit.
-    async fn ask<T>(
-        &self,
-        mandate: &Mandate,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, BatchError> {
-        let answer = within(self.call_limit, call).await;
-        mandate.report_progress();
-        answer.map_err(|error| match error {
-            StoreError::Stale(_) => BatchError::Stale { resource: "outbox" },
-            why => BatchError::Database {
-                reason: OUTBOX_UNAVAILABLE,
-                why: format!("the outbox can't be used: {why}"),
-            },
-        })
-    }
-
     fn not_sent(&self, error: SendError, rows: Rows, retry_in: Duration) -> BatchError {
         match error {
             SendError::Stale => BatchError::Stale { resource: "canonical-ingest" },

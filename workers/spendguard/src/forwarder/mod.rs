@@ -27,6 +27,7 @@ use lease_worker_common::{
     health::{self, Probe},
     lease_gauges::LeaseGauges,
     operate::HomeArgs,
+    own_database::OwnDatabase,
     reloaded::Reloaded,
     server::RoleServer,
     shutdown, stdout,
@@ -265,7 +266,6 @@ async fn work(plan: ForwarderPlan, campaign: Campaign<'_>) -> Result<ExitCode, F
     let outbox = outbox::open(&plan.outbox, false, campaign.transaction_limit())
         .await
         .map_err(|error| Failure::new(format!("the outbox in {} can't be opened: {error}", plan.outbox)))?;
-    let call_limit: Duration = plan.role.call_timeout_ms.into();
     let forwarder = Forwarder {
         outbox: outbox.clone(),
         fleet: campaign.fleet(),
@@ -278,7 +278,12 @@ async fn work(plan: ForwarderPlan, campaign: Campaign<'_>) -> Result<ExitCode, F
         batch_size: plan.role.batch_size,
         poll_every: plan.role.poll_interval_ms.into(),
         retry_every: campaign.retry_every(),
-        call_limit,
+        database: OwnDatabase {
+            call_limit: plan.role.call_timeout_ms.into(),
+            resource: "outbox",
+            called: "the outbox",
+            unavailable: metrics::OUTBOX_UNAVAILABLE,
+        },
         keep_days: plan.role.retention_days,
         batch: Batch::default(),
     };

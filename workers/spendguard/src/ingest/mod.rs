@@ -3,7 +3,7 @@
 //! Each request carries the forwarder's term, which is admitted in the same transaction as its events (F-1): what a
 //! replaced leader still sends is refused with 409 `FENCING_EPOCH_STALE`.
 
-mod http;
+pub(crate) mod http;
 mod metrics;
 
 use std::process::ExitCode;

@@ -182,6 +182,24 @@ pub(super) fn reservation(id: &str) -> Result<Uuid, LedgerRefusal> {
     id.parse().map_err(|_| invalid("reservation_id: use the one that Reserve returned".to_owned()))
 }
 
+/// Reads each request from bytes and checks it, as its call does before it asks the database: for this project's
+/// fuzzing. Returns the records that would be written to a scope.
+pub(crate) fn read_all(bytes: &[u8]) -> Vec<Record> {
+    use prost::Message;
+
+    if let Ok(asked) = v1::AcquireFencingLeaseRequest::decode(bytes) {
+        let _ = acquisition(&asked);
+    }
+    if let Ok(asked) = v1::AwaitFencingScopeRequest::decode(bytes) {
+        let _ = seen(&asked);
+    }
+    if let Ok(asked) = v1::ReserveRequest::decode(bytes) {
+        let _ = (fence(asked.fence.as_ref()), amount(&asked));
+    }
+    let asked = v1::PutFencingScopeRequest::decode(bytes).ok();
+    asked.and_then(|asked| scope_write(&asked).ok()).map(|write| write.record).into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

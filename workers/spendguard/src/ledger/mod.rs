@@ -6,7 +6,7 @@
 //! database.
 
 mod calls;
-mod check;
+pub(crate) mod check;
 mod metrics;
 mod prepare;
 mod service;

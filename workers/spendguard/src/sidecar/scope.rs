@@ -209,6 +209,10 @@ impl LeaseBackend for Scopes {
         record: &Record,
         change: Change,
     ) -> Result<PutOutcome, BackendError> {
+        // an observation of another store's, since the ledger has one lineage for ever.
+        if expected.lineage.0 != LINEAGE {
+            return Ok(PutOutcome::Conflict(self.observe(name).await?));
+        }
         let message = v1::PutFencingScopeRequest {
             fencing_scope_id: (self.config.scope_of)(name),
             tenant_id: self.config.tenant.clone(),

@@ -30,6 +30,12 @@ pub(super) enum SocketError {
     #[error("{0} is there and is no socket: remove it, or choose another --socket")]
     NoSocket(PathBuf),
     #[error(
+        "{file} belongs to user {owner}, and this sidecar, which is user {own}, can't replace it: {error}; a sidecar of that \
+         user left it behind: stop it if it still runs, and remove the file as that user or as root, or choose another \
+         --socket"
+    )]
+    Strangers { file: String, owner: u32, own: u32, error: io::Error },
+    #[error(
         "{path} can't be made: {error}; the folder must be there and writable, or choose another --socket"
     )]
     Failed { path: PathBuf, error: io::Error },
@@ -39,8 +45,8 @@ pub(super) enum SocketError {
 pub(super) async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), SocketError> {
     let failed = |error| SocketError::Failed { path: path.to_owned(), error };
     let lock_path = beside(path, "lock");
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(lock_path);
-    let lock = lock.map_err(failed)?;
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
+    let lock = lock.map_err(|error| refused_at(&lock_path, error).unwrap_or_else(failed))?;
     if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         let live = error == rustix::io::Errno::WOULDBLOCK;
         return Err(if live { SocketError::Live(path.to_owned()) } else { failed(error.into()) });
@@ -48,23 +54,42 @@ pub(super) async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Socket
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => return Err(SocketError::NoSocket(path.to_owned())),
         // Another program may have made it without our lock.
-        Ok(_) if is_live(path).await => return Err(SocketError::Live(path.to_owned())),
-        Ok(_) => {
-            tracing::info!(socket = %path.display(), "a socket that nobody serves was left behind; it is replaced");
-        }
+        Ok(_) => match is_live(path).await {
+            Ok(false) => {
+                tracing::info!(socket = %path.display(), "a socket that nobody serves was left behind; it is replaced");
+            }
+            Ok(true) => return Err(SocketError::Live(path.to_owned())),
+            Err(error) => return Err(refused_at(path, error).unwrap_or_else(failed)),
+        },
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
     let new = beside(path, "new");
     match fs::remove_file(&new) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(refused_at(&new, error).unwrap_or_else(failed));
+        }
         _ => {}
     }
     let listener = UnixListener::bind(&new).map_err(failed)?;
     fs::set_permissions(&new, fs::Permissions::from_mode(mode)).map_err(failed)?;
     let made = identity(&new).map_err(failed)?;
-    fs::rename(&new, path).map_err(failed)?;
+    fs::rename(&new, path).map_err(|error| {
+        let _ = fs::remove_file(&new);
+        refused_at(path, error).unwrap_or_else(failed)
+    })?;
     Ok((listener, SocketFile { path: path.to_owned(), made, _lock: lock }))
+}
+
+/// In a folder that several users share, a sticky one above all, `file` may be another's.
+fn refused_at(file: &Path, error: io::Error) -> Result<SocketError, io::Error> {
+    let (own, there) = (rustix::process::geteuid().as_raw(), fs::symlink_metadata(file));
+    match there.map(|there| there.uid()) {
+        Ok(owner) if owner != own && error.kind() == ErrorKind::PermissionDenied => {
+            Ok(SocketError::Strangers { file: file.display().to_string(), owner, own, error })
+        }
+        _ => Err(error),
+    }
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {
@@ -79,9 +104,13 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Whether the socket is served. Only a refused connection proves that it is not: a busy server may be slow to accept.
-async fn is_live(path: &Path) -> bool {
-    let tried = tokio::time::timeout(LIVE_LIMIT, UnixStream::connect(path)).await;
-    !matches!(tried, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused)
+/// Fails if we may not ask.
+async fn is_live(path: &Path) -> io::Result<bool> {
+    match tokio::time::timeout(LIVE_LIMIT, UnixStream::connect(path)).await {
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Ok(false),
+        Ok(Err(error)) if error.kind() == ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(true),
+    }
 }
 
 impl Drop for SocketFile {

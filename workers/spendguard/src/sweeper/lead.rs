@@ -11,12 +11,13 @@ use lease_worker_common::home::KnownWork;
 use lease_worker_common::lead::{Backlog, BatchError, LeaderWork};
 use lease_worker_common::leader_metrics::LeaderMetrics;
 use lease_worker_common::mandate::Mandate;
+use lease_worker_common::own_database::OwnDatabase;
 use lease_worker_common::under_way::Batch;
 use metrics::counter;
 use sqlx::types::Uuid;
 use tracing::debug;
 
-use super::metrics::{LEADER, LEDGER_UNAVAILABLE, RESERVATION_REFUSED, SWEPT};
+use super::metrics::{LEADER, RESERVATION_REFUSED, SWEPT};
 use super::store::{Expired, Retention};
 
 pub(super) struct Sweeper {
@@ -30,8 +31,7 @@ pub(super) struct Sweeper {
     pub(super) poll_every: Duration,
     /// The pause after a failure.
     pub(super) retry_every: Duration,
-    /// The time limit of one call to the ledger's database.
-    pub(super) call_limit: Duration,
+    pub(super) database: OwnDatabase,
     pub(super) batch: Batch,
 }
 
@@ -45,11 +45,12 @@ impl LeaderWork for Sweeper {
         let size = batches.size(self.batch_size);
         // One statement, unless it matters which reservations they are.
         let (rows, swept) = if batches.are_usual() {
-            (None, within(self.call_limit, self.expired.sweep(term, &self.owner, size)).await)
+            (None, within(self.database.call_limit, self.expired.sweep(term, &self.owner, size)).await)
         } else {
             let left_out = batches.left_out();
-            let rows = self.ask(mandate, self.expired.waiting(size, &left_out)).await?;
-            let swept = within(self.call_limit, self.expired.sweep_these(term, &self.owner, &rows)).await;
+            let rows = self.database.ask(mandate, self.expired.waiting(size, &left_out)).await?;
+            let swept =
+                within(self.database.call_limit, self.expired.sweep_these(term, &self.owner, &rows)).await;
             (Some(rows), swept)
         };
         mandate.report_progress();
@@ -57,7 +58,7 @@ impl LeaderWork for Sweeper {
             Err(StoreError::Failed(error)) if is_of_the_data(&error) => {
                 return Err(self.refused(batches, size, rows.as_deref(), &error));
             }
-            swept => swept.map_err(|error| self.failed(error))?,
+            swept => swept.map_err(|error| self.database.failed(error))?,
         };
         counter!(SWEPT).increment(swept);
         debug!(epoch = term.epoch, swept, "swept");
@@ -69,7 +70,7 @@ impl LeaderWork for Sweeper {
     async fn prune(&self, mandate: &Mandate) -> Result<Backlog, BatchError> {
         let term = mandate.term();
         self.batch.is_now("a batch of old rows to remove, sent to the ledger's database and not answered");
-        let pruned = self.ask(mandate, self.expired.prune(term, self.keep, self.batch_size)).await?;
+        let pruned = self.database.ask(mandate, self.expired.prune(term, self.keep, self.batch_size)).await?;
         counter!(LEADER.pruned).increment(pruned);
         debug!(epoch = term.epoch, pruned, "pruned");
         // Rows that can't go count for nothing, and stand at the head of each batch.
@@ -77,11 +78,11 @@ impl LeaderWork for Sweeper {
     }
 
     async fn known(&self) -> Result<KnownWork, StoreError> {
-        within(self.call_limit, self.expired.known()).await
+        within(self.database.call_limit, self.expired.known()).await
     }
 
     async fn take_term(&self) -> Result<Term, StoreError> {
-        within(self.call_limit, self.expired.take_term()).await
+        within(self.database.call_limit, self.expired.take_term()).await
     }
 
     fn poll_every(&self) -> Duration {
@@ -106,24 +107,6 @@ impl LeaderWork for Sweeper {
 }
 
 impl Sweeper {
-    /// Asks the ledger's database, within the time limit.
-    async fn ask<T>(
-        &self,
-        mandate: &Mandate,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, BatchError> {
-        let answer = within(self.call_limit, call).await;
-        mandate.report_progress();
-        answer.map_err(|error| self.failed(error))
-    }
-
-    fn failed(&self, error: StoreError) -> BatchError {
-        match error {
-            StoreError::Stale(_) => BatchError::Stale { resource: "ledger" },
-            why => BatchError::Database { reason: LEDGER_UNAVAILABLE, why: why.to_string() },
-        }
-    }
-
     /// A batch was refused for what is in the tables. It is halved, until it is one reservation that waits for an operator,
     /// and is named; the others don't wait for it.
     fn refused(

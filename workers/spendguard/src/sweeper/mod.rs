@@ -24,6 +24,7 @@ use lease_worker_common::{
     health::{self, Probe},
     lease_gauges::LeaseGauges,
     operate::HomeArgs,
+    own_database::OwnDatabase,
     server::RoleServer,
     shutdown,
     under_way::Batch,
@@ -184,7 +185,12 @@ async fn work(plan: SweeperPlan, campaign: Campaign<'_>) -> Result<ExitCode, Fai
         },
         poll_every: plan.role.poll_interval_ms.into(),
         retry_every: campaign.retry_every(),
-        call_limit: plan.role.call_timeout_ms.into(),
+        database: OwnDatabase {
+            call_limit: plan.role.call_timeout_ms.into(),
+            resource: "ledger",
+            called: "the ledger's database",
+            unavailable: metrics::LEDGER_UNAVAILABLE,
+        },
         batch: Batch::default(),
     };
     let probe = Arc::new(Health { expired, eligible: campaign.eligible(), lease: campaign.gauges() });

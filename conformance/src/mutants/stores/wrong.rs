@@ -1,4 +1,4 @@
-//! Wrong stores: wrappers around any backend.
+//! Stores that are wrong in the register itself: one wrapper with a switch for each mistake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -11,151 +11,10 @@ use lease_core::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Kind, Mutant, WrongStore};
-
-const fn mutant(name: &'static str, make: fn() -> WrongStore, killers: &'static [&'static str]) -> Mutant {
-    Mutant { name, killers, kind: Kind::Store(make), losing: false }
-}
-
-pub(super) const MUTANTS: &[Mutant] = &[
-    mutant(
-        "selects, then updates",
-        || wrong(Wrong::SelectThenUpdate),
-        &[
-            "register::one_of_32_concurrent_writers_is_written",
-            "register::one_of_32_concurrent_acquisitions_is_written",
-        ],
-    ),
-    mutant(
-        "tries a conflict again by itself",
-        || wrong(Wrong::RetriesConflicts),
-        &[
-            "register::conflicts_when_the_tag_differs",
-            "renew::an_old_terms_renewal_changes_nothing",
-            "release::an_old_terms_release_changes_nothing",
-        ],
-    ),
-    mutant(
-        "reports a conflict as written",
-        || wrong(Wrong::ConflictIsWritten),
-        &[
-            "register::a_conflict_shows_the_register_and_changes_nothing",
-            "history::concurrent_acquisitions_leave_one_row",
-        ],
-    ),
-    mutant(
-        "matches renewals and releases by the holder's name",
-        || wrong(Wrong::MatchesNames),
-        &[
-            "renew::does_not_renew_a_newer_term_of_the_same_holder",
-            "release::does_not_release_a_newer_term_of_the_same_holder",
-        ],
-    ),
-    mutant(
-        "compares epoch and beat, not the tag",
-        || wrong(Wrong::ComparesBeats),
-        &["register::compares_the_tag_and_not_epoch_or_beat"],
-    ),
-    mutant(
-        "does not compare absence",
-        || wrong(Wrong::UpsertsWhenAbsent),
-        &["register::conflicts_when_it_exists_against_expectation"],
-    ),
-    mutant(
-        "creates a deleted register anew",
-        || wrong(Wrong::RecreatesDeleted),
-        &["register::conflicts_when_it_is_gone_against_expectation"],
-    ),
-    mutant(
-        "does not compare the lineage",
-        || wrong(Wrong::IgnoresLineage),
-        &["lineage::a_write_across_a_change_of_lineage_conflicts"],
-    ),
-    mutant(
-        "never advances its floor",
-        || wrong(Wrong::FloorStandsStill),
-        &["epoch::the_floor_is_never_below_an_issued_epoch"],
-    ),
-    mutant(
-        "forgets its epochs with the register",
-        || wrong(Wrong::FloorOfTheRecord),
-        &["epoch::survives_an_administrators_deletion", "epoch::exceeds_the_floor_when_the_record_is_older"],
-    ),
-    mutant(
-        "deletes the register on release",
-        || wrong(Wrong::ReleaseDeletes),
-        &["release::keeps_the_register"],
-    ),
-    mutant(
-        "reads from a cache",
-        || wrong(Wrong::ReadsACache),
-        &["register::an_acknowledged_write_is_seen_by_every_connection"],
-    ),
-    mutant(
-        "counts a request as a beat",
-        || wrong(Wrong::RequestBeats),
-        &["register::a_request_leaves_grant_and_beat_alone"],
-    ),
-    mutant(
-        "expires registers by its own wall clock",
-        || wrong(Wrong::ExpiresByWallClock),
-        &["expiry::wall_times_in_the_record_change_nothing"],
-    ),
-    mutant(
-        "forgets fields that it does not know",
-        || wrong(Wrong::ForgetsExtra),
-        &["register::keeps_fields_that_it_does_not_know"],
-    ),
-    mutant(
-        "answers a write with what was there before",
-        || wrong(Wrong::AnswersWithTheOld),
-        &["register::a_written_answer_shows_what_was_written"],
-    ),
-    mutant(
-        "reports a failed write as written",
-        || wrong(Wrong::LosesWrites),
-        &["register::an_acknowledged_write_is_seen_by_every_connection"],
-    ),
-    mutant(
-        "leaves its lock behind when dropped",
-        || wrong(Wrong::LeavesItsLock),
-        &["cancellation::a_write_dropped_at_every_await_leaves_nothing_behind"],
-    ),
-    mutant(
-        "gives a dropped read's answer to the next",
-        || wrong(Wrong::OutOfStep),
-        &["cancellation::a_read_dropped_at_every_await_leaves_nothing_behind"],
-    ),
-    mutant(
-        "writes its row after the register",
-        || wrong(Wrong::RowAfterwards),
-        &["cancellation::an_acquisition_dropped_at_every_await_is_whole_or_absent"],
-    ),
-    mutant(
-        "leaves no row for a takeover after a release",
-        || wrong(Wrong::MissesTakeovers),
-        &["history::names_takeovers_also_after_a_release"],
-    ),
-    mutant(
-        "leaves two rows",
-        || wrong(Wrong::DoublesRows),
-        &["history::each_change_of_holder_leaves_one_row", "acquire::leads_on_a_free_register"],
-    ),
-    mutant(
-        "leaves a row for each renewal",
-        || wrong(Wrong::RowsForRenewals),
-        &["history::renewals_requests_and_conflicts_leave_none"],
-    ),
-    mutant(
-        "lists more than the prefix",
-        || wrong(Wrong::ListsAll),
-        &["list::shows_every_register_under_the_prefix_and_no_other"],
-    ),
-    mutant("watches without ever speaking", || wrong(Wrong::MuteWatch), &["release::wakes_a_watcher"]),
-];
+use crate::mutants::WrongStore;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Wrong {
+pub(super) enum Wrong {
     SelectThenUpdate,
     RetriesConflicts,
     ConflictIsWritten,
@@ -199,7 +58,7 @@ struct Store {
     leftover: Mutex<Option<Observation>>,
 }
 
-fn wrong(wrong: Wrong) -> WrongStore {
+pub(super) fn wrong(wrong: Wrong) -> WrongStore {
     let shared = Arc::new(Shared {
         deleted: Mutex::default(),
         renewals: AtomicU64::new(0),
@@ -273,7 +132,7 @@ impl Store {
 
 /// Wide enough that a case which drops a call at each of its polls in turn drops one here: how many polls the rest of the
 /// call takes differs from one time to the next.
-async fn several_polls() {
+pub(super) async fn several_polls() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
