@@ -68,7 +68,6 @@ bars: ## what is promised under faults: chaos, attacks on the guard, failover af
 		"$(LAB) attack --mode sqlite --minutes 1 --without-watchdog $(SEED:%=--seed %)" \
 		| LIMIT=1800 sh scripts/together.sh 3
 	@printf '%s\n' \
-		"$(LAB) torture lock-set --updates 1000 --time-limit 10m $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode etcd --takeovers 500 $(SEED:%=--seed %)" \
 		"$(LAB) chaos --mode k8s --ttl 2s --takeovers 200 $(SEED:%=--seed %)" \
 		"$(LAB) drill storm --takeovers 100 $(SEED:%=--seed %)" \
