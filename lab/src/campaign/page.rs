@@ -9,9 +9,9 @@ use super::simulation::TIMES_REAL_TIME;
 const HEAD: &str = "\
 # Campaigns
 
-What runs with real faults, and simulations, have shown so far, each with the command that repeats it. Real processes
-race for leases in real stores while they are killed, stopped and cut off and their store is broken; simulated fleets run
-the same step function in simulated time. [Decision 0094](decisions/0094-torture-and-campaigns.md) says what is counted.
+What runs with real faults, and simulations, have shown so far, each with its command; simulations draw their schedules
+anew each time. Real processes race for leases in real stores while they are killed, stopped and cut off and their store
+is broken; simulated fleets run the same step function in simulated time. [Decision 0094](decisions/0094-torture-and-campaigns.md) says what is counted.
 
 `make soak` appends to `docs/campaigns.jsonl`, a line a run. This page is made from it by
 `leasehold-lab campaign page > docs/campaigns.md`; a test compares them.
